@@ -1,0 +1,75 @@
+#include "tests/support/allocations.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+namespace {
+
+std::atomic<int64_t> live_bytes{0};
+std::atomic<int64_t> live_blocks{0};
+thread_local int64_t countdown = 0;
+thread_local bool failed = false;
+
+// In front of each block: its size and where it really begins.
+struct Header {
+  size_t size;
+  void* start;
+};
+
+void* Allocate(size_t size, size_t alignment) {
+  if (countdown > 0 && --countdown == 0) {
+    failed = true;
+    throw std::bad_alloc();
+  }
+  if (alignment < alignof(std::max_align_t)) alignment = alignof(std::max_align_t);
+  char* const start = static_cast<char*>(std::malloc(size + sizeof(Header) + alignment));
+  if (start == nullptr) throw std::bad_alloc();
+  auto address = reinterpret_cast<uintptr_t>(start) + sizeof(Header) + alignment - 1;
+  address -= address % alignment;
+  auto* const header = reinterpret_cast<Header*>(address) - 1;
+  *header = {size, start};
+  live_bytes += static_cast<int64_t>(size);
+  ++live_blocks;
+  return reinterpret_cast<void*>(address);
+}
+
+void Deallocate(void* block) {
+  if (block == nullptr) return;
+  const Header header = *(static_cast<Header*>(block) - 1);
+  live_bytes -= static_cast<int64_t>(header.size);
+  --live_blocks;
+  std::free(header.start);
+}
+
+}  // namespace
+
+void* operator new(size_t size) { return Allocate(size, 1); }
+void* operator new[](size_t size) { return Allocate(size, 1); }
+void* operator new(size_t size, std::align_val_t alignment) {
+  return Allocate(size, static_cast<size_t>(alignment));
+}
+void* operator new[](size_t size, std::align_val_t alignment) {
+  return Allocate(size, static_cast<size_t>(alignment));
+}
+void operator delete(void* block) noexcept { Deallocate(block); }
+void operator delete[](void* block) noexcept { Deallocate(block); }
+void operator delete(void* block, size_t) noexcept { Deallocate(block); }
+void operator delete[](void* block, size_t) noexcept { Deallocate(block); }
+void operator delete(void* block, std::align_val_t) noexcept { Deallocate(block); }
+void operator delete[](void* block, std::align_val_t) noexcept { Deallocate(block); }
+void operator delete(void* block, size_t, std::align_val_t) noexcept { Deallocate(block); }
+void operator delete[](void* block, size_t, std::align_val_t) noexcept { Deallocate(block); }
+
+namespace weakcache::testing {
+
+int64_t LiveAllocatedBytes() { return live_bytes; }
+int64_t LiveAllocations() { return live_blocks; }
+
+void FailAllocation(int64_t at) {
+  countdown = at;
+  failed = false;
+}
+bool AllocationHasFailed() { return failed; }
+
+}  // namespace weakcache::testing

@@ -1,0 +1,243 @@
+#include "cache/weak_key_map.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "tests/container_contract.h"
+#include "tests/support/race.h"
+#include "tests/support/tracked.h"
+#include "weakref/ref.h"
+#include "weakref/weak_ref.h"
+
+namespace weakcache {
+namespace testing {
+
+struct KeyMapAdapter {
+  void Add(const Ref<Object>& object) { container.insert_or_assign(object, object->id); }
+  bool Has(const Ref<Object>& object) const {
+    const int* const value = container.get(object);
+    return object != nullptr && value != nullptr && *value == object->id;
+  }
+  size_t Remove(const Ref<Object>& object) { return container.erase(object); }
+  bool RemoveSelf(const Object&) { return false; }  // it has no Ref to itself any more
+  void ForEach(const std::function<void(const Object&)>& visit) {
+    for (const auto& [object, id] : container) {
+      EXPECT_EQ(id, object->id);
+      visit(*object);
+    }
+  }
+  WeakKeyMap<Object, int> container;
+};
+INSTANTIATE_TYPED_TEST_SUITE_P(WeakKeyMap, ContainerContract, KeyMapAdapter);
+
+}  // namespace testing
+
+namespace {
+
+using testing::SmallTracked;
+using testing::Tracked;
+// Keys and mapped values are told apart by their size.
+using Key = Tracked;
+using Value = SmallTracked;
+
+TEST(WeakKeyMapTest, FindsTheValueWhileItsKeyLives) {
+  WeakKeyMap<Key, std::string> names;
+  Ref<Key> key = MakeRef<Key>(1);
+  EXPECT_EQ(names.get(key), nullptr);
+  EXPECT_TRUE(names.insert(key, "one").second);
+  EXPECT_EQ(*names.get(key), "one");
+  EXPECT_FALSE(names.insert(key, "two").second);
+  EXPECT_EQ(*names.get(key), "one");
+  EXPECT_FALSE(names.insert_or_assign(key, "three"));
+  EXPECT_EQ(*std::as_const(names).get(key), "three");
+  EXPECT_EQ(names.get_or_create(key, [] { return "four"; }), "three");
+  key.reset();
+  EXPECT_TRUE(names.empty());
+}
+
+TEST(WeakKeyMapTest, KeysGoByIdentity) {
+  WeakKeyMap<std::string, int> map;
+  const Ref<std::string> a = MakeRef<std::string>("same");
+  const Ref<std::string> b = MakeRef<std::string>("same");
+  map.insert(a, 1);
+  EXPECT_FALSE(map.contains(b));
+  EXPECT_FALSE(map.contains(nullptr));
+  const Ref<std::string> also_a = a;
+  EXPECT_TRUE(map.contains(also_a));
+}
+
+// Pain: a new object at a dead one's address inherits its data.
+TEST(WeakKeyMapTest, ANewObjectInheritsNothing) {
+  WeakKeyMap<SmallTracked, int> map;
+  for (int i = 0; i < 1000; ++i) {
+    const Ref<SmallTracked> key = MakeRef<SmallTracked>(i);  // often at the last one's address
+    ASSERT_FALSE(map.contains(key));
+    map.insert(key, i);
+  }
+}
+
+TEST(WeakKeyMapTest, TheValueIsDestroyedAtTheKeysDeathNotAtThePurge) {
+  WeakKeyMap<Key, Value> map;
+  Ref<Key> key = MakeRef<Key>(1);
+  map.insert(key, Value(1));
+  EXPECT_EQ(Value::live(), 1);
+  key.reset();
+  EXPECT_EQ(Value::live(), 0);
+  EXPECT_EQ(map.purge(), 1u);
+}
+
+TEST(WeakKeyMapTest, TheReleasingThreadDestroysTheValueAfterTheKey) {
+  struct Witness {
+    ~Witness() {
+      if (thread != nullptr) *thread = std::this_thread::get_id();
+      if (live_keys != nullptr) *live_keys = Key::live();
+    }
+    std::thread::id* thread = nullptr;
+    int* live_keys = nullptr;
+  };
+  WeakKeyMap<Key, std::unique_ptr<Witness>> map;
+  Ref<Key> key = MakeRef<Key>(1);
+  std::thread::id destroyer;
+  int live_keys = -1;
+  map.insert(key, std::make_unique<Witness>(Witness{&destroyer, &live_keys}));
+  std::thread releaser([&] { key.reset(); });
+  const std::thread::id id = releaser.get_id();
+  releaser.join();
+  EXPECT_EQ(destroyer, id);
+  EXPECT_EQ(live_keys, 0);
+}
+
+TEST(WeakKeyMapTest, EveryWayOutDestroysTheValueOnce) {
+  const Ref<Key> key = MakeRef<Key>(1);
+  {
+    WeakKeyMap<Key, Value> map;
+    map.insert(key, Value(1));
+    map.erase(key);
+    EXPECT_EQ(Value::live(), 0);
+    map.insert(key, Value(1));
+    map.clear();
+    EXPECT_EQ(Value::live(), 0);
+    map.insert(key, Value(1));
+    EXPECT_EQ(Value::live(), 1);
+  }
+  EXPECT_EQ(Value::live(), 0);
+}
+
+TEST(WeakKeyMapTest, PointersToValuesSurviveGrowth) {
+  WeakKeyMap<Key, int> map;
+  std::vector<Ref<Key>> keys;
+  std::vector<int*> values;
+  for (int i = 0; i < 5000; ++i) {
+    keys.push_back(MakeRef<Key>(i));
+    values.push_back(map.insert(keys.back(), i).first);
+  }
+  for (int i = 0; i < 5000; ++i) {
+    EXPECT_EQ(*values[i], i);
+    EXPECT_EQ(map.get(keys[i]), values[i]);
+  }
+}
+
+TEST(WeakKeyMapTest, AConstructorOrFactoryMayAttachItself) {
+  WeakKeyMap<Key, Value> map;
+  const Ref<Key> key = MakeRef<Key>(1);
+  Value& value = map.get_or_create(key, [&] {
+    map.insert(key, Value(10));
+    return Value(20);
+  });
+  EXPECT_EQ(value.id(), 10);
+  EXPECT_EQ(Value::live(), 1);
+
+  // Its constructor attaches one to the same key: the inner one stays.
+  struct Recursive {
+    Recursive(WeakKeyMap<Key, Recursive>* map, const Ref<Key>& key, int depth) : depth(depth) {
+      if (depth > 0) map->try_emplace(key, map, key, depth - 1);
+    }
+    int depth;
+  };
+  WeakKeyMap<Key, Recursive> recursive;
+  const auto [inner, created] = recursive.try_emplace(key, &recursive, key, 3);
+  EXPECT_FALSE(created);
+  EXPECT_EQ(inner->depth, 0);
+  EXPECT_EQ(recursive.size(), 1u);
+}
+
+TEST(WeakKeyMapTest, ThrowingConstructorLeavesItAsItWas) {
+  struct Throwing {
+    explicit Throwing(bool now) {
+      if (now) throw std::runtime_error("now");
+    }
+  };
+  WeakKeyMap<Key, Throwing> map;
+  const Ref<Key> key = MakeRef<Key>(1);
+  EXPECT_THROW(map.try_emplace(key, true), std::runtime_error);
+  EXPECT_TRUE(map.empty());
+  EXPECT_EQ(key.weak_count(), 0u);
+  EXPECT_TRUE(map.try_emplace(key, false).second);
+}
+
+TEST(WeakKeyMapTest, ValuesMayOwnOtherKeys) {
+  WeakKeyMap<Key, Ref<Key>> map;
+  Ref<Key> first = MakeRef<Key>(0);
+  Ref<Key> last = first;
+  for (int i = 1; i < 1000; ++i) {
+    const Ref<Key> next = MakeRef<Key>(i);
+    map.insert(last, next);
+    last = next;
+  }
+  last.reset();
+  EXPECT_EQ(Key::live(), 1000);
+  first.reset();  // each key's death destroys the value that owns the next key
+  EXPECT_EQ(Key::live(), 0);
+  EXPECT_TRUE(map.empty());
+}
+
+TEST(WeakKeyMapTest, IterationGivesMutableValues) {
+  WeakKeyMap<Key, int> map;
+  const Ref<Key> key = MakeRef<Key>(1);
+  map.insert(key, 1);
+  for (const auto& [visited, value] : map) {
+    EXPECT_EQ(visited, key);
+    ++value;
+  }
+  EXPECT_EQ(*map.get(key), 2);
+  for (const auto& entry : std::as_const(map)) {
+    static_assert(std::is_same_v<decltype((entry.value)), const int&>);
+  }
+}
+
+TEST(WeakKeyMapDeathTest, NullKeyNamesTheCall) {
+  WeakKeyMap<Key, int> map;
+  EXPECT_DEATH(map.insert(nullptr, 1), "WeakKeyMap: inserting: the key is null");
+}
+
+// The value is destroyed exactly once, by the key's death or by the map's.
+TEST(WeakKeyMapRaceTest, KeysDeathAgainstTheMapsEnd) {
+  std::unique_ptr<WeakKeyMap<Key, Value>> map;
+  Ref<Key> keys[3];
+  testing::Race(
+      100'000,
+      [&](int round) {
+        map = std::make_unique<WeakKeyMap<Key, Value>>();
+        for (Ref<Key>& key : keys) {
+          key = MakeRef<Key>(round);
+          map->insert(key, Value(round));
+        }
+      },
+      {[&] { keys[0].reset(); }, [&] { keys[1].reset(); }, [&] { keys[2].reset(); },
+       [&] { map.reset(); }},
+      [&](int) {
+        ASSERT_EQ(Key::live(), 0);
+        ASSERT_EQ(Value::live(), 0);
+      });
+}
+
+}  // namespace
+}  // namespace weakcache

@@ -1,0 +1,43 @@
+#include "weakref/expiry.h"
+
+#include <atomic>
+#include <cstdio>
+#include <exception>
+
+#include "weakref/internal/expiry_callback.h"
+
+namespace weakcache {
+namespace {
+
+void WriteToStderr(std::exception_ptr error) {
+#ifdef __cpp_exceptions
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& exception) {
+    std::fprintf(stderr, "weakcache: an expiry callback threw: %s\n", exception.what());
+  } catch (...) {
+    std::fprintf(stderr, "weakcache: an expiry callback threw something unknown\n");
+  }
+#else
+  static_cast<void>(error);
+#endif
+}
+
+// Written by SetExpiryErrorHandler, never null. Any function pointer may follow any other.
+std::atomic<ExpiryErrorHandler> error_handler{&WriteToStderr};
+
+}  // namespace
+
+ExpiryErrorHandler SetExpiryErrorHandler(ExpiryErrorHandler handler) {
+  // Acquire and release: what the setter prepared for the handler is there when it is called.
+  const ExpiryErrorHandler former = error_handler.exchange(
+      handler == nullptr ? &WriteToStderr : handler, std::memory_order_acq_rel);
+  return former == &WriteToStderr ? nullptr : former;
+}
+
+void internal::ReportCallbackError() noexcept {
+  // Acquire pairs with the release in SetExpiryErrorHandler.
+  error_handler.load(std::memory_order_acquire)(std::current_exception());
+}
+
+}  // namespace weakcache

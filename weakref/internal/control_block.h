@@ -1,0 +1,103 @@
+// What all references to one referent share: its counts, its watchers, and how to destroy it.
+#ifndef WEAKCACHE_WEAKREF_INTERNAL_CONTROL_BLOCK_H_
+#define WEAKCACHE_WEAKREF_INTERNAL_CONTROL_BLOCK_H_
+
+#include <cstddef>
+
+#include "weakref/internal/atomics_policy.h"
+#include "weakref/internal/reference_counts.h"
+#include "weakref/internal/watcher_list.h"
+
+namespace weakcache::internal {
+
+template <typename Policy>
+class BasicControlBlock {
+ public:
+  using Watcher = BasicWatcher<Policy>;
+
+  BasicControlBlock(const BasicControlBlock&) = delete;
+  BasicControlBlock& operator=(const BasicControlBlock&) = delete;
+
+  void AddStrong() { counts_.AddStrong(); }
+  bool TryAddStrong() { return counts_.TryAddStrong(); }
+  void AddWeak() { counts_.AddWeak(); }
+
+  void ReleaseStrong() {
+    const AfterRelease after = counts_.ReleaseStrong();
+    if (after != AfterRelease::kNothing) [[unlikely]]
+      FinishRelease(after);
+  }
+
+  void ReleaseWeak() {
+    if (counts_.ReleaseWeak()) FreeBlock();
+  }
+
+  bool expired() const { return counts_.expired(); }
+  size_t strong_count() const { return counts_.strong_count(); }
+  size_t weak_count() const { return counts_.weak_count(); }
+
+  // The caller holds a strong reference, and a weak one for as long as the watcher may be removed.
+  void AddWatcher(Watcher* watcher) { watchers_.Add(watcher); }
+  // False if the watcher has been or is about to be told.
+  bool RemoveWatcher(Watcher* watcher) { return watchers_.Remove(watcher); }
+  size_t watcher_count() { return watchers_.size(); }
+
+ protected:
+  BasicControlBlock() = default;
+  ~BasicControlBlock() = default;
+
+ private:
+  // Destructions nested deeper than this wait until the one at this depth is through: a chain of
+  // references of any length is destroyed on a fixed amount of stack.
+  static constexpr int kMaxNestedDestructions = 32;
+
+  struct Destructions {
+    int depth;
+    BasicControlBlock* deferred;  // linked by next_deferred_
+  };
+
+  // Destroys the referent and gives back its memory, but for what lies in the block itself.
+  virtual void DestroyReferent() noexcept = 0;
+  virtual void FreeBlock() noexcept = 0;
+
+  [[gnu::noinline]] void FinishRelease(AfterRelease after) {
+    if (after == AfterRelease::kFreeBlock) {
+      FreeBlock();
+      return;
+    }
+    auto& destructions = Policy::template ThreadLocal<Destructions>();
+    if (destructions.depth == kMaxNestedDestructions) {
+      next_deferred_ = destructions.deferred;
+      destructions.deferred = this;
+      return;
+    }
+    ++destructions.depth;
+    Expire();
+    if (destructions.depth == kMaxNestedDestructions) {
+      while (BasicControlBlock* block = destructions.deferred) {
+        destructions.deferred = block->next_deferred_;
+        block->Expire();
+      }
+    }
+    --destructions.depth;
+  }
+
+  // Every weak reference reads expired already. The block may be gone when this returns.
+  void Expire() {
+    DestroyReferent();
+    watchers_.NotifyAll();
+    ReleaseWeak();
+  }
+
+  BasicReferenceCounts<Policy> counts_;
+  BasicWatcherList<Policy> watchers_;
+  BasicControlBlock* next_deferred_ = nullptr;  // the expiring thread's own
+};
+
+using ControlBlock = BasicControlBlock<StdAtomics>;
+using Watcher = BasicWatcher<StdAtomics>;
+using WatcherOwner = BasicWatcherOwner<StdAtomics>;
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_WEAKREF_INTERNAL_CONTROL_BLOCK_H_

@@ -1,0 +1,106 @@
+// One registered callback: a watcher that runs a function, and the hand-shake of its two owners,
+// the registration and the thread that tells the news.
+#ifndef WEAKCACHE_WEAKREF_INTERNAL_EXPIRY_CALLBACK_H_
+#define WEAKCACHE_WEAKREF_INTERNAL_EXPIRY_CALLBACK_H_
+
+#include <atomic>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "weakref/internal/control_block.h"
+
+namespace weakcache::internal {
+
+// Hands the exception in flight to the handler. Call it from a catch block.
+void ReportCallbackError() noexcept;
+
+class ExpiryCallback : private Watcher, private WatcherOwner {
+ public:
+  ExpiryCallback(const ExpiryCallback&) = delete;
+  ExpiryCallback& operator=(const ExpiryCallback&) = delete;
+
+  // The caller holds a strong reference.
+  void Register() { block_->AddWatcher(this); }
+
+  // Gives up the registration's ownership. Afterwards the callback never starts, and does not run
+  // unless on the calling thread.
+  void CancelOrWait() {
+    if (block_->RemoveWatcher(this)) {
+      delete this;
+      return;
+    }
+    // Relaxed: only a value that this very thread wrote can be equal to its id.
+    if (runner_.load(std::memory_order_relaxed) != std::this_thread::get_id()) {
+      // Acquire pairs with the release in OnExpired: what the callback did happens before the
+      // return.
+      progress_.wait(Progress::kPending, std::memory_order_acquire);
+    }
+    DropOwner();
+  }
+
+  // Acquire: as in CancelOrWait.
+  bool done() const { return progress_.load(std::memory_order_acquire) == Progress::kDone; }
+
+ protected:
+  explicit ExpiryCallback(ControlBlock* block) : Watcher(this), block_(block) { block_->AddWeak(); }
+  virtual ~ExpiryCallback() { block_->ReleaseWeak(); }
+
+ private:
+  enum class Progress : int { kPending, kDone };
+
+  // Runs the function and destroys it, so that what it captured does not outlive the news.
+  virtual void RunAndDiscard() noexcept = 0;
+
+  void OnExpired(Watcher*) noexcept override {
+    // Relaxed: see CancelOrWait.
+    runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    RunAndDiscard();
+    // Nobody runs it any more: a later cancellation on this thread finds it done.
+    progress_.store(Progress::kDone, std::memory_order_release);
+    progress_.notify_all();
+    DropOwner();
+  }
+
+  void DropOwner() {
+    // Acquire and release: whatever either owner did happens before the deletion by the other.
+    if (owners_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+  }
+
+  ControlBlock* const block_;  // one weak reference is held
+  // Written by the thread that runs the callback, once. Tells it from those that have to wait.
+  std::atomic<std::thread::id> runner_{};
+  // Written by the thread that runs the callback: kPending to kDone.
+  std::atomic<Progress> progress_{Progress::kPending};
+  // The registration and the telling thread; whoever is last deletes. A cancellation in time owns
+  // both.
+  std::atomic<int> owners_{2};
+};
+
+template <typename Callback>
+class ExpiryCallbackFor final : public ExpiryCallback {
+ public:
+  template <typename Argument>
+  ExpiryCallbackFor(ControlBlock* block, Argument&& callback)
+      : ExpiryCallback(block), callback_(std::in_place, std::forward<Argument>(callback)) {}
+
+ private:
+  void RunAndDiscard() noexcept override {
+#ifdef __cpp_exceptions
+    try {
+      (*callback_)();
+    } catch (...) {
+      ReportCallbackError();
+    }
+#else
+    (*callback_)();
+#endif
+    callback_.reset();
+  }
+
+  std::optional<Callback> callback_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_WEAKREF_INTERNAL_EXPIRY_CALLBACK_H_

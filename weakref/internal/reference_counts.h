@@ -1,0 +1,167 @@
+// The strong and the weak count of one referent in one atomic word.
+//
+// The strong count is sticky at zero: once its expired flag is set it never counts again, so an
+// upgrade is one fetch_add whatever happens at the same time (after the sticky counter of Anderson,
+// Blelloch and Wei, PLDI 2021 and 2022). That counter leaves open how long a thread that has
+// counted down to zero may still touch the word; here whoever revives the count pays for it (see
+// TryAddStrong). The state machine is in docs/concurrency.md.
+#ifndef WEAKCACHE_WEAKREF_INTERNAL_REFERENCE_COUNTS_H_
+#define WEAKCACHE_WEAKREF_INTERNAL_REFERENCE_COUNTS_H_
+
+#include <atomic>
+#include <climits>
+#include <cstddef>
+
+#include "weakref/internal/atomics_policy.h"
+#include "weakref/internal/check.h"
+
+namespace weakcache::internal {
+
+// What the caller of ReleaseStrong has to do next.
+enum class AfterRelease {
+  kNothing,
+  kDestroyReferent,  // it was the last strong reference
+  kFreeBlock,        // it was not, but it was the last to touch the block
+};
+
+template <typename Policy>
+class BasicReferenceCounts {
+ public:
+  // Starts with one strong reference, and with the one weak reference that all strong references
+  // hold together and that goes when the referent's destruction is complete.
+  BasicReferenceCounts() = default;
+  BasicReferenceCounts(const BasicReferenceCounts&) = delete;
+  BasicReferenceCounts& operator=(const BasicReferenceCounts&) = delete;
+
+  // The caller holds a strong reference.
+  void AddStrong() {
+    // Relaxed: the caller's own reference keeps the referent alive and was handed over to it in
+    // order.
+    const Word before = word_.fetch_add(kStrongOne, std::memory_order_relaxed);
+    if (!IsOrdinaryStrong(before & kStrongMask)) [[unlikely]]
+      StrongOverflow();
+  }
+
+  // The caller holds a weak reference. False once the referent has expired. Wait-free.
+  bool TryAddStrong() {
+    // Relaxed: it reads nothing of the referent. What the caller then reads there was published to
+    // it with the weak reference; later changes are ordered by whatever the writers and the caller
+    // share.
+    const Word before = word_.fetch_add(kStrongOne, std::memory_order_relaxed);
+    if (IsOrdinaryStrong(before & kStrongMask)) [[likely]]
+      return true;
+    return FinishUnusualUpgrade(before);
+  }
+
+  [[nodiscard]] AfterRelease ReleaseStrong() {
+    // The only strong reference and no weak one: nobody else can reach the word, so no
+    // read-modify-write is needed. Acquire pairs with the release of every other former holder.
+    if (word_.load(std::memory_order_acquire) == kSoleOwner) {
+      word_.store(kExpiredFlag | kWeakOne, std::memory_order_relaxed);
+      return AfterRelease::kDestroyReferent;
+    }
+    // Release: what this owner did to the referent happens before its destruction (the acquire of
+    // the compare-exchange in ExpireOrYield, or the load above).
+    const Word before = word_.fetch_sub(kStrongOne, std::memory_order_release);
+    if ((before & kStrongMask) != kStrongOne) [[likely]]
+      return AfterRelease::kNothing;
+    return ExpireOrYield(static_cast<Word>(before - kStrongOne));
+  }
+
+  // The caller holds a strong or a weak reference.
+  void AddWeak() {
+    // Relaxed: as AddStrong.
+    const Word before = word_.fetch_add(kWeakOne, std::memory_order_relaxed);
+    if ((before >> kHalfBits) >= kLimit) [[unlikely]] {
+      CheckFailed("WeakRef", "too many weak references to one object");
+    }
+  }
+
+  // True if it was the last reference of all: the caller frees the block.
+  [[nodiscard]] bool ReleaseWeak() {
+    // Acquire pairs with the release below of every other former holder.
+    if (word_.load(std::memory_order_acquire) == (kExpiredFlag | kWeakOne)) return true;
+    // Release: this holder's last look at the block happens before it is freed. Acquire: so does
+    // everybody else's.
+    const Word before = word_.fetch_sub(kWeakOne, std::memory_order_acq_rel);
+    return (before >> kHalfBits) == 1;
+  }
+
+  bool expired() const { return (word_.load(std::memory_order_acquire) & kExpiredFlag) != 0; }
+
+  // Zero once expired. While a count of zero is still being settled the referent is alive: one.
+  size_t strong_count() const {
+    const Word word = word_.load(std::memory_order_relaxed);
+    if ((word & kExpiredFlag) != 0) return 0;
+    const Word strong = word & kStrongMask;
+    return strong == 0 ? 1 : static_cast<size_t>(strong);
+  }
+
+  // Without the one that the strong references share.
+  size_t weak_count() const {
+    const Word word = word_.load(std::memory_order_relaxed);
+    const auto weak = static_cast<size_t>(word >> kHalfBits);
+    return (word & kExpiredFlag) != 0 || weak == 0 ? weak : weak - 1;
+  }
+
+ private:
+  using Word = typename Policy::CountWord;
+
+  static constexpr int kHalfBits = sizeof(Word) * CHAR_BIT / 2;
+  static constexpr Word kStrongOne = 1;
+  static constexpr Word kWeakOne = static_cast<Word>(Word{1} << kHalfBits);
+  static constexpr Word kStrongMask = kWeakOne - 1;
+  static constexpr Word kExpiredFlag = kWeakOne >> 1;  // the top bit of the strong half
+  static constexpr Word kSoleOwner = kStrongOne | kWeakOne;
+  // No count may reach this. It is half of what would touch a flag or the other half: the other
+  // threads that count between an overflow and its abort cannot be that many.
+  static constexpr Word kLimit = kWeakOne >> 2;
+
+  // Neither zero, nor expired, nor too many: one comparison for what nearly always holds.
+  static bool IsOrdinaryStrong(Word strong) {
+    return static_cast<Word>(strong - 1) < static_cast<Word>(kLimit - 1);
+  }
+
+  [[noreturn]] static void StrongOverflow() {
+    CheckFailed("Ref", "too many strong references to one object");
+  }
+
+  [[gnu::noinline]] bool FinishUnusualUpgrade(Word before) {
+    if ((before & kExpiredFlag) != 0) {
+      // Undo, or the lower half would fill up. Relaxed: the caller's weak reference keeps the word.
+      word_.fetch_sub(kStrongOne, std::memory_order_relaxed);
+      return false;
+    }
+    if ((before & kStrongMask) != 0) StrongOverflow();
+    // Another thread has counted down to zero and has not yet set the flag: this upgrade wins. That
+    // thread, or one that gets to zero later, will find the count revived and walk away, at a time
+    // when every other reference may be gone. The weak reference added here is what it then drops.
+    AddWeak();
+    return true;
+  }
+
+  // After counting down to zero. Of all threads that get here for one referent exactly one sets the
+  // flag; each of the others drops the weak reference that a revival paid.
+  [[gnu::noinline]] AfterRelease ExpireOrYield(Word current) {
+    while ((current & kStrongMask) == 0) {
+      // Acquire pairs with the release in ReleaseStrong of every former owner. Relaxed on failure:
+      // `current` is only compared.
+      if (word_.compare_exchange_weak(current, static_cast<Word>(current | kExpiredFlag),
+                                      std::memory_order_acquire, std::memory_order_relaxed)) {
+        return AfterRelease::kDestroyReferent;
+      }
+    }
+    return ReleaseWeak() ? AfterRelease::kFreeBlock : AfterRelease::kNothing;
+  }
+
+  // Invariant: upper half = weak references + 1 until the referent's destruction is complete + one
+  // for each revival whose releaser has not yet walked away. Lower half = strong references until
+  // the expired flag; from then on the flag plus failed upgrades that are about to be undone.
+  // Written by: whoever holds a reference, by the operations above.
+  // Transitions: strong n to n + 1 and back; 0 to 0 + flag, once, and never back.
+  typename Policy::template Atomic<Word> word_{kSoleOwner};
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_WEAKREF_INTERNAL_REFERENCE_COUNTS_H_

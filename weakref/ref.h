@@ -1,0 +1,212 @@
+// Ref<T>: a strong reference to a large object.
+//
+// Why not std::shared_ptr: the memory of a make_shared object stays allocated for as long as any
+// weak_ptr remains, so a cache of weak_ptr pins what it was meant to let go. A Ref's referent is
+// destroyed *and its memory given back* when the last Ref goes, whatever weak references remain.
+//
+//   weakcache::Ref<Image> image = weakcache::MakeRef<Image>(width, height);
+//   weakcache::WeakRef<Image> weak = image;                   // weakref/weak_ref.h
+//   if (weakcache::Ref<Image> again = weak.lock()) Show(*again);
+//   image.reset();                                            // ~Image runs, its memory goes back
+//
+// Thread safety: as std::shared_ptr: distinct Refs to one object may be used, copied and destroyed
+// on any threads at once; one Ref is as safe as a plain pointer.
+//
+// Differences from std::shared_ptr
+//  - A referent of more than a few words has an allocation of its own (MakeRef allocates twice for
+//  it).
+//  - Dereferencing a null Ref aborts with a message, in every build.
+//  - A count that would overflow aborts with a message; it never wraps.
+//  - Destroying a long chain of Refs takes a fixed amount of stack: destructions nested deeper than
+//  32
+//    wait until the one at that depth is through.
+//  - Counts are always atomic, also while the process has one thread.
+//
+// At the last release, in this order: every weak reference reads expired; the destructor runs; the
+// memory goes back; those who registered for it are told (weakref/expiry.h), newest first.
+//
+// Complexity: every operation is O(1) and lock-free; copy and drop are one atomic addition each.
+#ifndef WEAKCACHE_WEAKREF_REF_H_
+#define WEAKCACHE_WEAKREF_REF_H_
+
+#include <compare>
+#include <cstddef>
+#include <functional>
+#include <type_traits>
+#include <utility>
+
+#include "weakref/internal/check.h"
+#include "weakref/internal/control_block.h"
+#include "weakref/internal/referent_storage.h"
+
+namespace weakcache {
+
+template <typename T>
+class WeakRef;
+
+namespace internal {
+struct RefAccess;
+}  // namespace internal
+
+template <typename T>
+class Ref {
+ public:
+  using element_type = T;
+  using weak_type = WeakRef<T>;
+
+  constexpr Ref() noexcept = default;
+  constexpr Ref(std::nullptr_t) noexcept {}  // NOLINT(google-explicit-constructor): as in std
+
+  Ref(const Ref& other) noexcept : Ref(other.pointer_, other.block_) { AddStrong(); }
+  Ref(Ref&& other) noexcept : Ref(other.pointer_, other.block_) { other.Forget(); }
+
+  // Up the class hierarchy, and to const.
+  template <typename U>
+  requires std::is_convertible_v<U*, T*> Ref(const Ref<U>& other)
+  noexcept  // NOLINT(google-explicit-constructor)
+      : Ref(other.pointer_, other.block_) {
+    AddStrong();
+  }
+  template <typename U>
+  requires std::is_convertible_v<U*, T*> Ref(Ref<U>&& other)
+  noexcept  // NOLINT(google-explicit-constructor)
+      : Ref(other.pointer_, other.block_) {
+    other.Forget();
+  }
+
+  // Aliasing: points to `part`, which must live as long as `owner`'s referent, and owns that
+  // referent.
+  template <typename U>
+  Ref(const Ref<U>& owner, T* part) noexcept : Ref(part, owner.block_) {
+    AddStrong();
+  }
+  template <typename U>
+  Ref(Ref<U>&& owner, T* part) noexcept : Ref(part, owner.block_) {
+    owner.Forget();
+  }
+
+  ~Ref() {
+    if (block_ != nullptr) block_->ReleaseStrong();
+  }
+
+  Ref& operator=(const Ref& other) noexcept {
+    Ref(other).swap(*this);
+    return *this;
+  }
+  Ref& operator=(Ref&& other) noexcept {
+    Ref(std::move(other)).swap(*this);
+    return *this;
+  }
+
+  void reset() noexcept { Ref().swap(*this); }
+  void swap(Ref& other) noexcept {
+    std::swap(pointer_, other.pointer_);
+    std::swap(block_, other.block_);
+  }
+  friend void swap(Ref& a, Ref& b) noexcept { a.swap(b); }
+
+  T* get() const noexcept { return pointer_; }
+  explicit operator bool() const noexcept { return pointer_ != nullptr; }
+
+  // Precondition: not null.
+  std::add_lvalue_reference_t<T> operator*() const requires(!std::is_void_v<T>) {
+    internal::Check(pointer_ != nullptr, "Ref::operator*", "the reference is null");
+    return *pointer_;
+  }
+  T* operator->() const requires(!std::is_void_v<T>) {
+    internal::Check(pointer_ != nullptr, "Ref::operator->", "the reference is null");
+    return pointer_;
+  }
+
+  // The number of strong references to the referent; zero if null. While other threads copy or drop
+  // theirs it is a hint. weak_count() counts weak references, containers' entries and
+  // registrations.
+  size_t use_count() const noexcept { return block_ == nullptr ? 0 : block_->strong_count(); }
+  size_t weak_count() const noexcept { return block_ == nullptr ? 0 : block_->weak_count(); }
+
+  // Identity: whether both keep the same object alive, whatever part of it they point to; and a
+  // hash and an order that agree with it. Stable, also after the referent's death (through a
+  // WeakRef).
+  template <typename U>
+  bool owner_equal(const U& other) const noexcept {
+    return block_ == other.block_;
+  }
+  template <typename U>
+  bool owner_before(const U& other) const noexcept {
+    return std::less<const void*>()(block_, other.block_);
+  }
+  size_t owner_hash() const noexcept { return std::hash<const void*>()(block_); }
+
+  // By address, as std::shared_ptr.
+  template <typename U>
+  friend bool operator==(const Ref& a, const Ref<U>& b) noexcept {
+    return a.get() == b.get();
+  }
+  template <typename U>
+  friend std::strong_ordering operator<=>(const Ref& a, const Ref<U>& b) noexcept {
+    return std::compare_three_way()(a.get(), b.get());
+  }
+  friend bool operator==(const Ref& a, std::nullptr_t) noexcept { return a.get() == nullptr; }
+
+  template <typename H>
+  friend H AbslHashValue(H hash, const Ref& ref) {
+    return H::combine(std::move(hash), static_cast<const void*>(ref.get()));
+  }
+
+ private:
+  template <typename U>
+  friend class Ref;
+  template <typename U>
+  friend class WeakRef;
+  friend struct internal::RefAccess;
+
+  // Takes over one strong reference that has been counted already.
+  Ref(T* pointer, internal::ControlBlock* block) noexcept : pointer_(pointer), block_(block) {}
+
+  void AddStrong() const {
+    if (block_ != nullptr) block_->AddStrong();
+  }
+  void Forget() {
+    pointer_ = nullptr;
+    block_ = nullptr;
+  }
+
+  T* pointer_ = nullptr;
+  internal::ControlBlock* block_ = nullptr;
+};
+
+namespace internal {
+
+// How the library's own code reaches the control block behind a Ref or a WeakRef.
+struct RefAccess {
+  template <typename R>
+  static ControlBlock* Block(const R& reference) {
+    return reference.block_;
+  }
+  // The result takes over one strong reference that has been counted already.
+  template <typename T>
+  static Ref<T> Adopt(T* pointer, ControlBlock* block) {
+    return Ref<T>(pointer, block);
+  }
+};
+
+}  // namespace internal
+
+// Creates a T and the first reference to it. Leaves nothing behind if an allocation or T's
+// constructor throws. Not with T's own operator new, if it has one.
+template <typename T, typename... Args>
+requires(!std::is_array_v<T> && !std::is_void_v<T>) [[nodiscard]] Ref<T> MakeRef(Args&&... args) {
+  auto* const block = new internal::BlockFor<std::remove_cv_t<T>>(std::forward<Args>(args)...);
+  return internal::RefAccess::Adopt<T>(block->referent(), block);
+}
+
+}  // namespace weakcache
+
+template <typename T>
+struct std::hash<weakcache::Ref<T>> {
+  size_t operator()(const weakcache::Ref<T>& ref) const noexcept {
+    return std::hash<const void*>()(ref.get());
+  }
+};
+
+#endif  // WEAKCACHE_WEAKREF_REF_H_

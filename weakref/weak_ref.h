@@ -1,0 +1,147 @@
+// WeakRef<T>: refers to an object without keeping it alive.
+//
+//   weakcache::WeakRef<Image> weak = image;          // image is a weakcache::Ref<Image>
+//   if (weakcache::Ref<Image> strong = weak.lock()) Show(*strong);
+//   if (weak.expired()) Reload();
+//
+// Thread safety: as std::weak_ptr: distinct WeakRefs to one object may be used on any threads at
+// once, also while its last Ref is being dropped; one WeakRef is as safe as a plain pointer.
+//
+// Differences from std::weak_ptr
+//  - It does not pin the memory of a large referent: only the counts stay (see weakref/ref.h).
+//  - lock() is wait-free: one atomic addition, no compare-exchange loop.
+//  - Equality, order and hash are there, by the identity of the owned object, and stable after its
+//  death;
+//    so a WeakRef can be a key.
+//
+// Complexity: every operation is O(1) and lock-free.
+#ifndef WEAKCACHE_WEAKREF_WEAK_REF_H_
+#define WEAKCACHE_WEAKREF_WEAK_REF_H_
+
+#include <compare>
+#include <cstddef>
+#include <functional>
+#include <type_traits>
+#include <utility>
+
+#include "weakref/internal/control_block.h"
+#include "weakref/ref.h"
+
+namespace weakcache {
+
+template <typename T>
+class WeakRef {
+ public:
+  using element_type = T;
+
+  constexpr WeakRef() noexcept = default;
+
+  WeakRef(const WeakRef& other) noexcept : WeakRef(other.pointer_, other.block_) {}
+  WeakRef(WeakRef&& other) noexcept
+      : pointer_(std::exchange(other.pointer_, nullptr)),
+        block_(std::exchange(other.block_, nullptr)) {}
+
+  template <typename U>
+  requires std::is_convertible_v<U*, T*> WeakRef(const Ref<U>& ref)
+  noexcept  // NOLINT(google-explicit-constructor): as in std
+      : WeakRef(ref.pointer_, ref.block_) {}
+  template <typename U>
+  requires std::is_convertible_v<U*, T*> WeakRef(const WeakRef<U>& other)
+  noexcept  // NOLINT(google-explicit-constructor)
+      : WeakRef(other.PointerTo(static_cast<T*>(nullptr)), other.block_) {}
+
+  ~WeakRef() {
+    if (block_ != nullptr) block_->ReleaseWeak();
+  }
+
+  WeakRef& operator=(const WeakRef& other) noexcept {
+    WeakRef(other).swap(*this);
+    return *this;
+  }
+  WeakRef& operator=(WeakRef&& other) noexcept {
+    WeakRef(std::move(other)).swap(*this);
+    return *this;
+  }
+
+  void reset() noexcept { WeakRef().swap(*this); }
+  void swap(WeakRef& other) noexcept {
+    std::swap(pointer_, other.pointer_);
+    std::swap(block_, other.block_);
+  }
+  friend void swap(WeakRef& a, WeakRef& b) noexcept { a.swap(b); }
+
+  // A strong reference, or null once the referent has expired.
+  [[nodiscard]] Ref<T> lock() const noexcept {
+    if (block_ == nullptr || !block_->TryAddStrong()) return nullptr;
+    return Ref<T>(pointer_, block_);
+  }
+
+  // True once the last Ref has gone, also while the destructor runs, and for a WeakRef to nothing.
+  // It never becomes false again; "not expired" may be outdated at once: to use the object, lock().
+  bool expired() const noexcept { return block_ == nullptr || block_->expired(); }
+
+  size_t use_count() const noexcept { return block_ == nullptr ? 0 : block_->strong_count(); }
+
+  // See Ref::owner_equal.
+  template <typename U>
+  bool owner_equal(const U& other) const noexcept {
+    return block_ == other.block_;
+  }
+  template <typename U>
+  bool owner_before(const U& other) const noexcept {
+    return std::less<const void*>()(block_, other.block_);
+  }
+  size_t owner_hash() const noexcept { return std::hash<const void*>()(block_); }
+
+  // By owner.
+  template <typename U>
+  friend bool operator==(const WeakRef& a, const WeakRef<U>& b) noexcept {
+    return a.owner_equal(b);
+  }
+  template <typename U>
+  friend std::strong_ordering operator<=>(const WeakRef& a, const WeakRef<U>& b) noexcept {
+    return a.owner_equal(b)    ? std::strong_ordering::equal
+           : a.owner_before(b) ? std::strong_ordering::less
+                               : std::strong_ordering::greater;
+  }
+  template <typename H>
+  friend H AbslHashValue(H hash, const WeakRef& weak) {
+    return H::combine(std::move(hash), static_cast<const void*>(weak.block_));
+  }
+
+ private:
+  template <typename U>
+  friend class Ref;
+  template <typename U>
+  friend class WeakRef;
+  friend struct internal::RefAccess;
+
+  // Counts one more weak reference.
+  WeakRef(T* pointer, internal::ControlBlock* block) noexcept : pointer_(pointer), block_(block) {
+    if (block_ != nullptr) block_->AddWeak();
+  }
+
+  // To a virtual base the conversion reads the object, so it must be alive for it.
+  template <typename Base>
+  Base* PointerTo(Base*) const {
+    if constexpr (requires(std::remove_cv_t<Base> * base) {
+                    static_cast<std::remove_cv_t<T>*>(base);
+                  }) {
+      return pointer_;
+    } else {
+      return lock().get();
+    }
+  }
+
+  T* pointer_ = nullptr;
+  internal::ControlBlock* block_ = nullptr;
+};
+
+}  // namespace weakcache
+
+template <typename T>
+struct std::hash<weakcache::WeakRef<T>> {
+  size_t operator()(const weakcache::WeakRef<T>& weak) const noexcept { return weak.owner_hash(); }
+};
+
+#endif  // WEAKCACHE_WEAKREF_WEAK_REF_H_
