@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdio>
 #include <exception>
+#include <utility>
 
 #include "weakref/internal/expiry_callback.h"
 
@@ -12,7 +13,7 @@ namespace {
 void WriteToStderr(std::exception_ptr error) {
 #ifdef __cpp_exceptions
   try {
-    std::rethrow_exception(error);
+    std::rethrow_exception(std::move(error));
   } catch (const std::exception& exception) {
     std::fprintf(stderr, "weakcache: an expiry callback threw: %s\n", exception.what());
   } catch (...) {

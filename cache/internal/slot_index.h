@@ -1,7 +1,8 @@
-// From a hash to the index of a slot: open addressing with linear probing in Robin Hood order
-// (Celis, 1986) and deletion by shifting back, so that there are no tombstones and never a rebuild
-// to get rid of them. A bucket is four bytes: how far it is from home, some bits of the hash, and
-// the slot's index.
+// From a hash to the index of a slot: cache lines of twelve one-byte tags and twelve slot indices,
+// after F14 (Bronson and Shi, 2019). All tags of a line are compared at once, so a look-up takes
+// one line and no unpredictable branch. A line counts the entries that passed it because it was
+// full; erasing one takes the count back, so there are no tombstones and never a rebuild to get rid
+// of them.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_INDEX_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_INDEX_H_
 
@@ -9,8 +10,13 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <utility>
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 namespace weakcache::internal {
 
@@ -19,116 +25,118 @@ class SlotIndex {
   static constexpr uint32_t kNone = UINT32_MAX;
 
   SlotIndex() = default;
-  // Room for `size` slots whose indices are below `index_end` (at most 2^28).
-  SlotIndex(size_t size, uint32_t index_end)
-      : capacity_(static_cast<uint32_t>(size + size / 6 + 1)),
-        index_bits_(std::bit_width(std::max(index_end, 1u) - 1)),
-        buckets_(std::make_unique<uint32_t[]>(capacity_)) {}
+  // Room for `size` slots.
+  explicit SlotIndex(size_t size)
+      : lines_(std::make_unique<Line[]>(LinesFor(size))),
+        line_count_(static_cast<uint32_t>(LinesFor(size))) {}
   SlotIndex(SlotIndex&& other) noexcept { *this = std::move(other); }
   SlotIndex& operator=(SlotIndex&& other) noexcept {
-    capacity_ = std::exchange(other.capacity_, 0);
-    index_bits_ = std::exchange(other.index_bits_, 0);
-    buckets_ = std::move(other.buckets_);
+    lines_ = std::move(other.lines_);
+    line_count_ = std::exchange(other.line_count_, 0);
     return *this;
   }
 
-  // How many slots fit, and below what all their indices must be.
-  size_t max_size() const { return capacity_ - (capacity_ + 6) / 7; }
-  uint32_t index_end() const { return capacity_ == 0 ? 0 : uint32_t{1} << index_bits_; }
-  size_t allocated_bytes() const { return capacity_ * sizeof(uint32_t); }
+  // How many slots fit.
+  size_t max_size() const { return size_t{line_count_} * kFullEntries; }
 
   // The slot with that hash for which `match(index)` is true, or kNone.
   template <typename Match>
   uint32_t Find(uint32_t hash, Match&& match) const {
-    const uint32_t position = FindPosition(hash, std::forward<Match>(match));
-    return position == kNone ? kNone : IndexIn(buckets_[position]);
+    const Place place = FindPlace(hash, std::forward<Match>(match));
+    return place.line == nullptr ? kNone : place.line->slots[place.entry];
   }
 
-  // `hash_of(index)` gives any inserted slot's hash. There is room.
-  template <typename HashOf>
-  void Insert(uint32_t hash, uint32_t index, HashOf&& hash_of) {
-    uint32_t carried = Fingerprint(hash) | index;
-    uint32_t distance = 0;
-    for (uint32_t position = Home(hash);; position = Next(position), ++distance) {
-      uint32_t& bucket = buckets_[position];
-      if (bucket == 0) {
-        bucket = WithDistance(carried, distance);
-        return;
-      }
-      const uint32_t resident_distance = DistanceOf(position, hash_of);
-      if (resident_distance >= distance) continue;
-      const uint32_t resident = std::exchange(bucket, WithDistance(carried, distance));
-      carried = resident & kContentMask;
-      distance = resident_distance;
+  // There is room.
+  void Insert(uint32_t hash, uint32_t slot) {
+    Line* line = Home(hash);
+    uint32_t free;
+    while ((free = line->Matching(kEmpty)) == 0) {
+      if (line->passed < kManyPassed) ++line->passed;
+      line = Next(line);
     }
+    const int entry = std::countr_zero(free);
+    line->tags[entry] = TagOf(hash);
+    line->slots[entry] = slot;
   }
 
   // The slot is there.
-  template <typename HashOf>
-  void Erase(uint32_t hash, uint32_t index, HashOf&& hash_of) {
-    uint32_t position = FindPosition(hash, [index](uint32_t found) { return found == index; });
-    for (;;) {
-      const uint32_t next = Next(position);
-      const uint32_t distance = buckets_[next] == 0 ? 0 : DistanceOf(next, hash_of);
-      if (distance == 0) break;
-      buckets_[position] = WithDistance(buckets_[next] & kContentMask, distance - 1);
-      position = next;
+  void Erase(uint32_t hash, uint32_t slot) {
+    const Place place = FindPlace(hash, [slot](uint32_t found) { return found == slot; });
+    place.line->tags[place.entry] = kEmpty;
+    for (Line* line = Home(hash); line != place.line; line = Next(line)) {
+      if (line->passed < kManyPassed) --line->passed;
     }
-    buckets_[position] = 0;
   }
 
-  void Clear() { std::fill_n(buckets_.get(), capacity_, 0); }
+  void Clear() { std::fill_n(lines_.get(), line_count_, Line()); }
 
  private:
-  // The uppermost bits of a bucket hold its distance from home plus one, so an empty bucket is
-  // zero. The largest value stands for that distance and any longer one.
-  static constexpr int kContentBits = 28;
-  static constexpr uint32_t kContentMask = (uint32_t{1} << kContentBits) - 1;
-  static constexpr uint32_t kFarAway = 15;
+  static constexpr int kEntries = 12;
+  // On average at most so many entries of a line are in use.
+  static constexpr int kFullEntries = 10;
+  static constexpr uint8_t kEmpty = 0;
+  // A count this high has lost track and stays.
+  static constexpr uint8_t kManyPassed = UINT8_MAX;
 
-  static uint32_t WithDistance(uint32_t content, uint32_t distance) {
-    return content | std::min(distance + 1, kFarAway) << kContentBits;
+  struct alignas(64) Line {
+    // A bit for each entry that has this tag.
+    uint32_t Matching(uint8_t tag) const {
+      constexpr uint32_t kAll = (1 << kEntries) - 1;
+#ifdef __SSE2__
+      const __m128i all = _mm_load_si128(reinterpret_cast<const __m128i*>(tags));
+      const __m128i equal = _mm_cmpeq_epi8(all, _mm_set1_epi8(static_cast<char>(tag)));
+      return static_cast<uint32_t>(_mm_movemask_epi8(equal)) & kAll;
+#else
+      uint32_t matching = 0;
+      for (int i = 0; i < kEntries; ++i) matching |= uint32_t{tags[i] == tag} << i;
+      return matching & kAll;
+#endif
+    }
+
+    uint8_t tags[kEntries] = {};
+    uint8_t passed = 0;  // entries that are further on because this line was full
+    uint8_t padding[3] = {};
+    uint32_t slots[kEntries] = {};
+  };
+  static_assert(sizeof(Line) == 64);
+
+  struct Place {
+    Line* line;  // null if there is none
+    int entry;
+  };
+
+  static size_t LinesFor(size_t size) { return size / kFullEntries + 1; }
+
+  static uint8_t TagOf(uint32_t hash) {
+    const auto tag = static_cast<uint8_t>(hash);
+    return tag == kEmpty ? 1 : tag;
   }
 
-  // Monotonous in the hash, and any capacity will do (Lemire, 2019).
-  uint32_t Home(uint32_t hash) const {
-    return static_cast<uint32_t>((uint64_t{hash} * capacity_) >> 32);
-  }
-  uint32_t Next(uint32_t position) const { return position + 1 == capacity_ ? 0 : position + 1; }
-  uint32_t IndexMask() const { return (uint32_t{1} << index_bits_) - 1; }
-  uint32_t IndexIn(uint32_t bucket) const { return bucket & IndexMask(); }
-
-  // The bits of the hash that home does not use much, where the index leaves room.
-  uint32_t Fingerprint(uint32_t hash) const { return (hash << index_bits_) & kContentMask; }
-
-  template <typename HashOf>
-  uint32_t DistanceOf(uint32_t position, HashOf&& hash_of) const {
-    const uint32_t stored = buckets_[position] >> kContentBits;
-    if (stored != kFarAway) return stored - 1;
-    const uint32_t home = Home(hash_of(IndexIn(buckets_[position])));
-    return position >= home ? position - home : position + capacity_ - home;
+  // The upper bits of the hash, scaled to any number of lines (Lemire, 2019).
+  Line* Home(uint32_t hash) const { return &lines_[(uint64_t{hash} * line_count_) >> 32]; }
+  Line* Next(Line* line) const {
+    return line + 1 == lines_.get() + line_count_ ? lines_.get() : line + 1;
   }
 
   template <typename Match>
-  uint32_t FindPosition(uint32_t hash, Match&& match) const {
-    if (capacity_ == 0) return kNone;
-    const uint32_t fingerprint = Fingerprint(hash);
-    const uint32_t index_mask = IndexMask();
-    uint32_t position = Home(hash);
-    for (uint32_t distance = 1;; ++distance) {
-      const uint32_t bucket = buckets_[position];
-      const uint32_t expected = std::min(distance, kFarAway);
-      if ((bucket >> kContentBits) < expected) return kNone;
-      // Whoever has this hash is exactly this far from home.
-      const uint32_t difference = bucket ^ (fingerprint | expected << kContentBits);
-      if ((difference & ~index_mask) == 0 && match(bucket & index_mask)) return position;
-      position = Next(position);
+  Place FindPlace(uint32_t hash, Match&& match) const {
+    if (line_count_ == 0) return {nullptr, 0};
+    const uint8_t tag = TagOf(hash);
+    Line* line = Home(hash);
+    for (uint32_t looked_at = 0; looked_at < line_count_; ++looked_at) {
+      for (uint32_t candidates = line->Matching(tag); candidates != 0;
+           candidates &= candidates - 1) {
+        const int entry = std::countr_zero(candidates);
+        if (match(line->slots[entry])) return {line, entry};
+      }
+      if (line->passed == 0) break;
+      line = Next(line);
     }
+    return {nullptr, 0};
   }
 
-  uint32_t capacity_ = 0;
-  int index_bits_ = 0;
-  std::unique_ptr<uint32_t[]> buckets_;
+  std::unique_ptr<Line[]> lines_;
+  uint32_t line_count_ = 0;
 };
 
 }  // namespace weakcache::internal

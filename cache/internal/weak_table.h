@@ -128,12 +128,12 @@ class WeakTable {
       const auto same_key = [&](const Slot& slot) { return equal(slot, created.slot->payload_); };
       if (Slot* const found = Find(hash, same_key)) return {found, false};
     }
-    GrowIndex(in_index_ + 1, created.slot->index_ + 1);
+    GrowIndex(in_index_ + 1);
     Slot* const slot = created.Keep();
     slot->hash_ = hash;
     slot->referent_ = referent;
     slot->set_state(State::kLive);
-    index_.Insert(hash, slot->index_, HashOf());
+    index_.Insert(hash, slot->index_);
     ++in_index_;
     ++inserted_;
     slot->Watch();
@@ -149,7 +149,7 @@ class WeakTable {
 
   // Removes a live slot, whether its referent has expired or not, and destroys its payload.
   void Erase(Slot* slot) {
-    index_.Erase(slot->hash_, slot->index_, HashOf());
+    index_.Erase(slot->hash_, slot->index_);
     --in_index_;
     Unwatch(slot);
     Empty(shared_, slot);
@@ -182,7 +182,7 @@ class WeakTable {
       if (slot == nullptr) break;
       ++count;
       if (slot->state() == State::kLive) {
-        index_.Erase(slot->hash_, slot->index_, HashOf());
+        index_.Erase(slot->hash_, slot->index_);
         --in_index_;
         slot->set_state(State::kLeaving);
         slot->set_next(removed);
@@ -207,7 +207,7 @@ class WeakTable {
   void Reserve(size_t count) {
     if (shared_ == nullptr) shared_ = new Shared;
     shared_->slots.Reserve(count, static_cast<WatcherOwner*>(shared_));
-    GrowIndex(count, shared_->slots.end());
+    GrowIndex(count);
   }
 
   // The first live slot at or after `position`, which becomes its position; null at the end. A slot
@@ -265,17 +265,12 @@ class WeakTable {
     Slot* slot;
   };
 
-  auto HashOf() const {
-    return [this](uint32_t index) { return shared_->slots[index].hash_; };
-  }
-
-  void GrowIndex(size_t size, uint32_t index_end) {
-    if (size <= index_.max_size() && index_end <= index_.index_end()) return;
-    const size_t grown = std::max({size, index_.max_size() + index_.max_size() / 2, size_t{6}});
-    SlotIndex index(grown, std::max(index_end, static_cast<uint32_t>(grown)));
+  void GrowIndex(size_t size) {
+    if (size <= index_.max_size()) return;
+    SlotIndex index(std::max(size, index_.max_size() + index_.max_size() / 2));
     uint32_t position = 0;
     for (Slot* slot; (slot = Next(position)) != nullptr; ++position) {
-      index.Insert(slot->hash_, slot->index_, HashOf());
+      index.Insert(slot->hash_, slot->index_);
     }
     index_ = std::move(index);
   }

@@ -54,18 +54,12 @@ class BasicReferenceCounts {
   }
 
   [[nodiscard]] AfterRelease ReleaseStrong() {
-    // The only strong reference and no weak one: nobody else can reach the word, so no
-    // read-modify-write is needed. Acquire pairs with the release of every other former holder.
-    if (word_.load(std::memory_order_acquire) == kSoleOwner) {
-      word_.store(kExpiredFlag | kWeakOne, std::memory_order_relaxed);
-      return AfterRelease::kDestroyReferent;
-    }
-    // Release: what this owner did to the referent happens before its destruction (the acquire of
-    // the compare-exchange in ExpireOrYield, or the load above).
+    // Release: what this owner did to the referent happens before its destruction (the acquire in
+    // FinishZero).
     const Word before = word_.fetch_sub(kStrongOne, std::memory_order_release);
     if ((before & kStrongMask) != kStrongOne) [[likely]]
       return AfterRelease::kNothing;
-    return ExpireOrYield(static_cast<Word>(before - kStrongOne));
+    return FinishZero(static_cast<Word>(before - kStrongOne));
   }
 
   // The caller holds a strong or a weak reference.
@@ -112,7 +106,7 @@ class BasicReferenceCounts {
   static constexpr Word kWeakOne = static_cast<Word>(Word{1} << kHalfBits);
   static constexpr Word kStrongMask = kWeakOne - 1;
   static constexpr Word kExpiredFlag = kWeakOne >> 1;  // the top bit of the strong half
-  static constexpr Word kSoleOwner = kStrongOne | kWeakOne;
+  static constexpr Word kNewborn = kStrongOne | kWeakOne;
   // No count may reach this. It is half of what would touch a flag or the other half: the other
   // threads that count between an overflow and its abort cannot be that many.
   static constexpr Word kLimit = kWeakOne >> 2;
@@ -142,10 +136,16 @@ class BasicReferenceCounts {
 
   // After counting down to zero. Of all threads that get here for one referent exactly one sets the
   // flag; each of the others drops the weak reference that a revival paid.
-  [[gnu::noinline]] AfterRelease ExpireOrYield(Word current) {
+  AfterRelease FinishZero(Word current) {
+    // Acquire, here and below, pairs with the release in ReleaseStrong of every former owner.
+    if (current == kWeakOne) {
+      // There is no weak reference, so nobody else can reach the word.
+      static_cast<void>(word_.load(std::memory_order_acquire));
+      word_.store(kExpiredFlag | kWeakOne, std::memory_order_relaxed);
+      return AfterRelease::kDestroyReferent;
+    }
     while ((current & kStrongMask) == 0) {
-      // Acquire pairs with the release in ReleaseStrong of every former owner. Relaxed on failure:
-      // `current` is only compared.
+      // Relaxed on failure: `current` is only compared.
       if (word_.compare_exchange_weak(current, static_cast<Word>(current | kExpiredFlag),
                                       std::memory_order_acquire, std::memory_order_relaxed)) {
         return AfterRelease::kDestroyReferent;
@@ -159,7 +159,7 @@ class BasicReferenceCounts {
   // the expired flag; from then on the flag plus failed upgrades that are about to be undone.
   // Written by: whoever holds a reference, by the operations above.
   // Transitions: strong n to n + 1 and back; 0 to 0 + flag, once, and never back.
-  typename Policy::template Atomic<Word> word_{kSoleOwner};
+  typename Policy::template Atomic<Word> word_{kNewborn};
 };
 
 }  // namespace weakcache::internal
