@@ -32,14 +32,12 @@ class ExpiryCallback : private Watcher, private WatcherOwner {
     }
     // Relaxed: only a value that this very thread wrote can be equal to its id.
     if (runner_.load(std::memory_order_relaxed) != std::this_thread::get_id()) {
-      // Acquire pairs with the release in OnExpired: what the callback did happens before the
-      // return.
-      progress_.wait(Progress::kPending, std::memory_order_acquire);
+      AwaitDone();
     }
     DropOwner();
   }
 
-  // Acquire: as in CancelOrWait.
+  // Acquire: see OnExpired.
   bool done() const { return progress_.load(std::memory_order_acquire) == Progress::kDone; }
 
  protected:
@@ -47,7 +45,7 @@ class ExpiryCallback : private Watcher, private WatcherOwner {
   virtual ~ExpiryCallback() { block_->ReleaseWeak(); }
 
  private:
-  enum class Progress : int { kPending, kDone };
+  enum class Progress : int { kPending, kAwaited, kDone };
 
   // Runs the function and destroys it, so that what it captured does not outlive the news.
   virtual void RunAndDiscard() noexcept = 0;
@@ -56,10 +54,22 @@ class ExpiryCallback : private Watcher, private WatcherOwner {
     // Relaxed: see CancelOrWait.
     runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
     RunAndDiscard();
-    // Nobody runs it any more: a later cancellation on this thread finds it done.
-    progress_.store(Progress::kDone, std::memory_order_release);
-    progress_.notify_all();
+    // Release pairs with the acquire in AwaitDone and done(): what the callback did happens before.
+    // Waking costs a system call, so only if there is somebody to wake.
+    if (progress_.exchange(Progress::kDone, std::memory_order_release) == Progress::kAwaited) {
+      progress_.notify_all();
+    }
     DropOwner();
+  }
+
+  void AwaitDone() {
+    Progress progress = Progress::kPending;
+    // Relaxed: it only asks to be woken. Acquire: see OnExpired.
+    if (progress_.compare_exchange_strong(progress, Progress::kAwaited, std::memory_order_relaxed,
+                                          std::memory_order_acquire) ||
+        progress == Progress::kAwaited) {
+      progress_.wait(Progress::kAwaited, std::memory_order_acquire);
+    }
   }
 
   void DropOwner() {
@@ -70,7 +80,8 @@ class ExpiryCallback : private Watcher, private WatcherOwner {
   ControlBlock* const block_;  // one weak reference is held
   // Written by the thread that runs the callback, once. Tells it from those that have to wait.
   std::atomic<std::thread::id> runner_{};
-  // Written by the thread that runs the callback: kPending to kDone.
+  // kPending to kAwaited by the registration's cancellation; either to kDone by the thread that
+  // runs the callback.
   std::atomic<Progress> progress_{Progress::kPending};
   // The registration and the telling thread; whoever is last deletes. A cancellation in time owns
   // both.

@@ -1,0 +1,28 @@
+#include "examples/image_cache_progress.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <string>
+
+namespace image_cache {
+
+ProgressBar::ProgressBar(int64_t steps) : shown_(isatty(STDERR_FILENO) != 0), steps_(steps) {}
+
+ProgressBar::~ProgressBar() {
+  constexpr char kClearLine[] = "\r\033[K";
+  if (shown_) std::fputs(kClearLine, stderr);
+}
+
+void ProgressBar::Step() {
+  if (!shown_) return;
+  std::lock_guard<std::mutex> lock(mutex_);
+  const int64_t percent = ++done_ * 100 / steps_;
+  if (percent == percent_) return;
+  percent_ = percent;
+  constexpr int kWidth = 50;
+  const std::string done(percent * kWidth / 100, '#');
+  std::fprintf(stderr, "\r[%-*s] %3d%%", kWidth, done.c_str(), static_cast<int>(percent));
+}
+
+}  // namespace image_cache

@@ -1,0 +1,21 @@
+// The table that the example prints.
+#ifndef WEAKCACHE_EXAMPLES_IMAGE_CACHE_REPORT_H_
+#define WEAKCACHE_EXAMPLES_IMAGE_CACHE_REPORT_H_
+
+#include <string>
+#include <vector>
+
+#include "examples/image_cache_session.h"
+
+namespace image_cache {
+
+struct ReportRow {
+  std::string store;
+  SessionResult result;
+};
+
+std::string FormatReport(const std::vector<ReportRow>& rows);
+
+}  // namespace image_cache
+
+#endif  // WEAKCACHE_EXAMPLES_IMAGE_CACHE_REPORT_H_
