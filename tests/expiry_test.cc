@@ -290,33 +290,44 @@ TEST(ExpiryRaceTest, CancelAgainstExpiry) {
   EXPECT_EQ(LiveAllocations(), before);
 }
 
+// Either the registration comes in time and is told, or it is refused.
 TEST(ExpiryRaceTest, RegisterAgainstLastRelease) {
   const int64_t before = LiveAllocations();
+  int told = 0, refused = 0;
   {
     Ref<Tracked> ref;
-    WeakRef<Tracked> first, second;
-    std::atomic<int> registered{0}, refused{0}, ran{0};
-    const auto try_register = [&](WeakRef<Tracked>& weak) {
-      // Cancelled at the end, unless the callback came first.
-      const ExpiryRegistration registration = OnExpire(weak, [&] { ++ran; });
-      // Inactive at once means refused, or told in between.
-      ++(registration.active() ? registered : refused);
-      weak.reset();
+    WeakRef<Tracked> weak[2];
+    ExpiryRegistration registrations[2];
+    std::atomic<int> ran{0};
+    const auto try_register = [&](int which) {
+      return [&, which] {
+        registrations[which] = OnExpire(weak[which], [&] { ++ran; });
+        weak[which].reset();
+      };
     };
     testing::Race(
         100'000,
         [&](int round) {
+          ran = 0;
           ref = MakeRef<Tracked>(round);
-          first = ref;
-          second = ref;
+          weak[0] = ref;
+          weak[1] = ref;
         },
-        {[&] { ref.reset(); }, [&] { try_register(first); }, [&] { try_register(second); }},
-        [&](int) { ASSERT_EQ(Tracked::live(), 0); });
-    EXPECT_GT(registered, 0);
-    EXPECT_GT(refused, 0);
-    EXPECT_GT(ran, 0);
+        {[&] { ref.reset(); }, try_register(0), try_register(1)},
+        [&](int) {
+          ASSERT_EQ(Tracked::live(), 0);
+          ASSERT_LE(ran, 2);
+          for (ExpiryRegistration& registration : registrations) {
+            ASSERT_FALSE(registration.active());
+            registration.reset();
+          }
+          told += ran;
+          refused += 2 - ran;
+        });
   }
   EXPECT_EQ(LiveAllocations(), before);
+  EXPECT_GT(told, 0);
+  EXPECT_GT(refused, 0);
 }
 
 }  // namespace

@@ -64,8 +64,8 @@ class ExpiryCallback : private Watcher, private WatcherOwner {
 
   void AwaitDone() {
     Progress progress = Progress::kPending;
-    // Relaxed: it only asks to be woken. Acquire: see OnExpired.
-    if (progress_.compare_exchange_strong(progress, Progress::kAwaited, std::memory_order_relaxed,
+    // Acquire, here and below: see OnExpired.
+    if (progress_.compare_exchange_strong(progress, Progress::kAwaited,
                                           std::memory_order_acquire) ||
         progress == Progress::kAwaited) {
       progress_.wait(Progress::kAwaited, std::memory_order_acquire);
