@@ -32,6 +32,7 @@
 #include <compare>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -45,13 +46,19 @@ template <typename T>
 class WeakRef;
 
 namespace internal {
+
 struct RefAccess;
+
+// Up the class hierarchy, to const, to void; for arrays only to const.
+template <typename U, typename T>
+concept PointsAs = std::is_convertible_v<U*, T*>;
+
 }  // namespace internal
 
 template <typename T>
 class Ref {
  public:
-  using element_type = T;
+  using element_type = std::remove_extent_t<T>;
   using weak_type = WeakRef<T>;
 
   constexpr Ref() noexcept = default;
@@ -60,28 +67,23 @@ class Ref {
   Ref(const Ref& other) noexcept : Ref(other.pointer_, other.block_) { AddStrong(); }
   Ref(Ref&& other) noexcept : Ref(other.pointer_, other.block_) { other.Forget(); }
 
-  // Up the class hierarchy, and to const.
-  template <typename U>
-  requires std::is_convertible_v<U*, T*> Ref(const Ref<U>& other)
-  noexcept  // NOLINT(google-explicit-constructor)
-      : Ref(other.pointer_, other.block_) {
+  template <internal::PointsAs<T> U>
+  Ref(const Ref<U>& other) noexcept : Ref(other.pointer_, other.block_) {  // NOLINT: as in std
     AddStrong();
   }
-  template <typename U>
-  requires std::is_convertible_v<U*, T*> Ref(Ref<U>&& other)
-  noexcept  // NOLINT(google-explicit-constructor)
-      : Ref(other.pointer_, other.block_) {
+  template <internal::PointsAs<T> U>
+  Ref(Ref<U>&& other) noexcept : Ref(other.pointer_, other.block_) {  // NOLINT: as in std
     other.Forget();
   }
 
   // Aliasing: points to `part`, which must live as long as `owner`'s referent, and owns that
   // referent.
   template <typename U>
-  Ref(const Ref<U>& owner, T* part) noexcept : Ref(part, owner.block_) {
+  Ref(const Ref<U>& owner, element_type* part) noexcept : Ref(part, owner.block_) {
     AddStrong();
   }
   template <typename U>
-  Ref(Ref<U>&& owner, T* part) noexcept : Ref(part, owner.block_) {
+  Ref(Ref<U>&& owner, element_type* part) noexcept : Ref(part, owner.block_) {
     owner.Forget();
   }
 
@@ -105,17 +107,24 @@ class Ref {
   }
   friend void swap(Ref& a, Ref& b) noexcept { a.swap(b); }
 
-  T* get() const noexcept { return pointer_; }
+  element_type* get() const noexcept { return pointer_; }
   explicit operator bool() const noexcept { return pointer_ != nullptr; }
 
-  // Precondition: not null.
-  std::add_lvalue_reference_t<T> operator*() const requires(!std::is_void_v<T>) {
+  // Precondition: not null. An array is indexed, anything else dereferenced; the bounds are the
+  // caller's.
+  std::add_lvalue_reference_t<T> operator*() const
+      requires(!std::is_void_v<T> && !std::is_array_v<T>) {
     internal::Check(pointer_ != nullptr, "Ref::operator*", "the reference is null");
     return *pointer_;
   }
-  T* operator->() const requires(!std::is_void_v<T>) {
+  T* operator->() const requires(!std::is_void_v<T> && !std::is_array_v<T>) {
     internal::Check(pointer_ != nullptr, "Ref::operator->", "the reference is null");
     return pointer_;
+  }
+  std::add_lvalue_reference_t<element_type> operator[](size_t index) const
+      requires(std::is_array_v<T>) {
+    internal::Check(pointer_ != nullptr, "Ref::operator[]", "the reference is null");
+    return pointer_[index];
   }
 
   // The number of strong references to the referent; zero if null. While other threads copy or drop
@@ -148,6 +157,12 @@ class Ref {
   }
   friend bool operator==(const Ref& a, std::nullptr_t) noexcept { return a.get() == nullptr; }
 
+  template <typename Stream>
+  requires requires(Stream& stream, const void* address) { stream << address; }
+  friend Stream& operator<<(Stream& stream, const Ref& ref) {
+    stream << static_cast<const void*>(ref.get());
+    return stream;
+  }
   template <typename H>
   friend H AbslHashValue(H hash, const Ref& ref) {
     return H::combine(std::move(hash), static_cast<const void*>(ref.get()));
@@ -161,7 +176,8 @@ class Ref {
   friend struct internal::RefAccess;
 
   // Takes over one strong reference that has been counted already.
-  Ref(T* pointer, internal::ControlBlock* block) noexcept : pointer_(pointer), block_(block) {}
+  Ref(element_type* pointer, internal::ControlBlock* block) noexcept
+      : pointer_(pointer), block_(block) {}
 
   void AddStrong() const {
     if (block_ != nullptr) block_->AddStrong();
@@ -171,7 +187,7 @@ class Ref {
     block_ = nullptr;
   }
 
-  T* pointer_ = nullptr;
+  element_type* pointer_ = nullptr;
   internal::ControlBlock* block_ = nullptr;
 };
 
@@ -185,10 +201,20 @@ struct RefAccess {
   }
   // The result takes over one strong reference that has been counted already.
   template <typename T>
-  static Ref<T> Adopt(T* pointer, ControlBlock* block) {
+  static Ref<T> Adopt(std::remove_extent_t<T>* pointer, ControlBlock* block) {
     return Ref<T>(pointer, block);
   }
 };
+
+}  // namespace internal
+
+namespace internal {
+
+// The first reference to the referent of a new block.
+template <typename T, typename Block>
+Ref<T> FirstRef(Block* block) {
+  return RefAccess::Adopt<T>(block->referent(), block);
+}
 
 }  // namespace internal
 
@@ -196,9 +222,67 @@ struct RefAccess {
 // constructor throws. Not with T's own operator new, if it has one.
 template <typename T, typename... Args>
 requires(!std::is_array_v<T> && !std::is_void_v<T>) [[nodiscard]] Ref<T> MakeRef(Args&&... args) {
-  auto* const block = new internal::BlockFor<std::remove_cv_t<T>>(std::forward<Args>(args)...);
-  return internal::RefAccess::Adopt<T>(block->referent(), block);
+  return internal::FirstRef<T>(internal::NewBlock<internal::BlockFor<T, std::allocator<char>>>(
+      std::allocator<char>(), std::forward<Args>(args)...));
 }
+
+// Creates an array of `count` value-initialised elements: MakeRef<T[]>(count).
+template <typename T>
+requires std::is_unbounded_array_v<T>
+[[nodiscard]] Ref<T> MakeRef(size_t count) {
+  return internal::FirstRef<T>(internal::NewBlock<internal::ArrayBlock<std::remove_extent_t<T>>>(
+      std::allocator<char>(), count, internal::ValueInitialize()));
+}
+
+// As MakeRef, but what has no constructor of its own is left uninitialised: for buffers that are
+// about to be filled.
+template <typename T>
+requires(!std::is_array_v<T>) [[nodiscard]] Ref<T> MakeRefForOverwrite() {
+  return internal::FirstRef<T>(internal::NewBlock<internal::BlockFor<T, std::allocator<char>>>(
+      std::allocator<char>(), internal::DefaultInitialize()));
+}
+template <typename T>
+requires std::is_unbounded_array_v<T>
+[[nodiscard]] Ref<T> MakeRefForOverwrite(size_t count) {
+  return internal::FirstRef<T>(internal::NewBlock<internal::ArrayBlock<std::remove_extent_t<T>>>(
+      std::allocator<char>(), count, internal::DefaultInitialize()));
+}
+
+// As MakeRef, with memory from `allocator`, which constructs and destroys the object too. The
+// counts are its memory as well: a std::pmr::memory_resource must outlive every WeakRef.
+template <typename T, typename Allocator, typename... Args>
+requires(!std::is_array_v<T> && !std::is_void_v<T>)
+    [[nodiscard]] Ref<T> AllocateRef(const Allocator& allocator, Args&&... args) {
+  return internal::FirstRef<T>(
+      internal::NewBlock<internal::BlockFor<T, Allocator>>(allocator, std::forward<Args>(args)...));
+}
+
+// Takes over what a unique_ptr owns, with its deleter; null gives null. If the allocation of the
+// counts throws, `owner` still owns it.
+template <typename T, typename Deleter>
+[[nodiscard]] Ref<T> AdoptRef(std::unique_ptr<T, Deleter>&& owner) {
+  if (owner == nullptr) return nullptr;
+  return internal::FirstRef<T>(new internal::AdoptedBlock<T, Deleter>(std::move(owner)));
+}
+
+// As the casts of the same names between pointers. A dynamic cast that fails gives null.
+template <typename T, typename U>
+[[nodiscard]] Ref<T> static_pointer_cast(Ref<U> ref) noexcept {
+  auto* const pointer = static_cast<T*>(ref.get());
+  return Ref<T>(std::move(ref), pointer);
+}
+template <typename T, typename U>
+[[nodiscard]] Ref<T> const_pointer_cast(Ref<U> ref) noexcept {
+  auto* const pointer = const_cast<T*>(ref.get());
+  return Ref<T>(std::move(ref), pointer);
+}
+#ifdef __cpp_rtti
+template <typename T, typename U>
+[[nodiscard]] Ref<T> dynamic_pointer_cast(Ref<U> ref) noexcept {
+  auto* const pointer = dynamic_cast<T*>(ref.get());
+  return pointer == nullptr ? Ref<T>() : Ref<T>(std::move(ref), pointer);
+}
+#endif
 
 }  // namespace weakcache
 

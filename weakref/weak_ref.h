@@ -32,7 +32,7 @@ namespace weakcache {
 template <typename T>
 class WeakRef {
  public:
-  using element_type = T;
+  using element_type = std::remove_extent_t<T>;
 
   constexpr WeakRef() noexcept = default;
 
@@ -41,14 +41,11 @@ class WeakRef {
       : pointer_(std::exchange(other.pointer_, nullptr)),
         block_(std::exchange(other.block_, nullptr)) {}
 
-  template <typename U>
-  requires std::is_convertible_v<U*, T*> WeakRef(const Ref<U>& ref)
-  noexcept  // NOLINT(google-explicit-constructor): as in std
-      : WeakRef(ref.pointer_, ref.block_) {}
-  template <typename U>
-  requires std::is_convertible_v<U*, T*> WeakRef(const WeakRef<U>& other)
-  noexcept  // NOLINT(google-explicit-constructor)
-      : WeakRef(other.PointerTo(static_cast<T*>(nullptr)), other.block_) {}
+  template <internal::PointsAs<T> U>
+  WeakRef(const Ref<U>& ref) noexcept : WeakRef(ref.pointer_, ref.block_) {}  // NOLINT: as in std
+  template <internal::PointsAs<T> U>
+  WeakRef(const WeakRef<U>& other) noexcept  // NOLINT: as in std
+      : WeakRef(other.PointerTo(static_cast<element_type*>(nullptr)), other.block_) {}
 
   ~WeakRef() {
     if (block_ != nullptr) block_->ReleaseWeak();
@@ -117,7 +114,8 @@ class WeakRef {
   friend struct internal::RefAccess;
 
   // Counts one more weak reference.
-  WeakRef(T* pointer, internal::ControlBlock* block) noexcept : pointer_(pointer), block_(block) {
+  WeakRef(element_type* pointer, internal::ControlBlock* block) noexcept
+      : pointer_(pointer), block_(block) {
     if (block_ != nullptr) block_->AddWeak();
   }
 
@@ -125,7 +123,7 @@ class WeakRef {
   template <typename Base>
   Base* PointerTo(Base*) const {
     if constexpr (requires(std::remove_cv_t<Base> * base) {
-                    static_cast<std::remove_cv_t<T>*>(base);
+                    static_cast<std::remove_cv_t<element_type>*>(base);
                   }) {
       return pointer_;
     } else {
@@ -133,7 +131,7 @@ class WeakRef {
     }
   }
 
-  T* pointer_ = nullptr;
+  element_type* pointer_ = nullptr;
   internal::ControlBlock* block_ = nullptr;
 };
 

@@ -21,6 +21,13 @@ struct StdAtomics {
   // Holds both counts of a referent, the strong one in the lower half.
   using CountWord = uint64_t;
 
+  // Tells the running threads apart; none has the id ThreadId().
+  using ThreadId = std::thread::id;
+  static ThreadId CurrentThread() { return std::this_thread::get_id(); }
+
+  // Destructions nested deeper than this wait until the one at this depth is through.
+  static constexpr int kMaxNestedDestructions = 32;
+
   // One zero-initialised T per thread. T needs no destructor, so that it can be used by whatever
   // still runs while a thread or the process ends.
   template <typename T>

@@ -47,12 +47,9 @@ class BasicControlBlock {
   ~BasicControlBlock() = default;
 
  private:
-  // Destructions nested deeper than this wait until the one at this depth is through: a chain of
-  // references of any length is destroyed on a fixed amount of stack.
-  static constexpr int kMaxNestedDestructions = 32;
-
+  // A chain of references of any length is destroyed on a fixed amount of stack.
   struct Destructions {
-    int depth;
+    int depth;                    // at most Policy::kMaxNestedDestructions
     BasicControlBlock* deferred;  // linked by next_deferred_
   };
 
@@ -66,14 +63,14 @@ class BasicControlBlock {
       return;
     }
     auto& destructions = Policy::template ThreadLocal<Destructions>();
-    if (destructions.depth == kMaxNestedDestructions) {
+    if (destructions.depth == Policy::kMaxNestedDestructions) {
       next_deferred_ = destructions.deferred;
       destructions.deferred = this;
       return;
     }
     ++destructions.depth;
     Expire();
-    if (destructions.depth == kMaxNestedDestructions) {
+    if (destructions.depth == Policy::kMaxNestedDestructions) {
       while (BasicControlBlock* block = destructions.deferred) {
         destructions.deferred = block->next_deferred_;
         block->Expire();

@@ -5,20 +5,24 @@
 
 #include <atomic>
 #include <optional>
-#include <thread>
 #include <utility>
 
+#include "weakref/internal/atomics_policy.h"
 #include "weakref/internal/control_block.h"
+#include "weakref/internal/watcher_list.h"
 
 namespace weakcache::internal {
 
 // Hands the exception in flight to the handler. Call it from a catch block.
 void ReportCallbackError() noexcept;
 
-class ExpiryCallback : private Watcher, private WatcherOwner {
+template <typename Policy>
+class BasicExpiryCallback : private BasicWatcher<Policy>, private BasicWatcherOwner<Policy> {
  public:
-  ExpiryCallback(const ExpiryCallback&) = delete;
-  ExpiryCallback& operator=(const ExpiryCallback&) = delete;
+  using Block = BasicControlBlock<Policy>;
+
+  BasicExpiryCallback(const BasicExpiryCallback&) = delete;
+  BasicExpiryCallback& operator=(const BasicExpiryCallback&) = delete;
 
   // The caller holds a strong reference.
   void Register() { block_->AddWatcher(this); }
@@ -31,7 +35,7 @@ class ExpiryCallback : private Watcher, private WatcherOwner {
       return;
     }
     // Relaxed: only a value that this very thread wrote can be equal to its id.
-    if (runner_.load(std::memory_order_relaxed) != std::this_thread::get_id()) {
+    if (runner_.load(std::memory_order_relaxed) != Policy::CurrentThread()) {
       AwaitDone();
     }
     DropOwner();
@@ -41,8 +45,10 @@ class ExpiryCallback : private Watcher, private WatcherOwner {
   bool done() const { return progress_.load(std::memory_order_acquire) == Progress::kDone; }
 
  protected:
-  explicit ExpiryCallback(ControlBlock* block) : Watcher(this), block_(block) { block_->AddWeak(); }
-  virtual ~ExpiryCallback() { block_->ReleaseWeak(); }
+  explicit BasicExpiryCallback(Block* block) : BasicWatcher<Policy>(this), block_(block) {
+    block_->AddWeak();
+  }
+  virtual ~BasicExpiryCallback() { block_->ReleaseWeak(); }
 
  private:
   enum class Progress : int { kPending, kAwaited, kDone };
@@ -50,9 +56,9 @@ class ExpiryCallback : private Watcher, private WatcherOwner {
   // Runs the function and destroys it, so that what it captured does not outlive the news.
   virtual void RunAndDiscard() noexcept = 0;
 
-  void OnExpired(Watcher*) noexcept override {
+  void OnExpired(BasicWatcher<Policy>*) noexcept override {
     // Relaxed: see CancelOrWait.
-    runner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    runner_.store(Policy::CurrentThread(), std::memory_order_relaxed);
     RunAndDiscard();
     // Release pairs with the acquire in AwaitDone and done(): what the callback did happens before.
     // Waking costs a system call, so only if there is somebody to wake.
@@ -77,16 +83,18 @@ class ExpiryCallback : private Watcher, private WatcherOwner {
     if (owners_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
 
-  ControlBlock* const block_;  // one weak reference is held
+  Block* const block_;  // one weak reference is held
   // Written by the thread that runs the callback, once. Tells it from those that have to wait.
-  std::atomic<std::thread::id> runner_{};
+  typename Policy::template Atomic<typename Policy::ThreadId> runner_{};
   // kPending to kAwaited by the registration's cancellation; either to kDone by the thread that
   // runs the callback.
-  std::atomic<Progress> progress_{Progress::kPending};
+  typename Policy::template Atomic<Progress> progress_{Progress::kPending};
   // The registration and the telling thread; whoever is last deletes. A cancellation in time owns
   // both.
-  std::atomic<int> owners_{2};
+  typename Policy::template Atomic<int> owners_{2};
 };
+
+using ExpiryCallback = BasicExpiryCallback<StdAtomics>;
 
 template <typename Callback>
 class ExpiryCallbackFor final : public ExpiryCallback {
