@@ -1,0 +1,86 @@
+// The examples of README.md and of the public headers, so that they stay true.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <string>
+
+#include "cache/weak_key_map.h"
+#include "cache/weak_value_map.h"
+#include "weakref/expiry.h"
+#include "weakref/ref.h"
+#include "weakref/weak_ref.h"
+
+namespace weakcache {
+namespace {
+
+struct Image {
+  Image(int width, int height) : width(width), height(height) {}
+  int width, height;
+  char pixels[1000] = {};
+};
+struct Thumbnail {
+  int width;
+};
+Image DecodeImage(const std::string&) { return Image(640, 480); }
+Thumbnail Shrink(const Image& image) { return {image.width / 8}; }
+void Show(const Image&) {}
+
+TEST(DocumentationTest, Readme) {
+  ::testing::internal::CaptureStdout();
+
+  weakcache::WeakValueMap<std::string, Image> images;
+  weakcache::WeakKeyMap<Image, Thumbnail> thumbnails;
+
+  weakcache::Ref<Image> cover =
+      images.get_or_create("cover", [] { return DecodeImage("cover.png"); });
+  EXPECT_EQ(images.get("cover"), cover);
+
+  Thumbnail& small = thumbnails.get_or_create(cover, [&] { return Shrink(*cover); });
+  EXPECT_EQ(small.width, 80);
+
+  weakcache::ExpiryRegistration registration =
+      weakcache::OnExpire(cover, [] { std::puts("the cover has gone"); });
+
+  cover.reset();
+  EXPECT_EQ(images.get("cover"), nullptr);
+  EXPECT_EQ(images.size(), 0u);
+  EXPECT_EQ(::testing::internal::GetCapturedStdout(), "the cover has gone\n");
+}
+
+TEST(DocumentationTest, RefAndWeakRef) {
+  weakcache::Ref<Image> image = weakcache::MakeRef<Image>(640, 480);
+  weakcache::WeakRef<Image> weak = image;
+  if (weakcache::Ref<Image> again = weak.lock()) Show(*again);
+  EXPECT_FALSE(weak.expired());
+  image.reset();
+  EXPECT_TRUE(weak.expired());
+}
+
+TEST(DocumentationTest, OnExpire) {
+  int released = 0;
+  weakcache::Ref<Image> image = weakcache::MakeRef<Image>(640, 480);
+  weakcache::ExpiryRegistration registration = weakcache::OnExpire(image, [&] { ++released; });
+  image.reset();
+  EXPECT_EQ(released, 1);
+}
+
+TEST(DocumentationTest, WeakValueMap) {
+  weakcache::WeakValueMap<std::string, Image> images;
+  weakcache::Ref<Image> cover =
+      images.get_or_create("cover", [] { return DecodeImage("cover.png"); });
+  EXPECT_EQ(images.get("cover"), cover);
+  cover.reset();
+  EXPECT_EQ(images.get("cover"), nullptr);
+}
+
+TEST(DocumentationTest, WeakKeyMap) {
+  weakcache::Ref<Image> image = weakcache::MakeRef<Image>(640, 480);
+  weakcache::WeakKeyMap<Image, Thumbnail> thumbnails;
+  thumbnails.get_or_create(image, [&] { return Shrink(*image); });
+  EXPECT_EQ(thumbnails.get(image)->width, 80);
+  image.reset();
+  EXPECT_TRUE(thumbnails.empty());
+}
+
+}  // namespace
+}  // namespace weakcache
