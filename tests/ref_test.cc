@@ -1,12 +1,17 @@
 #include "weakref/ref.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <memory_resource>
 #include <new>
 #include <set>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -17,6 +22,7 @@
 #include "tests/support/allocations.h"
 #include "tests/support/race.h"
 #include "tests/support/tracked.h"
+#include "weakref/expiry.h"
 #include "weakref/weak_ref.h"
 
 namespace weakcache {
@@ -173,20 +179,56 @@ TEST(MakeRefTest, ThrowingConstructorLeavesNothingBehind) {
   EXPECT_EQ(LiveAllocations(), before);
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr size_t kSmallStack = 1 << 20;  // their frames are several times as large
+constexpr int kLongChain = 1'000'000;
+#else
+constexpr size_t kSmallStack = 64 << 10;
+constexpr int kLongChain = 10'000'000;
+#endif
+
+void RunOnSmallStack(std::function<void()> run) {
+  pthread_attr_t attributes;
+  ASSERT_EQ(pthread_attr_init(&attributes), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, kSmallStack), 0);
+  pthread_t thread;
+  const auto call = [](void* function) -> void* {
+    (*static_cast<std::function<void()>*>(function))();
+    return nullptr;
+  };
+  ASSERT_EQ(pthread_create(&thread, &attributes, call, &run), 0);
+  ASSERT_EQ(pthread_join(thread, nullptr), 0);
+  pthread_attr_destroy(&attributes);
+}
+
 struct Link {
   Ref<Link> next;
 };
 
-void DestroyLongChain() {
+TEST(RefDestructionTest, AChainOfTenMillionTakesASmallStack) {
+  const int64_t before = LiveAllocations();
   Ref<Link> head;
-  for (int i = 0; i < 1'000'000; ++i) head = MakeRef<Link>(Link{std::move(head)});
-  head.reset();
+  for (int i = 0; i < kLongChain; ++i) head = MakeRef<Link>(Link{std::move(head)});
+  RunOnSmallStack([&] { head.reset(); });
+  EXPECT_EQ(LiveAllocations(), before);
 }
 
-TEST(RefDestructionTest, LongChainTakesNoDeepStack) {
-  const int64_t before = LiveAllocations();
-  DestroyLongChain();
-  EXPECT_EQ(LiveAllocations(), before);
+// Large nodes whose weak references remain, so that every step of the last release is taken.
+struct WatchedLink {
+  Ref<WatchedLink> next;
+  char bytes[100];
+};
+
+TEST(RefDestructionTest, AChainThatIsWatchedDoesToo) {
+  int told = 0;
+  std::vector<ExpiryRegistration> registrations;
+  Ref<WatchedLink> head;
+  for (int i = 0; i < 100'000; ++i) {
+    head = MakeRef<WatchedLink>(WatchedLink{std::move(head), {}});
+    registrations.push_back(OnExpire(head, [&] { ++told; }));
+  }
+  RunOnSmallStack([&] { head.reset(); });
+  EXPECT_EQ(told, 100'000);
 }
 
 struct Tree {
@@ -196,6 +238,13 @@ struct Tree {
 Ref<Tree> MakeTree(int depth) {
   if (depth == 0) return nullptr;
   return MakeRef<Tree>(Tree{MakeTree(depth - 1), MakeTree(depth - 1)});
+}
+
+TEST(RefDestructionTest, ATreeOfAMillionTakesASmallStack) {
+  const int64_t before = LiveAllocations();
+  Ref<Tree> tree = MakeTree(20);
+  RunOnSmallStack([&] { tree.reset(); });
+  EXPECT_EQ(LiveAllocations(), before);
 }
 
 TEST(RefDestructionTest, EveryNodeOfADeepTreeIsDestroyed) {
@@ -219,6 +268,138 @@ TEST(RefDestructionTest, DestructorFindsItselfExpired) {
   ref->weak = ref;
   ref.reset();
   EXPECT_TRUE(expired);
+}
+
+TEST(RefArrayTest, HoldsElementsAndEndsThemNewestFirst) {
+  static std::vector<int> ended;
+  struct Element {
+    ~Element() { ended.push_back(id); }
+    int id = 0;
+  };
+  ended.clear();
+  Ref<Element[]> array = MakeRef<Element[]>(3);
+  for (int i = 0; i < 3; ++i) array[i].id = i;
+  const Ref<const Element[]> as_const = array;
+  EXPECT_EQ(as_const[2].id, 2);
+  EXPECT_EQ(array.use_count(), 2u);
+  Ref<Element> second(array, &array[1]);
+  EXPECT_EQ(second->id, 1);
+  array.reset();
+  EXPECT_TRUE(ended.empty());
+  const_cast<Ref<const Element[]>&>(as_const).reset();
+  second.reset();
+  EXPECT_EQ(ended, (std::vector<int>{2, 1, 0}));
+}
+
+TEST(RefArrayTest, ElementsAreZeroUnlessMadeForOverwrite) {
+  const Ref<int[]> zeros = MakeRef<int[]>(1000);
+  for (int i = 0; i < 1000; ++i) EXPECT_EQ(zeros[i], 0);
+  const Ref<unsigned char[]> buffer = MakeRefForOverwrite<unsigned char[]>(1 << 20);
+  buffer[(1 << 20) - 1] = 7;
+  EXPECT_EQ(buffer[(1 << 20) - 1], 7);
+  EXPECT_EQ(MakeRef<int[]>(0).use_count(), 1u);
+  EXPECT_EQ(MakeRefForOverwrite<std::string>()->size(), 0u);
+}
+
+TEST(RefArrayTest, MemoryGoesBackAtTheLastStrongRelease) {
+  const int64_t before = LiveAllocatedBytes();
+  Ref<char[]> array = MakeRef<char[]>(8 << 20);
+  const WeakRef<char[]> weak = array;
+  array.reset();
+  EXPECT_LE(LiveAllocatedBytes() - before, 128);
+  EXPECT_EQ(weak.lock(), nullptr);
+}
+
+TEST(RefArrayTest, AThrowingElementLeavesNothingBehind) {
+  static int until_throw;
+  struct Element {
+    Element() {
+      if (--until_throw < 0) throw std::runtime_error("element");
+    }
+    Tracked tracked;
+  };
+  const int64_t before = LiveAllocations();
+  until_throw = 2;
+  EXPECT_THROW((void)MakeRef<Element[]>(5), std::runtime_error);
+  EXPECT_EQ(Tracked::live(), 0);
+  EXPECT_EQ(LiveAllocations(), before);
+  EXPECT_THROW((void)MakeRef<int[]>(SIZE_MAX / 2), std::bad_alloc);
+}
+
+TEST(RefCastTest, Casts) {
+  const Ref<Base> base = MakeRef<Derived>();
+  const Ref<Derived> derived = static_pointer_cast<Derived>(base);
+  EXPECT_EQ(derived.get(), base.get());
+  EXPECT_EQ(base.use_count(), 2u);
+  EXPECT_EQ(dynamic_pointer_cast<Derived>(base), derived);
+  EXPECT_EQ(dynamic_pointer_cast<Derived>(MakeRef<Base>()), nullptr);
+  const Ref<const Base> constant = base;
+  EXPECT_EQ(const_pointer_cast<Base>(constant), base);
+  const Ref<void> anything = base;
+  EXPECT_EQ(static_pointer_cast<Base>(anything), base);
+  EXPECT_TRUE(anything.owner_equal(base));
+}
+
+TEST(RefPrintTest, PrintsTheAddress) {
+  const Ref<int> ref = MakeRef<int>(1);
+  std::ostringstream by_ref, by_address;
+  by_ref << ref;
+  by_address << static_cast<const void*>(ref.get());
+  EXPECT_EQ(by_ref.str(), by_address.str());
+}
+
+TEST(AdoptRefTest, TakesTheObjectAndItsDeleter) {
+  int deleted = 0;
+  const auto deleter = [&, witness = MakeRef<Tracked>(1)](Tracked* tracked) {
+    ++deleted;
+    delete tracked;
+  };
+  {
+    std::unique_ptr<Tracked, decltype(deleter)> owner(new Tracked(5), deleter);
+    Ref<Tracked> ref = AdoptRef(std::move(owner));
+    EXPECT_EQ(owner, nullptr);  // NOLINT(bugprone-use-after-move)
+    EXPECT_EQ(ref->id(), 5);
+    const WeakRef<Tracked> weak = ref;
+    ref.reset();
+    EXPECT_EQ(deleted, 1);
+    EXPECT_TRUE(weak.expired());
+  }
+  EXPECT_EQ(AdoptRef(std::unique_ptr<Tracked>()), nullptr);
+  const Ref<int[]> array = AdoptRef(std::unique_ptr<int[]>(new int[2]{1, 2}));
+  EXPECT_EQ(array[1], 2);
+}
+
+TEST(AdoptRefTest, FailedAllocationLeavesTheOwnerItsObject) {
+  auto owner = std::make_unique<Tracked>(5);
+  Ref<Tracked> ref;
+  const int failures = testing::FailEachAllocation([&] { ref = AdoptRef(std::move(owner)); },
+                                                   [&] { ASSERT_NE(owner, nullptr); });
+  EXPECT_EQ(failures, 1);
+  EXPECT_EQ(ref->id(), 5);
+}
+
+TEST(AllocateRefTest, TakesAllMemoryFromTheAllocator) {
+  std::pmr::monotonic_buffer_resource upstream;
+  std::pmr::unsynchronized_pool_resource pool(&upstream);
+  using Strings = std::pmr::vector<std::pmr::string>;
+  Ref<Strings> strings = AllocateRef<Strings>(std::pmr::polymorphic_allocator<>(&pool), size_t{3});
+  EXPECT_EQ(strings->get_allocator().resource(), &pool);
+  const int64_t before = LiveAllocations();
+  const Ref<Tracked> large = AllocateRef<Tracked>(std::pmr::polymorphic_allocator<>(&upstream), 4);
+  EXPECT_EQ(large->id(), 4);
+  EXPECT_LE(LiveAllocations() - before, 1);  // at most a chunk of the resource's
+}
+
+TEST(AllocateRefTest, FailedAllocationLeavesNothingBehind) {
+  const int64_t before = LiveAllocations();
+  Ref<Tracked> ref;
+  const int failures =
+      testing::FailEachAllocation([&] { ref = AllocateRef<Tracked>(std::allocator<int>(), 1); },
+                                  [&] {
+                                    EXPECT_EQ(LiveAllocations(), before);
+                                    EXPECT_EQ(Tracked::live(), 0);
+                                  });
+  EXPECT_EQ(failures, 2);
 }
 
 // Pain: make_shared memory pinned by weak pointers.

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <sstream>
 #include <type_traits>
 #include <unordered_map>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "tests/support/allocations.h"
 #include "tests/support/race.h"
 #include "tests/support/tracked.h"
+#include "weakref/expiry.h"
 #include "weakref/ref.h"
 
 namespace weakcache {
@@ -80,6 +82,21 @@ TYPED_TEST(WeakRefTest, CountsWeakReferences) {
   const WeakRef<TypeParam> first = ref;
   const WeakRef<TypeParam> second = first;
   EXPECT_EQ(ref.weak_count(), 2u);
+  EXPECT_EQ(second.weak_count(), 2u);
+  EXPECT_EQ(ref.watcher_count(), 0u);
+  const ExpiryRegistration registration = OnExpire(ref, [] {});
+  EXPECT_EQ(first.watcher_count(), 1u);
+  EXPECT_EQ(first.weak_count(), 3u);
+}
+
+TYPED_TEST(WeakRefTest, PrintsTheAddressAlsoAfterDeath) {
+  Ref<TypeParam> ref = MakeRef<TypeParam>(3);
+  const WeakRef<TypeParam> weak = ref;
+  std::ostringstream alive, dead;
+  alive << weak;
+  ref.reset();
+  dead << weak;
+  EXPECT_EQ(alive.str(), dead.str());
 }
 
 TEST(WeakRefDefaultTest, RefersToNothing) {

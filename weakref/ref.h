@@ -38,6 +38,7 @@
 
 #include "weakref/internal/check.h"
 #include "weakref/internal/control_block.h"
+#include "weakref/internal/ref_from_this.h"
 #include "weakref/internal/referent_storage.h"
 
 namespace weakcache {
@@ -128,10 +129,13 @@ class Ref {
   }
 
   // The number of strong references to the referent; zero if null. While other threads copy or drop
-  // theirs it is a hint. weak_count() counts weak references, containers' entries and
-  // registrations.
+  // theirs it is a hint, and so are the others. weak_count() counts WeakRefs, containers' entries
+  // and registrations; watcher_count(), O(that number), those of them that will be told of the end.
+  // The references themselves can't be listed, as Python's getweakrefs does: each would have to be
+  // linked into a list, which costs every copy a lock and two pointers.
   size_t use_count() const noexcept { return block_ == nullptr ? 0 : block_->strong_count(); }
   size_t weak_count() const noexcept { return block_ == nullptr ? 0 : block_->weak_count(); }
+  size_t watcher_count() const noexcept { return block_ == nullptr ? 0 : block_->watcher_count(); }
 
   // Identity: whether both keep the same object alive, whatever part of it they point to; and a
   // hash and an order that agree with it. Stable, also after the referent's death (through a
@@ -203,6 +207,11 @@ struct RefAccess {
   template <typename T>
   static Ref<T> Adopt(std::remove_extent_t<T>* pointer, ControlBlock* block) {
     return Ref<T>(pointer, block);
+  }
+  // The result counts one more weak reference.
+  template <typename T>
+  static WeakRef<T> AddWeak(T* pointer, ControlBlock* block) {
+    return WeakRef<T>(pointer, block);
   }
 };
 

@@ -77,7 +77,10 @@ class WeakRef {
   // It never becomes false again; "not expired" may be outdated at once: to use the object, lock().
   bool expired() const noexcept { return block_ == nullptr || block_->expired(); }
 
+  // See Ref::use_count.
   size_t use_count() const noexcept { return block_ == nullptr ? 0 : block_->strong_count(); }
+  size_t weak_count() const noexcept { return block_ == nullptr ? 0 : block_->weak_count(); }
+  size_t watcher_count() const noexcept { return block_ == nullptr ? 0 : block_->watcher_count(); }
 
   // See Ref::owner_equal.
   template <typename U>
@@ -100,6 +103,13 @@ class WeakRef {
     return a.owner_equal(b)    ? std::strong_ordering::equal
            : a.owner_before(b) ? std::strong_ordering::less
                                : std::strong_ordering::greater;
+  }
+  // The address of the object, or that of where it was.
+  template <typename Stream>
+  requires requires(Stream& stream, const void* address) { stream << address; }
+  friend Stream& operator<<(Stream& stream, const WeakRef& weak) {
+    stream << static_cast<const void*>(weak.pointer_);
+    return stream;
   }
   template <typename H>
   friend H AbslHashValue(H hash, const WeakRef& weak) {
