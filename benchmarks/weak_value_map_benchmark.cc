@@ -38,7 +38,6 @@ struct Object {
 class WeakcacheSubject {
  public:
   using Strong = Ref<Object>;
-  void Reserve(size_t size) { map_.reserve(size); }
   Strong Insert(int64_t key) { return map_.try_emplace(key, key).first; }
   Strong Get(int64_t key) { return map_.get(key); }
 
@@ -52,7 +51,6 @@ template <typename Map>
 class SweptMap {
  public:
   using Strong = std::shared_ptr<Object>;
-  void Reserve(size_t size) { map_.reserve(size); }
   Strong Insert(int64_t key) {
     Strong object = std::make_shared<Object>(key);
     map_[key] = object;
@@ -85,7 +83,6 @@ using AbslSubject = SweptMap<absl::flat_hash_map<int64_t, std::weak_ptr<Object>>
 class StdMutexSubject {
  public:
   using Strong = std::shared_ptr<Object>;
-  void Reserve(size_t size) { map_.Reserve(size); }
   Strong Insert(int64_t key) {
     const std::lock_guard lock(mutex_);
     return map_.Insert(key);
@@ -132,7 +129,6 @@ class FloorSubject {
   ~FloorSubject() {
     for (const auto& [key, counted] : map_) delete counted;
   }
-  void Reserve(size_t size) { map_.reserve(size); }
   Strong Insert(int64_t key) {
     auto* const counted = new Counted(key);
     map_.emplace(key, counted);

@@ -25,6 +25,9 @@
 //  - Map and keys may go in either order, on any threads; the map's destructor waits for nobody.
 //  Keys' and
 //    values' destructors may use the map.
+//  - A key that is released inside 32 nested destructions keeps its value until the thread gets to
+//  it
+//    (see weakref/ref.h).
 //  - A value that holds a Ref to its own key keeps it, and itself, alive for ever.
 //
 // Every operation leaves the map as it was if an allocation or a constructor throws. Entries are
@@ -55,7 +58,7 @@ class WeakKeyMap {
   using Table = internal::WeakTable<K, V, internal::PayloadLifetime::kUntilReferentDies>;
   using Slot = typename Table::Slot;
 
-  // What an iterator gives; both references are good until it moves on.
+  // What an iterator gives; both references are good until it moves on or the entry is erased.
   template <typename Value>
   struct BasicEntry {
     BasicEntry(Slot& slot, const Ref<K>& referent) : key(referent), value(slot.payload()) {}
@@ -94,22 +97,25 @@ class WeakKeyMap {
   template <typename Factory>
   V& get_or_create(const Ref<K>& key, Factory&& factory) {
     if (V* const value = get(key)) return *value;
-    return *try_emplace(key, std::invoke(std::forward<Factory>(factory))).first;
+    const Ref<K> held = key;
+    return *try_emplace(held, std::invoke(std::forward<Factory>(factory))).first;
   }
 
   // Attaches a value made from `args` unless there is one. Returns the one that is there now, and
   // whether it is new. Precondition, also below: `key` owns an object.
   template <typename... Args>
   std::pair<V*, bool> try_emplace(const Ref<K>& key, Args&&... args) {
-    internal::Check(internal::RefAccess::Block(key) != nullptr, "WeakKeyMap: inserting",
-                    "the key is null or owns nothing");
+    internal::Check(key != nullptr && internal::RefAccess::Block(key) != nullptr,
+                    "WeakKeyMap: inserting", "the key is null or owns nothing");
+    // V's constructor may change the caller's reference.
+    const Ref<K> held = key;
     table_.PurgeSome();
-    if (V* const value = get(key)) return {value, false};
+    if (V* const value = get(held)) return {value, false};
     const auto same_key = [&](const Slot& slot, const V&) {
-      return slot.referent().owner_equal(key);
+      return slot.referent().owner_equal(held);
     };
     const auto [slot, inserted] =
-        table_.Insert(HashOf(key), same_key, key, std::forward<Args>(args)...);
+        table_.Insert(HashOf(held), same_key, held, std::forward<Args>(args)...);
     return {&slot->payload(), inserted};
   }
   std::pair<V*, bool> insert(const Ref<K>& key, V value) {
@@ -135,7 +141,7 @@ class WeakKeyMap {
     return 1;
   }
 
-  // Exact for every release that has returned before the call.
+  // Exact: without the keys whose destruction is through.
   size_type size() const { return table_.size(); }
   bool empty() const { return size() == 0; }
 

@@ -26,7 +26,10 @@
 //  create a
 //    new object for the key; both exist then until that destructor is through.
 //  - Object and map may go in either order, on any threads; the map's destructor waits for nobody.
-//  - Values' destructors may use the map. Hash, equality and key copies must not.
+//  - Values' and keys' destructors may use the map. Hash, equality and key copies must not.
+//  - An object that is released inside 32 nested destructions counts until the thread gets to it
+//  (see
+//    weakref/ref.h).
 //
 // Every operation leaves the map as it was if an allocation, the hash, the equality or a
 // constructor throws. Entries are limited to 2^28.
@@ -62,7 +65,7 @@ class WeakValueMap {
   using LookupKey = internal::LookupKey<K, Hash, Equal, Key>;
 
  public:
-  // What an iterator gives; both references are good until it moves on.
+  // What an iterator gives; both references are good until it moves on or the entry is erased.
   struct Entry {
     Entry(const Slot& slot, const Ref<V>& referent) : key(slot.payload()), value(referent) {}
     const K& key;
@@ -80,7 +83,10 @@ class WeakValueMap {
   explicit WeakValueMap(Hash hash = Hash(), Equal equal = Equal())
       : hash_(std::move(hash)), equal_(std::move(equal)) {}
   WeakValueMap(WeakValueMap&&) noexcept = default;
-  WeakValueMap& operator=(WeakValueMap&&) noexcept = default;
+  WeakValueMap& operator=(WeakValueMap&& other) noexcept {
+    WeakValueMap(std::move(other)).swap(*this);
+    return *this;
+  }
 
   // The object under the key, or null.
   template <typename Key = K>
@@ -114,7 +120,8 @@ class WeakValueMap {
   }
 
   // Enters `value` unless there is an object under the key. Returns the object that is there now,
-  // and whether it is `value`. Precondition, also below: `value` owns an object.
+  // and whether it is `value`; if it is not, and nobody else holds `value`, that ends here.
+  // Precondition, also below: `value` owns an object.
   template <typename Key = K>
   std::pair<Ref<V>, bool> insert(Key&& key, Ref<V> value) {
     CheckOwns(value, "WeakValueMap::insert");
@@ -123,15 +130,20 @@ class WeakValueMap {
     return InsertHashed(HashOf(lookup), lookup, std::forward<Key>(key), std::move(value));
   }
 
-  // Enters `value` in place of what is there. True if there was nothing.
+  // Enters `value` in place of what is there. True if there was no object.
   template <typename Key = K>
   bool insert_or_assign(Key&& key, const Ref<V>& value) {
     CheckOwns(value, "WeakValueMap::insert_or_assign");
     table_.PurgeSome();
     const LookupKey<Key> lookup = key;
     const uint32_t hash = HashOf(lookup);
-    auto [present, inserted] = InsertHashed(hash, lookup, std::forward<Key>(key), value);
-    if (!inserted) table_.Replace(Find(hash, lookup), value);
+    bool inserted = true;
+    while (Slot* const slot = Find(hash, lookup)) {
+      inserted = slot->referent().expired();
+      if (table_.Replace(slot, value)) return inserted;
+      table_.Erase(slot);
+    }
+    InsertNew(hash, std::forward<Key>(key), value);
     return inserted;
   }
 
@@ -148,7 +160,7 @@ class WeakValueMap {
     return EraseIf(key, [&](const Slot& slot) { return slot.referent() == expected; });
   }
 
-  // Exact for every release that has returned before the call.
+  // Exact: without the objects whose destruction is through.
   size_type size() const { return table_.size(); }
   bool empty() const { return size() == 0; }
 
@@ -173,7 +185,7 @@ class WeakValueMap {
 
  private:
   static void CheckOwns(const Ref<V>& value, const char* call) {
-    internal::Check(internal::RefAccess::Block(value) != nullptr, call,
+    internal::Check(value != nullptr && internal::RefAccess::Block(value) != nullptr, call,
                     "the reference is null or owns nothing");
   }
 
@@ -215,11 +227,17 @@ class WeakValueMap {
       if (Ref<V> present = slot->referent().lock()) return {std::move(present), false};
       table_.Erase(slot);
     }
+    InsertNew(hash, std::forward<Key>(key), value);
+    return {std::move(value), true};
+  }
+
+  // The key has no entry.
+  template <typename Key>
+  void InsertNew(uint32_t hash, Key&& key, const Ref<V>& value) {
     const auto same_key = [&](const Slot& slot, const K& other) {
       return equal_(slot.payload(), other);
     };
     table_.Insert(hash, same_key, value, std::forward<Key>(key));
-    return {std::move(value), true};
   }
 
   template <typename Key, typename Condition>

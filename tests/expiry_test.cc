@@ -232,62 +232,69 @@ TEST(ExpiryDeathTest, RegisteringOnNullNamesTheCall) {
   EXPECT_DEATH((void)OnExpire(null, [] {}), "OnExpire: the reference is null");
 }
 
-// A cancellation on another thread returns only when the running callback has.
+// A cancellation on another thread returns only when the running callback has. The callback goes on
+// until the canceller has had every chance to return too early.
 TEST(ExpiryTest, CancelWaitsForARunningCallbackOnAnotherThread) {
-  Ref<Tracked> ref = MakeRef<Tracked>(1);
-  std::atomic<bool> running{false}, may_return{false}, returned{false}, cancelled{false};
-  ExpiryRegistration registration = OnExpire(ref, [&] {
-    running = true;
-    running.notify_all();
-    may_return.wait(false);
-    EXPECT_FALSE(cancelled);
-    returned = true;
-  });
-  std::thread dropper([&] { ref.reset(); });
-  running.wait(false);
-  std::thread canceller([&] {
-    registration.reset();
-    EXPECT_TRUE(returned);
-    cancelled = true;
-  });
-  may_return = true;
-  may_return.notify_all();
-  dropper.join();
-  canceller.join();
-  EXPECT_TRUE(cancelled);
+  for (int round = 0; round < 50; ++round) {
+    Ref<Tracked> ref = MakeRef<Tracked>(1);
+    std::atomic<bool> running{false}, cancelling{false}, cancelled{false};
+    bool returned = false;
+    ExpiryRegistration registration = OnExpire(ref, [&] {
+      running = true;
+      while (!cancelling) std::this_thread::yield();
+      for (int i = 0; i < 100 && !cancelled; ++i) std::this_thread::yield();
+      returned = true;
+    });
+    std::thread dropper([&] { ref.reset(); });
+    while (!running) std::this_thread::yield();
+    std::thread canceller([&] {
+      cancelling = true;
+      registration.reset();
+      EXPECT_TRUE(returned);
+      cancelled = true;
+    });
+    dropper.join();
+    canceller.join();
+  }
 }
 
+// Once the cancellation has returned, what the callback uses may go.
 TEST(ExpiryRaceTest, CancelAgainstExpiry) {
   const int64_t before = LiveAllocations();
+  std::atomic<int> told{0}, cancelled{0};
   {
     Ref<Tracked> ref;
-    ExpiryRegistration first, second;
-    std::atomic<int> ran{0};
-    int told = 0, cancelled = 0, alive = 0;
+    ExpiryRegistration registrations[3];
+    std::unique_ptr<int> used[3];
+    const auto cancel = [&](int which) {
+      return [&, which] {
+        registrations[which].reset();
+        const int ran = *used[which];
+        used[which].reset();
+        ++(ran == 0 ? cancelled : told);
+      };
+    };
     testing::Race(
         100'000,
         [&](int round) {
-          ran = 0;
           ref = MakeRef<Tracked>(round);
-          first = OnExpire(ref, [&] { ++ran; });
-          second = OnExpire(ref, [&] { ++ran; });
+          for (int i = 0; i < 3; ++i) {
+            used[i] = std::make_unique<int>(0);
+            registrations[i] = OnExpire(ref, [counter = used[i].get()] { ++*counter; });
+          }
         },
-        {[&] { ref.reset(); },
-         [&] {
-           first.reset();
-           alive = ran.load();
-         },
-         [&] { second.reset(); }},
+        {[&] { ref.reset(); }, cancel(0), [] {}, cancel(1)},
         [&](int) {
-          ASSERT_LE(ran, 2);
-          told += ran;
-          cancelled += 2 - ran;
+          ASSERT_EQ(Tracked::live(), 0);
+          ASSERT_EQ(*used[2], 1);
+          registrations[2].reset();
+          used[2].reset();
         });
-    EXPECT_GT(told, 0);
-    EXPECT_GT(cancelled, 0);
-    EXPECT_GE(alive, 0);
   }
   EXPECT_EQ(LiveAllocations(), before);
+  EXPECT_EQ(told + cancelled, 200'000);
+  EXPECT_GT(told, 0);
+  EXPECT_GT(cancelled, 0);
 }
 
 // Either the registration comes in time and is told, or it is refused.

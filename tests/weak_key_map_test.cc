@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "tests/container_contract.h"
+#include "tests/support/allocations.h"
 #include "tests/support/race.h"
 #include "tests/support/tracked.h"
 #include "weakref/ref.h"
@@ -211,6 +213,87 @@ TEST(WeakKeyMapTest, IterationGivesMutableValues) {
   for (const auto& entry : std::as_const(map)) {
     static_assert(std::is_same_v<decltype((entry.value)), const int&>);
   }
+}
+
+// A value that does something when it ends.
+struct Deed {
+  explicit Deed(std::function<void()> act) : act(std::move(act)) {}
+  Deed(const Deed&) = delete;
+  Deed& operator=(const Deed&) = delete;
+  ~Deed() {
+    if (act) act();
+  }
+  std::function<void()> act;
+};
+
+TEST(WeakKeyMapTest, ValuesDestructorMayUseTheMap) {
+  WeakKeyMap<Key, Deed> map;
+  for (const bool by_clear : {false, true}) {
+    Ref<Key> first = MakeRef<Key>(1);
+    Ref<Key> second = MakeRef<Key>(2);
+    const Ref<Key> third = MakeRef<Key>(3);
+    map.try_emplace(first, [&] {
+      map.purge();
+      map.try_emplace(third, nullptr);
+    });
+    map.try_emplace(second, nullptr);
+    second.reset();
+    if (by_clear) {
+      map.clear();
+    } else {
+      first.reset();
+    }
+    EXPECT_EQ(map.size(), 1u);
+    EXPECT_TRUE(map.contains(third));
+    EXPECT_EQ(map.erase(third), 1u);
+    map.purge();
+  }
+}
+
+TEST(WeakKeyMapTest, ValuesDestructorMayEndTheMap) {
+  auto map = std::make_unique<WeakKeyMap<Key, Deed>>();
+  Ref<Key> key = MakeRef<Key>(1);
+  map->try_emplace(key, [&] { map.reset(); });
+  key.reset();
+  EXPECT_EQ(map, nullptr);
+}
+
+// Two threads are inside their keys' death, with the entries taken but not yet in the queue, while
+// the map ends: it waits for neither, and the later one frees what they share.
+TEST(WeakKeyMapTest, TheMapMayEndInTheMidstOfItsKeysDeaths) {
+  const int64_t before = testing::LiveAllocations();
+  {
+    auto map = std::make_unique<WeakKeyMap<Key, Deed>>();
+    std::atomic<int> inside{0}, may_leave{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 2; ++i) {
+      Ref<Key> key = MakeRef<Key>(i);
+      map->try_emplace(key, [&, i] {
+        ++inside;
+        while (may_leave <= i) std::this_thread::yield();
+      });
+      threads.emplace_back([key = std::move(key)]() mutable { key.reset(); });
+    }
+    while (inside < 2) std::this_thread::yield();
+    EXPECT_TRUE(map->empty());
+    map.reset();
+    for (int i = 0; i < 2; ++i) {
+      may_leave = i + 1;
+      threads[i].join();
+    }
+  }
+  EXPECT_EQ(testing::LiveAllocations(), before);
+}
+
+TEST(WeakKeyMapTest, AConstructorMayTakeTheCallersReference) {
+  WeakKeyMap<Key, Ref<Key>> map;
+  Ref<Key> key = MakeRef<Key>(1);
+  const WeakRef<Key> weak = key;
+  EXPECT_TRUE(map.try_emplace(key, std::move(key)).second);
+  EXPECT_EQ(map.size(), 1u);
+  EXPECT_FALSE(weak.expired());  // it holds its own key: the documented leak
+  map.erase(weak.lock());
+  EXPECT_TRUE(weak.expired());
 }
 
 TEST(WeakKeyMapDeathTest, NullKeyNamesTheCall) {

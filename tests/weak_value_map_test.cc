@@ -208,22 +208,32 @@ TEST(WeakValueMapTest, AliasExpiresWithItsOwner) {
 }
 
 // Pain: the last reference dropped under the cache's lock. The map is used under a mutex that the
-// destructor takes too: no operation may drop a last reference while the caller still holds it.
-TEST(WeakValueMapTest, ReleasesNothingUnderTheCallersMutex) {
+// destructor takes too, while another thread drops what might then be the last reference but one.
+TEST(WeakValueMapRaceTest, ReplacingReleasesNothingUnderTheCallersMutex) {
   using testing::Object;
   std::mutex mutex;
   WeakValueMap<int, Object> map;
   const auto lock_in_destructor = [&](const Object&) { const std::lock_guard lock(mutex); };
-  for (int i = 0; i < 100; ++i) {
-    Ref<Object> object;
-    {
-      const std::lock_guard lock(mutex);
-      object = map.get_or_create(i % 3, [&] { return MakeRef<Object>(i, lock_in_destructor); });
-    }
-    object.reset();
-    const std::lock_guard lock(mutex);
-    map.purge();
-  }
+  Ref<Object> present, replacement;
+  testing::Race(
+      20'000,
+      [&](int) {
+        present = MakeRef<Object>(1, lock_in_destructor);
+        replacement = MakeRef<Object>(2, lock_in_destructor);
+        map.insert_or_assign(1, present);
+      },
+      {[&] { present.reset(); },
+       [&] {
+         const std::lock_guard lock(mutex);
+         map.insert_or_assign(1, replacement);
+         (void)map.contains(1);
+         map.erase(1, WeakRef<Object>());
+         map.purge();
+       }},
+      [&](int) {
+        ASSERT_EQ(map.get(1), replacement);
+        ASSERT_EQ(map.size(), 1u);
+      });
 }
 
 TEST(WeakValueMapTest, IteratesOverLiveObjects) {
@@ -241,39 +251,124 @@ TEST(WeakValueMapTest, IteratesOverLiveObjects) {
   EXPECT_EQ(keys, std::vector<std::string>{"a"});
 }
 
-TEST(WeakValueMapTest, KeysDestructorMayUseTheMap) {
-  struct Key {
-    int id;
-    std::shared_ptr<std::function<void()>> last_words;
-    bool operator==(const Key& other) const { return id == other.id; }
-    struct Hash {
-      size_t operator()(const Key& key) const { return static_cast<size_t>(key.id); }
-    };
-    ~Key() {
-      if (last_words != nullptr && last_words.use_count() == 1) (*last_words)();
-    }
-  };
-  WeakValueMap<Key, Tracked, Key::Hash, std::equal_to<Key>> map;
-  const Ref<Tracked> other = MakeRef<Tracked>(2);
-  for (const bool by_clear : {false, true}) {
-    Ref<Tracked> object = MakeRef<Tracked>(1);
-    bool spoken = false;
-    map.insert(Key{1, std::make_shared<std::function<void()>>([&] {
-                     spoken = true;
-                     map.insert(Key{2, nullptr}, other);
-                     map.purge();
-                   })},
-               object);
-    if (by_clear) {
-      map.clear();
-    } else {
-      object.reset();
-      map.purge();
-    }
-    EXPECT_TRUE(spoken);
-    EXPECT_EQ(map.size(), 1u);
-    EXPECT_EQ(map.get(Key{2, nullptr}), other);
+// A key that does something when the last of its copies goes.
+struct LastWords {
+  explicit LastWords(int id, std::function<void()> speak = nullptr)
+      : id(id), speak(std::make_shared<std::function<void()>>(std::move(speak))) {
+    ++live;
   }
+  LastWords(const LastWords& other) : id(other.id), speak(other.speak) { ++live; }
+  LastWords& operator=(const LastWords&) = delete;
+  ~LastWords() {
+    --live;
+    if (speak.use_count() == 1 && *speak) (*speak)();
+  }
+  bool operator==(const LastWords& other) const { return id == other.id; }
+  struct Hash {
+    size_t operator()(const LastWords& key) const { return static_cast<size_t>(key.id); }
+  };
+
+  inline static int live = 0;
+  int id;
+  std::shared_ptr<std::function<void()>> speak;
+};
+
+// The key's destructor purges, erases, clears and inserts, whatever operation it runs in.
+TEST(WeakValueMapTest, KeysDestructorMayUseTheMap) {
+  using Map = WeakValueMap<LastWords, Tracked, LastWords::Hash, std::equal_to<LastWords>>;
+  const std::pair<const char*, void (*)(Map&)> ways_out[] = {
+      {"clear", [](Map& map) { map.clear(); }},
+      {"purge", [](Map& map) { map.purge(); }},
+      {"erase", [](Map& map) { map.erase(LastWords(1)); }},
+      {"move", [](Map& map) { Map(std::move(map)); }},
+  };
+  const Ref<Tracked> other = MakeRef<Tracked>(2);
+  for (const auto& [name, way_out] : ways_out) {
+    for (const bool expired : {false, true}) {
+      if (!expired && std::string_view(name) == "purge") continue;
+      SCOPED_TRACE(std::string(name) + (expired ? " expired" : " alive"));
+      Ref<Tracked> first = MakeRef<Tracked>(1);
+      Ref<Tracked> third = MakeRef<Tracked>(3);
+      bool spoken = false;
+      {
+        Map map;
+        map.insert(LastWords(1,
+                             [&] {
+                               spoken = true;
+                               map.purge();
+                               map.insert(LastWords(2), other);
+                               map.erase(LastWords(3));
+                             }),
+                   first);
+        map.insert(LastWords(3), third);
+        if (expired) {
+          third.reset();
+          first.reset();
+        }
+        way_out(map);
+        EXPECT_TRUE(spoken);
+        EXPECT_EQ(map.get(LastWords(2)), other);
+        EXPECT_EQ(map.erase(LastWords(2)), 1u);
+      }
+      EXPECT_EQ(LastWords::live, 0);
+    }
+  }
+}
+
+// An entry that its key's destructor adds while the map ends goes with the map.
+TEST(WeakValueMapTest, KeysDestructorMayInsertWhileTheMapEnds) {
+  using Map = WeakValueMap<LastWords, Tracked, LastWords::Hash, std::equal_to<LastWords>>;
+  const Ref<Tracked> object = MakeRef<Tracked>(1);
+  {
+    Map map;
+    map.insert(LastWords(1, [&] { map.insert(LastWords(2), object); }), object);
+  }
+  EXPECT_EQ(LastWords::live, 0);
+  EXPECT_EQ(object.weak_count(), 0u);
+}
+
+TEST(WeakValueMapTest, PurgeCountsWhatItRemoves) {
+  WeakValueMap<int, Tracked> map;
+  for (int key = 0; key < 3; ++key) map.try_emplace(key, key);
+  EXPECT_EQ(map.erase(0), 0u);  // takes it out, though it has expired already
+  EXPECT_LE(map.purge(), 2u);
+  for (int key = 0; key < 3; ++key) map.try_emplace(key, key);
+  map.clear();
+  EXPECT_EQ(map.purge(), 0u);
+}
+
+// The step off an object may end it, and its destructor may erase what would be next.
+TEST(WeakValueMapTest, IterationSurvivesADestructorThatErasesTheNext) {
+  using testing::Object;
+  WeakValueMap<std::string, Object> map;
+  const std::string long_name(100, 'x');
+  std::vector<Ref<Object>> objects;
+  for (int i = 0; i < 10; ++i) {
+    objects.push_back(MakeRef<Object>(
+        i, [&, i](const Object&) { map.erase(long_name + std::to_string(i + 1)); }));
+    map.insert(long_name + std::to_string(i), objects.back());
+  }
+  int visited = 0;
+  for (const auto& [key, object] : map) {
+    EXPECT_EQ(key, long_name + std::to_string(object->id));
+    objects[object->id].reset();
+    ++visited;
+  }
+  EXPECT_EQ(visited, 5);
+}
+
+struct Greedy {
+  template <typename T>
+  explicit Greedy(T&&) : from_int(std::is_same_v<std::remove_cvref_t<T>, int>) {}
+  Greedy(const Greedy&) = delete;
+  bool from_int;
+  char bytes[100];
+};
+
+// A constructor that takes anything is not given the factory in place of its result.
+TEST(WeakValueMapTest, FactoryForAGreedyConstructor) {
+  WeakValueMap<int, Greedy> map;
+  EXPECT_TRUE(map.get_or_create(1, [] { return Greedy(5); })->from_int);
 }
 
 // All keys collide, or throw when asked to.
@@ -347,6 +442,8 @@ TEST(WeakValueMapDeathTest, EnteringNullNamesTheCall) {
   EXPECT_DEATH(map.insert_or_assign(1, Ref<Tracked>()), "WeakValueMap::insert_or_assign");
   Tracked unowned(1);
   EXPECT_DEATH(map.insert(1, Ref<Tracked>(Ref<Tracked>(), &unowned)), "owns nothing");
+  const Ref<Tracked> owner = MakeRef<Tracked>(1);
+  EXPECT_DEATH(map.insert(1, Ref<Tracked>(owner, nullptr)), "the reference is null");
 }
 
 // Const operations on any threads while objects expire.

@@ -83,7 +83,8 @@ template <typename T, typename Callback>
 [[nodiscard]] ExpiryRegistration OnExpire(const Ref<T>& ref, Callback&& callback) {
   static_assert(std::is_invocable_v<std::decay_t<Callback>&>,
                 "an expiry callback is called without arguments: the referent is gone");
-  internal::ControlBlock* const block = internal::RefAccess::Block(ref);
+  const Ref<T> held = ref;  // the callback's copy may change the caller's reference
+  internal::ControlBlock* const block = internal::RefAccess::Block(held);
   internal::Check(block != nullptr, "OnExpire", "the reference is null or owns nothing");
   auto* const node = new internal::ExpiryCallbackFor<std::decay_t<Callback>>(
       block, std::forward<Callback>(callback));
@@ -96,7 +97,7 @@ template <typename T, typename Callback>
 template <typename T, typename Callback>
 [[nodiscard]] ExpiryRegistration OnExpire(const WeakRef<T>& weak, Callback&& callback) {
   const Ref<T> ref = weak.lock();
-  if (ref == nullptr) return ExpiryRegistration();
+  if (internal::RefAccess::Block(ref) == nullptr) return ExpiryRegistration();
   return OnExpire(ref, std::forward<Callback>(callback));
 }
 

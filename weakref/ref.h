@@ -25,7 +25,8 @@
 // At the last release, in this order: every weak reference reads expired; the destructor runs; the
 // memory goes back; those who registered for it are told (weakref/expiry.h), newest first.
 //
-// Complexity: every operation is O(1) and lock-free; copy and drop are one atomic addition each.
+// Complexity: every operation is O(1); copy and drop are one atomic addition each. The last release
+// also tells the watchers, whose list has a lock that is held for a few instructions.
 #ifndef WEAKCACHE_WEAKREF_REF_H_
 #define WEAKCACHE_WEAKREF_REF_H_
 
@@ -222,6 +223,7 @@ namespace internal {
 // The first reference to the referent of a new block.
 template <typename T, typename Block>
 Ref<T> FirstRef(Block* block) {
+  if constexpr (!std::is_array_v<T>) LinkRefToThis(block->referent(), block);
   return RefAccess::Adopt<T>(block->referent(), block);
 }
 

@@ -14,7 +14,7 @@
 //  death;
 //    so a WeakRef can be a key.
 //
-// Complexity: every operation is O(1) and lock-free.
+// Complexity: every operation is O(1) and wait-free.
 #ifndef WEAKCACHE_WEAKREF_WEAK_REF_H_
 #define WEAKCACHE_WEAKREF_WEAK_REF_H_
 

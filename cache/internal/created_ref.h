@@ -7,19 +7,12 @@
 #include <type_traits>
 #include <utility>
 
+#include "weakref/internal/referent_storage.h"
 #include "weakref/ref.h"
 
 namespace weakcache::internal {
 
-// Converts to what the call returns, so that an object is made from it in place, without a move.
-template <typename Factory>
-struct ResultOf {
-  using Result = std::invoke_result_t<Factory>;
-  operator Result() && { return std::invoke(std::forward<Factory>(factory)); }  // NOLINT
-  Factory&& factory;
-};
-
-// `factory()` gives a Ref<V>, or a V, which becomes the referent.
+// `factory()` gives a Ref<V>, or a V, which becomes the referent without a move.
 template <typename V, typename Factory>
 Ref<V> CreateRef(Factory&& factory) {
   using Result = std::invoke_result_t<Factory>;
@@ -28,7 +21,9 @@ Ref<V> CreateRef(Factory&& factory) {
   } else {
     static_assert(std::is_same_v<std::remove_cv_t<Result>, std::remove_cv_t<V>>,
                   "the factory must return a V or a Ref<V>");
-    return MakeRef<V>(ResultOf<Factory>{std::forward<Factory>(factory)});
+    using Allocator = std::allocator<char>;
+    return FirstRef<V>(NewBlock<BlockFor<V, Allocator>>(
+        Allocator(), ResultOf<Factory>{std::forward<Factory>(factory)}));
   }
 }
 

@@ -34,14 +34,13 @@ class LiveIterator {
 
  private:
   void FindLive() {
-    StrongRef next;
+    // First let go: a destructor that runs here may erase what would be next.
+    referent_.reset();
     while ((slot_ = table_->Next(position_)) != nullptr) {
-      next = slot_->referent().lock();
-      if (next != nullptr) break;
+      referent_ = slot_->referent().lock();
+      if (referent_ != nullptr) return;
       ++position_;
     }
-    // The object that is let go here may run a destructor that uses the container.
-    referent_.swap(next);
   }
 
   const Table* table_;

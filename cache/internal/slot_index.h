@@ -75,7 +75,7 @@ class SlotIndex {
   // On average at most so many entries of a line are in use.
   static constexpr int kFullEntries = 10;
   static constexpr uint8_t kEmpty = 0;
-  // A count this high has lost track and stays.
+  // A count this high has lost track and stays, until the index grows or is cleared.
   static constexpr uint8_t kManyPassed = UINT8_MAX;
 
   struct alignas(64) Line {

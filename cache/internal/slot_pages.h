@@ -57,6 +57,7 @@ class SlotPages {
   // Makes room for `count` slots in all.
   template <typename Owner>
   void Reserve(size_t count, Owner* owner) {
+    CheckCount(count);
     while (end_ < count) AddPage(owner);
   }
 
@@ -76,10 +77,14 @@ class SlotPages {
     return page == 0 ? kFirstPage : kFirstPage << (page - 1);
   }
 
+  static void CheckCount(size_t count) {
+    Check(count <= size_t{1} << kIndexBits, "insert or reserve", "more than 2^28 entries");
+  }
+
   template <typename Owner>
   void AddPage(Owner* owner) {
     const size_t size = PageSize(pages_.size());
-    Check(end_ + size <= size_t{1} << kIndexBits, "insert", "more than 2^28 entries");
+    CheckCount(end_ + size);
     if (pages_.size() == pages_.capacity()) pages_.reserve(2 * pages_.size() + 1);
     Slot* const page = std::allocator<Slot>().allocate(size);
     pages_.push_back(page);

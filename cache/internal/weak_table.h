@@ -4,9 +4,9 @@
 // A slot's life: free -> live (in the index, on its referent's watcher list) -> back to free in one
 // of two ways. Erased by the container: off the watcher list, out of the index, emptied. Or
 // expired: taken off the list by the releasing thread and pushed to the queue; the container takes
-// it out of the index when it drains the queue. A slot that is erased while it is on that way
-// leaves the index at once and becomes free when it arrives (state kLeaving). An index never has
-// two live slots for one key.
+// it out of the index and empties it when it drains the queue. A slot that is erased while it is on
+// that way leaves the index and is emptied at once, and becomes free when it arrives. An index
+// never has two live slots for one key.
 //
 // User code (destructors of payloads, allocators of referents) runs only while the table is
 // consistent: it may use the same container.
@@ -45,10 +45,14 @@ template <typename Referent, typename Payload, PayloadLifetime kLifetime>
 class WeakTable {
   enum class State : uint32_t {
     kFree,
-    kLive,      // in the index
-    kRemoved,   // out of the index and of every list, still to be emptied
-    kStranded,  // out of the index, on its way through the expired queue, still to be emptied
-    kLeaving,   // being emptied, or emptied and on its way through the expired queue
+    kLive,      // in the index; all others are out of it
+    kRemoved,   // on no list, still to be emptied
+    kEmptying,  // on no list, being emptied
+    // On its way through the expired queue, and:
+    kStranded,          // still to be emptied
+    kEmptyingStranded,  // being emptied
+    kArrived,           // being emptied, and it has come through meanwhile
+    kLeaving,           // emptied
   };
 
  public:
@@ -124,6 +128,7 @@ class WeakTable {
     if (shared_ == nullptr) shared_ = new Shared;
     const size_t inserted_before = inserted_;
     NewSlot created(shared_, std::forward<Args>(payload)...);
+    Check(created.shared == shared_, "insert", "a constructor has moved its own container");
     if (inserted_ != inserted_before) {
       const auto same_key = [&](const Slot& slot) { return equal(slot, created.slot->payload_); };
       if (Slot* const found = Find(hash, same_key)) return {found, false};
@@ -140,11 +145,14 @@ class WeakTable {
     return {slot, true};
   }
 
-  // Lets the slot refer to another object. The caller holds a strong reference to the present one.
-  void Replace(Slot* slot, const Ref<Referent>& referent) {
-    Check(slot->TryUnwatch(), "insert_or_assign", "the replaced object's reference is not held");
-    slot->referent_ = referent;
+  // Lets a live slot refer to another object, unless the expiry of its present one comes first:
+  // false.
+  bool Replace(Slot* slot, const Ref<Referent>& referent) {
+    if (!slot->TryUnwatch()) return false;
+    WeakRef<Referent> replaced = referent;
+    slot->referent_.swap(replaced);
     slot->Watch();
+    return true;
   }
 
   // Removes a live slot, whether its referent has expired or not, and destroys its payload.
@@ -172,33 +180,39 @@ class WeakTable {
     }
   }
 
-  // Removes at most `limit` expired entries; returns how many. Amortised O(1) each.
+  // Takes at most `limit` slots that have come through the queue; returns how many entries it
+  // removed, which leaves out those that were gone already. Amortised O(1) each.
   size_t Purge(size_t limit) {
-    if (shared_ == nullptr) return 0;
+    Shared* const shared = shared_;
     Slot* removed = nullptr;
-    size_t count = 0;
-    while (count < limit) {
-      Slot* const slot = NextArrival();
-      if (slot == nullptr) break;
-      ++count;
-      if (slot->state() == State::kLive) {
-        index_.Erase(slot->hash_, slot->index_);
-        --in_index_;
-        slot->set_state(State::kLeaving);
-        slot->set_next(removed);
-        removed = slot;
-      } else {
-        Free(shared_, slot);
+    size_t removed_entries = 0;
+    for (Slot* slot; limit > 0 && (slot = NextArrival()) != nullptr; --limit) {
+      switch (slot->state()) {
+        case State::kLive:
+          index_.Erase(slot->hash_, slot->index_);
+          --in_index_;
+          ++removed_entries;
+          [[fallthrough]];
+        case State::kStranded:
+          slot->set_state(State::kEmptying);
+          slot->set_next(removed);
+          removed = slot;
+          break;
+        case State::kEmptyingStranded:
+          slot->set_state(State::kArrived);
+          break;
+        default:
+          Free(shared, slot);
       }
     }
-    Shared* const shared = shared_;
+    // The table is consistent: from here on user code may run.
     while (removed != nullptr) {
       Slot* const slot = removed;
       removed = static_cast<Slot*>(slot->next());
       EndExpired(slot);
       Free(shared, slot);
     }
-    return count;
+    return removed_entries;
   }
 
   // What every operation that adds or removes does: more than it can add.
@@ -285,14 +299,20 @@ class WeakTable {
     }
   }
 
-  // Empties a slot that is out of the index, and frees it unless it is to come through the queue.
-  // Runs user code.
+  // Empties a slot that is out of the index, and frees it unless it is still to come through the
+  // queue. Runs user code, which may use the table, but finds this slot neither to empty nor to
+  // reuse.
   static void Empty(Shared* shared, Slot* slot) {
     if (slot->state() == State::kStranded) {
-      slot->set_state(State::kLeaving);
+      slot->set_state(State::kEmptyingStranded);
       EndExpired(slot);
+      if (slot->state() == State::kArrived) {
+        Free(shared, slot);
+      } else {
+        slot->set_state(State::kLeaving);
+      }
     } else {
-      slot->set_state(State::kLeaving);
+      slot->set_state(State::kEmptying);
       std::destroy_at(&slot->payload_);
       slot->referent_.reset();
       Free(shared, slot);
@@ -312,7 +332,7 @@ class WeakTable {
 
   // The next slot that has come through the queue.
   Slot* NextArrival() {
-    if (waiting_ == nullptr) waiting_ = shared_->TakeAll();
+    if (waiting_ == nullptr && shared_ != nullptr) waiting_ = shared_->TakeAll();
     if (waiting_ == nullptr) return nullptr;
     Watcher* const watcher = waiting_;
     waiting_ = watcher->next();
@@ -322,8 +342,11 @@ class WeakTable {
 
   // Ends the table without waiting for the slots that are on their way to the queue.
   void Abandon() {
-    Clear();
-    Purge(SIZE_MAX);
+    // Again if destructors have added entries meanwhile.
+    do {
+      Clear();
+      Purge(SIZE_MAX);
+    } while (in_index_ != 0 || waiting_ != nullptr);
     for (Watcher* watcher = shared_->Close(); watcher != nullptr; watcher = watcher->next()) {
       ++arrived_;
     }

@@ -9,7 +9,6 @@ namespace {
 std::atomic<int64_t> live_bytes{0};
 std::atomic<int64_t> live_blocks{0};
 thread_local int64_t countdown = 0;
-thread_local bool failed = false;
 
 // In front of each block: its size and where it really begins.
 struct Header {
@@ -18,10 +17,7 @@ struct Header {
 };
 
 void* Allocate(size_t size, size_t alignment) {
-  if (countdown > 0 && --countdown == 0) {
-    failed = true;
-    throw std::bad_alloc();
-  }
+  if (countdown > 0 && --countdown == 0) throw std::bad_alloc();
   if (alignment < alignof(std::max_align_t)) alignment = alignof(std::max_align_t);
   char* const start = static_cast<char*>(std::malloc(size + sizeof(Header) + alignment));
   if (start == nullptr) throw std::bad_alloc();
@@ -66,10 +62,6 @@ namespace weakcache::testing {
 int64_t LiveAllocatedBytes() { return live_bytes; }
 int64_t LiveAllocations() { return live_blocks; }
 
-void FailAllocation(int64_t at) {
-  countdown = at;
-  failed = false;
-}
-bool AllocationHasFailed() { return failed; }
+void FailAllocation(int64_t at) { countdown = at; }
 
 }  // namespace weakcache::testing

@@ -16,10 +16,7 @@ int64_t LiveAllocations();
 // This thread's `countdown`-th allocation from now (1: the next) throws std::bad_alloc; 0: none
 // does.
 void FailAllocation(int64_t countdown);
-// Whether the failure asked for has happened.
-bool AllocationHasFailed();
-
-// Runs `operation(k)` with the k-th allocation in it failing, for k = 1, 2, … until it gets
+// Runs `operation()` with the k-th allocation in it failing, for k = 1, 2, … until it gets
 // through; after each failure runs `check()`. Returns the number of failures.
 template <typename Operation, typename Check>
 int FailEachAllocation(Operation&& operation, Check&& check) {

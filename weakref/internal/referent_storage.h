@@ -24,6 +24,15 @@ inline constexpr bool kStoredInline = sizeof(T) <= kMaxInlineReferentBytes &&
 // In place of constructor arguments.
 struct ValueInitialize {};
 struct DefaultInitialize {};
+template <typename Function>
+struct ResultOf {
+  Function&& function;
+};
+
+template <typename T>
+inline constexpr bool kIsResultOf = false;
+template <typename Function>
+inline constexpr bool kIsResultOf<ResultOf<Function>> = true;
 
 template <typename T, typename Allocator>
 using Rebound = typename std::allocator_traits<Allocator>::template rebind_alloc<T>;
@@ -57,6 +66,9 @@ template <typename T, typename Allocator, typename... Args>
 void Construct(const Allocator& allocator, T* memory, Args&&... args) {
   if constexpr ((std::is_same_v<Args, DefaultInitialize> || ...)) {
     ::new (static_cast<void*>(memory)) T;
+  } else if constexpr ((kIsResultOf<Args> || ...)) {
+    ::new (static_cast<void*>(memory))
+        T((std::forward<decltype(args.function)>(args.function)(), ...));
   } else {
     Rebound<T, Allocator> rebound(allocator);
     std::allocator_traits<decltype(rebound)>::construct(rebound, memory,

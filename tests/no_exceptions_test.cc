@@ -1,0 +1,80 @@
+// Compiled with -fno-exceptions -fno-rtti: uses each public header once. (weak_proxy, weak_bind and
+// finalizer: see weak_proxy_no_exceptions_test.cc.)
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "cache/weak_key_map.h"
+#include "cache/weak_value_map.h"
+#include "weakref/enable_ref_from_this.h"
+#include "weakref/expiry.h"
+#include "weakref/handle_traits.h"
+#include "weakref/ref.h"
+#include "weakref/shared_ptr_interop.h"
+#include "weakref/weak_ref.h"
+
+#if defined(__cpp_exceptions) || defined(__cpp_rtti)
+#error "this test is about code without either"
+#endif
+
+namespace weakcache {
+namespace {
+
+struct Node : EnableRefFromThis<Node> {
+  int value = 1;
+};
+
+TEST(NoExceptionsTest, References) {
+  Ref<Node> ref = MakeRef<Node>();
+  const WeakRef<Node> weak = ref;
+  EXPECT_EQ(weak.lock()->value, 1);
+  EXPECT_EQ(ref->ref_from_this(), ref);
+  int told = 0;
+  const ExpiryRegistration registration = OnExpire(ref, [&] { ++told; });
+  ref.reset();
+  EXPECT_TRUE(weak.expired());
+  EXPECT_EQ(told, 1);
+}
+
+TEST(NoExceptionsTest, HandleTraits) {
+  using Traits = HandleTraits<std::shared_ptr<int>>;
+  static_assert(Handle<Ref<int>> && Handle<std::shared_ptr<int>>);
+  std::shared_ptr<int> strong = Traits::Make(3);
+  const std::weak_ptr<int> weak = Traits::MakeWeak(strong);
+  EXPECT_TRUE(Traits::SameOwner(strong, weak));
+  strong.reset();
+  EXPECT_TRUE(Traits::Expired(weak));
+}
+
+TEST(NoExceptionsTest, Containers) {
+  WeakValueMap<std::string, int> by_name;
+  const Ref<int> value = by_name.get_or_create("one", [] { return MakeRef<int>(1); });
+  EXPECT_EQ(by_name.get("one"), value);
+  WeakKeyMap<int, std::string> notes;
+  notes.insert_or_assign(value, "note");
+  EXPECT_TRUE(notes.contains(value));
+}
+
+TEST(NoExceptionsTest, SharedPtrComesBackWithoutRtti) {
+  const std::shared_ptr<int> shared = std::make_shared<int>(1);
+  const std::shared_ptr<int> back = ToSharedPtr(FromSharedPtr(shared));
+  EXPECT_FALSE(back.owner_before(shared) || shared.owner_before(back));
+  EXPECT_EQ(shared.use_count(), 2);
+}
+
+// Which family a shared_ptr is of can't be told here, so there is one more. The lifetimes hold.
+TEST(NoExceptionsTest, RefIsWrappedWithoutRtti) {
+  Ref<int> ref = MakeRef<int>(1);
+  const WeakRef<int> weak = ref;
+  Ref<int> back = FromSharedPtr(ToSharedPtr(std::move(ref)));
+  EXPECT_FALSE(weak.expired());
+  EXPECT_EQ(*back, 1);
+  EXPECT_FALSE(weak.owner_equal(back));
+  back.reset();
+  EXPECT_TRUE(weak.expired());
+}
+
+}  // namespace
+}  // namespace weakcache

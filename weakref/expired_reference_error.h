@@ -1,0 +1,48 @@
+// ExpiredReferenceError: an object was used through a weak proxy after it had gone.
+//
+// Why: a proxy (weakref/weak_proxy.h) looks like its object, so it has no other way to say so.
+//
+//   try {
+//     proxy->Draw();
+//   } catch (const weakcache::ExpiredReferenceError& error) {
+//     Log(error.what());        // "WeakProxy::operator->: the referent has expired"
+//   }
+//
+// Thread safety: as any exception: distinct objects may be used on any threads.
+//
+// Differences from Python's ReferenceError and from std::bad_weak_ptr: it derives from
+// std::runtime_error, since whether an object still lives is up to its other users; and its message
+// names the call. Under -fno-exceptions, whatever would throw it aborts with that message instead.
+//
+// Complexity: constructing it copies the message.
+#ifndef WEAKCACHE_WEAKREF_EXPIRED_REFERENCE_ERROR_H_
+#define WEAKCACHE_WEAKREF_EXPIRED_REFERENCE_ERROR_H_
+
+#include <stdexcept>
+#include <string>
+
+#include "weakref/internal/check.h"
+
+namespace weakcache {
+
+class ExpiredReferenceError : public std::runtime_error {
+ public:
+  // `call` is the public operation that needed the referent.
+  explicit ExpiredReferenceError(const char* call)
+      : std::runtime_error(std::string(call) + ": the referent has expired") {}
+};
+
+namespace internal {
+
+[[noreturn]] [[gnu::cold]] inline void FailExpired(const char* call) {
+#ifdef __cpp_exceptions
+  throw ExpiredReferenceError(call);
+#else
+  CheckFailed(call, "the referent has expired");
+#endif
+}
+
+}  // namespace internal
+}  // namespace weakcache
+
+#endif  // WEAKCACHE_WEAKREF_EXPIRED_REFERENCE_ERROR_H_
