@@ -2,6 +2,7 @@
 //
 //   ./bazelw run //examples:weakref_tour
 
+#include <exception>
 #include <functional>
 #include <iostream>
 #include <optional>
@@ -77,6 +78,14 @@ void References() {
   Show("still the same hash", std::hash<WeakRef<Image>>()(weak) == hash);
 }
 
+void ShowError(std::exception_ptr error) {
+  try {
+    std::rethrow_exception(std::move(error));
+  } catch (const std::exception& exception) {
+    Show("one threw, the rest go on", exception.what());
+  }
+}
+
 void Callbacks() {
   Chapter("ref(o, callback): OnExpire(ref, fn)");
   Ref<Image> image = MakeRef<Image>("cover");
@@ -85,7 +94,7 @@ void Callbacks() {
   ExpiryRegistration cancelled = OnExpire(image, [] { Say("never said"); });
   const ExpiryRegistration newest = OnExpire(image, [] { Say("newest callback"); });
   cancelled.reset();
-  weakcache::SetExpiryErrorHandler([](std::exception_ptr) { Say("one threw; the rest go on"); });
+  weakcache::SetExpiryErrorHandler(ShowError);
   Say("the last Ref goes; newest first:");
   image.reset();
   weakcache::SetExpiryErrorHandler(nullptr);

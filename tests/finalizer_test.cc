@@ -735,39 +735,66 @@ TEST_F(FinalizerRaceTest, CallNowAndDetachAndRunAtExitAgainstExpiry) {
   ExpectBothOutcomes();
 }
 
-// Who sees a dead handle sees what the destructor did: no data race on `destroyed`.
-TEST(FinalizerAliveRaceTest, NotAliveAgainstDestructor) {
+// Who finds a handle dead, or comes too late to detach, sees what the destructor did: there is no
+// data race on `destroyed`.
+class FinalizerDestructorRaceTest : public ::testing::Test {
+ protected:
   struct Leaving {
     ~Leaving() { *destroyed = true; }
     bool* destroyed;
   };
-  bool destroyed = false;
-  Ref<Leaving> ref;
-  Finalizer<void (*)()> handles[3];
-  std::atomic<int> dead{0}, late{0}, alive{0};
+
+  void RaceAll(const std::vector<std::function<void()>>& racers) {
+    testing::Race(
+        100'000,
+        [this](int) {
+          destroyed_ = false;
+          refs_[0] = refs_[1] = refs_[2] = MakeRef<Leaving>(&destroyed_);
+          handles_[0] = handles_[1] = handles_[2] = Finalize(refs_[0], &DoNothing);
+        },
+        racers, [](int) {});
+  }
+  std::function<void()> Drop(int which) {
+    return [this, which] { refs_[which].reset(); };
+  }
+
+  static void DoNothing() {}
+
+  bool destroyed_ = false;
+  Ref<Leaving> refs_[3];
+  Finalizer<void (*)(), Leaving> handles_[3];
+};
+
+TEST_F(FinalizerDestructorRaceTest, NotAlive) {
+  std::atomic<int> dead{0}, alive{0};
   const auto look = [&](int which) {
     return [&, which] {
-      const bool is_alive = handles[which].alive();
-      EXPECT_TRUE(is_alive || destroyed);
+      const bool is_alive = handles_[which].alive();
+      EXPECT_TRUE(is_alive || destroyed_);
       ++(is_alive ? alive : dead);
     };
   };
-  testing::Race(
-      100'000,
-      [&](int) {
-        destroyed = false;
-        ref = MakeRef<Leaving>(&destroyed);
-        handles[0] = handles[1] = handles[2] = Finalize(ref, static_cast<void (*)()>([] {}));
-      },
-      {[&] { ref.reset(); }, look(0), look(1),
-       [&] {
-         while (handles[2].alive()) std::this_thread::yield();
-         if (!handles[2]()) ++late;
-         EXPECT_TRUE(destroyed);
-       }},
-      [](int) {});
+  RaceAll({[this] {
+             for (Ref<Leaving>& ref : refs_) ref.reset();
+           },
+           look(0), look(1),
+           [this] {
+             while (handles_[2].alive()) std::this_thread::yield();
+             EXPECT_TRUE(destroyed_);
+           }});
   EXPECT_EQ(dead + alive, 200'000);
-  EXPECT_EQ(late, 100'000);
+}
+
+TEST_F(FinalizerDestructorRaceTest, TooLateToDetach) {
+  int detached = 0, late = 0;
+  RaceAll({Drop(0), Drop(1), Drop(2), [&] {
+             const bool in_time = handles_[0].detach().has_value();
+             EXPECT_TRUE(in_time || destroyed_);
+             ++(in_time ? detached : late);
+           }});
+  EXPECT_EQ(detached + late, 100'000);
+  EXPECT_GT(detached, 0);
+  EXPECT_GT(late, 0);
 }
 
 }  // namespace

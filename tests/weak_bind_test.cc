@@ -200,13 +200,17 @@ TEST(WeakBindTest, PartsOfOneObjectDiffer) {
   EXPECT_EQ(WeakBind(left, &Account::Add), WeakBind(WeakRef<Account>(left), &Account::Add));
 }
 
+// As when an object has died and another has its address now.
+TEST(WeakBindTest, SameAddressOfDifferentOwnersDiffers) {
+  Account shared;
+  const Ref<Account> a(MakeRef<int>(1), &shared), b(MakeRef<int>(2), &shared);
+  EXPECT_NE(WeakBind(a, &Account::Add), WeakBind(b, &Account::Add));
+}
+
 TEST(WeakBindTest, BindingAllocatesNothing) {
   const Ref<Account> ref = MakeRef<Account>();
-  testing::FailAllocation(1);
-  const auto add = WeakBind(ref, &Account::Add);
-  EXPECT_EQ(add(1), 1);
-  EXPECT_FALSE(testing::AllocationHasFailed());
-  testing::FailAllocation(0);
+  const auto bind = [&] { EXPECT_EQ(WeakBind(ref, &Account::Add)(1), 1); };
+  EXPECT_EQ(testing::FailEachAllocation(bind, [] {}), 0);
 }
 
 TEST(WeakBindTest, CopyThatFailsToAllocateBindsNothing) {

@@ -129,12 +129,11 @@ TEST(WeakProxyTest, ComparesByOwnerAlsoAfterDeath) {
 
 TEST(WeakProxyTest, AllocatesNothing) {
   const Ref<Window> window = MakeRef<Window>("t");
-  testing::FailAllocation(1);
-  const WeakProxy<Window> proxy(window);
-  proxy->TitleSize();
-  SizeOf(*proxy);
-  EXPECT_FALSE(testing::AllocationHasFailed());
-  testing::FailAllocation(0);
+  const auto use = [&] {
+    const WeakProxy<Window> proxy(window);
+    EXPECT_EQ(proxy->TitleSize() + SizeOf(*proxy), 2u);
+  };
+  EXPECT_EQ(testing::FailEachAllocation(use, [] {}), 0);
 }
 
 template <typename P>

@@ -63,6 +63,7 @@ class EnableRefFromThis {
   constexpr EnableRefFromThis() noexcept = default;
   // The link belongs to the object, not to its value.
   constexpr EnableRefFromThis(const EnableRefFromThis&) noexcept {}
+  // NOLINTNEXTLINE(bugprone-unhandled-self-assignment): it assigns nothing
   EnableRefFromThis& operator=(const EnableRefFromThis&) noexcept { return *this; }
   ~EnableRefFromThis() {
     if (block_ != nullptr) block_->ReleaseWeak();

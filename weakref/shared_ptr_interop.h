@@ -59,8 +59,8 @@ template <typename T>
     internal::Check(ref.get() == nullptr, "ToSharedPtr", "the reference owns nothing");
     return nullptr;
   }
-  if (const internal::SharedPtrBlock* original = internal::SharedPtrBlock::From(block)) {
-    return std::shared_ptr<T>(original->owner(), ref.get());
+  if (const std::shared_ptr<void>* original = internal::SharedPtrBlock::Owner(block)) {
+    return std::shared_ptr<T>(*original, ref.get());
   }
   // A pointer to the object itself would let std::enable_shared_from_this in, which is not made for
   // two such calls at once.

@@ -42,9 +42,8 @@ class BasicControlBlock {
   bool RemoveWatcher(Watcher* watcher) { return watchers_.Remove(watcher); }
   size_t watcher_count() { return watchers_.size(); }
 
-  // The address of something that is unique to a class of blocks, for those who have to recognise
-  // theirs; works without run-time type information.
-  virtual const void* kind() const { return nullptr; }
+  // The std::shared_ptr<void> that keeps the referent alive, if one does (shared_ptr_block.h).
+  virtual const void* foreign_owner() const { return nullptr; }
 
  protected:
   BasicControlBlock() = default;

@@ -17,19 +17,14 @@ class SharedPtrBlock final : public ControlBlock {
  public:
   explicit SharedPtrBlock(std::shared_ptr<void> owner) : owner_(std::move(owner)) {}
 
-  // Null if `block` is of another kind. Needs no run-time type information.
-  static const SharedPtrBlock* From(const ControlBlock* block) {
-    return block->kind() == &kKind ? static_cast<const SharedPtrBlock*>(block) : nullptr;
+  // The shared_ptr behind `block`; null if it is a block of another class. Needs no run-time type
+  // information. The caller holds a strong reference for as long as it uses the result.
+  static const std::shared_ptr<void>* Owner(const ControlBlock* block) {
+    return static_cast<const std::shared_ptr<void>*>(block->foreign_owner());
   }
 
-  const void* kind() const override { return &kKind; }
-
-  // The caller holds a strong reference.
-  const std::shared_ptr<void>& owner() const { return owner_; }
-
  private:
-  inline static constexpr char kKind = 0;
-
+  const void* foreign_owner() const override { return &owner_; }
   void DestroyReferent() noexcept override { owner_.reset(); }
   void FreeBlock() noexcept override { delete this; }
 
