@@ -2,6 +2,9 @@
 #ifndef WEAKCACHE_TESTS_SUPPORT_RACE_H_
 #define WEAKCACHE_TESTS_SUPPORT_RACE_H_
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <atomic>
 #include <functional>
 #include <thread>
@@ -47,30 +50,88 @@ class Jitter {
   unsigned state_;
 };
 
+// Lets two racers begin within nanoseconds of each other, although there are more of them than
+// cores: the first of each two waits a little for the second, which is likely to be on another
+// core.
+class StartInPairs {
+ public:
+  void Reset() { started_.store(0, std::memory_order_relaxed); }
+  void Wait() {
+    // Relaxed, here and in Overlap: the harness must not order what the racers do.
+    const int place = started_.fetch_add(1, std::memory_order_relaxed);
+    if (place % 2 != 0) return;
+    for (int spins = 0; spins < 2000; ++spins) {
+      if (started_.load(std::memory_order_relaxed) > place + 1) return;
+    }
+  }
+
+ private:
+  std::atomic<int> started_{0};
+};
+
+// Whether any two racers of a round were inside at once.
+class Overlap {
+ public:
+  void Reset() { seen_.store(false, std::memory_order_relaxed); }
+  void Enter() {
+    if (inside_.fetch_add(1, std::memory_order_relaxed) != 0) {
+      seen_.store(true, std::memory_order_relaxed);
+    }
+  }
+  void Leave() { inside_.fetch_sub(1, std::memory_order_relaxed); }
+  bool seen() const { return seen_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<int> inside_{0};
+  std::atomic<bool> seen_{false};
+};
+
+// Racers that the scheduler keeps on one core take turns and never race.
+inline void SpreadOverCores(size_t racer) {
+  const unsigned cores = std::thread::hardware_concurrency();
+  if (cores < 2) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(racer % cores, &set);
+  pthread_setaffinity_np(pthread_self(), sizeof(set), &set);  // a wish: it may be refused
+}
+
 // `rounds` times: initialise(round) on one thread, then all racers at once, then check(round).
-inline void Race(int rounds, const std::function<void(int)>& initialise,
-                 const std::vector<std::function<void()>>& racers,
-                 const std::function<void(int)>& check) {
+// Returns in how many rounds at least two racers ran at the same time.
+inline int Race(int rounds, const std::function<void(int)>& initialise,
+                const std::vector<std::function<void()>>& racers,
+                const std::function<void(int)>& check) {
   SpinBarrier barrier(static_cast<int>(racers.size()) + 1);
+  StartInPairs start;
+  Overlap overlap;
   std::vector<std::thread> threads;
   for (size_t i = 0; i < racers.size(); ++i) {
     threads.emplace_back([&, i] {
+      SpreadOverCores(i);
       Jitter jitter(static_cast<unsigned>(i));
       for (int round = 0; round < rounds; ++round) {
         barrier.Wait();
+        start.Wait();
+        overlap.Enter();
         jitter();
         racers[i]();
+        overlap.Leave();
         barrier.Wait();
       }
     });
   }
+  int overlapped = 0;
   for (int round = 0; round < rounds; ++round) {
     initialise(round);
+    start.Reset();
+    overlap.Reset();
     barrier.Wait();
     barrier.Wait();
+    overlapped += overlap.seen() ? 1 : 0;
     check(round);
   }
   for (std::thread& thread : threads) thread.join();
+  return overlapped;
 }
 
 }  // namespace weakcache::testing
