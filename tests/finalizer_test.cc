@@ -740,6 +740,7 @@ TEST_F(FinalizerRaceTest, CallNowAndDetachAndRunAtExitAgainstExpiry) {
 class FinalizerDestructorRaceTest : public ::testing::Test {
  protected:
   struct Leaving {
+    explicit Leaving(bool* destroyed) : destroyed(destroyed) {}
     ~Leaving() { *destroyed = true; }
     bool* destroyed;
   };

@@ -17,15 +17,13 @@
 //
 // Differences from Python's weakref.finalize
 //  - It does not run at exit unless asked to: {.at_exit = true}. In C++ whatever is alive at exit
-//  is
-//    often a static, the function runs while it is still alive, and may use statics that have been
-//    destroyed. Python's interpreter, which is intact at that time, can afford the other default.
+//    is often a static; the function runs while it is still alive, and may use statics that have
+//    been destroyed. Python's interpreter, intact at that time, can afford the other default.
 //  - peek() returns the referent, not the function: while one thread looked at that, another could
 //    run and destroy it.
 //  - A bound argument that is a Ref to the referent itself is refused: the referent would never
-//  die.
-//    A Ref in a lambda's captures can't be seen; it keeps the referent alive until detach(), a
-//    call, or exit.
+//    die. A Ref in a lambda's captures can't be seen; it keeps the referent alive until detach(),
+//    a call, or exit.
 //  - Function and bound arguments are copied or moved in, and passed on as rvalues, as by
 //    std::thread: std::ref for what is to be referred to. They are destroyed after the run.
 //

@@ -58,8 +58,8 @@ class BasicFinalizerState {
 
   // Invariant: the handles, plus one for the referent's watcher list (or the thread that has taken
   // the finalizer off it), plus one for the registry of those that run at exit (or the thread that
-  // has taken it off that). Written by every owner. Transitions: n to n + 1 by an owner, n to n -
-  // 1, never from 0.
+  // has taken it off that). Written by every owner. Transitions: n to n + 1 by an owner, and n to
+  // n - 1, never from 0.
   typename Policy::template Atomic<Count> owners_;
 };
 
