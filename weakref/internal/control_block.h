@@ -91,7 +91,8 @@ class BasicControlBlock {
 
   BasicReferenceCounts<Policy> counts_;
   BasicWatcherList<Policy> watchers_;
-  BasicControlBlock* next_deferred_ = nullptr;  // the expiring thread's own
+  typename Policy::template Plain<BasicControlBlock*> next_deferred_{
+      nullptr};  // the expiring thread's own
 };
 
 using ControlBlock = BasicControlBlock<StdAtomics>;

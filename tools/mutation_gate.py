@@ -1,0 +1,339 @@
+"""Weakens the lock-free core, one memory order or re-check at a time, and runs what should notice.
+
+See mutation_gate.sh. The orders are found in the headers; the re-checks are the table below.
+"""
+
+import argparse
+import collections
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+HEADERS = sorted(glob.glob("weakref/internal/*.h")) + ["cache/internal/expired_queue.h"]
+SURVIVORS = "tools/mutation_survivors.txt"
+COPIED = [".bazelrc", "BUILD", "WORKSPACE", "bazelw", "cache", "tests", "third_party", "tools", "weakref"]
+
+# What an order can be weakened to.
+WEAKER = {
+    "acquire": ["relaxed"],
+    "release": ["relaxed"],
+    "acq_rel": ["relaxed", "acquire", "release"],
+}
+
+# Models that look at one header in particular; the others run after them.
+MODELS_OF = {
+    "control_block.h": ["deferred_destruction", "reference_counts"],
+    "expired_queue.h": ["expired_queue"],
+    "expiry_callback.h": ["expiry_callback"],
+    "finalizer_state.h": ["finalizer_state"],
+    "reference_counts.h": ["reference_counts"],
+    "watcher_list.h": ["watcher_list"],
+}
+
+# The last lane, through bazel, for mutants that nothing else has killed.
+SLOW_TESTS = [
+    "//tests:expiry_test",
+    "//tests:ref_test",
+    "//tests:weak_key_map_test",
+    "//tests:weak_ref_test",
+    "//tests:weak_value_map_test",
+]
+
+Mutant = collections.namedtuple("Mutant", "id header start end replacement")
+
+# Name, header, the text to find (once), and the text that replaces it.
+RECHECKS = [
+    ("copy's limit", "weakref/internal/reference_counts.h",
+     "if (!IsOrdinaryStrong(before & kStrongMask)) [[unlikely]]", "if (false)"),
+    ("upgrade's look at the count", "weakref/internal/reference_counts.h",
+     "if (IsOrdinaryStrong(before & kStrongMask)) [[likely]]", "if (true)"),
+    ("upgrade's limit", "weakref/internal/reference_counts.h",
+     "if ((before & kStrongMask) != 0) StrongOverflow();", ""),
+    ("undo of a failed upgrade", "weakref/internal/reference_counts.h",
+     "word_.fetch_sub(kStrongOne, std::memory_order_relaxed);", ""),
+    ("failed upgrade", "weakref/internal/reference_counts.h",
+     "if ((before & kExpiredFlag) != 0) {", "if (false) {"),
+    ("gift of a revival", "weakref/internal/reference_counts.h",
+     "    AddWeak();\n    return true;", "    return true;"),
+    ("not the last strong release", "weakref/internal/reference_counts.h",
+     "if ((before & kStrongMask) != kStrongOne) [[likely]]", "if (false)"),
+    ("weak limit", "weakref/internal/reference_counts.h",
+     "if ((before >> kHalfBits) >= kLimit) [[unlikely]] {", "if (false) {"),
+    ("sole weak owner", "weakref/internal/reference_counts.h",
+     "if (word_.load(std::memory_order_acquire) == (kExpiredFlag | kWeakOne)) return true;",
+     "if ((word_.load(std::memory_order_acquire) & kExpiredFlag) != 0) return true;"),
+    ("sole owner's shortcut", "weakref/internal/reference_counts.h",
+     "if (current == kWeakOne) {", "if ((current & kStrongMask) == 0) {"),
+    ("count still zero", "weakref/internal/reference_counts.h",
+     "while ((current & kStrongMask) == 0) {", "for (;;) {"),
+    ("flag not yet set", "weakref/internal/reference_counts.h",
+     "while ((current & kStrongMask) == 0) {",
+     "while ((current & kStrongMask & ~kExpiredFlag) == 0) {"),
+    ("late thread's weak release", "weakref/internal/reference_counts.h",
+     "return ReleaseWeak() ? AfterRelease::kFreeBlock : AfterRelease::kNothing;",
+     "return AfterRelease::kNothing;"),
+    ("depth limit", "weakref/internal/control_block.h",
+     "if (destructions.depth == Policy::kMaxNestedDestructions) {\n      next_deferred_",
+     "if (false) {\n      next_deferred_"),
+    ("deferred destructions", "weakref/internal/control_block.h",
+     "if (destructions.depth == Policy::kMaxNestedDestructions) {\n      while",
+     "if (false) {\n      while"),
+    ("watcher already taken", "weakref/internal/watcher_list.h",
+     "if (previous == nullptr) {", "if (false) {"),
+    ("watcher is taken for good", "weakref/internal/watcher_list.h",
+     "if (next != nullptr) next->previous_ = next;\n      watcher->previous_ = nullptr;",
+     "if (next != nullptr) next->previous_ = next;"),
+    ("next becomes the first", "weakref/internal/watcher_list.h",
+     "if (next != nullptr) next->previous_ = next;\n", "\n"),
+    ("list emptied meanwhile", "weakref/internal/watcher_list.h",
+     "if (watcher == nullptr) {", "if (false) {"),
+    ("lock is free", "weakref/internal/watcher_list.h",
+     "if ((head & kLocked) == 0 &&\n", "if (\n"),
+    ("own callback", "weakref/internal/expiry_callback.h",
+     "if (runner_.load(std::memory_order_relaxed) != Policy::CurrentThread()) {", "if (true) {"),
+    ("wait for the callback", "weakref/internal/expiry_callback.h", "      AwaitDone();\n", "\n"),
+    ("waking", "weakref/internal/expiry_callback.h", "      progress_.notify_all();\n", "\n"),
+    ("last owner", "weakref/internal/expiry_callback.h",
+     "if (owners_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;",
+     "owners_.fetch_sub(1, std::memory_order_acq_rel);"),
+    ("claimed once", "weakref/internal/finalizer_state.h",
+     "return claimed_.exchange(1, std::memory_order_acq_rel) == 0;",
+     "return claimed_.exchange(1, std::memory_order_acq_rel) <= 1;"),
+    ("queue is open", "cache/internal/expired_queue.h", "while (head != kClosed) {", "for (;;) {"),
+    ("refused push", "cache/internal/expired_queue.h",
+     "return outstanding_.fetch_sub(1, std::memory_order_acq_rel) == 1;", "return false;"),
+    ("none still to come", "cache/internal/expired_queue.h",
+     "return outstanding_.fetch_sub(surplus, std::memory_order_acq_rel) == surplus;",
+     "return outstanding_.fetch_sub(surplus, std::memory_order_acq_rel) == kOpen;"),
+]
+
+
+def enclosing_function(text, position):
+    """The name of the member function that the position lies in."""
+    name = "?"
+    for match in re.finditer(r"^  (?! )[^/\n;=]*?(~?\w+)\([^;]*?\{", text[:position], re.MULTILINE):
+        name = match[1]
+    return name
+
+
+def order_mutants():
+    seen = collections.Counter()
+    for header in HEADERS:
+        with open(header, encoding="utf-8") as file:
+            text = file.read()
+        for match in re.finditer(r"std::memory_order_(acquire|release|acq_rel)\b", text):
+            operation = re.findall(r"(?:\.|->)(\w+)\(", text[:match.start()])[-1]
+            place = f"{os.path.basename(header)}/{enclosing_function(text, match.start())}/{operation}"
+            seen[place] += 1
+            if seen[place] > 1:
+                place += f"#{seen[place]}"
+            for weaker in WEAKER[match[1]]:
+                yield Mutant(f"{place}/{match[1]}->{weaker}", header, match.start(1), match.end(1),
+                             weaker)
+
+
+def recheck_mutants():
+    for name, header, old, new in RECHECKS:
+        with open(header, encoding="utf-8") as file:
+            text = file.read()
+        if text.count(old) != 1:
+            sys.exit(f"{header}: not exactly once: {old!r}; mend RECHECKS in {__file__}")
+        start = text.index(old)
+        yield Mutant(f"{os.path.basename(header)}/without: {name}", header, start, start + len(old),
+                     new)
+
+
+def read_explanations():
+    """Mutant id to proof, from lines "id: proof" that indented lines continue."""
+    explanations = {}
+    mutant = None
+    with open(SURVIVORS, encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("#") or not line.strip():
+                continue
+            if line[0].isspace():
+                explanations[mutant] += " " + line.strip()
+            else:
+                mutant, _, proof = line.strip().partition(" = ")
+                explanations[mutant] = proof
+    return explanations
+
+
+class Lane:
+    """A way to notice a mutant. kills() is true if it did."""
+
+    def __init__(self, name, command_to_build, command_to_run):
+        self.name = name
+        self._build = command_to_build
+        self._run = command_to_run
+        self._limit = 900
+
+    def kills(self):
+        if self._build and subprocess.run(self._build, capture_output=True, check=False).returncode:
+            raise RuntimeError(f"does not compile: {' '.join(self._build)}")
+        start = time.monotonic()
+        try:
+            status = subprocess.run(self._run, capture_output=True, check=False,
+                                    timeout=self._limit).returncode
+        except subprocess.TimeoutExpired:
+            return True
+        self._last_seconds = time.monotonic() - start
+        return status != 0
+
+    def check_baseline(self):
+        """The code as it is must pass; how long that takes limits the mutants."""
+        if self.kills():
+            sys.exit(f"{self.name} fails without any change")
+        self._limit = 60 + 5 * self._last_seconds
+
+
+def fast_lane(name, source, flags, libraries):
+    binary = f"./{name}"
+    compiler = os.environ.get("CXX", "g++")
+    build = [compiler, "-std=c++20", "-w", "-I.", *flags, source, "-o", binary, *libraries]
+    return Lane(name, build, [binary])
+
+
+def make_lanes():
+    lanes = {}
+    for source in sorted(glob.glob("tests/model/*_model_test.cc")):
+        model = os.path.basename(source)[:-len("_model_test.cc")]
+        lanes[model] = fast_lane(f"{model}_model_test", source, ["-O1", "-U_FORTIFY_SOURCE"], [])
+    lanes["narrow_counts"] = fast_lane("narrow_counts_test", "tests/narrow_counts_test.cc", ["-O0"],
+                                       ["-lgtest", "-lgtest_main", "-lpthread"])
+    return lanes
+
+
+def make_slow_lane():
+    bazel = ["./bazelw", "--output_base=" + os.path.abspath("output")]
+    flags = ["--jobs=1", "--copt=-w", "--noshow_progress", *SLOW_TESTS]
+    return Lane("GoogleTest", [*bazel, "build", *flags], [*bazel, "test", *flags])
+
+
+class Mutated:
+    """Within its context the header is mutated."""
+
+    def __init__(self, mutant):
+        self._mutant = mutant
+        with open(mutant.header, encoding="utf-8") as file:
+            self._original = file.read()
+
+    def __enter__(self):
+        mutant = self._mutant
+        self._write(self._original[:mutant.start] + mutant.replacement +
+                    self._original[mutant.end:])
+
+    def __exit__(self, *_):
+        self._write(self._original)
+
+    def _write(self, text):
+        with open(self._mutant.header, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+class Gate:
+    """Runs the lanes on one mutant after the other, in the current directory."""
+
+    def __init__(self, explanations, fast):
+        self._explanations = explanations
+        self._fast = fast
+        self._lanes = make_lanes()
+        self._slow_lane = None
+        self.counts = collections.Counter()
+
+    def check_baseline(self):
+        for lane in self._lanes.values():
+            lane.check_baseline()
+
+    def try_mutant(self, mutant):
+        explained = mutant.id in self._explanations
+        with Mutated(mutant):
+            killer = self._find_killer(mutant)
+        if killer is None and not explained and not self._fast:
+            self._prepare_slow_lane()
+            with Mutated(mutant):
+                if self._slow_lane.kills():
+                    killer = self._slow_lane.name
+        if killer is None:
+            self._report("survived, explained" if explained else "SURVIVED", mutant)
+        else:
+            self._report("killed, but explained" if explained else "killed", mutant, killer)
+
+    def _find_killer(self, mutant):
+        first = MODELS_OF.get(os.path.basename(mutant.header), [])
+        for name in first + [name for name in self._lanes if name not in first]:
+            if self._lanes[name].kills():
+                return name
+        return None
+
+    def _prepare_slow_lane(self):
+        if self._slow_lane is None:
+            self._slow_lane = make_slow_lane()
+            self._slow_lane.check_baseline()
+
+    def _report(self, outcome, mutant, killer=None):
+        self.counts[outcome] += 1
+        by = f" by {killer}" if killer else ""
+        print(f"{mutant.id}: {outcome}{by}", flush=True)
+
+    def end(self):
+        if self._slow_lane is not None:
+            subprocess.run(["./bazelw", "--output_base=" + os.path.abspath("output"), "clean",
+                            "--expunge"], capture_output=True, check=False)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(prog="tools/mutation_gate.sh")
+    parser.add_argument("--list", action="store_true", help="print the ids of the mutants")
+    parser.add_argument("--fast", action="store_true", help="without the tests that need bazel")
+    parser.add_argument("words", nargs="*", help="only mutants whose id contains one of these")
+    return parser.parse_args()
+
+
+def run_gate(mutants, explanations, fast):
+    root = os.getcwd()
+    with tempfile.TemporaryDirectory(prefix="mutation_gate.", ignore_cleanup_errors=True) as copy:
+        for name in COPIED:
+            copy_one = shutil.copytree if os.path.isdir(name) else shutil.copy
+            copy_one(name, os.path.join(copy, name))
+        os.chdir(copy)
+        gate = Gate(explanations, fast)
+        try:
+            gate.check_baseline()
+            for mutant in mutants:
+                gate.try_mutant(mutant)
+        finally:
+            gate.end()
+            os.chdir(root)
+    return gate.counts
+
+
+def main():
+    arguments = parse_arguments()
+    os.environ["WEAKCACHE_SKIP_INSTALL"] = "1"
+    explanations = read_explanations()
+    mutants = [*order_mutants(), *recheck_mutants()]
+    unknown = explanations.keys() - {mutant.id for mutant in mutants}
+    if arguments.words:
+        mutants = [mutant for mutant in mutants if any(w in mutant.id for w in arguments.words)]
+    if arguments.list:
+        print("\n".join(mutant.id for mutant in mutants))
+        return 0
+    start = time.monotonic()
+    counts = run_gate(mutants, explanations, arguments.fast)
+    for mutant in sorted(unknown):
+        print(f"{mutant}: explained in {SURVIVORS}, but there is no such mutant")
+    print(f"{len(mutants)} mutants: {counts['killed']} killed, {counts['survived, explained']} "
+          f"survived and explained, {counts['SURVIVED']} survived, "
+          f"{counts['killed, but explained'] + len(unknown)} explanations to remove; "
+          f"{(time.monotonic() - start) / 60:.1f} min")
+    return 0 if counts["killed"] + counts["survived, explained"] == len(mutants) and not unknown else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
