@@ -3,6 +3,8 @@
 //
 //   floor   one fetch_add and one fetch_sub, or one allocation of that size and its end
 #include <benchmark/benchmark.h>
+#include <pthread.h>
+#include <sched.h>
 
 #include <atomic>
 #include <boost/make_shared.hpp>
@@ -64,6 +66,14 @@ struct Payload {
   alignas(8) char bytes[kBytes];
 };
 
+// Threads that the scheduler keeps on one core take turns and never contend.
+void SpreadOverCores(const benchmark::State& state) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(static_cast<unsigned>(state.thread_index()) % std::thread::hardware_concurrency(), &set);
+  pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+}
+
 // One object for all threads of a run.
 template <typename Subject>
 struct Shared {
@@ -85,6 +95,7 @@ void TearDown(const benchmark::State&) {
 
 template <typename Subject>
 void CopyDrop(benchmark::State& state) {
+  SpreadOverCores(state);
   for (auto _ : state) {
     auto copy = Shared<Subject>::strong;
     benchmark::DoNotOptimize(copy);
@@ -93,6 +104,7 @@ void CopyDrop(benchmark::State& state) {
 
 template <typename Subject>
 void LockRelease(benchmark::State& state) {
+  SpreadOverCores(state);
   for (auto _ : state) {
     auto strong = Shared<Subject>::weak.lock();
     benchmark::DoNotOptimize(strong);
@@ -102,6 +114,7 @@ void LockRelease(benchmark::State& state) {
 std::atomic<uint64_t> floor_count{1};
 
 void FloorAddSub(benchmark::State& state) {
+  SpreadOverCores(state);
   for (auto _ : state) {
     benchmark::DoNotOptimize(floor_count.fetch_add(1, std::memory_order_relaxed));
     benchmark::DoNotOptimize(floor_count.fetch_sub(1, std::memory_order_release));

@@ -81,7 +81,8 @@ class BasicReferenceCounts {
     return (before >> kHalfBits) == 1;
   }
 
-  bool expired() const { return (word_.load(std::memory_order_acquire) & kExpiredFlag) != 0; }
+  // Relaxed: as TryAddStrong, it says nothing but that the referent can't be had any more.
+  bool expired() const { return (word_.load(std::memory_order_relaxed) & kExpiredFlag) != 0; }
 
   // Zero once expired. While a count of zero is still being settled the referent is alive: one.
   size_t strong_count() const {
