@@ -18,16 +18,13 @@
 //  - Keys are handed in and out as strong references; get() takes the place of find().
 //  - Pointers to values stay valid while the key lives and is not erased, through any growth.
 //  - Values are destroyed by whichever thread drops the last Ref to the key, after the key's
-//  destructor.
-//  - Iteration visits live keys, holds each while it stands on it, and survives insertion, erasure
-//  and
-//    expiry meanwhile.
+//    destructor.
+//  - Iteration visits live keys, holds each while it stands on it, and survives insertion,
+//    erasure and expiry meanwhile.
 //  - Map and keys may go in either order, on any threads; the map's destructor waits for nobody.
-//  Keys' and
-//    values' destructors may use the map.
-//  - A key that is released inside 32 nested destructions keeps its value until the thread gets to
-//  it
-//    (see weakref/ref.h).
+//    Keys' and values' destructors may use the map.
+//  - A key that is released inside 32 nested destructions keeps its value until the thread gets
+//    to it (see weakref/ref.h).
 //  - A value that holds a Ref to its own key keeps it, and itself, alive for ever.
 //
 // Every operation leaves the map as it was if an allocation or a constructor throws. Entries are

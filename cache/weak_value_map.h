@@ -17,19 +17,15 @@
 //
 // Differences from absl::flat_hash_map
 //  - Values are handed in and out as strong references; get() replaces find(), which could only
-//  hand out
-//    something that dies under the caller.
+//    hand out something that dies under the caller.
 //  - Iteration visits the live objects, holds each while it stands on it, and survives insertion,
-//  erasure
-//    and expiry meanwhile. Entries do not move, but for the map's own move.
+//    erasure and expiry meanwhile. Entries do not move, but for the map's own move.
 //  - A look-up between an object's last release and the end of its destructor is a miss and may
-//  create a
-//    new object for the key; both exist then until that destructor is through.
+//    create a new object for the key; both exist then until that destructor is through.
 //  - Object and map may go in either order, on any threads; the map's destructor waits for nobody.
 //  - Values' and keys' destructors may use the map. Hash, equality and key copies must not.
 //  - An object that is released inside 32 nested destructions counts until the thread gets to it
-//  (see
-//    weakref/ref.h).
+//    (see weakref/ref.h).
 //
 // Every operation leaves the map as it was if an allocation, the hash, the equality or a
 // constructor throws. Entries are limited to 2^28.

@@ -230,6 +230,9 @@ TEST(ExpiryTest, ForbiddenUsesDoNotCompile) {
 TEST(ExpiryDeathTest, RegisteringOnNullNamesTheCall) {
   const Ref<Tracked> null;
   EXPECT_DEATH((void)OnExpire(null, [] {}), "OnExpire: the reference is null");
+  const Ref<Tracked> ref = MakeRef<Tracked>(1);
+  EXPECT_DEATH((void)OnExpire(ref, static_cast<void (*)()>(nullptr)),
+               "OnExpire: the function is null");
 }
 
 // A cancellation on another thread returns only when the running callback has. The callback goes on

@@ -32,6 +32,23 @@ namespace {
 using testing::LiveAllocations;
 using testing::Tracked;
 
+// The function's copy takes the caller's reference away: what is registered still runs.
+TEST(FinalizerTest, ACopyMayTakeTheCallersReference) {
+  struct Taker {
+    Taker(Ref<Tracked>* victim, int* calls) : victim(victim), calls(calls) {}
+    Taker(const Taker& other) : victim(other.victim), calls(other.calls) { victim->reset(); }
+    void operator()() const { ++*calls; }
+    Ref<Tracked>* victim;
+    int* calls;
+  };
+  Ref<Tracked> ref = MakeRef<Tracked>(1);
+  int calls = 0;
+  const Taker taker(&ref, &calls);
+  Finalize(ref, taker);
+  EXPECT_EQ(ref, nullptr);
+  EXPECT_EQ(calls, 1);
+}
+
 TEST(FinalizerTest, RunsOnceAfterTheReferentHasGoneThoughNobodyKeepsTheHandle) {
   Ref<Tracked> ref = MakeRef<Tracked>(1);
   const WeakRef<Tracked> weak = ref;

@@ -247,6 +247,34 @@ TEST(RefDestructionTest, ATreeOfAMillionTakesASmallStack) {
   EXPECT_EQ(LiveAllocations(), before);
 }
 
+struct Nested {
+  explicit Nested(Ref<Nested> inner, int* depth, std::vector<int>* ended)
+      : inner(std::move(inner)), depth(depth), ended(ended) {}
+  ~Nested() {
+    ++*depth;
+    inner.reset();
+    ended->push_back(*depth);
+    --*depth;
+  }
+  Ref<Nested> inner;
+  int* depth;
+  std::vector<int>* ended;
+};
+
+// Up to 32 deep, what an object owns ends before it does; deeper, one after the other at that
+// depth.
+TEST(RefDestructionTest, NestsUpToTheDocumentedDepth) {
+  int depth = 0;
+  std::vector<int> ended;
+  Ref<Nested> outer;
+  for (int i = 0; i < 40; ++i) outer = MakeRef<Nested>(std::move(outer), &depth, &ended);
+  outer.reset();
+  // The one at depth 32 ends first, then the eight that it defers, at its depth.
+  std::vector<int> expected(9, 32);
+  for (int level = 31; level > 0; --level) expected.push_back(level);
+  EXPECT_EQ(ended, expected);
+}
+
 TEST(RefDestructionTest, EveryNodeOfADeepTreeIsDestroyed) {
   const int64_t before = LiveAllocations();
   // A comb: deeper than destructions may nest, with a bushy tree at each tooth.
@@ -335,6 +363,8 @@ TEST(RefCastTest, Casts) {
   EXPECT_EQ(dynamic_pointer_cast<Derived>(MakeRef<Base>()), nullptr);
   const Ref<const Base> constant = base;
   EXPECT_EQ(const_pointer_cast<Base>(constant), base);
+  const Ref<const int[]> array = MakeRef<int[]>(3);
+  EXPECT_EQ(const_pointer_cast<int[]>(array).get(), array.get());
   const Ref<void> anything = base;
   EXPECT_EQ(static_pointer_cast<Base>(anything), base);
   EXPECT_TRUE(anything.owner_equal(base));

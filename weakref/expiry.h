@@ -18,8 +18,7 @@
 //
 //  - The callback takes no arguments: it can't see the referent, which is gone.
 //  - It runs once, on the thread that dropped the last Ref (or, for deeply nested destructions,
-//  when that
-//    thread gets to it). Callbacks of one object run newest first.
+//    when that thread gets to it). Callbacks of one object run newest first.
 //  - A callback that throws does not keep the others from running: see SetExpiryErrorHandler.
 //  - A callback that owns a Ref to its own referent keeps it alive for ever.
 //
@@ -32,6 +31,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "weakref/internal/call_result.h"
 #include "weakref/internal/check.h"
 #include "weakref/internal/expiry_callback.h"
 #include "weakref/ref.h"
@@ -86,6 +86,7 @@ template <typename T, typename Callback>
   const Ref<T> held = ref;  // the callback's copy may change the caller's reference
   internal::ControlBlock* const block = internal::RefAccess::Block(held);
   internal::Check(block != nullptr, "OnExpire", "the reference is null or owns nothing");
+  internal::CheckNotNullFunction<std::decay_t<Callback>>(callback, "OnExpire");
   auto* const node = new internal::ExpiryCallbackFor<std::decay_t<Callback>>(
       block, std::forward<Callback>(callback));
   node->Register();

@@ -22,7 +22,8 @@
 //  - peek() returns the referent, not the function: while one thread looked at that, another could
 //    run and destroy it.
 //  - A bound argument that is a Ref to the referent itself is refused: the referent would never
-//    die. A Ref in a lambda's captures can't be seen; it keeps the referent alive until detach(),
+//    die. A Ref in a lambda's captures, or one behind a
+//    std::shared_ptr, can't be seen; it keeps the referent alive until detach(),
 //    a call, or exit.
 //  - Function and bound arguments are copied or moved in, and passed on as rvalues, as by
 //    std::thread: std::ref for what is to be referred to. They are destroyed after the run.
@@ -141,8 +142,9 @@ class Finalizer {
   // Gives the function back, which then never runs by itself; empty if it is no longer alive. If
   // moving it throws, it is lost.
   std::optional<Callback> detach() const {
-    if (node_ == nullptr || !node_->Claim()) return std::nullopt;
-    return node_->Take();
+    const Finalizer claimed = *this;  // the function may let go of this very handle
+    if (claimed.node_ == nullptr || !claimed.node_->Claim()) return std::nullopt;
+    return claimed.node_->Take();
   }
 
   // The referent if the finalizer is alive, else null.
@@ -210,15 +212,16 @@ void CheckDoesNotKeep(const ControlBlock* block, const Ref<U>& argument) {
 
 // Runs `function(arguments...)` once after `ref`'s referent has gone, even if nobody keeps the
 // handle. Preconditions: `ref` owns an object; no argument is a Ref that owns the same one. If an
-// allocation or a copy throws, nothing is registered. Without options: Finalize(ref, function,
-// arguments...).
+// allocation or a copy throws, nothing is registered; what was given to be moved may have been.
+// Without options: Finalize(ref, function, arguments...).
 template <typename T, typename Function, typename... Arguments>
 auto Finalize(const Ref<T>& ref, Function&& function, FinalizerOptions options,
               Arguments&&... arguments) {
   static_assert(std::is_invocable_v<std::decay_t<Function>, std::decay_t<Arguments>...>,
                 "a finalizer is called with its bound arguments only: the referent is gone");
   using Callback = typename internal::FinalizerCallbackOf<Function, Arguments...>::type;
-  internal::ControlBlock* const block = internal::RefAccess::Block(ref);
+  const Ref<T> held = ref;  // what is copied or moved below may change the caller's reference
+  internal::ControlBlock* const block = internal::RefAccess::Block(held);
   internal::Check(block != nullptr, "Finalize", "the reference is null or owns nothing");
   internal::CheckNotNullFunction<std::decay_t<Function>>(function, "Finalize");
   (internal::CheckDoesNotKeep(block, arguments), ...);
@@ -226,7 +229,7 @@ auto Finalize(const Ref<T>& ref, Function&& function, FinalizerOptions options,
   auto* const node = new internal::FinalizerNodeFor<Callback>(
       block, options.at_exit, std::forward<Function>(function),
       std::forward<Arguments>(arguments)...);
-  const Finalizer<Callback, T> handle(node, ref.get());
+  const Finalizer<Callback, T> handle(node, held.get());
   node->Register();
   return handle;
 }

@@ -13,20 +13,22 @@
 // on any threads at once; one Ref is as safe as a plain pointer.
 //
 // Differences from std::shared_ptr
-//  - A referent of more than a few words has an allocation of its own (MakeRef allocates twice for
-//  it).
+//  - A referent of more than a few words has an allocation of its own (MakeRef allocates twice
+//    for it).
 //  - Dereferencing a null Ref aborts with a message, in every build.
 //  - A count that would overflow aborts with a message; it never wraps.
 //  - Destroying a long chain of Refs takes a fixed amount of stack: destructions nested deeper than
-//  32
-//    wait until the one at that depth is through.
+//    32 on one thread wait until the one at that depth is through. So a referent at that depth can
+//    outlive the object that held its last Ref: a destructor must not rely on its owner, nor on the
+//    owner's other members, being there.
 //  - Counts are always atomic, also while the process has one thread.
 //
 // At the last release, in this order: every weak reference reads expired; the destructor runs; the
 // memory goes back; those who registered for it are told (weakref/expiry.h), newest first.
 //
-// Complexity: every operation is O(1); copy and drop are one atomic addition each. The last release
-// also tells the watchers, whose list has a lock that is held for a few instructions.
+// Complexity: every operation is O(1), watcher_count() excepted; copy and drop are one atomic
+// addition each. The last release also tells the watchers, under whose list's lock there is nothing
+// but a few instructions, or a count of them by watcher_count().
 #ifndef WEAKCACHE_WEAKREF_REF_H_
 #define WEAKCACHE_WEAKREF_REF_H_
 
@@ -59,6 +61,8 @@ concept PointsAs = std::is_convertible_v<U*, T*>;
 
 template <typename T>
 class Ref {
+  static_assert(!std::is_volatile_v<std::remove_extent_t<T>>, "volatile objects can't be shared");
+
  public:
   using element_type = std::remove_extent_t<T>;
   using weak_type = WeakRef<T>;
@@ -260,7 +264,8 @@ requires std::is_unbounded_array_v<T>
 }
 
 // As MakeRef, with memory from `allocator`, which constructs and destroys the object too. The
-// counts are its memory as well: a std::pmr::memory_resource must outlive every WeakRef.
+// counts are its memory as well: a std::pmr::memory_resource must outlive every WeakRef, and the
+// destruction of the object also where that is deferred (see the top).
 template <typename T, typename Allocator, typename... Args>
 requires(!std::is_array_v<T> && !std::is_void_v<T>)
     [[nodiscard]] Ref<T> AllocateRef(const Allocator& allocator, Args&&... args) {
@@ -268,10 +273,13 @@ requires(!std::is_array_v<T> && !std::is_void_v<T>)
       internal::NewBlock<internal::BlockFor<T, Allocator>>(allocator, std::forward<Args>(args)...));
 }
 
-// Takes over what a unique_ptr owns, with its deleter; null gives null. If the allocation of the
-// counts throws, `owner` still owns it.
+// Takes over what a unique_ptr owns, with its deleter, which lies beside the counts; null gives
+// null. If the allocation of the counts throws, `owner` still owns it.
 template <typename T, typename Deleter>
 [[nodiscard]] Ref<T> AdoptRef(std::unique_ptr<T, Deleter>&& owner) {
+  static_assert(sizeof(std::remove_extent_t<T>) > 0, "the type must be complete");
+  static_assert(std::is_pointer_v<typename std::unique_ptr<T, Deleter>::pointer>,
+                "deleters with plain pointers only");
   if (owner == nullptr) return nullptr;
   return internal::FirstRef<T>(new internal::AdoptedBlock<T, Deleter>(std::move(owner)));
 }
@@ -279,12 +287,12 @@ template <typename T, typename Deleter>
 // As the casts of the same names between pointers. A dynamic cast that fails gives null.
 template <typename T, typename U>
 [[nodiscard]] Ref<T> static_pointer_cast(Ref<U> ref) noexcept {
-  auto* const pointer = static_cast<T*>(ref.get());
+  auto* const pointer = static_cast<std::remove_extent_t<T>*>(ref.get());
   return Ref<T>(std::move(ref), pointer);
 }
 template <typename T, typename U>
 [[nodiscard]] Ref<T> const_pointer_cast(Ref<U> ref) noexcept {
-  auto* const pointer = const_cast<T*>(ref.get());
+  auto* const pointer = const_cast<std::remove_extent_t<T>*>(ref.get());
   return Ref<T>(std::move(ref), pointer);
 }
 #ifdef __cpp_rtti

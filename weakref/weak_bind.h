@@ -15,7 +15,7 @@
 //
 // Differences from Python's weakref.WeakMethod and from std::bind_front
 //  - A call through it calls the method, while the object is held; WeakMethod gives a method to
-//  call.
+//    call.
 //  - The result is a std::optional, or true or false for a method that returns nothing. One that
 //    returns R& gives std::optional<std::reference_wrapper<R>>: if it refers into the object, use
 //    it only while somebody holds that. One that returns R&& gives a std::optional<R> moved from

@@ -10,11 +10,11 @@
 // Differences from std::weak_ptr
 //  - It does not pin the memory of a large referent: only the counts stay (see weakref/ref.h).
 //  - lock() is wait-free: one atomic addition, no compare-exchange loop.
-//  - Equality, order and hash are there, by the identity of the owned object, and stable after its
-//  death;
-//    so a WeakRef can be a key.
+//  - Equality, order and hash are there, by the identity of the owned object, and stable after
+//    its death; so a WeakRef can be a key.
 //
-// Complexity: every operation is O(1) and wait-free.
+// Complexity: every operation is O(1) and wait-free, watcher_count() excepted; a conversion to a
+// virtual base holds the object meanwhile, and the last WeakRef frees the counts.
 #ifndef WEAKCACHE_WEAKREF_WEAK_REF_H_
 #define WEAKCACHE_WEAKREF_WEAK_REF_H_
 
@@ -104,7 +104,8 @@ class WeakRef {
            : a.owner_before(b) ? std::strong_ordering::less
                                : std::strong_ordering::greater;
   }
-  // The address of the object, or that of where it was.
+  // The address of the object, or that of where it was; null for what was converted to a virtual
+  // base after its death.
   template <typename Stream>
   requires requires(Stream& stream, const void* address) { stream << address; }
   friend Stream& operator<<(Stream& stream, const WeakRef& weak) {

@@ -74,8 +74,8 @@ class TwoEnds : public ChainModel<TwoEnds, 2> {
 };
 
 // A watcher of a referent whose destruction is waiting can still be cancelled.
-class CancelInTheChain : public ChainModel<CancelInTheChain, 2>,
-                         public internal::BasicWatcherOwner<RelacyAtomics> {
+class CancelInTheChain final : public ChainModel<CancelInTheChain, 2>,
+                               public internal::BasicWatcherOwner<RelacyAtomics> {
  public:
   void Prepare() {
     watcher_.Create(this);

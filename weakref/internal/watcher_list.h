@@ -2,7 +2,7 @@
 //
 // Any thread may add (it holds a strong reference) and remove (it holds a weak one) while another
 // tells the watchers. The list is guarded by a lock in the lowest bit of its head, held for a few
-// instructions and never while anything else runs.
+// instructions, or to count the watchers, and never while anything else runs.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_WATCHER_LIST_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_WATCHER_LIST_H_
 
