@@ -16,12 +16,12 @@
 #include <mutex>
 #include <random>
 #include <string>
-#include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "benchmarks/run_benchmarks.h"
 #include "cache/weak_value_map.h"
 #include "weakref/ref.h"
 
@@ -230,15 +230,5 @@ int main(int argc, char** argv) {
   RegisterSubject<FloorSubject>("floor");
   RegisterSubject<StdMutexSubject>("std_mutex_unordered_map");
   RegisterSubject<AbslSubject>("absl_flat_hash_map");
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  // While a process has one thread, libstdc++ counts shared_ptr without atomics and locks without
-  // locking: a second one makes the comparison a real one.
-  std::atomic<bool> done{false};
-  std::thread second([&] { done.wait(false); });
-  benchmark::RunSpecifiedBenchmarks();
-  done = true;
-  done.notify_all();
-  second.join();
-  return 0;
+  return RunBenchmarks(argc, argv);
 }

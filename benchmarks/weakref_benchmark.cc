@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "benchmarks/run_benchmarks.h"
 #include "weakref/expiry.h"
 #include "weakref/ref.h"
 #include "weakref/weak_ref.h"
@@ -213,15 +214,5 @@ int main(int argc, char** argv) {
     benchmark::RegisterBenchmark("expire_watched/std_shared_ptr", &ExpireWatchedByDeleter)
         ->Arg(watchers);
   }
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  // While a process has one thread, libstdc++ counts shared_ptr without atomics: a second one makes
-  // the comparison a real one.
-  std::atomic<bool> done{false};
-  std::thread second([&] { done.wait(false); });
-  benchmark::RunSpecifiedBenchmarks();
-  done = true;
-  done.notify_all();
-  second.join();
-  return 0;
+  return RunBenchmarks(argc, argv);
 }
