@@ -9,26 +9,38 @@
 //   thumbnails.get(image);    // a Thumbnail*, good for as long as `image` lives
 //   image.reset();            // ~Image runs, then ~Thumbnail
 //
-// Keys go by identity: the object that a Ref keeps alive, whichever part of it the Ref points to.
+// Keys go by identity: the object that a Ref keeps alive, whichever part of it the Ref points to. Or
+// by value, if the type says so: then any key equal to one that is there finds it.
+//
+//   weakcache::WeakKeyMap<Font, Metrics, weakcache::ByValue<>> metrics;  // absl::Hash, ==
+//   metrics.try_emplace(font);
+//   if (auto found = metrics.get(Font("Serif", 12))) Use(*found);    // holds its key meanwhile
+//   weakcache::Ref<Font> first = metrics.canonical_key(font);
+//
+// WeakKeyMap<std::shared_ptr<K>, V> takes std::shared_ptrs (see weak_value_map.h about what it can't
+// do); their values go when the entry is purged. By identity, one to a part is a key of its own.
 //
 // Thread safety: thread-compatible: const operations may run at once on any threads, others need
 // exclusive access; keys may be released on any thread at any time, whatever the map is doing.
 //
 // Differences from absl::node_hash_map
 //  - Keys are handed in and out as strong references; get() takes the place of find().
+//  - By value, look-ups give a HeldValue, since the caller may not hold the very key that is there.
+//    They hold each candidate while they compare it, and so can be the ones to destroy it.
 //  - Pointers to values stay valid while the key lives and is not erased, through any growth.
 //  - Values are destroyed by whichever thread drops the last Ref to the key, after the key's
 //    destructor.
 //  - Iteration visits live keys, holds each while it stands on it, and survives insertion,
 //    erasure and expiry meanwhile.
 //  - Map and keys may go in either order, on any threads; the map's destructor waits for nobody.
-//    Keys' and values' destructors may use the map.
+//    Keys' and values' destructors may use the map; hash and equality must not.
 //  - A key that is released inside 32 nested destructions keeps its value until the thread gets
 //    to it (see weakref/ref.h).
-//  - A value that holds a Ref to its own key keeps it, and itself, alive for ever.
+//  - A value that holds a Ref to its own key keeps it, and itself, alive until it is erased:
+//    FindSelfReferences() reports such keys.
 //
-// Every operation leaves the map as it was if an allocation or a constructor throws. Entries are
-// limited to 2^28.
+// Every operation on one key leaves the map as it was if an allocation, the hash, the equality or a
+// constructor throws; one on many keys stops there. Entries are limited to 2^28.
 //
 // Complexity: O(1) amortised, unless stated. An insertion adds one entry and removes up to four
 // expired ones.
@@ -39,27 +51,37 @@
 #include <cstdint>
 #include <functional>
 #include <iterator>
+#include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
+#include "cache/internal/key_matching.h"
+#include "cache/internal/key_policy.h"
 #include "cache/internal/live_iterator.h"
-#include "cache/internal/weak_table.h"
-#include "weakref/internal/check.h"
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
+#include "cache/internal/stored_handle.h"
+#include "cache/internal/weak_container.h"
 
 namespace weakcache {
 
-template <typename K, typename V>
-class WeakKeyMap {
-  using Table = internal::WeakTable<K, V, internal::PayloadLifetime::kUntilReferentDies>;
-  using Slot = typename Table::Slot;
+template <typename K, typename V, typename KeyPolicy = ByIdentity,
+          typename Allocator = std::allocator<char>>
+class WeakKeyMap
+    : private internal::WeakContainer<internal::HandleFor<K>, V,
+                                      internal::PayloadLifetime::kUntilReferentDies, Allocator> {
+  using Strong = internal::HandleFor<K>;
+  using Base = internal::WeakContainer<Strong, V, internal::PayloadLifetime::kUntilReferentDies,
+                                       Allocator>;
+  using Keys = internal::KeysFor<Strong, KeyPolicy>;
+  using typename Base::Slot;
+  using Base::table_;
 
   // What an iterator gives; both references are good until it moves on or the entry is erased.
   template <typename Value>
   struct BasicEntry {
-    BasicEntry(Slot& slot, const Ref<K>& referent) : key(referent), value(slot.payload()) {}
-    const Ref<K>& key;
+    BasicEntry(Slot& slot, const Strong& referent) : key(referent), value(slot.payload()) {}
+    const Strong& key;
     Value& value;
   };
 
@@ -67,106 +89,246 @@ class WeakKeyMap {
   using Entry = BasicEntry<V>;
   using ConstEntry = BasicEntry<const V>;
 
-  using key_type = Ref<K>;
+  using key_type = Strong;  // a Ref<K>; K itself if that is a handle
   using mapped_type = V;
-  using size_type = size_t;
-  using iterator = internal::LiveIterator<Table, Ref<K>, Entry>;
-  using const_iterator = internal::LiveIterator<Table, Ref<K>, ConstEntry>;
+  using iterator = typename Base::template Iterator<Entry>;
+  using const_iterator = typename Base::template Iterator<ConstEntry>;
+  using typename Base::allocator_type;
+  using typename Base::size_type;
+  // What look-ups give: a V*, or by value a HeldValue; null if there is none.
+  using pointer = internal::FoundValue<Strong, V, Keys>;
+  using const_pointer = internal::FoundValue<Strong, const V, Keys>;
 
-  WeakKeyMap() = default;
+  explicit WeakKeyMap(const Allocator& allocator = Allocator()) : Base(allocator) {}
+  // By value: with the functions to hash and compare by.
+  explicit WeakKeyMap(Keys keys, const Allocator& allocator = Allocator())
+      : Base(allocator), keys_(std::move(keys)) {}
   WeakKeyMap(WeakKeyMap&&) noexcept = default;
-  WeakKeyMap& operator=(WeakKeyMap&&) noexcept = default;
-
-  // The value attached to the key, or null.
-  [[nodiscard]] V* get(const Ref<K>& key) {
-    Slot* const slot = Find(key);
-    return slot == nullptr ? nullptr : &slot->payload();
-  }
-  [[nodiscard]] const V* get(const Ref<K>& key) const {
-    const Slot* const slot = Find(key);
-    return slot == nullptr ? nullptr : &slot->payload();
+  WeakKeyMap& operator=(WeakKeyMap&& other) noexcept {
+    WeakKeyMap(std::move(other)).swap(*this);
+    return *this;
   }
 
-  [[nodiscard]] bool contains(const Ref<K>& key) const { return Find(key) != nullptr; }
+  using Base::clear;
+  using Base::empty;
+  using Base::get_allocator;
+  using Base::purge;
+  using Base::reserve;
+  using Base::shrink_to_fit;
+  using Base::size;
+  using Base::Validate;
 
-  // The value attached to the key; if there is none, what `factory()` returns is attached. The
-  // factory may use the map; if it attaches a value to this very key itself, that one is returned.
+  // The value attached to the key. By value, `key` is a handle, an object, or what hash and equality
+  // take in its place.
+  template <typename Key = Strong>
+  [[nodiscard]] pointer get(const Key& key) {
+    return internal::MakeFound<pointer>(Find(key));
+  }
+  template <typename Key = Strong>
+  [[nodiscard]] const_pointer get(const Key& key) const {
+    return internal::MakeFound<const_pointer>(Find(key));
+  }
+
+  template <typename Key = Strong>
+  [[nodiscard]] bool contains(const Key& key) const {
+    return Find(key).slot != nullptr;
+  }
+
+  // The key that is there, by value the one equal to `key`; or null.
+  template <typename Key = Strong>
+  [[nodiscard]] Strong canonical_key(const Key& key) const {
+    const auto found = Find(key);
+    return found.slot == nullptr ? Strong() : found.slot->Lock();
+  }
+
+  // The value attached to the key (a V&; by value a HeldValue); if there is none, what `factory()`
+  // returns is attached. The factory may use the map; if it attaches a value to this very key
+  // itself, that one is returned.
   template <typename Factory>
-  V& get_or_create(const Ref<K>& key, Factory&& factory) {
-    if (V* const value = get(key)) return *value;
-    const Ref<K> held = key;
-    return *try_emplace(held, std::invoke(std::forward<Factory>(factory))).first;
+  internal::GivenValue<pointer> get_or_create(const Strong& key, Factory&& factory) {
+    const Strong held = key;
+    if (auto found = Find(held); found.slot != nullptr) {
+      return internal::Give(internal::MakeFound<pointer>(std::move(found)));
+    }
+    return internal::Give(try_emplace(held, std::invoke(std::forward<Factory>(factory))).first);
   }
 
   // Attaches a value made from `args` unless there is one. Returns the one that is there now, and
   // whether it is new. Precondition, also below: `key` owns an object.
   template <typename... Args>
-  std::pair<V*, bool> try_emplace(const Ref<K>& key, Args&&... args) {
-    internal::Check(key != nullptr && internal::RefAccess::Block(key) != nullptr,
-                    "WeakKeyMap: inserting", "the key is null or owns nothing");
-    // V's constructor may change the caller's reference.
-    const Ref<K> held = key;
+  std::pair<pointer, bool> try_emplace(const Strong& key, Args&&... args) {
+    internal::CheckOwns(key, "WeakKeyMap::try_emplace");
+    Strong held = key;
     table_.PurgeSome();
-    if (V* const value = get(held)) return {value, false};
-    const auto same_key = [&](const Slot& slot, const V&) {
-      return slot.referent().owner_equal(held);
-    };
-    const auto [slot, inserted] =
-        table_.Insert(HashOf(held), same_key, held, std::forward<Args>(args)...);
-    return {&slot->payload(), inserted};
+    const auto& lookup = Keys::Lookup(held);
+    const uint32_t hash = keys_.HashOf(lookup);
+    if (auto found = keys_.Find(table_, hash, lookup); found.slot != nullptr) {
+      return {internal::MakeFound<pointer>(std::move(found)), false};
+    }
+    auto prepared = table_.Prepare(std::forward<Args>(args)...);
+    auto found = internal::FindSettled(keys_, table_, hash, lookup);
+    const bool inserted = found.slot == nullptr;
+    if (inserted) {
+      Slot* const slot = table_.Enter(std::move(prepared), hash, held);
+      found = Keys::FoundIn(slot, std::move(held));
+    }
+    return {internal::MakeFound<pointer>(std::move(found)), inserted};
   }
-  std::pair<V*, bool> insert(const Ref<K>& key, V value) {
+  std::pair<pointer, bool> insert(const Strong& key, V value) {
     return try_emplace(key, std::move(value));
   }
 
-  // Attaches the value, or assigns it to the one that is there. True if there was none.
+  // Attaches the value, in place of one that is there. True if there was none. By value, the key
+  // takes the place of the equal one too, or the new value would die with the old key.
   template <typename Value = V>
-  bool insert_or_assign(const Ref<K>& key, Value&& value) {
-    if (V* const present = get(key)) {
-      *present = std::forward<Value>(value);
-      return false;
-    }
-    return try_emplace(key, std::forward<Value>(value)).second;
+  bool insert_or_assign(const Strong& key, Value&& value) {
+    internal::CheckOwns(key, "WeakKeyMap::insert_or_assign");
+    const Strong held = key;
+    table_.PurgeSome();
+    const auto& lookup = Keys::Lookup(held);
+    const uint32_t hash = keys_.HashOf(lookup);
+    auto prepared = table_.Prepare(std::forward<Value>(value));
+    const auto found = internal::FindSettled(keys_, table_, hash, lookup);
+    table_.Enter(std::move(prepared), hash, held, found.slot);
+    return found.slot == nullptr;
   }
 
   // Detaches and destroys the key's value: 0 or 1.
-  size_type erase(const Ref<K>& key) {
+  template <typename Key = Strong>
+  size_type erase(const Key& key) {
     table_.PurgeSome();
-    Slot* const slot = Find(key);
-    if (slot == nullptr) return 0;
-    table_.Erase(slot);
+    const auto found = Find(key);
+    if (found.slot == nullptr) return 0;
+    table_.Erase(found.slot);
     return 1;
   }
 
-  // Exact: without the keys whose destruction is through.
-  size_type size() const { return table_.size(); }
-  bool empty() const { return size() == 0; }
+  // Detaches the key's value and returns it.
+  template <typename Key = Strong>
+  std::optional<V> extract(const Key& key) {
+    table_.PurgeSome();
+    const auto found = Find(key);
+    if (found.slot == nullptr) return std::nullopt;
+    std::optional<V> extracted(std::move(found.slot->payload()));
+    table_.Erase(found.slot);
+    return extracted;
+  }
 
-  // Removes what is left of the entries of all keys that have expired; returns how many. O(that
-  // number).
-  size_type purge() { return table_.Purge(SIZE_MAX); }
-  // O(the most entries that there were).
-  void clear() { table_.Clear(); }
-  // Room for `count` entries, expired ones included.
-  void reserve(size_type count) { table_.Reserve(count); }
+  // Detaches any value and returns it with its key, or nothing if there is none. O(1) amortised
+  // over a loop that empties the map.
+  std::optional<std::pair<Strong, V>> pop() {
+    while (Slot* const slot = table_.NextToPop()) {
+      if (Strong key = slot->Lock(); key.get() != nullptr) {
+        std::pair<Strong, V> popped(std::move(key), std::move(slot->payload()));
+        table_.Erase(slot);
+        return popped;
+      }
+      table_.Erase(slot);
+    }
+    return std::nullopt;
+  }
 
-  // O(the most entries that there were) for all of the iteration.
+  // Removes the entries for which `condition(key, value)` is true, and returns how many. The
+  // condition must not change the map. O(the most entries that there were), as all that follow.
+  template <typename Condition>
+  size_type erase_if(Condition&& condition) {
+    return Base::EraseIf(begin(), "WeakKeyMap::erase_if", [&](const Entry& entry) {
+      return condition(entry.key, entry.value);
+    });
+  }
+
+  // Enters copies of all values of `other`, in place of those under the same keys.
+  void update(const WeakKeyMap& other) {
+    if (&other == this) return;
+    for (const auto& [key, value] : other) insert_or_assign(key, value);
+  }
+  // Moves the values of `other` here, except those whose keys have one here.
+  void merge(WeakKeyMap& other) {
+    if (&other == this) return;
+    for (const auto& [key, value] : other) {
+      if (try_emplace(key, std::move(value)).second) other.erase(key);
+    }
+  }
+
+  // The live keys, held; with copies of their values; and a map of such copies, which keeps no key
+  // alive either.
+  std::vector<Strong> keys() const {
+    return Base::template Collect<Strong>(begin(), [](const auto& entry) { return entry.key; });
+  }
+  std::vector<std::pair<Strong, V>> Snapshot() const {
+    return Base::template Collect<std::pair<Strong, V>>(begin(), [](const auto& entry) {
+      return std::pair<Strong, V>(entry.key, entry.value);
+    });
+  }
+  WeakKeyMap Clone() const {
+    WeakKeyMap clone(keys_, table_.allocator());
+    clone.reserve(size());
+    clone.update(*this);
+    return clone;
+  }
+
+  // For debugging: the keys that a copy of their own value would hold, which therefore can't expire.
+  // Copies each value; one that can't be copied, or that holds its key in ways that a copy does not,
+  // needs the other form, which asks `holds(value, key)`. No other thread copies or drops references
+  // to the keys meanwhile.
+  std::vector<Strong> FindSelfReferences() const {
+    return FindSelfReferences([](const V& value, const Strong& key) {
+      const auto count = key.use_count();
+      [[maybe_unused]] const V copy(value);
+      return key.use_count() > count;
+    });
+  }
+  template <typename Holds>
+  std::vector<Strong> FindSelfReferences(Holds&& holds) const {
+    std::vector<Strong> found;
+    for (const auto& [key, value] : *this) {
+      if (holds(value, key)) found.push_back(key);
+    }
+    return found;
+  }
+
+  // Calls `visit(key, value)` for each live key. It may change the map, see iteration above.
+  template <typename Visit>
+  void for_each(Visit&& visit) {
+    for (const auto& [key, value] : *this) visit(key, value);
+  }
+  template <typename Visit>
+  void for_each(Visit&& visit) const {
+    for (const auto& [key, value] : *this) visit(key, value);
+  }
+
   iterator begin() { return iterator(&table_); }
   const_iterator begin() const { return const_iterator(&table_); }
   std::default_sentinel_t end() const { return {}; }
 
-  void swap(WeakKeyMap& other) noexcept { table_.swap(other.table_); }
+  // Whether both have equal values under the same keys.
+  friend bool operator==(const WeakKeyMap& a, const WeakKeyMap& b) {
+    return a.IsIn(b) && b.IsIn(a);
+  }
+
+  void swap(WeakKeyMap& other) noexcept {
+    using std::swap;
+    table_.swap(other.table_);
+    swap(keys_, other.keys_);
+  }
   friend void swap(WeakKeyMap& a, WeakKeyMap& b) noexcept { a.swap(b); }
 
  private:
-  static uint32_t HashOf(const Ref<K>& key) { return internal::SpreadHash(key.owner_hash()); }
-
-  Slot* Find(const Ref<K>& key) const {
-    return table_.Find(HashOf(key),
-                       [&](const Slot& slot) { return slot.referent().owner_equal(key); });
+  template <typename Key>
+  auto Find(const Key& key) const {
+    const auto& lookup = Keys::Lookup(key);
+    return keys_.Find(table_, keys_.HashOf(lookup), lookup);
   }
 
-  Table table_;
+  bool IsIn(const WeakKeyMap& other) const {
+    for (const auto& [key, value] : *this) {
+      const auto found = other.get(key);
+      if (!found || !(*found == value)) return false;
+    }
+    return true;
+  }
+
+  [[no_unique_address]] Keys keys_;
 };
 
 }  // namespace weakcache

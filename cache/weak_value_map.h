@@ -12,6 +12,12 @@
 //   cover.reset();            // ~Image runs, its memory goes back
 //   images.get("cover");      // null
 //
+// WeakValueMap<std::string, std::shared_ptr<Image>> does the same with std::shared_ptr (and with any
+// handle that weakref/handle_traits.h is specialised for), as a drop-in for the map above. Those
+// tell nobody of their end, so an operation that adds or removes looks at the next four entries
+// instead. While objects come and go, at most about a third as many dead entries are left as there
+// were live ones, and none for longer than a quarter as many operations as there are entries.
+//
 // Thread safety: thread-compatible: const operations may run at once on any threads, others need
 // exclusive access; objects may be released on any thread at any time, whatever the map is doing.
 //
@@ -26,9 +32,11 @@
 //  - Values' and keys' destructors may use the map. Hash, equality and key copies must not.
 //  - An object that is released inside 32 nested destructions counts until the thread gets to it
 //    (see weakref/ref.h).
+//  - The allocator goes along with a move or swap. It must outlive, besides the map, releases of the
+//    map's objects that have begun on other threads before the map's end.
 //
-// Every operation leaves the map as it was if an allocation, the hash, the equality or a
-// constructor throws. Entries are limited to 2^28.
+// Every operation on one key leaves the map as it was if an allocation, the hash, the equality or a
+// constructor throws; one on many keys stops there. Entries are limited to 2^28.
 //
 // Complexity: O(1) amortised, unless stated. An insertion adds one entry and removes up to four
 // expired ones, so those of past objects dwindle and the table does not grow while there are any.
@@ -39,57 +47,74 @@
 #include <cstdint>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
-#include "cache/internal/created_ref.h"
 #include "cache/internal/key_lookup.h"
 #include "cache/internal/live_iterator.h"
-#include "cache/internal/weak_table.h"
+#include "cache/internal/stored_handle.h"
+#include "cache/internal/weak_container.h"
+#include "weakref/handle_traits.h"
 #include "weakref/internal/check.h"
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
 
 namespace weakcache {
 
 template <typename K, typename V, typename Hash = internal::DefaultHash<K>,
-          typename Equal = internal::DefaultEqual<K>>
-class WeakValueMap {
-  using Table = internal::WeakTable<V, K, internal::PayloadLifetime::kUntilPurge>;
-  using Slot = typename Table::Slot;
+          typename Equal = internal::DefaultEqual<K>, typename Allocator = std::allocator<char>>
+class WeakValueMap
+    : private internal::WeakContainer<internal::HandleFor<V>, K,
+                                      internal::PayloadLifetime::kUntilPurge, Allocator> {
+  using Strong = internal::HandleFor<V>;
+  using Weak = typename HandleTraits<Strong>::weak_type;
+  using Base = internal::WeakContainer<Strong, K, internal::PayloadLifetime::kUntilPurge, Allocator>;
+  using typename Base::Slot;
+  using Base::table_;
   template <typename Key>
   using LookupKey = internal::LookupKey<K, Hash, Equal, Key>;
 
  public:
   // What an iterator gives; both references are good until it moves on or the entry is erased.
   struct Entry {
-    Entry(const Slot& slot, const Ref<V>& referent) : key(slot.payload()), value(referent) {}
+    Entry(const Slot& slot, const Strong& referent) : key(slot.payload()), value(referent) {}
     const K& key;
-    const Ref<V>& value;
+    const Strong& value;
   };
 
   using key_type = K;
-  using mapped_type = Ref<V>;
-  using size_type = size_t;
+  using mapped_type = Strong;  // a Ref<V>; V itself if that is a handle
   using hasher = Hash;
   using key_equal = Equal;
-  using const_iterator = internal::LiveIterator<Table, Ref<V>, Entry>;
+  using const_iterator = typename Base::template Iterator<Entry>;
   using iterator = const_iterator;
+  using typename Base::allocator_type;
+  using typename Base::size_type;
 
-  explicit WeakValueMap(Hash hash = Hash(), Equal equal = Equal())
-      : hash_(std::move(hash)), equal_(std::move(equal)) {}
+  explicit WeakValueMap(Hash hash = Hash(), Equal equal = Equal(),
+                        const Allocator& allocator = Allocator())
+      : Base(allocator), hash_(std::move(hash)), equal_(std::move(equal)) {}
   WeakValueMap(WeakValueMap&&) noexcept = default;
   WeakValueMap& operator=(WeakValueMap&& other) noexcept {
     WeakValueMap(std::move(other)).swap(*this);
     return *this;
   }
 
+  using Base::clear;
+  using Base::empty;
+  using Base::get_allocator;
+  using Base::purge;
+  using Base::reserve;
+  using Base::shrink_to_fit;
+  using Base::size;
+  using Base::Validate;
+
   // The object under the key, or null.
   template <typename Key = K>
-  [[nodiscard]] Ref<V> get(const Key& key) const {
+  [[nodiscard]] Strong get(const Key& key) const {
     const LookupKey<Key> lookup = key;
     const Slot* const slot = Find(HashOf(lookup), lookup);
-    return slot == nullptr ? Ref<V>() : slot->referent().lock();
+    return slot == nullptr ? Strong() : slot->Lock();
   }
 
   // The object may be gone when this has returned: to use it, get() it.
@@ -97,79 +122,147 @@ class WeakValueMap {
   [[nodiscard]] bool contains(const Key& key) const {
     const LookupKey<Key> lookup = key;
     const Slot* const slot = Find(HashOf(lookup), lookup);
-    return slot != nullptr && !slot->referent().expired();
+    return slot != nullptr && !slot->expired();
   }
 
-  // The object under the key; if there is none, what `factory()` makes: a V or a Ref<V>, which is
-  // entered unless it is null. The factory may use the map; if it enters an object under this very
-  // key itself, that one is returned.
+  // The object under the key; if there is none, what `factory()` makes: an object or a handle,
+  // which is entered unless it is null. The factory may use the map; if it enters an object under
+  // this very key itself, that one is returned.
   template <typename Key = K, typename Factory>
-  Ref<V> get_or_create(Key&& key, Factory&& factory) {
-    return GetOrCreate(std::forward<Key>(key), std::forward<Factory>(factory)).first;
+  Strong get_or_create(Key&& key, Factory&& factory) {
+    return GetOrMake(std::forward<Key>(key), [&] {
+             return internal::MakeObjectBy<Strong>(std::forward<Factory>(factory));
+           }).first;
   }
 
   // The object under the key and false, or one made from `args` and true.
   template <typename Key = K, typename... Args>
-  std::pair<Ref<V>, bool> try_emplace(Key&& key, Args&&... args) {
-    return GetOrCreate(std::forward<Key>(key),
-                       [&] { return MakeRef<V>(std::forward<Args>(args)...); });
+  std::pair<Strong, bool> try_emplace(Key&& key, Args&&... args) {
+    return GetOrMake(std::forward<Key>(key), [&] {
+      return internal::MakeObject<Strong>(std::forward<Args>(args)...);
+    });
   }
 
   // Enters `value` unless there is an object under the key. Returns the object that is there now,
   // and whether it is `value`; if it is not, and nobody else holds `value`, that ends here.
   // Precondition, also below: `value` owns an object.
   template <typename Key = K>
-  std::pair<Ref<V>, bool> insert(Key&& key, Ref<V> value) {
-    CheckOwns(value, "WeakValueMap::insert");
-    table_.PurgeSome();
+  std::pair<Strong, bool> insert(Key&& key, Strong value) {
+    internal::CheckOwns(value, "WeakValueMap::insert");
     const LookupKey<Key> lookup = key;
-    return InsertHashed(HashOf(lookup), lookup, std::forward<Key>(key), std::move(value));
+    const uint32_t hash = StartWrite(lookup);
+    return InsertHashed(hash, lookup, std::forward<Key>(key), std::move(value));
   }
 
   // Enters `value` in place of what is there. True if there was no object.
   template <typename Key = K>
-  bool insert_or_assign(Key&& key, const Ref<V>& value) {
-    CheckOwns(value, "WeakValueMap::insert_or_assign");
-    table_.PurgeSome();
+  bool insert_or_assign(Key&& key, const Strong& value) {
+    internal::CheckOwns(value, "WeakValueMap::insert_or_assign");
     const LookupKey<Key> lookup = key;
-    const uint32_t hash = HashOf(lookup);
-    bool inserted = true;
-    while (Slot* const slot = Find(hash, lookup)) {
-      inserted = slot->referent().expired();
-      if (table_.Replace(slot, value)) return inserted;
-      table_.Erase(slot);
-    }
-    InsertNew(hash, std::forward<Key>(key), value);
+    const uint32_t hash = StartWrite(lookup);
+    Slot* const present = Find(hash, lookup);
+    const bool inserted = present == nullptr || present->expired();
+    InsertNew(hash, std::forward<Key>(key), value, present);
     return inserted;
   }
 
   // How many objects left the map: 0 or 1. They live on if somebody holds them.
   template <typename Key = K>
   size_type erase(const Key& key) {
-    return EraseIf(key, [](const Slot&) { return true; });
+    return EraseSlotIf(key, [](const Slot&) { return true; });
   }
 
-  // Removes the object only if it is `expected`, so that a destructor or a slow thread can't remove
-  // its successor.
+  // Removes the object only if it is `expected` (a Ref or WeakRef, or the like), so that a
+  // destructor or a slow thread can't remove its successor.
   template <typename Key = K>
-  size_type erase(const Key& key, const WeakRef<V>& expected) {
-    return EraseIf(key, [&](const Slot& slot) { return slot.referent() == expected; });
+  size_type erase(const Key& key, const Weak& expected) {
+    return EraseSlotIf(
+        key, [&](const Slot& slot) { return slot.SameOwner(expected); });
   }
 
-  // Exact: without the objects whose destruction is through.
-  size_type size() const { return table_.size(); }
-  bool empty() const { return size() == 0; }
+  // Removes the objects for which `condition(key, value)` is true, and returns how many. The
+  // condition must not change the map. O(the most entries that there were), as all that follow.
+  template <typename Condition>
+  size_type erase_if(Condition&& condition) {
+    return Base::EraseIf(begin(), "WeakValueMap::erase_if", [&](const Entry& entry) {
+      return condition(entry.key, entry.value);
+    });
+  }
 
-  // Removes the entries of all objects that have expired; returns how many. O(that number).
-  size_type purge() { return table_.Purge(SIZE_MAX); }
-  // O(the most entries that there were).
-  void clear() { table_.Clear(); }
-  // Room for `count` entries, expired ones included.
-  void reserve(size_type count) { table_.Reserve(count); }
+  // Removes the object under the key from the map and returns it, or null.
+  template <typename Key = K>
+  Strong extract(const Key& key) {
+    Strong extracted;
+    EraseSlotIf(key, [&](const Slot& slot) {
+      extracted = slot.Lock();
+      return true;
+    });
+    return extracted;
+  }
 
-  // O(the most entries that there were) for all of the iteration.
+  // Removes any object from the map and returns it with its key, or nothing if there is none. O(1)
+  // amortised over a loop that empties the map.
+  std::optional<std::pair<K, Strong>> pop() {
+    while (Slot* const slot = table_.NextToPop()) {
+      if (Strong value = slot->Lock(); value.get() != nullptr) {
+        std::pair<K, Strong> popped(std::move(slot->payload()), std::move(value));
+        table_.Erase(slot);
+        return popped;
+      }
+      table_.Erase(slot);
+    }
+    return std::nullopt;
+  }
+
+  // Enters all objects of `other`, in place of those under the same keys.
+  template <typename OtherHash, typename OtherEqual, typename OtherAllocator>
+  void update(const WeakValueMap<K, V, OtherHash, OtherEqual, OtherAllocator>& other) {
+    if (static_cast<const void*>(&other) == this) return;
+    for (const auto& [key, value] : other) insert_or_assign(key, value);
+  }
+
+  // Moves the objects of `other` here, except those whose keys have an object here.
+  template <typename OtherHash, typename OtherEqual, typename OtherAllocator>
+  void merge(WeakValueMap<K, V, OtherHash, OtherEqual, OtherAllocator>& other) {
+    if (static_cast<const void*>(&other) == this) return;
+    for (const auto& [key, value] : other) {
+      if (insert(key, value).second) other.erase(key, value);
+    }
+  }
+
+  // Copies of the keys of the live objects; the objects; both.
+  std::vector<K> keys() const {
+    return Base::template Collect<K>(begin(), [](const Entry& entry) { return entry.key; });
+  }
+  std::vector<Strong> values() const {
+    return Base::template Collect<Strong>(begin(), [](const Entry& entry) { return entry.value; });
+  }
+  std::vector<std::pair<K, Strong>> Snapshot() const {
+    return Base::template Collect<std::pair<K, Strong>>(begin(), [](const Entry& entry) {
+      return std::pair<K, Strong>(entry.key, entry.value);
+    });
+  }
+  // A map of the same live objects, which keeps none alive either.
+  WeakValueMap Clone() const {
+    WeakValueMap clone(hash_, equal_, table_.allocator());
+    clone.reserve(size());
+    clone.update(*this);
+    return clone;
+  }
+
+  // Calls `visit(key, value)` for each live object. It may change the map, see iteration above.
+  template <typename Visit>
+  void for_each(Visit&& visit) const {
+    for (const auto& [key, value] : *this) visit(key, value);
+  }
+
   const_iterator begin() const { return const_iterator(&table_); }
   std::default_sentinel_t end() const { return {}; }
+
+  // Whether both have the same objects under the same keys.
+  friend bool operator==(const WeakValueMap& a, const WeakValueMap& b) {
+    return a.IsIn(b) && b.IsIn(a);
+  }
 
   void swap(WeakValueMap& other) noexcept {
     using std::swap;
@@ -180,74 +273,86 @@ class WeakValueMap {
   friend void swap(WeakValueMap& a, WeakValueMap& b) noexcept { a.swap(b); }
 
  private:
-  static void CheckOwns(const Ref<V>& value, const char* call) {
-    internal::Check(value != nullptr && internal::RefAccess::Block(value) != nullptr, call,
-                    "the reference is null or owns nothing");
-  }
-
   template <typename Lookup>
   uint32_t HashOf(const Lookup& key) const {
-    return internal::SpreadHash(hash_(key));
+    return internal::SlotHash<Hash>(hash_(key));
   }
-
+  // Every operation that adds or removes begins with it.
   template <typename Lookup>
-  auto Matches(const Lookup& key) const {
-    return [&](const Slot& slot) { return equal_(slot.payload(), key); };
+  uint32_t StartWrite(const Lookup& key) {
+    const uint32_t hash = HashOf(key);
+    table_.Prefetch(hash);
+    table_.PurgeSome();
+    return hash;
   }
 
   template <typename Lookup>
   Slot* Find(uint32_t hash, const Lookup& key) const {
-    return table_.Find(hash, Matches(key));
+    return table_.Find(hash, [&](const Slot& slot) { return equal_(slot.payload(), key); });
   }
 
   // The object and whether it is new.
-  template <typename Key, typename Factory>
-  std::pair<Ref<V>, bool> GetOrCreate(Key&& key, Factory&& factory) {
+  template <typename Key, typename Make>
+  std::pair<Strong, bool> GetOrMake(Key&& key, Make&& make) {
     const LookupKey<Key> lookup = key;
     const uint32_t hash = HashOf(lookup);
     if (const Slot* const slot = Find(hash, lookup)) {
-      if (Ref<V> found = slot->referent().lock()) return {std::move(found), false};
+      if (Strong found = slot->Lock(); found.get() != nullptr) {
+        return {std::move(found), false};
+      }
     }
     table_.PurgeSome();
-    Ref<V> created = internal::CreateRef<V>(std::forward<Factory>(factory));
-    if (created == nullptr) return {nullptr, false};
-    CheckOwns(created, "WeakValueMap::get_or_create");
-    return InsertHashed(hash, lookup, std::forward<Key>(key), std::move(created));
+    auto made = make();
+    if (made == nullptr) return {Strong(), false};
+    if constexpr (std::is_same_v<decltype(made), Strong>) {
+      internal::CheckOwns(made, "WeakValueMap::get_or_create");
+    }
+    return InsertHashed(hash, lookup, std::forward<Key>(key), std::move(made));
   }
 
   // As insert(). An expired entry under the key makes way.
-  template <typename Lookup, typename Key>
-  std::pair<Ref<V>, bool> InsertHashed(uint32_t hash, const Lookup& lookup, Key&& key,
-                                       Ref<V> value) {
+  template <typename Lookup, typename Key, typename Made>
+  std::pair<Strong, bool> InsertHashed(uint32_t hash, const Lookup& lookup, Key&& key, Made made) {
     while (Slot* const slot = Find(hash, lookup)) {
-      if (Ref<V> present = slot->referent().lock()) return {std::move(present), false};
+      Strong present = slot->Lock();
+      if (present.get() != nullptr) return {std::move(present), false};
       table_.Erase(slot);
     }
-    InsertNew(hash, std::forward<Key>(key), value);
-    return {std::move(value), true};
+    return {InsertNew(hash, std::forward<Key>(key), std::move(made), nullptr), true};
   }
 
-  // The key has no entry.
-  template <typename Key>
-  void InsertNew(uint32_t hash, Key&& key, const Ref<V>& value) {
-    const auto same_key = [&](const Slot& slot, const K& other) {
-      return equal_(slot.payload(), other);
-    };
-    table_.Insert(hash, same_key, value, std::forward<Key>(key));
+  // The key has no entry but `replaced`, or none.
+  template <typename Key, typename Made>
+  Strong InsertNew(uint32_t hash, Key&& key, Made made, Slot* replaced) {
+    const uint64_t changes = table_.changes();
+    constexpr bool kIsHandle = std::is_same_v<Made, Strong>;
+    auto prepared = table_.template Prepare<!kIsHandle>(std::forward<Key>(key));
+    internal::Check(table_.changes() == changes, "WeakValueMap", "a key's copy has changed the map");
+    if constexpr (kIsHandle) {
+      table_.Enter(std::move(prepared), hash, made, replaced);
+      return made;
+    } else {
+      return table_.EnterResident(std::move(prepared), hash, std::move(made));
+    }
   }
 
   template <typename Key, typename Condition>
-  size_type EraseIf(const Key& key, Condition&& condition) {
-    table_.PurgeSome();
+  size_type EraseSlotIf(const Key& key, Condition&& condition) {
     const LookupKey<Key> lookup = key;
-    Slot* const slot = Find(HashOf(lookup), lookup);
+    Slot* const slot = Find(StartWrite(lookup), lookup);
     if (slot == nullptr || !condition(*slot)) return 0;
-    const bool expired = slot->referent().expired();
+    const bool expired = slot->expired();
     table_.Erase(slot);
     return expired ? 0 : 1;
   }
 
-  Table table_;
+  bool IsIn(const WeakValueMap& other) const {
+    for (const auto& [key, value] : *this) {
+      if (other.get(key) != value) return false;
+    }
+    return true;
+  }
+
   [[no_unique_address]] Hash hash_;
   [[no_unique_address]] Equal equal_;
 };

@@ -213,6 +213,11 @@ struct RefAccess {
   static Ref<T> Adopt(std::remove_extent_t<T>* pointer, ControlBlock* block) {
     return Ref<T>(pointer, block);
   }
+  // As well, for a Ref type that the caller need not take apart.
+  template <typename R>
+  static R AdoptAs(typename R::element_type* pointer, ControlBlock* block) {
+    return R(pointer, block);
+  }
   // The result counts one more weak reference.
   template <typename T>
   static WeakRef<T> AddWeak(T* pointer, ControlBlock* block) {

@@ -10,6 +10,7 @@
 
 #include "absl/hash/hash.h"
 #include "absl/strings/string_view.h"
+#include "cache/internal/slot_index.h"
 
 namespace weakcache::internal {
 
@@ -34,6 +35,23 @@ struct KeyDefaults<std::string> {
 template <>
 struct KeyDefaults<std::string_view> : KeyDefaults<std::string> {};
 
+// Whether every bit of the hash depends on all of the key. Others are spread before they are used.
+template <typename Hash>
+inline constexpr bool kIsWellMixed = false;
+template <typename Key>
+inline constexpr bool kIsWellMixed<absl::Hash<Key>> = sizeof(size_t) == 8;
+template <>
+inline constexpr bool kIsWellMixed<StringHash> = sizeof(size_t) == 8;
+
+// The bits of a hash that the containers use, after Knuth's multiplicative hash if `Hash` may be as
+// plain as the identity.
+template <typename Hash>
+uint32_t SlotHash(size_t hash) {
+  constexpr int kShift = 64 - kSlotHashBits;
+  const uint64_t mixed = kIsWellMixed<Hash> ? hash : uint64_t{hash} * 0x9E3779B97F4A7C15u;
+  return static_cast<uint32_t>(mixed >> kShift);
+}
+
 template <typename Key>
 using DefaultHash = typename KeyDefaults<Key>::Hash;
 template <typename Key>
@@ -41,12 +59,14 @@ using DefaultEqual = typename KeyDefaults<Key>::Equal;
 
 // What a function that looks up an `Argument` works with: the argument itself if hash and equality
 // take it, or else a Key made from it.
-template <typename Key, typename Hash, typename Equal, typename Argument>
-using LookupKey = std::conditional_t < requires {
+template <typename Hash, typename Equal>
+concept TransparentLookup = requires {
   typename Hash::is_transparent;
   typename Equal::is_transparent;
-}
-, const std::remove_cvref_t<Argument>&, const Key& > ;
+};
+template <typename Key, typename Hash, typename Equal, typename Argument>
+using LookupKey = std::conditional_t<TransparentLookup<Hash, Equal>,
+                                     const std::remove_cvref_t<Argument>&, const Key&>;
 
 }  // namespace weakcache::internal
 

@@ -3,23 +3,29 @@
 #define WEAKCACHE_CACHE_INTERNAL_LIVE_ITERATOR_H_
 
 #include <cstddef>
-#include <cstdint>
 #include <iterator>
+#include <type_traits>
 
 namespace weakcache::internal {
 
-// Holds a strong reference to the object that it stands on. `Entry` is made from that reference and
-// the slot. Survives insertions, erasures and expiries, but not the container's move or end.
-template <typename Table, typename StrongRef, typename Entry>
+// Holds a strong reference to the object that it stands on. `Entry` is made from the slot and that
+// reference, or is the reference. Survives insertions, erasures and expiries, but not the container's move or end.
+template <typename Table, typename H, typename Entry>
 class LiveIterator {
  public:
   using iterator_category = std::input_iterator_tag;
   using difference_type = std::ptrdiff_t;
-  using value_type = Entry;
+  using value_type = std::remove_cvref_t<Entry>;
 
   explicit LiveIterator(const Table* table) : table_(table) { FindLive(); }
 
-  Entry operator*() const { return Entry(*slot_, referent_); }
+  Entry operator*() const {
+    if constexpr (std::is_same_v<Entry, const H&>) {
+      return referent_;
+    } else {
+      return Entry(*slot_, referent_);
+    }
+  }
 
   LiveIterator& operator++() {
     ++position_;
@@ -32,21 +38,24 @@ class LiveIterator {
     return iterator.slot_ == nullptr;
   }
 
+  // For the container's own loops.
+  typename Table::Slot* slot() const { return slot_; }
+
  private:
   void FindLive() {
     // First let go: a destructor that runs here may erase what would be next.
-    referent_.reset();
+    referent_ = H();
     while ((slot_ = table_->Next(position_)) != nullptr) {
-      referent_ = slot_->referent().lock();
-      if (referent_ != nullptr) return;
+      referent_ = slot_->Lock();
+      if (referent_.get() != nullptr) return;
       ++position_;
     }
   }
 
   const Table* table_;
-  uint32_t position_ = 0;
+  typename Table::Position position_;
   typename Table::Slot* slot_ = nullptr;
-  StrongRef referent_;
+  H referent_{};
 };
 
 }  // namespace weakcache::internal

@@ -1,8 +1,7 @@
-// From a hash to the index of a slot: cache lines of twelve one-byte tags and twelve slot indices,
-// after F14 (Bronson and Shi, 2019). All tags of a line are compared at once, so a look-up takes
-// one line and no unpredictable branch. A line counts the entries that passed it because it was
-// full; erasing one takes the count back, so there are no tombstones and never a rebuild to get rid
-// of them.
+// From a hash to a slot: cache lines of seven one-byte tags and seven pointers, after F14 (Bronson
+// and Shi, 2019). All tags of a line are compared at once, so a look-up takes one line and no
+// unpredictable branch. A line counts the entries that passed it because it was full; erasing one
+// takes the count back, so there are no tombstones and never a rebuild to get rid of them.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_INDEX_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_INDEX_H_
 
@@ -10,133 +9,193 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <utility>
 
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
+#include "weakref/internal/check.h"
 
 namespace weakcache::internal {
 
+// The bits of a hash that slots and the index work with.
+inline constexpr int kSlotHashBits = 28;
+
+template <typename Slot, typename Allocator = std::allocator<Slot>>
 class SlotIndex {
  public:
-  static constexpr uint32_t kNone = UINT32_MAX;
-
-  SlotIndex() = default;
+  explicit SlotIndex(const Allocator& allocator = Allocator()) : allocator_(allocator) {}
   // Room for `size` slots.
-  explicit SlotIndex(size_t size)
-      : lines_(std::make_unique<Line[]>(LinesFor(size))),
-        line_count_(static_cast<uint32_t>(LinesFor(size))) {}
-  SlotIndex(SlotIndex&& other) noexcept { *this = std::move(other); }
+  SlotIndex(size_t size, const Allocator& allocator) : allocator_(allocator) {
+    const size_t lines = size / kFullEntries + 1;
+    lines_ = std::allocator_traits<LineAllocator>::allocate(allocator_, lines);
+    line_count_ = static_cast<uint32_t>(lines);
+    Clear();
+  }
+  SlotIndex(SlotIndex&& other) noexcept : allocator_(other.allocator_) { swap(other); }
   SlotIndex& operator=(SlotIndex&& other) noexcept {
-    lines_ = std::move(other.lines_);
-    line_count_ = std::exchange(other.line_count_, 0);
+    SlotIndex(std::move(other)).swap(*this);
     return *this;
+  }
+  ~SlotIndex() {
+    if (lines_ == nullptr) return;
+    std::allocator_traits<LineAllocator>::deallocate(allocator_, lines_, line_count_);
+  }
+
+  void swap(SlotIndex& other) noexcept {
+    std::swap(lines_, other.lines_);
+    std::swap(line_count_, other.line_count_);
+    std::swap(allocator_, other.allocator_);
   }
 
   // How many slots fit.
   size_t max_size() const { return size_t{line_count_} * kFullEntries; }
+  // How large to make the next one if `size` slots don't fit: large enough for an insertion to cost
+  // O(1) on average, small enough to waste less than a quarter.
+  size_t GrownSize(size_t size) const { return std::max(size, max_size() + max_size() / 3); }
 
-  // The slot with that hash for which `match(index)` is true, or kNone.
+  // The slot with that hash for which `match(slot)` is true, or null.
   template <typename Match>
-  uint32_t Find(uint32_t hash, Match&& match) const {
+  Slot* Find(uint32_t hash, Match&& match) const {
     const Place place = FindPlace(hash, std::forward<Match>(match));
-    return place.line == nullptr ? kNone : place.line->slots[place.entry];
+    return place.line == nullptr ? nullptr : place.line->slots[place.entry];
+  }
+
+  // Lets the memory that Find, Insert or Erase would look at first come nearer.
+  void Prefetch(uint32_t hash) const {
+    if (line_count_ != 0) __builtin_prefetch(Home(hash));
   }
 
   // There is room.
-  void Insert(uint32_t hash, uint32_t slot) {
+  void Insert(uint32_t hash, Slot* slot) {
     Line* line = Home(hash);
-    uint32_t free;
-    while ((free = line->Matching(kEmpty)) == 0) {
-      if (line->passed < kManyPassed) ++line->passed;
+    uint64_t free;
+    while ((free = line->Free()) == 0) {
+      line->CountPassed(1);
       line = Next(line);
     }
-    const int entry = std::countr_zero(free);
-    line->tags[entry] = TagOf(hash);
-    line->slots[entry] = slot;
+    line->Set(EntryOf(free), TagOf(hash), slot);
   }
 
   // The slot is there.
-  void Erase(uint32_t hash, uint32_t slot) {
-    const Place place = FindPlace(hash, [slot](uint32_t found) { return found == slot; });
-    place.line->tags[place.entry] = kEmpty;
-    for (Line* line = Home(hash); line != place.line; line = Next(line)) {
-      if (line->passed < kManyPassed) --line->passed;
-    }
+  void Erase(uint32_t hash, Slot* slot) {
+    const Place place = FindPlace(hash, [slot](const Slot& found) { return &found == slot; });
+    place.line->Set(place.entry, 0, nullptr);
+    for (Line* line = Home(hash); line != place.line; line = Next(line)) line->CountPassed(-1);
   }
 
-  void Clear() { std::fill_n(lines_.get(), line_count_, Line()); }
+  void Clear() { std::uninitialized_fill_n(lines_, line_count_, Line()); }
+
+  // Lets a slot take the place of one with the same hash.
+  void Replace(uint32_t hash, Slot* replaced, Slot* slot) {
+    const Place place = FindPlace(hash, [=](const Slot& found) { return &found == replaced; });
+    place.line->slots[place.entry] = slot;
+  }
+
+  // Aborts unless there are `size` slots, each where a look-up finds it and counted where it passed.
+  void Validate(size_t size) const {
+    size_t found = 0;
+    size_t passed = 0;
+    size_t counted = 0;
+    bool lost_track = false;
+    for (uint32_t i = 0; i < line_count_; ++i) {
+      Line* const line = &lines_[i];
+      counted += line->passed();
+      lost_track |= line->passed() == Line::kManyPassed;
+      for (uint64_t used = ~line->Free() & Line::kTopBits; used != 0; used &= used - 1) {
+        const Slot* const slot = line->slots[EntryOf(used)];
+        ++found;
+        for (Line* on_way = Home(slot->hash()); on_way != line; on_way = Next(on_way)) {
+          Check(on_way->Free() == 0 || on_way->passed() != 0, "Validate", "a slot is out of reach");
+          ++passed;
+        }
+      }
+    }
+    Check(found == size, "Validate", "the index has too many slots or too few");
+    Check(lost_track || passed == counted, "Validate", "the index has lost count");
+  }
 
  private:
-  static constexpr int kEntries = 12;
+  static constexpr int kEntries = 7;
   // On average at most so many entries of a line are in use.
-  static constexpr int kFullEntries = 10;
-  static constexpr uint8_t kEmpty = 0;
-  // A count this high has lost track and stays, until the index grows or is cleared.
-  static constexpr uint8_t kManyPassed = UINT8_MAX;
+  static constexpr int kFullEntries = 6;
 
   struct alignas(64) Line {
-    // A bit for each entry that has this tag.
-    uint32_t Matching(uint8_t tag) const {
-      constexpr uint32_t kAll = (1 << kEntries) - 1;
-#ifdef __SSE2__
-      const __m128i all = _mm_load_si128(reinterpret_cast<const __m128i*>(tags));
-      const __m128i equal = _mm_cmpeq_epi8(all, _mm_set1_epi8(static_cast<char>(tag)));
-      return static_cast<uint32_t>(_mm_movemask_epi8(equal)) & kAll;
-#else
-      uint32_t matching = 0;
-      for (int i = 0; i < kEntries; ++i) matching |= uint32_t{tags[i] == tag} << i;
-      return matching & kAll;
-#endif
+    static constexpr uint64_t kLowBits = 0x01010101010101;
+    static constexpr uint64_t kTopBits = kLowBits << 7;
+    // A count this high has lost track and stays, until the index grows or is cleared.
+    static constexpr uint64_t kManyPassed = UINT8_MAX;
+
+    // The top bit of each byte whose entry is free.
+    uint64_t Free() const {
+      // Tags are at least 2: adding 0x7e sets the top bit of those that have it not already.
+      return ~(((tags & ~(kTopBits | kPassed)) + kLowBits * 0x7e) | tags) & kTopBits;
+    }
+    // The top bit of each byte that is this tag; the byte after one may be there by mistake, if it
+    // is another tag (Mycroft, 1987).
+    uint64_t Matching(uint64_t tag) const {
+      const uint64_t difference = tags ^ (kLowBits * tag);
+      return (difference - kLowBits) & ~difference & kTopBits;
     }
 
-    uint8_t tags[kEntries] = {};
-    uint8_t passed = 0;  // entries that are further on because this line was full
-    uint8_t padding[3] = {};
-    uint32_t slots[kEntries] = {};
+    void Set(int entry, uint64_t tag, Slot* slot) {
+      tags = (tags & ~(uint64_t{0xff} << (8 * entry))) | (tag << (8 * entry));
+      slots[entry] = slot;
+    }
+
+    // Entries that are further on because this line was full.
+    uint64_t passed() const { return tags >> 56; }
+    void CountPassed(int change) {
+      if (passed() != kManyPassed) tags += static_cast<uint64_t>(int64_t{change}) << 56;
+    }
+
+    static constexpr uint64_t kPassed = uint64_t{0xff} << 56;
+    uint64_t tags = 0;  // a byte for each entry, 0 if it is free, and the passed ones above
+    Slot* slots[kEntries] = {};
   };
-  static_assert(sizeof(Line) == 64);
+  static_assert(sizeof(void*) != 8 || sizeof(Line) == 64);
+
+  using LineAllocator = typename std::allocator_traits<Allocator>::template rebind_alloc<Line>;
 
   struct Place {
     Line* line;  // null if there is none
     int entry;
   };
 
-  static size_t LinesFor(size_t size) { return size / kFullEntries + 1; }
+  static int EntryOf(uint64_t bits) { return std::countr_zero(bits) / 8; }
 
-  static uint8_t TagOf(uint32_t hash) {
-    const auto tag = static_cast<uint8_t>(hash);
-    return tag == kEmpty ? 1 : tag;
+  // 0 is a free entry, 1 could be mistaken for one.
+  static uint64_t TagOf(uint32_t hash) {
+    const uint64_t tag = hash & 0xff;
+    return tag < 2 ? tag + 2 : tag;
   }
 
-  // The upper bits of the hash, scaled to any number of lines (Lemire, 2019).
-  Line* Home(uint32_t hash) const { return &lines_[(uint64_t{hash} * line_count_) >> 32]; }
-  Line* Next(Line* line) const {
-    return line + 1 == lines_.get() + line_count_ ? lines_.get() : line + 1;
+  // The hash, scaled to any number of lines (Lemire, 2019).
+  Line* Home(uint32_t hash) const {
+    return &lines_[(uint64_t{hash} * line_count_) >> kSlotHashBits];
   }
+  Line* Next(Line* line) const { return line + 1 == lines_ + line_count_ ? lines_ : line + 1; }
 
   template <typename Match>
   Place FindPlace(uint32_t hash, Match&& match) const {
     if (line_count_ == 0) return {nullptr, 0};
-    const uint8_t tag = TagOf(hash);
+    const uint64_t tag = TagOf(hash);
     Line* line = Home(hash);
     for (uint32_t looked_at = 0; looked_at < line_count_; ++looked_at) {
-      for (uint32_t candidates = line->Matching(tag); candidates != 0;
+      for (uint64_t candidates = line->Matching(tag); candidates != 0;
            candidates &= candidates - 1) {
-        const int entry = std::countr_zero(candidates);
-        if (match(line->slots[entry])) return {line, entry};
+        const int entry = EntryOf(candidates);
+        if (match(*line->slots[entry])) [[likely]]
+          return {line, entry};
       }
-      if (line->passed == 0) break;
+      if (line->passed() == 0) [[likely]]
+        break;
       line = Next(line);
     }
     return {nullptr, 0};
   }
 
-  std::unique_ptr<Line[]> lines_;
+  Line* lines_ = nullptr;
   uint32_t line_count_ = 0;
+  [[no_unique_address]] LineAllocator allocator_;
 };
 
 }  // namespace weakcache::internal

@@ -1,8 +1,8 @@
-// Slots that never move, found by a small index: a list of pages that double up to a fixed size.
+// Slots that never move, in pages.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_PAGES_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_PAGES_H_
 
-#include <bit>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -14,36 +14,32 @@
 
 namespace weakcache::internal {
 
-// Slot is constructible from (owner, index) without throwing, needs no destructor, and has next()
-// and set_next(), which are the pages' while the slot is free.
-template <typename Slot>
+// Slot is constructible from a Header* without throwing, needs no destructor, has is_free(), and
+// has next() and set_next(), which are the pages' while it is free. Header is what a page begins
+// with, and constructible from whatever Allocate is given.
+template <typename Slot, typename Header, typename Allocator>
 class SlotPages {
  public:
-  // Slot indices fit in this many bits.
-  static constexpr int kIndexBits = 28;
+  // A place that a slot has or could have. It stays valid whatever is allocated or freed.
+  struct Position {
+    size_t page = 0;
+    size_t slot = 0;
+  };
 
-  SlotPages() = default;
+  explicit SlotPages(const Allocator& allocator) : pages_(allocator) {}
   SlotPages(const SlotPages&) = delete;
   SlotPages& operator=(const SlotPages&) = delete;
   ~SlotPages() {
-    for (size_t page = 0; page < pages_.size(); ++page) {
-      std::allocator<Slot>().deallocate(pages_[page], PageSize(page));
+    for (Page* const page : pages_) {
+      if (page != nullptr) Delete(page, pages_.get_allocator());
     }
   }
 
-  Slot& operator[](uint32_t index) const {
-    if (index >= kFullPage) [[likely]] {
-      return pages_[(index >> kFullPageBits) + kSmallPages - 1][index & (kFullPage - 1)];
-    }
-    const int page = std::bit_width(index / kFirstPage);
-    return pages_[page][page == 0 ? index : index - PageSize(page)];
-  }
-
-  // A free slot; the lowest indices are used first. If memory runs out it throws and changes
-  // nothing.
-  template <typename Owner>
-  Slot* Allocate(Owner* owner) {
-    if (free_ == nullptr) AddPage(owner);
+  // A free slot; those that were freed last are used first. If memory runs out it throws and
+  // changes nothing.
+  template <typename HeaderArgument>
+  Slot* Allocate(HeaderArgument&& argument) {
+    if (free_ == nullptr) AddPage(std::forward<HeaderArgument>(argument));
     Slot* const slot = free_;
     free_ = static_cast<Slot*>(slot->next());
     return slot;
@@ -54,50 +50,132 @@ class SlotPages {
     free_ = slot;
   }
 
-  // Makes room for `count` slots in all.
-  template <typename Owner>
-  void Reserve(size_t count, Owner* owner) {
-    CheckCount(count);
-    while (end_ < count) AddPage(owner);
+  // How many slots there are, free or not.
+  size_t size() const { return size_; }
+
+  // The first slot at or after `position`, which becomes its position; null at the end.
+  Slot* At(Position& position) const {
+    for (; position.page < pages_.size(); ++position.page, position.slot = 0) {
+      Page* const page = pages_[position.page];
+      if (page != nullptr && position.slot < page->size) return page->slots() + position.slot;
+    }
+    return nullptr;
   }
 
-  // Every slot's index is below this.
-  uint32_t end() const { return end_; }
+  // Gives back the pages all of whose slots are free.
+  void DropFreePages() {
+    free_ = nullptr;
+    for (Page*& page : pages_) {
+      if (page == nullptr) continue;
+      Slot* const slots = page->slots();
+      if (std::all_of(slots, slots + page->size, [](Slot& slot) { return slot.is_free(); })) {
+        size_ -= page->size;
+        Delete(page, pages_.get_allocator());
+        page = nullptr;
+        ++holes_;
+        continue;
+      }
+      for (size_t i = page->size; i-- > 0;) {
+        if (slots[i].is_free()) Free(slots + i);
+      }
+    }
+    for (; !pages_.empty() && pages_.back() == nullptr; --holes_) pages_.pop_back();
+  }
+
+  // Leaves each page to `leave(header, slots, size)`, which may delete it, at once or later.
+  template <typename Leave>
+  void Abandon(Leave&& leave) {
+    free_ = nullptr;
+    size_ = 0;
+    for (Page*& page : pages_) {
+      if (page == nullptr) continue;
+      Page* const abandoned = std::exchange(page, nullptr);
+      leave(static_cast<Header*>(abandoned), abandoned->slots(), abandoned->size);
+    }
+  }
+  template <typename OtherAllocator>
+  static void Delete(Header* header, const OtherAllocator& allocator) {
+    auto* const page = static_cast<Page*>(header);
+    const size_t units = UnitsFor(page->size);
+    page->~Page();
+    Rebind<Unit> rebound(allocator);
+    UnitTraits::deallocate(rebound, reinterpret_cast<Unit*>(page), units);
+  }
+
+  // Aborts unless the free slots are those on the list.
+  void Validate() const {
+    size_t on_list = 0;
+    for (const Slot* slot = free_; slot != nullptr; slot = static_cast<const Slot*>(slot->next())) {
+      Check(slot->is_free(), "Validate", "a slot in use is on the list of the free ones");
+      ++on_list;
+    }
+    size_t free = 0;
+    size_t all = 0;
+    for (Position position; const Slot* const slot = At(position); ++position.slot) {
+      ++all;
+      if (slot->is_free()) ++free;
+    }
+    Check(all == size_, "Validate", "the pages have lost count");
+    Check(free == on_list, "Validate", "a free slot is not on the list");
+  }
 
  private:
-  static constexpr uint32_t kFirstPage = 8;
-  static constexpr int kFullPageBits = 10;
-  static constexpr uint32_t kFullPage = 1 << kFullPageBits;
-  // Pages of 8, 8, 16, 32 … 512 slots hold the first 1024.
-  static constexpr size_t kSmallPages = kFullPageBits - std::bit_width(kFirstPage) + 2;
+  static constexpr size_t kMinPage = 8;
 
-  // Pages 1 to 7 are as large as all before them together, so this is also their first index.
-  static constexpr size_t PageSize(size_t page) {
-    if (page >= kSmallPages) return kFullPage;
-    return page == 0 ? kFirstPage : kFirstPage << (page - 1);
+  struct Page final : Header {
+    template <typename Argument>
+    Page(size_t size, Argument&& argument)
+        : Header(std::forward<Argument>(argument)), size(size) {}
+    Slot* slots() { return reinterpret_cast<Slot*>(reinterpret_cast<char*>(this) + kFirstSlot); }
+
+    const size_t size;
+  };
+  static constexpr size_t kAlignment = std::max(alignof(Slot), alignof(Page));
+  static constexpr size_t kFirstSlot = (sizeof(Page) + alignof(Slot) - 1) & ~(alignof(Slot) - 1);
+  struct alignas(kAlignment) Unit {
+    unsigned char bytes[kAlignment];
+  };
+  template <typename T>
+  using Rebind = typename std::allocator_traits<Allocator>::template rebind_alloc<T>;
+  using UnitTraits = std::allocator_traits<Rebind<Unit>>;
+
+  static size_t UnitsFor(size_t slots) {
+    return (kFirstSlot + slots * sizeof(Slot) + sizeof(Unit) - 1) / sizeof(Unit);
   }
 
-  static void CheckCount(size_t count) {
-    Check(count <= size_t{1} << kIndexBits, "insert or reserve", "more than 2^28 entries");
+  // A few percent of the slots that there are, so that hardly more than that is unused; and so
+  // large in the end that all pages' headers stay in a processor's cache.
+  size_t NextPageSize() const {
+    constexpr size_t kMaxSlots = 1024;
+    constexpr size_t kMaxBytes = 64 * 1024;
+    constexpr size_t kMaxPage = std::clamp(kMaxBytes / sizeof(Slot), kMinPage, kMaxSlots);
+    return std::clamp(size_ / 32, kMinPage, kMaxPage);
   }
 
-  template <typename Owner>
-  void AddPage(Owner* owner) {
-    const size_t size = PageSize(pages_.size());
-    CheckCount(end_ + size);
-    if (pages_.size() == pages_.capacity()) pages_.reserve(2 * pages_.size() + 1);
-    Slot* const page = std::allocator<Slot>().allocate(size);
-    pages_.push_back(page);
+  template <typename Argument>
+  void AddPage(Argument&& argument) {
+    if (holes_ == 0 && pages_.size() == pages_.capacity()) pages_.reserve(2 * pages_.size() + 1);
+    const size_t size = NextPageSize();
+    Rebind<Unit> allocator(pages_.get_allocator());
+    auto* const page = ::new (static_cast<void*>(UnitTraits::allocate(allocator, UnitsFor(size))))
+        Page(size, std::forward<Argument>(argument));
+    Slot* const slots = page->slots();
     for (size_t i = size; i-- > 0;) {
-      ::new (static_cast<void*>(page + i)) Slot(owner, end_ + static_cast<uint32_t>(i));
-      Free(page + i);
+      Free(::new (static_cast<void*>(slots + i)) Slot(static_cast<Header*>(page)));
     }
-    end_ += static_cast<uint32_t>(size);
+    if (holes_ == 0) {
+      pages_.push_back(page);
+    } else {
+      *std::find(pages_.begin(), pages_.end(), nullptr) = page;
+      --holes_;
+    }
+    size_ += size;
   }
 
-  std::vector<Slot*> pages_;
+  std::vector<Page*, Rebind<Page*>> pages_;  // null where one was given back: at `holes_` places
+  size_t holes_ = 0;
   Slot* free_ = nullptr;
-  uint32_t end_ = 0;
+  size_t size_ = 0;
 };
 
 }  // namespace weakcache::internal

@@ -1,12 +1,15 @@
-// The engine under all weak containers: slots that watch their referents, an index over them, and
-// the queue through which expired slots come back.
+// The engine under all weak containers: slots that refer weakly to objects, and an index over them.
 //
-// A slot's life: free -> live (in the index, on its referent's watcher list) -> back to free in one
-// of two ways. Erased by the container: off the watcher list, out of the index, emptied. Or
-// expired: taken off the list by the releasing thread and pushed to the queue; the container takes
+// A slot's life: free -> live (in the index, to be told of its object's end) -> back to free in one
+// of two ways. Erased by the container: detached from its object, out of the index, emptied. Or
+// expired: pushed to the queue by the thread that dropped the last reference; the container takes
 // it out of the index and empties it when it drains the queue. A slot that is erased while it is on
-// that way leaves the index and is emptied at once, and becomes free when it arrives. An index
-// never has two live slots for one key.
+// that way leaves the index and is emptied at once, and becomes free when it arrives. A resident
+// slot (see table_slot.h) also waits for the last weak reference to its object. An index never has
+// two live slots for one key.
+//
+// Handles that notify nobody (std::shared_ptr) don't use the queue: every operation that adds or
+// removes looks at the next few slots instead, round and round.
 //
 // User code (destructors of payloads, allocators of referents) runs only while the table is
 // consistent: it may use the same container.
@@ -19,325 +22,231 @@
 #include <memory>
 #include <utility>
 
-#include "cache/internal/expired_queue.h"
 #include "cache/internal/slot_index.h"
-#include "cache/internal/slot_pages.h"
+#include "cache/internal/table_core.h"
+#include "cache/internal/table_slot.h"
+#include "weakref/handle_traits.h"
 #include "weakref/internal/check.h"
-#include "weakref/internal/control_block.h"
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
 
 namespace weakcache::internal {
 
-// Spreads what a hash function gives over 32 bits, the upper ones first (Knuth's multiplicative
-// hash), so that an identity hash is good enough.
-inline uint32_t SpreadHash(size_t hash) {
-  return static_cast<uint32_t>((uint64_t{hash} * 0x9E3779B97F4A7C15u) >> 32);
-}
-
-// When the value in a slot is destroyed.
-enum class PayloadLifetime {
-  kUntilPurge,         // by the container, when it removes the slot
-  kUntilReferentDies,  // by whichever thread drops the last Ref to the referent
-};
-
-template <typename Referent, typename Payload, PayloadLifetime kLifetime>
+template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
 class WeakTable {
-  enum class State : uint32_t {
-    kFree,
-    kLive,      // in the index; all others are out of it
-    kRemoved,   // on no list, still to be emptied
-    kEmptying,  // on no list, being emptied
-    // On its way through the expired queue, and:
-    kStranded,          // still to be emptied
-    kEmptyingStranded,  // being emptied
-    kArrived,           // being emptied, and it has come through meanwhile
-    kLeaving,           // emptied
-  };
+  using Traits = HandleTraits<H>;
+  using Core = TableCore<H, Payload, kLifetime, Allocator>;
+  using State = SlotState;
+  static constexpr bool kNotifies = Traits::kNotifiesExpiry;
 
  public:
-  class Slot : private Watcher {
-   public:
-    const WeakRef<Referent>& referent() const { return referent_; }
-    Payload& payload() { return payload_; }
-    const Payload& payload() const { return payload_; }
+  using Slot = TableSlot<H, Payload>;
+  using Position = typename Core::Position;
+  using NewSlot = typename Core::NewSlot;
 
-   private:
-    friend class WeakTable;
-    friend class SlotPages<Slot>;
-
-    Slot(WatcherOwner* owner, uint32_t index) : Watcher(owner), index_(index) {}
-    ~Slot() = delete;  // its pages go as plain memory: a slot is emptied before
-
-    State state() const { return static_cast<State>(state_); }
-    void set_state(State state) { state_ = static_cast<uint32_t>(state); }
-    bool TryUnwatch() { return RefAccess::Block(referent_)->RemoveWatcher(this); }
-    void Watch() { RefAccess::Block(referent_)->AddWatcher(this); }
-
-    WeakRef<Referent> referent_;
-    uint32_t hash_ = 0;
-    uint32_t index_ : SlotPages<Slot>::kIndexBits;
-    uint32_t state_ : 32 - SlotPages<Slot>::kIndexBits = 0;
-    union {
-      Payload payload_;  // constructed while live; its end is settled by kLifetime
-    };
-  };
-
-  WeakTable() = default;
-  WeakTable(WeakTable&& other) noexcept { swap(other); }
+  explicit WeakTable(const Allocator& allocator) : allocator_(allocator), index_(allocator) {}
+  WeakTable(WeakTable&& other) noexcept : WeakTable(other.allocator_) { swap(other); }
   WeakTable& operator=(WeakTable&& other) noexcept {
     WeakTable(std::move(other)).swap(*this);
     return *this;
   }
   ~WeakTable() {
-    if (shared_ != nullptr) Abandon();
+    if (core_ != nullptr) Abandon();
   }
 
   void swap(WeakTable& other) noexcept {
-    std::swap(shared_, other.shared_);
-    std::swap(index_, other.index_);
-    std::swap(in_index_, other.in_index_);
-    std::swap(inserted_, other.inserted_);
-    std::swap(unwatched_, other.unwatched_);
-    std::swap(arrived_, other.arrived_);
-    std::swap(waiting_, other.waiting_);
+    using std::swap;
+    swap(allocator_, other.allocator_);
+    swap(core_, other.core_);
+    index_.swap(other.index_);
+    swap(in_index_, other.in_index_);
+    swap(changes_, other.changes_);
+    swap(inserted_, other.inserted_);
+    swap(detached_, other.detached_);
+    swap(waiting_, other.waiting_);
+    swap(sweep_, other.sweep_);
+    swap(pop_, other.pop_);
   }
 
-  // Entries whose referents' last release has not happened before the call.
+  const Allocator& allocator() const { return allocator_; }
+
+  // Entries whose referents' last release has not happened before the call; if the handle can't
+  // notify, all entries.
   size_t size() const {
-    return shared_ == nullptr ? 0 : inserted_ - unwatched_ - shared_->expired_count();
+    if constexpr (!kNotifies) return in_index_;
+    return core_ == nullptr ? 0 : inserted_ - detached_ - core_->queue.expired_count();
   }
+
+  // Changes whenever a slot found before may be gone, or another be found.
+  uint64_t changes() const { return changes_; }
 
   // The live slot with this hash for which `equal(slot)` is true, or null. Its referent may have
   // expired.
   template <typename Equal>
   Slot* Find(uint32_t hash, Equal&& equal) const {
-    const uint32_t found = index_.Find(hash, [&](uint32_t index) {
-      const Slot& slot = shared_->slots[index];
-      return slot.hash_ == hash && equal(slot);
-    });
-    return found == SlotIndex::kNone ? nullptr : &shared_->slots[found];
+    return index_.Find(hash, [&](const Slot& slot) { return slot.hash() == hash && equal(slot); });
+  }
+  void Prefetch(uint32_t hash) const { index_.Prefetch(hash); }
+
+  // A slot that is not in the table yet, with a payload made from the arguments: for an object that
+  // is there, or to be resident. If an allocation or the payload's constructor throws, nothing has
+  // changed. That constructor may use the table.
+  template <bool kResident = false, typename... Args>
+  NewSlot Prepare(Args&&... payload) {
+    if (core_ == nullptr) core_ = Core::Create(allocator_);
+    Slot* const slot = core_->template Allocate<kResident>();
+    return NewSlot(core_, slot, std::forward<Args>(payload)...);
   }
 
-  // Adds a slot, for a key that has none, and returns it and true. Should the payload's constructor
-  // have added the key itself (a slot for which `equal(slot, payload)`), returns that slot and
-  // false. If an allocation or the payload's constructor throws, nothing has changed.
-  template <typename Equal, typename... Args>
-  std::pair<Slot*, bool> Insert(uint32_t hash, Equal&& equal, const Ref<Referent>& referent,
-                                Args&&... payload) {
-    if (shared_ == nullptr) shared_ = new Shared;
-    const size_t inserted_before = inserted_;
-    NewSlot created(shared_, std::forward<Args>(payload)...);
-    Check(created.shared == shared_, "insert", "a constructor has moved its own container");
-    if (inserted_ != inserted_before) {
-      const auto same_key = [&](const Slot& slot) { return equal(slot, created.slot->payload_); };
-      if (Slot* const found = Find(hash, same_key)) return {found, false};
-    }
-    GrowIndex(in_index_ + 1);
-    Slot* const slot = created.Keep();
-    slot->hash_ = hash;
-    slot->referent_ = referent;
-    slot->set_state(State::kLive);
-    index_.Insert(hash, slot->index_);
-    ++in_index_;
+  // Enters the slot, for a key that has none; or in place of the live slot `replaced`, which it then
+  // erases. If an allocation throws, nothing has changed.
+  Slot* Enter(NewSlot&& prepared, uint32_t hash, const H& referent, Slot* replaced = nullptr) {
+    MakeRoom(prepared, replaced);
+    Slot* const slot = prepared.Take();
     ++inserted_;
-    slot->Watch();
-    return {slot, true};
+    Core::AsGuest(slot)->MakeLive(hash, referent);
+    Publish(slot, replaced);
+    return slot;
   }
-
-  // Lets a live slot refer to another object, unless the expiry of its present one comes first:
-  // false.
-  bool Replace(Slot* slot, const Ref<Referent>& referent) {
-    if (!slot->TryUnwatch()) return false;
-    WeakRef<Referent> replaced = referent;
-    slot->referent_.swap(replaced);
-    slot->Watch();
-    return true;
+  // As well; `object` is one that NewObject has made, and becomes the referent.
+  template <typename Object>
+  H EnterResident(NewSlot&& prepared, uint32_t hash, Object object) {
+    MakeRoom(prepared, nullptr);
+    Slot* const slot = prepared.Take();
+    ++inserted_;
+    H referent = Core::AsResident(slot)->MakeLive(hash, object.release());
+    Publish(slot, nullptr);
+    return referent;
   }
 
   // Removes a live slot, whether its referent has expired or not, and destroys its payload.
   void Erase(Slot* slot) {
-    index_.Erase(slot->hash_, slot->index_);
-    --in_index_;
-    Unwatch(slot);
-    Empty(shared_, slot);
+    RemoveFromIndex(slot);
+    Detach(slot);
+    core_->Empty(slot);
   }
 
   void Clear() {
-    if (shared_ == nullptr) return;
-    const uint32_t end = shared_->slots.end();
-    for (uint32_t i = 0; i < end; ++i) {
-      Slot& slot = shared_->slots[i];
-      if (slot.state() == State::kLive) Unwatch(&slot);
-    }
+    if (core_ == nullptr) return;
+    for (Position position; Slot* const slot = Next(position); ++position) Detach(slot);
     index_.Clear();
     in_index_ = 0;
+    ++changes_;
     // The table is empty and consistent: from here on user code may run.
-    Shared* const shared = shared_;
-    for (uint32_t i = 0; i < end; ++i) {
-      Slot& slot = shared->slots[i];
-      if (slot.state() == State::kRemoved || slot.state() == State::kStranded) Empty(shared, &slot);
+    Core* const core = core_;
+    for (Position position; Slot* const slot = core->At(position); ++position) {
+      if (slot->state() == State::kRemoved || slot->state() == State::kStranded) core->Empty(slot);
     }
   }
 
-  // Takes at most `limit` slots that have come through the queue; returns how many entries it
-  // removed, which leaves out those that were gone already. Amortised O(1) each.
-  size_t Purge(size_t limit) {
-    Shared* const shared = shared_;
-    Slot* removed = nullptr;
-    size_t removed_entries = 0;
-    for (Slot* slot; limit > 0 && (slot = NextArrival()) != nullptr; --limit) {
-      switch (slot->state()) {
-        case State::kLive:
-          index_.Erase(slot->hash_, slot->index_);
-          --in_index_;
-          ++removed_entries;
-          [[fallthrough]];
-        case State::kStranded:
-          slot->set_state(State::kEmptying);
-          slot->set_next(removed);
-          removed = slot;
-          break;
-        case State::kEmptyingStranded:
-          slot->set_state(State::kArrived);
-          break;
-        default:
-          Free(shared, slot);
-      }
+  // Removes all expired entries; returns how many.
+  size_t Purge() {
+    if (core_ == nullptr) return 0;
+    if constexpr (kNotifies) {
+      return Drain(SIZE_MAX);
+    } else {
+      return Sweep(core_->size());
     }
-    // The table is consistent: from here on user code may run.
-    while (removed != nullptr) {
-      Slot* const slot = removed;
-      removed = static_cast<Slot*>(slot->next());
-      EndExpired(slot);
-      Free(shared, slot);
-    }
-    return removed_entries;
   }
-
   // What every operation that adds or removes does: more than it can add.
-  void PurgeSome() { Purge(kPurgedPerOperation); }
+  void PurgeSome() {
+    constexpr size_t kPurgedPerOperation = 4;
+    if constexpr (kNotifies) {
+      Drain(kPurgedPerOperation);
+    } else {
+      Sweep(kPurgedPerOperation);
+    }
+  }
 
+  // Makes room in the index: the slots' pages don't need it, adding one costs the same at any time.
   void Reserve(size_t count) {
-    if (shared_ == nullptr) shared_ = new Shared;
-    shared_->slots.Reserve(count, static_cast<WatcherOwner*>(shared_));
-    GrowIndex(count);
+    CheckCount(count);
+    if (count > index_.max_size()) RebuildIndex(count);
+  }
+
+  // Gives back the memory that the entries don't need; slots stay where they are.
+  void ShrinkToFit() {
+    Purge();
+    if (core_ == nullptr) return;
+    core_->DropFreePages();
+    RebuildIndex(in_index_);
   }
 
   // The first live slot at or after `position`, which becomes its position; null at the end. A slot
   // that is live during the whole iteration is visited once, whatever is inserted or erased
   // meanwhile.
-  Slot* Next(uint32_t& position) const {
-    const uint32_t end = shared_ == nullptr ? 0 : shared_->slots.end();
-    for (; position < end; ++position) {
-      Slot& slot = shared_->slots[position];
-      if (slot.state() == State::kLive) return &slot;
+  Slot* Next(Position& position) const {
+    if (core_ == nullptr) return nullptr;
+    for (; Slot* const slot = core_->At(position); ++position) {
+      if (slot->state() == State::kLive) return slot;
     }
     return nullptr;
   }
-
- private:
-  static constexpr size_t kPurgedPerOperation = 4;
-
-  // What threads that release referents use: it stays until the last of them has left.
-  struct Shared final : BasicExpiredQueue<StdAtomics> {
-    void OnExpired(Watcher* watcher) noexcept override {
-      if constexpr (kLifetime == PayloadLifetime::kUntilReferentDies) {
-        std::destroy_at(&static_cast<Slot*>(watcher)->payload_);
-      }
-      if (this->Push(watcher)) delete this;
-    }
-
-    SlotPages<Slot> slots;
-  };
-
-  // A slot with its payload; both go again unless they are kept.
-  struct NewSlot {
-    template <typename... Args>
-    explicit NewSlot(Shared* owner, Args&&... payload)
-        : shared(owner), slot(owner->slots.Allocate(static_cast<WatcherOwner*>(owner))) {
-      UnusedSlot unused{owner, slot};
-      ::new (static_cast<void*>(&slot->payload_)) Payload(std::forward<Args>(payload)...);
-      unused.slot = nullptr;
-    }
-    NewSlot(const NewSlot&) = delete;
-    NewSlot& operator=(const NewSlot&) = delete;
-    ~NewSlot() {
-      if (slot != nullptr) Empty(shared, slot);
-    }
-    Slot* Keep() { return std::exchange(slot, nullptr); }
-
-    Shared* const shared;
-    Slot* slot;
-  };
-
-  struct UnusedSlot {
-    ~UnusedSlot() {
-      if (slot != nullptr) shared->slots.Free(slot);
-    }
-    Shared* const shared;
-    Slot* slot;
-  };
-
-  void GrowIndex(size_t size) {
-    if (size <= index_.max_size()) return;
-    SlotIndex index(std::max(size, index_.max_size() + index_.max_size() / 2));
-    uint32_t position = 0;
-    for (Slot* slot; (slot = Next(position)) != nullptr; ++position) {
-      index.Insert(slot->hash_, slot->index_);
-    }
-    index_ = std::move(index);
+  // Some live slot, or null. For a loop that removes them all: it begins where the last call ended.
+  Slot* NextToPop() {
+    if (Slot* const slot = Next(pop_)) return slot;
+    pop_ = Position();
+    return Next(pop_);
   }
 
-  // Takes a live slot off its referent's list, unless its expiry comes first.
-  void Unwatch(Slot* slot) {
-    if (slot->TryUnwatch()) {
-      ++unwatched_;
+  // Aborts, and says why, if the table is not consistent. No other thread releases a referent
+  // meanwhile. O(slots).
+  void Validate() const;
+
+ private:
+  static void CheckCount(size_t count) {
+    Check(count <= size_t{1} << kSlotHashBits, "insert or reserve", "more than 2^28 entries");
+  }
+
+  void MakeRoom(const NewSlot& prepared, const Slot* replaced) {
+    Check(prepared.core() == core_, "insert", "a constructor has moved its own container");
+    if (replaced != nullptr || in_index_ < index_.max_size()) return;
+    CheckCount(in_index_ + 1);
+    RebuildIndex(index_.GrownSize(in_index_ + 1));
+  }
+  void Publish(Slot* slot, Slot* replaced) {
+    ++changes_;
+    if (replaced == nullptr) {
+      index_.Insert(slot->hash(), slot);
+      ++in_index_;
+      return;
+    }
+    index_.Replace(slot->hash(), replaced, slot);
+    Detach(replaced);
+    core_->Empty(replaced);
+  }
+
+  void RemoveFromIndex(Slot* slot) {
+    index_.Erase(slot->hash(), slot);
+    --in_index_;
+    ++changes_;
+  }
+  void RebuildIndex(size_t size) {
+    SlotIndex<Slot, Allocator> index(size, allocator_);
+    for (Position position; Slot* const slot = Next(position); ++position) {
+      index.Insert(slot->hash(), slot);
+    }
+    index_ = std::move(index);
+    ++changes_;
+  }
+
+  // Lets a live slot's referent tell it nothing any more, unless its expiry comes first.
+  void Detach(Slot* slot) {
+    if (Core::Detach(slot)) {
+      ++detached_;
       slot->set_state(State::kRemoved);
     } else {
       slot->set_state(State::kStranded);
     }
   }
 
-  // Empties a slot that is out of the index, and frees it unless it is still to come through the
-  // queue. Runs user code, which may use the table, but finds this slot neither to empty nor to
-  // reuse.
-  static void Empty(Shared* shared, Slot* slot) {
-    if (slot->state() == State::kStranded) {
-      slot->set_state(State::kEmptyingStranded);
-      EndExpired(slot);
-      if (slot->state() == State::kArrived) {
-        Free(shared, slot);
-      } else {
-        slot->set_state(State::kLeaving);
-      }
-    } else {
-      slot->set_state(State::kEmptying);
-      std::destroy_at(&slot->payload_);
-      slot->referent_.reset();
-      Free(shared, slot);
-    }
-  }
-
-  // Ends what the thread that takes an expired slot to the queue leaves to the container.
-  static void EndExpired(Slot* slot) {
-    if constexpr (kLifetime == PayloadLifetime::kUntilPurge) std::destroy_at(&slot->payload_);
-    slot->referent_.reset();
-  }
-
-  static void Free(Shared* shared, Slot* slot) {
-    slot->set_state(State::kFree);
-    shared->slots.Free(slot);
-  }
+  size_t Drain(size_t limit);
+  size_t Sweep(size_t limit);
 
   // The next slot that has come through the queue.
   Slot* NextArrival() {
-    if (waiting_ == nullptr && shared_ != nullptr) waiting_ = shared_->TakeAll();
-    if (waiting_ == nullptr) return nullptr;
-    Watcher* const watcher = waiting_;
-    waiting_ = watcher->next();
-    ++arrived_;
-    return static_cast<Slot*>(watcher);
+    if (waiting_ == nullptr && core_ != nullptr) waiting_ = core_->queue.TakeAll();
+    Slot* const slot = waiting_;
+    if (slot != nullptr) waiting_ = slot->next();
+    return slot;
   }
 
   // Ends the table without waiting for the slots that are on their way to the queue.
@@ -345,26 +254,109 @@ class WeakTable {
     // Again if destructors have added entries meanwhile.
     do {
       Clear();
-      Purge(SIZE_MAX);
+      Purge();
     } while (in_index_ != 0 || waiting_ != nullptr);
-    for (Watcher* watcher = shared_->Close(); watcher != nullptr; watcher = watcher->next()) {
-      ++arrived_;
-    }
-    // Every slot has been taken off its list, here or by a release, so the count of the latter is
-    // final.
-    if (shared_->LeaveTo(shared_->expired_count() - arrived_)) delete shared_;
+    core_->Abandon();
   }
 
-  Shared* shared_ = nullptr;
-  SlotIndex index_;
+  [[no_unique_address]] Allocator allocator_;
+  Core* core_ = nullptr;
+  SlotIndex<Slot, Allocator> index_;
   size_t in_index_ = 0;  // live slots
-  // Since the beginning: slots inserted, taken off their lists by the container, come through the
-  // queue.
+  uint64_t changes_ = 0;
+  // Since the beginning: slots inserted, and detached before their referents expired.
   size_t inserted_ = 0;
-  size_t unwatched_ = 0;
-  size_t arrived_ = 0;
-  Watcher* waiting_ = nullptr;  // taken from the queue but not yet looked at, linked by next()
+  size_t detached_ = 0;
+  Slot* waiting_ = nullptr;  // taken from the queue but not yet looked at, linked by next()
+  Position sweep_;           // where the next Sweep begins
+  Position pop_;             // where the next NextToPop begins
 };
+
+// Takes at most `limit` slots that have come through the queue; returns how many entries it
+// removed, which leaves out those that were gone already. Amortised O(1) each.
+template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
+size_t WeakTable<H, Payload, kLifetime, Allocator>::Drain(size_t limit) {
+  Core* const core = core_;
+  Slot* removed = nullptr;
+  size_t removed_entries = 0;
+  for (Slot* slot; limit > 0 && (slot = NextArrival()) != nullptr; --limit) {
+    switch (slot->state()) {
+      case State::kLive:
+        RemoveFromIndex(slot);
+        ++removed_entries;
+        [[fallthrough]];
+      case State::kStranded:
+        slot->set_state(State::kEmptying);
+        slot->set_next(removed);
+        removed = slot;
+        break;
+      case State::kEmptyingStranded:
+        slot->set_state(State::kArrived);
+        break;
+      case State::kLeaving:
+        core->FinishEmptying(slot);
+        break;
+      default:
+        core->Free(slot);
+    }
+  }
+  // The table is consistent: from here on user code may run.
+  while (removed != nullptr) {
+    Slot* const slot = removed;
+    removed = slot->next();
+    core->EndExpiredPayload(slot);
+    core->FinishEmptying(slot);
+  }
+  return removed_entries;
+}
+
+// Looks at `limit` slots, from where it stopped last; returns how many it removed.
+template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
+size_t WeakTable<H, Payload, kLifetime, Allocator>::Sweep(size_t limit) {
+  constexpr size_t kBatch = 4;
+  size_t removed_entries = 0;
+  while (limit > 0 && in_index_ > 0) {
+    Core* const core = core_;
+    Slot* removed[kBatch];
+    const size_t batch = std::min(limit, kBatch);
+    size_t count = 0;
+    for (size_t i = 0; i < batch; ++i, ++sweep_) {
+      Slot* slot = core->At(sweep_);
+      if (slot == nullptr) {
+        sweep_ = Position();
+        slot = core->At(sweep_);
+      }
+      if (slot->state() != State::kLive || !slot->expired()) continue;
+      RemoveFromIndex(slot);
+      slot->set_state(State::kEmptying);
+      removed[count++] = slot;
+    }
+    // The table is consistent: from here on user code may run.
+    for (size_t i = 0; i < count; ++i) {
+      core->EndExpiredPayload(removed[i]);
+      core->FinishEmptying(removed[i]);
+    }
+    removed_entries += count;
+    limit -= batch;
+  }
+  return removed_entries;
+}
+
+template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
+void WeakTable<H, Payload, kLifetime, Allocator>::Validate() const {
+  index_.Validate(in_index_);
+  size_t live = 0;
+  size_t alive = 0;
+  for (Position position; const Slot* const slot = Next(position); ++position) {
+    const auto is_it = [&](const Slot& found) { return &found == slot; };
+    Check(Find(slot->hash(), is_it) == slot, "Validate", "a live slot is not in the index");
+    ++live;
+    if (!slot->expired()) ++alive;
+  }
+  Check(live == in_index_, "Validate", "the table has lost count of its live slots");
+  if constexpr (kNotifies) Check(alive == size(), "Validate", "size() is not exact");
+  if (core_ != nullptr) core_->Validate();
+}
 
 }  // namespace weakcache::internal
 

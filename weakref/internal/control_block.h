@@ -32,6 +32,9 @@ class BasicControlBlock {
     if (counts_.ReleaseWeak()) FreeBlock();
   }
 
+  // As ReleaseWeak, but if it is true the caller frees the block.
+  [[nodiscard]] bool DropWeak() { return counts_.ReleaseWeak(); }
+
   bool expired() const { return counts_.expired(); }
   size_t strong_count() const { return counts_.strong_count(); }
   size_t weak_count() const { return counts_.weak_count(); }
@@ -47,6 +50,7 @@ class BasicControlBlock {
 
  protected:
   BasicControlBlock() = default;
+  explicit BasicControlBlock(HeldWeakly held_weakly) : counts_(held_weakly) {}
   ~BasicControlBlock() = default;
 
  private:

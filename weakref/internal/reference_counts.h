@@ -24,12 +24,16 @@ enum class AfterRelease {
   kFreeBlock,        // it was not, but it was the last to touch the block
 };
 
+struct HeldWeakly {};
+
 template <typename Policy>
 class BasicReferenceCounts {
  public:
   // Starts with one strong reference, and with the one weak reference that all strong references
   // hold together and that goes when the referent's destruction is complete.
   BasicReferenceCounts() = default;
+  // As well with one weak reference of its creator's.
+  explicit BasicReferenceCounts(HeldWeakly) : word_{kNewborn + kWeakOne} {}
   BasicReferenceCounts(const BasicReferenceCounts&) = delete;
   BasicReferenceCounts& operator=(const BasicReferenceCounts&) = delete;
 

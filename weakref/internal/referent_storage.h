@@ -76,6 +76,15 @@ void Construct(const Allocator& allocator, T* memory, Args&&... args) {
   }
 }
 
+// Ends and gives back what was constructed in memory of its own.
+template <typename T, typename Allocator>
+void Discard(const Allocator& allocator, T* referent) {
+  Rebound<T, Allocator> rebound(allocator);
+  using Traits = std::allocator_traits<decltype(rebound)>;
+  Traits::destroy(rebound, referent);
+  Traits::deallocate(rebound, referent, 1);
+}
+
 // A block that `allocator` has allocated, and that gives its own memory back to it.
 template <typename Derived, typename Allocator>
 class AllocatedBlock : public ControlBlock {
@@ -137,12 +146,7 @@ class SeparateBlock final : public AllocatedBlock<SeparateBlock<T, Allocator>, A
   T* referent() { return referent_; }
 
  private:
-  void DestroyReferent() noexcept override {
-    Rebound<T, Allocator> allocator(this->allocator());
-    using Traits = std::allocator_traits<decltype(allocator)>;
-    Traits::destroy(allocator, referent_);
-    Traits::deallocate(allocator, referent_, 1);
-  }
+  void DestroyReferent() noexcept override { Discard(this->allocator(), referent_); }
 
   T* referent_;
 };

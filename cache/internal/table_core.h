@@ -1,0 +1,305 @@
+// What of a weak table may outlive it: its slots, and the queue through which expired ones return.
+#ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_CORE_H_
+#define WEAKCACHE_CACHE_INTERNAL_TABLE_CORE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "cache/internal/expired_queue.h"
+#include "cache/internal/slot_pages.h"
+#include "cache/internal/table_slot.h"
+#include "weakref/handle_traits.h"
+#include "weakref/internal/atomics_policy.h"
+#include "weakref/internal/control_block.h"
+#include "weakref/internal/referent_storage.h"
+
+namespace weakcache::internal {
+
+// When the value in a slot is destroyed.
+enum class PayloadLifetime {
+  kUntilPurge,         // by the container, when it removes the slot
+  kUntilReferentDies,  // by whichever thread drops the last reference, if the handle notifies
+};
+
+// An object in memory of its own, to be made the referent of a resident slot.
+template <typename T>
+struct ObjectDiscarder {
+  void operator()(T* object) const { Discard(std::allocator<char>(), object); }
+};
+template <typename T, typename... Args>
+std::unique_ptr<T, ObjectDiscarder<T>> NewObject(Args&&... args) {
+  Memory<T, std::allocator<char>> memory{std::allocator<char>()};
+  Construct(std::allocator<char>(), memory.get(), std::forward<Args>(args)...);
+  return std::unique_ptr<T, ObjectDiscarder<T>>(memory.release());
+}
+
+template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
+class TableCore {
+  static constexpr bool kNotifies = HandleTraits<H>::kNotifiesExpiry;
+  using State = SlotState;
+
+  // What each page begins with: near its slots, for the threads that drop last references.
+  class PageOwner : public WatcherOwner {
+   public:
+    explicit PageOwner(TableCore* core) : core_(core) {}
+
+    auto& queue() { return core_->queue; }
+    // The slot may be gone afterwards, and so may the page.
+    void Push(TableSlot<H, Payload>* slot) {
+      if (!core_->queue.Push(slot) && departures_.Leave()) core_->EndPage(slot);
+    }
+
+    [[nodiscard]] bool LeaveTo(size_t still_to_leave) {
+      return departures_.LeaveTo(still_to_leave);
+    }
+
+   private:
+    void OnTaken() noexcept override { core_->queue.CountExpired(); }
+    void OnExpired(Watcher* watcher) noexcept override {
+      if constexpr (kNotifies) {
+        auto* const slot = static_cast<GuestSlot<H, Payload>*>(watcher);
+        if constexpr (kLifetime == PayloadLifetime::kUntilReferentDies) slot->DestroyPayload();
+        Push(slot);
+      }
+    }
+
+    TableCore* const core_;
+    BasicDepartures<StdAtomics> departures_;  // of pushes, after the table's end
+  };
+
+ public:
+  using Slot = TableSlot<H, Payload>;
+  using Guest =
+      std::conditional_t<kNotifies, GuestSlot<H, Payload>, SweptSlot<H, Payload>>;
+  using Resident = ResidentSlot<H, Payload, PageOwner>;
+  using Guests = SlotPages<Guest, PageOwner, Allocator>;
+  using Residents =
+      std::conditional_t<kNotifies, SlotPages<Resident, PageOwner, Allocator>, Guests>;
+
+  // A place in the guests' pages, or after them in the residents'.
+  class Position {
+   public:
+    Position& operator++() {
+      ++(in_residents_ ? resident_.slot : guest_.slot);
+      return *this;
+    }
+
+   private:
+    friend class TableCore;
+    bool in_residents_ = false;
+    typename Guests::Position guest_;
+    typename Residents::Position resident_;
+  };
+
+  // A slot with its payload; both go again unless the slot is taken.
+  class NewSlot {
+   public:
+    template <typename... Args>
+    NewSlot(TableCore* core, Slot* slot, Args&&... payload) : core_(core), slot_(slot) {
+      slot_->set_state(State::kPrepared);
+      struct Unused {
+        ~Unused() {
+          if (slot != nullptr) core->Free(slot);
+        }
+        TableCore* core;
+        Slot* slot;
+      } unused{core_, slot_};
+      slot_->MakePayload(std::forward<Args>(payload)...);
+      unused.slot = nullptr;
+    }
+    NewSlot(const NewSlot&) = delete;
+    NewSlot& operator=(const NewSlot&) = delete;
+    ~NewSlot() {
+      if (slot_ == nullptr) return;
+      slot_->DestroyPayload();
+      core_->Free(slot_);
+    }
+
+    const TableCore* core() const { return core_; }
+    const Payload& payload() const { return slot_->payload(); }
+    Slot* Take() { return std::exchange(slot_, nullptr); }
+
+   private:
+    TableCore* const core_;
+    Slot* slot_;
+  };
+
+  static TableCore* Create(const Allocator& allocator) {
+    typename CoreTraits::allocator_type rebound(allocator);
+    return ::new (static_cast<void*>(CoreTraits::allocate(rebound, 1))) TableCore(allocator);
+  }
+
+  template <bool kResident>
+  Slot* Allocate() {
+    if constexpr (kResident) {
+      Resident* const slot = residents_.Allocate(this);
+      // The control block starts anew.
+      return ::new (static_cast<void*>(slot)) Resident(static_cast<PageOwner*>(slot->page()));
+    } else {
+      return guests_.Allocate(this);
+    }
+  }
+  static Guest* AsGuest(Slot* slot) { return static_cast<Guest*>(slot); }
+  static Resident* AsResident(Slot* slot) {
+    return static_cast<Resident*>(static_cast<ResidentSlotBase<H, Payload>*>(slot));
+  }
+
+  void Free(Slot* slot) {
+    slot->set_state(State::kFree);
+    if constexpr (kNotifies) {
+      if (slot->is_resident()) {
+        residents_.Free(AsResident(slot));
+        return;
+      }
+    }
+    guests_.Free(AsGuest(slot));
+  }
+
+  // False if the expiry comes first.
+  static bool Detach(Slot* slot) {
+    if constexpr (kNotifies) {
+      if (slot->is_resident()) return AsResident(slot)->Detach();
+    }
+    return AsGuest(slot)->Detach();
+  }
+
+  // Empties a slot that is out of the index, and frees it unless something is still to come through
+  // the queue. Runs user code, which may use the table, but finds this slot neither to empty nor to
+  // reuse.
+  void Empty(Slot* slot) {
+    if (slot->state() == State::kStranded) {
+      slot->set_state(State::kEmptyingStranded);
+      EndExpiredPayload(slot);
+      if (slot->state() == State::kArrived) {
+        FinishEmptying(slot);
+      } else {
+        slot->set_state(State::kLeaving);
+      }
+    } else {
+      slot->set_state(State::kEmptying);
+      slot->DestroyPayload();
+      FinishEmptying(slot);
+    }
+  }
+  // Of an expired slot: what the thread that takes it to the queue leaves to the container.
+  void EndExpiredPayload(Slot* slot) {
+    if constexpr (!kNotifies || kLifetime == PayloadLifetime::kUntilPurge) slot->DestroyPayload();
+  }
+  // The slot is without payload and not on its way. Afterwards it is free, or returning.
+  void FinishEmptying(Slot* slot) {
+    if constexpr (kNotifies) {
+      if (slot->is_resident()) {
+        slot->set_state(State::kReturning);
+        if (AsResident(slot)->DropWeak()) Free(slot);
+        return;
+      }
+    }
+    AsGuest(slot)->DropReferent();
+    Free(slot);
+  }
+
+  // How many slots there are, free or not.
+  size_t size() const { return guests_.size() + residents_.size(); }
+
+  // The first slot at or after `position`, which becomes its position; null at the end.
+  Slot* At(Position& position) const {
+    if (!position.in_residents_) {
+      if (Slot* const slot = guests_.At(position.guest_)) return slot;
+      position.in_residents_ = kNotifies;
+    }
+    return residents_.At(position.resident_);
+  }
+
+  void DropFreePages() {
+    guests_.DropFreePages();
+    if constexpr (kNotifies) residents_.DropFreePages();
+  }
+
+  // Ends the core, or leaves it to the last thread that still needs a slot of it: those that are on
+  // their way, and residents whose objects, or weak references to them, are still there.
+  void Abandon() {
+    for (Slot* slot = queue.Close(); slot != nullptr;) {
+      Slot* const arrived = std::exchange(slot, slot->next());
+      if (arrived->state() == State::kLeaving) {
+        FinishEmptying(arrived);
+      } else {
+        Free(arrived);
+      }
+    }
+    size_t pages_left = 0;
+    const auto leave = [&](PageOwner* page, auto* slots, size_t size) {
+      size_t still_to_push = 0;
+      for (size_t i = 0; i < size; ++i) still_to_push += LeaveBehind(&slots[i]);
+      if (page->LeaveTo(still_to_push)) {
+        DeletePage(page, slots);
+      } else {
+        ++pages_left;
+      }
+    };
+    guests_.Abandon(leave);
+    if constexpr (kNotifies) residents_.Abandon(leave);
+    if (departures_.LeaveTo(pages_left)) Delete();
+  }
+
+  void Validate() const {
+    guests_.Validate();
+    if constexpr (kNotifies) residents_.Validate();
+  }
+
+  BasicExpiredQueue<StdAtomics, Slot> queue;
+
+ private:
+  using CoreTraits = std::allocator_traits<
+      typename std::allocator_traits<Allocator>::template rebind_alloc<TableCore>>;
+
+  explicit TableCore(const Allocator& allocator)
+      : allocator_(allocator), guests_(allocator), residents_(allocator) {}
+
+  // Lets go of what a slot still refers to; returns how often it will be pushed to the closed queue
+  // or has been.
+  static size_t LeaveBehind(Slot* slot) {
+    if (slot->is_free()) return 0;
+    if (slot->state() == State::kLeaving) {
+      if constexpr (kNotifies) {
+        if (slot->is_resident()) return AsResident(slot)->DropWeak() ? 1 : 2;
+      }
+      AsGuest(slot)->DropReferent();
+    }
+    return 1;
+  }
+
+  // By the last thread that needs a page, after the table's end.
+  void EndPage(Slot* slot) {
+    auto* const page = static_cast<PageOwner*>(slot->page());
+    if constexpr (kNotifies) {
+      if (slot->is_resident()) {
+        DeletePage(page, AsResident(slot));
+      } else {
+        DeletePage(page, AsGuest(slot));
+      }
+    }
+    if (departures_.Leave()) Delete();
+  }
+  void DeletePage(PageOwner* page, Guest*) { Guests::Delete(page, allocator_); }
+  template <typename AnyResident>
+  void DeletePage(PageOwner* page, AnyResident*) {
+    Residents::Delete(page, allocator_);
+  }
+  void Delete() {
+    typename CoreTraits::allocator_type rebound(allocator_);
+    this->~TableCore();
+    CoreTraits::deallocate(rebound, this, 1);
+  }
+
+  [[no_unique_address]] Allocator allocator_;
+  Guests guests_;
+  Residents residents_;
+  BasicDepartures<StdAtomics> departures_;  // of pages, after the table's end
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_TABLE_CORE_H_

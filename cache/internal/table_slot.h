@@ -1,0 +1,236 @@
+// The slots of a weak table: a weak reference to an object, and what a container keeps with it.
+//
+// Three kinds. A *resident* slot holds the control block of an object that the container itself has
+// created, so that a look-up finds key and counts in one cache line. A *guest* slot refers to an
+// object that was there before, by a watcher on its list. A *swept* slot refers to an object whose
+// handle tells nobody of its end. All begin with, or are, a TableSlot, which is what the table sees.
+#ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_SLOT_H_
+#define WEAKCACHE_CACHE_INTERNAL_TABLE_SLOT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "cache/internal/resident_link.h"
+#include "cache/internal/slot_index.h"
+#include "weakref/handle_traits.h"
+#include "weakref/internal/atomics_policy.h"
+#include "weakref/internal/control_block.h"
+#include "weakref/internal/ref_from_this.h"
+#include "weakref/internal/referent_storage.h"
+#include "weakref/ref.h"
+
+namespace weakcache::internal {
+
+enum class SlotState : uint32_t {
+  kFree,
+  kPrepared,  // has a payload only
+  kLive,      // in the index; all others are out of it
+  kRemoved,   // detached from its object, still to be emptied
+  kEmptying,  // detached from its object, being emptied
+  // On its way through the expired queue, and:
+  kStranded,          // still to be emptied
+  kEmptyingStranded,  // being emptied
+  kArrived,           // being emptied, and it has come through meanwhile
+  kLeaving,           // emptied
+  // Resident and emptied; when its object's last weak reference goes it comes through the queue.
+  kReturning,
+};
+
+template <typename H, typename Payload>
+class ResidentSlotBase;
+template <typename H, typename Payload>
+class GuestSlot;
+
+template <typename H, typename Payload>
+class TableSlot {
+  using Traits = HandleTraits<H>;
+  static constexpr bool kNotifies = Traits::kNotifiesExpiry;
+
+ public:
+  TableSlot(const TableSlot&) = delete;
+  TableSlot& operator=(const TableSlot&) = delete;
+
+  uint32_t hash() const { return hash_; }
+  SlotState state() const { return static_cast<SlotState>(state_); }
+  void set_state(SlotState state) { state_ = static_cast<uint32_t>(state); }
+  bool is_free() const { return state() == SlotState::kFree; }
+  bool is_resident() const { return resident_ != 0; }
+
+  // What the page begins with that the slot is in.
+  void* page() const {
+    return const_cast<char*>(reinterpret_cast<const char*>(this)) - distance_to_page_;
+  }
+
+  // Takes the place of the reference: free for use while the slot is free, or its object expired.
+  TableSlot* next() const { return next_; }
+  void set_next(TableSlot* next) { next_ = next; }
+
+  Payload& payload() { return payload_; }
+  const Payload& payload() const { return payload_; }
+  template <typename... Args>
+  void MakePayload(Args&&... args) {
+    ::new (static_cast<void*>(std::addressof(payload_))) Payload(std::forward<Args>(args)...);
+  }
+  void DestroyPayload() { std::destroy_at(std::addressof(payload_)); }
+
+  // Of a slot that has been live and is not emptied: the object, or null once it has expired.
+  H Lock() const {
+    if constexpr (kNotifies) {
+      ControlBlock* const block = this->block();
+      // Only then the pointer is there: the releasing thread uses its place.
+      return block->TryAddStrong() ? RefAccess::AdoptAs<H>(reference_, block) : H();
+    } else {
+      return Traits::Lock(reference_);
+    }
+  }
+  bool expired() const {
+    if constexpr (kNotifies) {
+      return block()->expired();
+    } else {
+      return Traits::Expired(reference_);
+    }
+  }
+  // `other` is a strong or weak handle.
+  template <typename Other>
+  bool SameOwner(const Other& other) const {
+    if constexpr (kNotifies) {
+      return block() == RefAccess::Block(other);
+    } else {
+      return Traits::SameOwner(reference_, other);
+    }
+  }
+
+ protected:
+  using Reference = std::conditional_t<kNotifies, typename Traits::element_type*,
+                                       typename Traits::weak_type>;
+
+  TableSlot(void* page, bool resident)
+      : hash_(0),
+        state_(0),
+        distance_to_page_(static_cast<uint32_t>(reinterpret_cast<char*>(this) -
+                                                static_cast<char*>(page))),
+        resident_(resident ? 1 : 0) {}
+  ~TableSlot() {}  // never runs: a slot is emptied, and then its page goes as plain memory
+
+  template <typename Argument>
+  void MakeLive(uint32_t hash, Argument&& reference) {
+    ::new (static_cast<void*>(std::addressof(reference_)))
+        Reference(std::forward<Argument>(reference));
+    hash_ = hash;
+    set_state(SlotState::kLive);
+  }
+  Reference& reference() { return reference_; }
+
+ private:
+  ControlBlock* block() const;
+
+  union {
+    Reference reference_;  // from MakeLive until it expires or is emptied
+    TableSlot* next_;
+  };
+  uint32_t hash_ : kSlotHashBits;
+  uint32_t state_ : 32 - kSlotHashBits;
+  const uint32_t distance_to_page_ : 31;  // in bytes
+  const uint32_t resident_ : 1;
+  union {
+    Payload payload_;  // its life is the container's affair
+  };
+};
+
+// An object that the container has created: its control block lives here for as long as anybody
+// refers to the object, if need be after the container's end.
+template <typename H, typename Payload>
+class ResidentSlotBase : public ControlBlock, public TableSlot<H, Payload> {
+ protected:
+  // One weak reference is the container's.
+  explicit ResidentSlotBase(void* page)
+      : ControlBlock(HeldWeakly()), TableSlot<H, Payload>(page, true) {}
+
+  BasicResidentLink<StdAtomics> link_;
+};
+
+// A slot whose hot fields fit is not spread over two cache lines.
+template <typename Slot>
+inline constexpr size_t kSlotAlignment = sizeof(Slot) <= 64 ? 64 : alignof(Slot);
+
+// Owner is what the slot's page begins with.
+template <typename H, typename Payload, typename Owner>
+class alignas(kSlotAlignment<ResidentSlotBase<H, Payload>>) ResidentSlot final
+    : public ResidentSlotBase<H, Payload> {
+  using Object = std::remove_cv_t<typename H::element_type>;
+
+ public:
+  explicit ResidentSlot(Owner* owner) : ResidentSlotBase<H, Payload>(owner) {}
+
+  // The first reference to `object`, which was constructed in memory of its own.
+  H MakeLive(uint32_t hash, Object* object) {
+    TableSlot<H, Payload>::MakeLive(hash, object);
+    LinkRefToThis(object, this);
+    return RefAccess::AdoptAs<H>(object, this);
+  }
+  // False if the expiry comes first.
+  bool Detach() { return this->link_.Detach(); }
+
+ private:
+  Owner* owner() const { return static_cast<Owner*>(this->page()); }
+
+  void DestroyReferent() noexcept override {
+    Discard(std::allocator<char>(), const_cast<Object*>(this->reference()));
+    if (this->link_.TakeExpired(owner()->queue())) owner()->Push(this);
+  }
+  void FreeBlock() noexcept override { owner()->Push(this); }
+};
+
+// A reference to an object that was there before.
+template <typename H, typename Payload>
+class GuestSlot final : public Watcher, public TableSlot<H, Payload> {
+ public:
+  template <typename Owner>
+  explicit GuestSlot(Owner* owner) : Watcher(owner), TableSlot<H, Payload>(owner, false) {}
+
+  using TableSlot<H, Payload>::next;
+  using TableSlot<H, Payload>::set_next;
+
+  ControlBlock* block() const { return block_; }
+
+  void MakeLive(uint32_t hash, const H& referent) {
+    TableSlot<H, Payload>::MakeLive(hash, referent.get());
+    block_ = RefAccess::Block(referent);
+    block_->AddWeak();
+    block_->AddWatcher(this);
+  }
+  // False if the expiry comes first.
+  bool Detach() { return block_->RemoveWatcher(this); }
+  void DropReferent() { block_->ReleaseWeak(); }
+
+ private:
+  ControlBlock* block_;
+};
+
+template <typename H, typename Payload>
+class SweptSlot final : public TableSlot<H, Payload> {
+ public:
+  template <typename Owner>
+  explicit SweptSlot(Owner* owner) : TableSlot<H, Payload>(owner, false) {}
+
+  void MakeLive(uint32_t hash, const H& referent) {
+    TableSlot<H, Payload>::MakeLive(hash, HandleTraits<H>::MakeWeak(referent));
+  }
+  bool Detach() { return true; }
+  void DropReferent() { std::destroy_at(&this->reference()); }
+};
+
+template <typename H, typename Payload>
+ControlBlock* TableSlot<H, Payload>::block() const {
+  auto* const slot = const_cast<TableSlot*>(this);
+  if (is_resident()) [[likely]]
+    return static_cast<ResidentSlotBase<H, Payload>*>(slot);
+  return static_cast<GuestSlot<H, Payload>*>(slot)->block();
+}
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_TABLE_SLOT_H_

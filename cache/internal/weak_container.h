@@ -1,0 +1,85 @@
+// What all weak containers have in common: a table, its size, and its upkeep.
+#ifndef WEAKCACHE_CACHE_INTERNAL_WEAK_CONTAINER_H_
+#define WEAKCACHE_CACHE_INTERNAL_WEAK_CONTAINER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <vector>
+
+#include "cache/internal/live_iterator.h"
+#include "cache/internal/weak_table.h"
+#include "weakref/internal/check.h"
+
+namespace weakcache::internal {
+
+template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
+class WeakContainer {
+ protected:
+  using Traits = HandleTraits<H>;
+  using Table = WeakTable<H, Payload, kLifetime, Allocator>;
+  using Slot = typename Table::Slot;
+  template <typename Entry>
+  using Iterator = LiveIterator<Table, H, Entry>;
+
+ public:
+  using size_type = size_t;
+  using allocator_type = Allocator;
+
+  // Own handles: exact, without the objects whose destruction is through. Others: with those of the
+  // dead that are not purged yet, see the top of the container's header.
+  size_type size() const { return table_.size(); }
+  bool empty() const { return size() == 0; }
+
+  // Removes the entries of all objects that have expired; returns how many. Own handles: O(that
+  // number); others: O(the most entries that there were).
+  size_type purge() { return table_.Purge(); }
+  // O(the most entries that there were).
+  void clear() { table_.Clear(); }
+  // Room for `count` entries, expired ones included.
+  void reserve(size_type count) { table_.Reserve(count); }
+  // Purges, and gives back memory that was for more entries than there are. Entries stay where they
+  // are, so a page of them goes only if it is empty. O(entries).
+  void shrink_to_fit() { table_.ShrinkToFit(); }
+
+  Allocator get_allocator() const { return table_.allocator(); }
+
+  // For tests: aborts, and says why, if the container is inconsistent. No other thread releases an
+  // object meanwhile. O(the most entries that there were).
+  void Validate() const { table_.Validate(); }
+
+ protected:
+  explicit WeakContainer(const Allocator& allocator) : table_(allocator) {}
+  WeakContainer(WeakContainer&&) noexcept = default;
+  WeakContainer& operator=(WeakContainer&&) noexcept = default;
+  ~WeakContainer() = default;
+
+  // Removes the entries from `entry` on for which `condition(*entry)` is true.
+  template <typename EntryIterator, typename Condition>
+  size_type EraseIf(EntryIterator entry, const char* call, Condition&& condition) {
+    size_type erased = 0;
+    for (; entry != std::default_sentinel; ++entry) {
+      const uint64_t changes = table_.changes();
+      if (!condition(*entry)) continue;
+      Check(table_.changes() == changes, call, "the condition has changed the container");
+      table_.Erase(entry.slot());
+      ++erased;
+    }
+    return erased;
+  }
+
+  // What `make` gives for each entry from `entry` on.
+  template <typename Element, typename EntryIterator, typename Make>
+  std::vector<Element> Collect(EntryIterator entry, Make make) const {
+    std::vector<Element> elements;
+    elements.reserve(size());
+    for (; entry != std::default_sentinel; ++entry) elements.push_back(make(*entry));
+    return elements;
+  }
+
+  Table table_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_WEAK_CONTAINER_H_

@@ -1,0 +1,163 @@
+// WeakInterner<T>: one object for all equal values, for as long as anybody uses it.
+//
+// Why not a static std::set<T>: it keeps every value that was ever seen. Why not
+// set<std::shared_ptr<const T>>: it does too; and with std::weak_ptr in their place the dead can't
+// be compared, and stay.
+//
+//   weakcache::WeakInterner<std::string> names;
+//   weakcache::Ref<const std::string> a = names.Intern("position");
+//   weakcache::Ref<const std::string> b = names.Intern("position");
+//   a == b;                                     // one object: equality is one comparison
+//   names.contains("velocity");                 // false, and does not enter it
+//
+// WeakInterner<std::shared_ptr<const T>> gives std::shared_ptrs (see weak_value_map.h about what it
+// can't do).
+//
+// Thread safety: thread-compatible: const operations may run at once on any threads, others need
+// exclusive access; objects may be released on any thread at any time, whatever the interner does.
+//
+// Differences from boost::flyweight
+//  - The interner is an object, not a global; it can go before or after what it gave.
+//  - Objects are plain Refs, whose memory goes back with the last of them.
+//  - Look-up by what the object would be made from, without making it; Intern makes it only if it is
+//    new.
+//  - A look-up holds each candidate while it compares it, so it can be the one to destroy it.
+//    Objects' destructors may use the interner; hash and equality must not.
+//
+// Every operation leaves the interner as it was if an allocation, the hash, the equality or a
+// constructor throws. Objects are limited to 2^28.
+//
+// Complexity: O(1) amortised, unless stated. Interning enters at most one object and removes up to
+// four expired ones.
+#ifndef WEAKCACHE_CACHE_WEAK_INTERNER_H_
+#define WEAKCACHE_CACHE_WEAK_INTERNER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "cache/internal/key_lookup.h"
+#include "cache/internal/key_matching.h"
+#include "cache/internal/live_iterator.h"
+#include "cache/internal/stored_handle.h"
+#include "cache/internal/weak_container.h"
+
+namespace weakcache {
+
+namespace internal {
+
+// What an interner of Ts gives out: T is an object's type, or a handle to a const object.
+template <typename T>
+using InternedHandle = std::conditional_t<Handle<T>, HandleFor<T>, HandleFor<const T>>;
+template <typename T>
+using InternedObject = std::remove_cv_t<ReferentOf<InternedHandle<T>>>;
+
+}  // namespace internal
+
+template <typename T, typename Hash = internal::DefaultHash<internal::InternedObject<T>>,
+          typename Equal = internal::DefaultEqual<internal::InternedObject<T>>,
+          typename Allocator = std::allocator<char>>
+class WeakInterner
+    : private internal::WeakContainer<internal::InternedHandle<T>, internal::Nothing,
+                                      internal::PayloadLifetime::kUntilPurge, Allocator> {
+  using Strong = internal::InternedHandle<T>;
+  using Base = internal::WeakContainer<Strong, internal::Nothing,
+                                       internal::PayloadLifetime::kUntilPurge, Allocator>;
+  using Keys = internal::ValueKeys<Strong, Hash, Equal>;
+  using Base::table_;
+
+  static_assert(std::is_const_v<internal::ReferentOf<Strong>>,
+                "the objects must be const, or they would not stay equal to their values");
+
+ public:
+  using value_type = Strong;  // a Ref<const T>; T itself if that is a handle
+  using hasher = Hash;
+  using key_equal = Equal;
+  using const_iterator = typename Base::template Iterator<const Strong&>;
+  using iterator = const_iterator;
+  using typename Base::allocator_type;
+  using typename Base::size_type;
+
+  explicit WeakInterner(Hash hash = Hash(), Equal equal = Equal(),
+                        const Allocator& allocator = Allocator())
+      : Base(allocator), keys_(std::move(hash), std::move(equal)) {}
+  WeakInterner(WeakInterner&&) noexcept = default;
+  WeakInterner& operator=(WeakInterner&& other) noexcept {
+    WeakInterner(std::move(other)).swap(*this);
+    return *this;
+  }
+
+  using Base::clear;  // what has been given out stays, but is not found any more
+  using Base::empty;
+  using Base::get_allocator;
+  using Base::purge;
+  using Base::reserve;
+  using Base::shrink_to_fit;
+  using Base::size;
+  using Base::Validate;
+
+  // The object equal to `value`; if there is none, one made from it. `value` is a T or, if hash and
+  // equality take it, anything that a T can be made from.
+  template <typename Value = internal::InternedObject<T>>
+  Strong Intern(Value&& value) {
+    const auto& lookup = Keys::Lookup(value);
+    const uint32_t hash = keys_.HashOf(lookup);
+    if (auto found = keys_.Find(table_, hash, lookup); found.slot != nullptr) {
+      return std::move(found.key);
+    }
+    table_.PurgeSome();
+    auto made = internal::MakeObject<Strong>(std::forward<Value>(value));
+    auto prepared = table_.template Prepare<internal::kHasResidents<Strong>>();
+    auto found = internal::FindSettled(keys_, table_, hash, *made);
+    if (found.slot != nullptr) return std::move(found.key);
+    if constexpr (internal::kHasResidents<Strong>) {
+      return table_.EnterResident(std::move(prepared), hash, std::move(made));
+    } else {
+      table_.Enter(std::move(prepared), hash, made);
+      return made;
+    }
+  }
+
+  // The object equal to what is looked up, or null.
+  template <typename Value = internal::InternedObject<T>>
+  [[nodiscard]] Strong get(const Value& value) const {
+    const auto& lookup = Keys::Lookup(value);
+    return keys_.Find(table_, keys_.HashOf(lookup), lookup).key;
+  }
+  // It may be gone when this has returned: to use it, get() it.
+  template <typename Value = internal::InternedObject<T>>
+  [[nodiscard]] bool contains(const Value& value) const {
+    return get(value).get() != nullptr;
+  }
+
+  // Calls `visit(object)` for each live object. O(the most objects that there were), as below.
+  template <typename Visit>
+  void for_each(Visit&& visit) const {
+    for (const Strong& object : *this) visit(object);
+  }
+  const_iterator begin() const { return const_iterator(&table_); }
+  std::default_sentinel_t end() const { return {}; }
+
+  // The live objects, held.
+  std::vector<Strong> Snapshot() const {
+    return Base::template Collect<Strong>(begin(), [](const Strong& object) { return object; });
+  }
+
+  void swap(WeakInterner& other) noexcept {
+    using std::swap;
+    table_.swap(other.table_);
+    swap(keys_, other.keys_);
+  }
+  friend void swap(WeakInterner& a, WeakInterner& b) noexcept { a.swap(b); }
+
+ private:
+  [[no_unique_address]] Keys keys_;
+};
+
+}  // namespace weakcache
+
+#endif  // WEAKCACHE_CACHE_WEAK_INTERNER_H_
