@@ -175,6 +175,7 @@ class WeakKeyMap
     return {internal::MakeFound<pointer>(std::move(found)), inserted};
   }
   std::pair<pointer, bool> insert(const Strong& key, V value) {
+    internal::CheckOwns(key, "WeakKeyMap::insert");
     return try_emplace(key, std::move(value));
   }
 

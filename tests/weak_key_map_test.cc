@@ -298,7 +298,7 @@ TEST(WeakKeyMapTest, AConstructorMayTakeTheCallersReference) {
 
 TEST(WeakKeyMapDeathTest, NullKeyNamesTheCall) {
   WeakKeyMap<Key, int> map;
-  EXPECT_DEATH(map.insert(nullptr, 1), "WeakKeyMap: inserting: the key is null");
+  EXPECT_DEATH(map.insert(nullptr, 1), "WeakKeyMap::insert: the reference is null");
 }
 
 // The value is destroyed exactly once, by the key's death or by the map's.
