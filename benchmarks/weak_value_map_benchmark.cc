@@ -1,234 +1,223 @@
-// Look-ups and churn in a map of weak references, against what people write by hand and against the
-// physical floor. Names are operation/subject/size; compare the rows of one run.
+// Maps of weak references, against what people write by hand and against the physical floor. Names
+// are operation/subject/size; compare the rows of one run.
 //
+//   weakcache                WeakValueMap<K, V>, objects made by try_emplace
+//   weakcache_inserted       the same, objects made by MakeRef and entered with insert
+//   weakcache_shared_ptr     WeakValueMap<K, std::shared_ptr<V>>
 //   floor                    flat_hash_map<K, T*>: find, one atomic increment, one decrement
 //   std_mutex_unordered_map  std::mutex + unordered_map<K, weak_ptr<V>>, make_shared, and a sweep
-//   over
-//                            the whole table whenever it has doubled: the code that everybody
+//                            over the whole table whenever it has doubled: the code that everybody
 //                            writes
 //   absl_flat_hash_map       flat_hash_map<K, weak_ptr<V>> with the same sweep and no lock
+//
+//   get_hit, get_miss        look-ups with keys of 8 bytes
+//   get_hit_string           look-ups with strings of 16 to 64 bytes, by string_view where the map
+//                            can (std::unordered_map can't)
+//   iterate                  over all entries, with a strong reference to each in turn;
+//                            time_per_entry is the figure to compare
+//   churn                    an object's whole life in a map at its steady size
+//   mass_expiry              see mass_expiry.h
 #include <benchmark/benchmark.h>
 
-#include <atomic>
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <random>
 #include <string>
-#include <unordered_map>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
+#include "benchmarks/benchmark_data.h"
+#include "benchmarks/mass_expiry.h"
 #include "benchmarks/run_benchmarks.h"
-#include "cache/weak_value_map.h"
-#include "weakref/ref.h"
+#include "benchmarks/value_map_subjects.h"
 
 namespace weakcache {
 namespace {
 
-// Large enough to have an allocation of its own.
-struct Object {
-  explicit Object(int64_t id) : id(id) {}
-  int64_t id;
-  char bytes[120] = {};
+// A map with `size` live objects and the keys of the look-ups, in their order. Building it takes
+// longer than most measurements, so the last one is kept for the next benchmark.
+struct AnyFilled {
+  virtual ~AnyFilled() = default;
 };
 
-class WeakcacheSubject {
- public:
-  using Strong = Ref<Object>;
-  Strong Insert(int64_t key) { return map_.try_emplace(key, key).first; }
-  Strong Get(int64_t key) { return map_.get(key); }
+template <typename Subject>
+class Filled final : public AnyFilled {
+  using Key = typename Subject::Key;
 
- private:
-  WeakValueMap<int64_t, Object> map_;
-};
-
-// A weak_ptr map that drops its dead entries as hand-written ones do, if at all: all at once, when
-// it has grown to twice what the last sweep left.
-template <typename Map>
-class SweptMap {
  public:
-  using Strong = std::shared_ptr<Object>;
-  Strong Insert(int64_t key) {
-    Strong object = std::make_shared<Object>(key);
-    map_[key] = object;
-    if (map_.size() >= sweep_at_) Sweep();
-    return object;
-  }
-  Strong Get(int64_t key) {
-    const auto found = map_.find(key);
-    return found == map_.end() ? nullptr : found->second.lock();
+  explicit Filled(size_t size) {
+    held_.reserve(size);
+    for (size_t i = 0; i < size; ++i) Fill(held_.emplace_back());
+    std::mt19937_64 random(1);
+    keys_.resize(KeyCount(size));
+    for (Key& key : keys_) key = KeyOf<Key>(KeyAt(random() % size));
   }
 
- private:
-  void Sweep() {
-    for (auto entry = map_.begin(); entry != map_.end();) {
-      if (entry->second.expired()) {
-        map_.erase(entry++);
-      } else {
-        ++entry;
-      }
+  Subject& subject() { return subject_; }
+  size_t size() const { return held_.size(); }
+  bool churned() const { return next_ != held_.size(); }
+  const std::vector<Key>& keys() const { return keys_; }
+
+  // Another object takes the place of `victim`.
+  void Replace(size_t victim) {
+    if constexpr (kRemovesAtEnd<Subject>) End(subject_, held_[victim]);
+    Fill(held_[victim]);
+  }
+
+  // Whether some of the objects are there while they live and not afterwards.
+  bool IsRight() {
+    for (size_t i = 0; i < size(); i += size() / 100) {
+      const int64_t id = held_[i]->id;
+      const auto found = subject_.Get(KeyOf<Key>(id));
+      if (!found || found->id != id) return false;
     }
-    sweep_at_ = 2 * map_.size() + 16;
-  }
-
-  Map map_;
-  size_t sweep_at_ = 16;
-};
-
-using AbslSubject = SweptMap<absl::flat_hash_map<int64_t, std::weak_ptr<Object>>>;
-
-class StdMutexSubject {
- public:
-  using Strong = std::shared_ptr<Object>;
-  Strong Insert(int64_t key) {
-    const std::lock_guard lock(mutex_);
-    return map_.Insert(key);
-  }
-  Strong Get(int64_t key) {
-    const std::lock_guard lock(mutex_);
-    return map_.Get(key);
+    const int64_t ended = held_[0]->id;
+    Replace(0);
+    return !subject_.Get(KeyOf<Key>(ended));
   }
 
  private:
-  std::mutex mutex_;
-  SweptMap<std::unordered_map<int64_t, std::weak_ptr<Object>>> map_;
+  // A power of two. Strings are long: as many as it takes to reach all entries.
+  static size_t KeyCount(size_t size) {
+    constexpr size_t kMost = size_t{1} << 20;
+    constexpr size_t kFewestStrings = size_t{1} << 14;
+    if constexpr (!std::is_same_v<Key, std::string>) return kMost;
+    return std::clamp(std::bit_ceil(size), kFewestStrings, kMost);
+  }
+
+  void Fill(typename Subject::Strong& place) {
+    const int64_t id = KeyAt(next_++);
+    place = subject_.Insert(KeyOf<Key>(id), id);
+  }
+
+  Subject subject_;
+  std::vector<typename Subject::Strong> held_;
+  std::vector<Key> keys_;
+  size_t next_ = 0;
 };
 
-class FloorSubject {
- public:
-  struct Counted {
-    explicit Counted(int64_t id) : object(id) {}
-    std::atomic<int64_t> count{1};
-    Object object;
-  };
-  // Two atomic operations a look-up: what handing out a counted reference can't do without.
-  class Strong {
-   public:
-    explicit Strong(Counted* counted = nullptr) : counted_(counted) {
-      if (counted_ != nullptr) counted_->count.fetch_add(1, std::memory_order_relaxed);
-    }
-    Strong(Strong&& other) noexcept : counted_(std::exchange(other.counted_, nullptr)) {}
-    Strong& operator=(Strong&& other) noexcept {
-      std::swap(counted_, other.counted_);
-      return *this;
-    }
-    ~Strong() {
-      if (counted_ != nullptr) counted_->count.fetch_sub(1, std::memory_order_release);
-    }
-    Object* operator->() const { return &counted_->object; }
-    explicit operator bool() const { return counted_ != nullptr; }
-
-   private:
-    Counted* counted_;
-  };
-
-  FloorSubject() = default;
-  ~FloorSubject() {
-    for (const auto& [key, counted] : map_) delete counted;
-  }
-  Strong Insert(int64_t key) {
-    auto* const counted = new Counted(key);
-    map_.emplace(key, counted);
-    return Strong(counted);
-  }
-  Strong Get(int64_t key) {
-    const auto found = map_.find(key);
-    return Strong(found == map_.end() ? nullptr : found->second);
-  }
-  // For churn: an object's end takes its entry along, as if it were told at no cost.
-  void Remove(int64_t key) {
-    const auto found = map_.find(key);
-    delete found->second;
-    map_.erase(found);
-  }
-
- private:
-  absl::flat_hash_map<int64_t, Counted*> map_;
-};
-
-// Spread over all of int64 so that no hash is lucky; even ones are in the table, odd ones are not.
-int64_t KeyAt(size_t i) { return static_cast<int64_t>(i * 0x9E3779B97F4A7C15u) & ~int64_t{1}; }
-
-// The order of the look-ups, made beforehand.
-std::vector<int64_t> RandomKeys(size_t size, int64_t bit) {
-  constexpr size_t kKeys = 1 << 20;
-  std::mt19937_64 random(1);
-  std::vector<int64_t> keys(kKeys);
-  for (int64_t& key : keys) key = KeyAt(random() % size) | bit;
-  return keys;
+std::unique_ptr<AnyFilled>& LastFilled() {
+  static std::unique_ptr<AnyFilled> last;
+  return last;
 }
 
 template <typename Subject>
-void LookUp(benchmark::State& state, int64_t bit) {
+Filled<Subject>& GetFilled(const benchmark::State& state, bool may_be_churned) {
   const auto size = static_cast<size_t>(state.range(0));
-  Subject subject;
-  std::vector<typename Subject::Strong> held;
-  for (size_t i = 0; i < size; ++i) held.push_back(subject.Insert(KeyAt(i)));
-  const std::vector<int64_t> keys = RandomKeys(size, bit);
+  auto* filled = dynamic_cast<Filled<Subject>*>(LastFilled().get());
+  if (filled == nullptr || filled->size() != size || (filled->churned() && !may_be_churned)) {
+    LastFilled().reset();  // before the next: there may not be room for both
+    auto next = std::make_unique<Filled<Subject>>(size);
+    filled = next.get();
+    LastFilled() = std::move(next);
+  }
+  return *filled;
+}
+
+template <typename Subject>
+void GetHit(benchmark::State& state) {
+  Filled<Subject>& filled = GetFilled<Subject>(state, false);
+  const auto& keys = filled.keys();
   size_t next = 0;
   for (auto _ : state) {
-    auto found = subject.Get(keys[next++ & (keys.size() - 1)]);
-    if (static_cast<bool>(found) == (bit != 0)) state.SkipWithError("wrong answer");
+    auto found = filled.subject().Get(keys[next++ & (keys.size() - 1)]);
+    if (!found) state.SkipWithError("wrong answer");
     benchmark::DoNotOptimize(found);
   }
 }
 
 template <typename Subject>
-void GetHit(benchmark::State& state) {
-  LookUp<Subject>(state, 0);
-}
-template <typename Subject>
 void GetMiss(benchmark::State& state) {
-  LookUp<Subject>(state, 1);
+  Filled<Subject>& filled = GetFilled<Subject>(state, false);
+  const auto& keys = filled.keys();
+  size_t next = 0;
+  for (auto _ : state) {
+    auto found = filled.subject().Get(keys[next++ & (keys.size() - 1)] | 1);
+    if (found) state.SkipWithError("wrong answer");
+    benchmark::DoNotOptimize(found);
+  }
 }
 
-// Steady state: `size` live objects, and with each step one under a new key takes the place of
-// another.
+template <typename Subject>
+void Iterate(benchmark::State& state) {
+  Filled<Subject>& filled = GetFilled<Subject>(state, false);
+  uint64_t expected = 0;
+  for (size_t i = 0; i < filled.size(); ++i) expected += static_cast<uint64_t>(KeyAt(i));
+  for (auto _ : state) {
+    uint64_t sum = 0;
+    filled.subject().ForEach(
+        [&](const Object& object) { sum += static_cast<uint64_t>(object.id); });
+    if (sum != expected) state.SkipWithError("wrong answer");
+  }
+  const auto entries = static_cast<double>(state.iterations()) * static_cast<double>(filled.size());
+  state.SetItemsProcessed(static_cast<int64_t>(entries));
+  state.counters["time_per_entry"] =
+      benchmark::Counter(entries, benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+}
+
+// Steady state: with each step an object under a new key takes the place of another.
 template <typename Subject>
 void Churn(benchmark::State& state) {
-  const auto size = static_cast<size_t>(state.range(0));
-  Subject subject;
-  std::vector<typename Subject::Strong> held;
-  size_t next_key = 0;
-  for (; next_key < size; ++next_key) held.push_back(subject.Insert(KeyAt(next_key)));
+  Filled<Subject>& filled = GetFilled<Subject>(state, true);
   std::mt19937_64 random(1);
-  for (auto _ : state) {
-    auto& victim = held[random() % size];
-    if constexpr (requires { subject.Remove(0); }) {
-      const int64_t key = victim->id;
-      victim = typename Subject::Strong();
-      subject.Remove(key);
+  for (auto _ : state) filled.Replace(random() % filled.size());
+  if (!filled.IsRight()) state.SkipWithError("wrong answer");
+}
+
+template <template <typename> typename Subject>
+void RegisterSubject(const std::string& subject) {
+  const std::pair<const char*, void (*)(benchmark::State&)> operations[] = {
+      {"get_hit/", &GetHit<Subject<int64_t>>},
+      {"get_miss/", &GetMiss<Subject<int64_t>>},
+      {"iterate/", &Iterate<Subject<int64_t>>},
+      {"churn/", &Churn<Subject<int64_t>>},
+      {"get_hit_string/", &GetHit<Subject<std::string>>},
+  };
+  // All operations on one size in a row, churn the last: they share the filled map.
+  for (const int64_t size : {1000, 100'000, 1'000'000}) {
+    for (const auto& [operation, run] : operations) {
+      if (run == &Iterate<Subject<int64_t>> && size != 1'000'000) continue;
+      benchmark::RegisterBenchmark((operation + subject).c_str(), run)->Arg(size);
     }
-    victim = subject.Insert(KeyAt(next_key++));
   }
 }
 
-template <typename Subject>
-void RegisterSubject(const std::string& subject) {
-  const std::pair<const char*, void (*)(benchmark::State&)> operations[] = {
-      {"get_hit/", &GetHit<Subject>},
-      {"get_miss/", &GetMiss<Subject>},
-      {"churn/", &Churn<Subject>},
+template <template <typename> typename Subject>
+void RegisterMassExpiry(const std::string& subject) {
+  const auto run = [](benchmark::State& state) {
+    LastFilled().reset();
+    MassExpiry<Subject<int64_t>>(state);
   };
-  for (const auto& [operation, run] : operations) {
-    benchmark::RegisterBenchmark((operation + subject).c_str(), run)
-        ->Arg(1000)
-        ->Arg(100'000)
-        ->Arg(1'000'000);
-  }
+  benchmark::RegisterBenchmark(("mass_expiry/" + subject).c_str(), run)
+      ->Arg(kMassEntries)
+      ->Iterations(kMassRepetitions)
+      ->UseManualTime()
+      ->Unit(benchmark::kMillisecond);
+}
+
+void RegisterAll() {
+  RegisterSubject<CreatedSubject>("weakcache");
+  RegisterSubject<InsertedSubject>("weakcache_inserted");
+  RegisterSubject<SharedPtrSubject>("weakcache_shared_ptr");
+  RegisterSubject<FloorSubject>("floor");
+  RegisterSubject<StdMutexSubject>("std_mutex_unordered_map");
+  RegisterSubject<AbslSubject>("absl_flat_hash_map");
+  RegisterMassExpiry<CreatedSubject>("weakcache");
+  RegisterMassExpiry<InsertedSubject>("weakcache_inserted");
+  RegisterMassExpiry<SharedPtrSubject>("weakcache_shared_ptr");
+  RegisterMassExpiry<FloorSubject>("floor");
+  RegisterMassExpiry<StdMutexSubject>("std_mutex_unordered_map");
+  RegisterMassExpiry<AbslSubject>("absl_flat_hash_map");
 }
 
 }  // namespace
 }  // namespace weakcache
 
 int main(int argc, char** argv) {
-  using namespace weakcache;  // NOLINT(google-build-using-namespace)
-  RegisterSubject<WeakcacheSubject>("weakcache");
-  RegisterSubject<FloorSubject>("floor");
-  RegisterSubject<StdMutexSubject>("std_mutex_unordered_map");
-  RegisterSubject<AbslSubject>("absl_flat_hash_map");
-  return RunBenchmarks(argc, argv);
+  weakcache::RegisterAll();
+  return weakcache::RunBenchmarks(argc, argv);
 }

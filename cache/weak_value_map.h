@@ -288,7 +288,12 @@ class WeakValueMap
 
   template <typename Lookup>
   Slot* Find(uint32_t hash, const Lookup& key) const {
-    return table_.Find(hash, [&](const Slot& slot) { return equal_(slot.payload(), key); });
+    const auto matches = [&](const Slot& slot) { return equal_(slot.payload(), key); };
+    if constexpr (internal::kIsCheapToCompare<K, Equal>) {
+      return table_.FindCheaply(hash, matches);
+    } else {
+      return table_.Find(hash, matches);
+    }
   }
 
   // The object and whether it is new.

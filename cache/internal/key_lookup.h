@@ -35,6 +35,12 @@ struct KeyDefaults<std::string> {
 template <>
 struct KeyDefaults<std::string_view> : KeyDefaults<std::string> {};
 
+// Whether comparing keys takes no more than comparing their hashes would.
+template <typename Key, typename Equal>
+inline constexpr bool kIsCheapToCompare =
+    (std::is_arithmetic_v<Key> || std::is_enum_v<Key> ||
+     std::is_pointer_v<Key>)&&std::is_same_v<Equal, std::equal_to<Key>>;
+
 // Whether every bit of the hash depends on all of the key. Others are spread before they are used.
 template <typename Hash>
 inline constexpr bool kIsWellMixed = false;

@@ -53,7 +53,7 @@ class IdentityKeys {
 
   template <typename Table, typename Slot = typename Table::Slot>
   Found<Slot> Find(const Table& table, uint32_t hash, const H& key) const {
-    return {table.Find(hash, [&](const Slot& slot) {
+    return {table.FindCheaply(hash, [&](const Slot& slot) {
       if constexpr (kNotifies) {
         return slot.SameOwner(key);
       } else {

@@ -36,7 +36,7 @@ class SlotIndex {
     return *this;
   }
   ~SlotIndex() {
-    if (lines_ == nullptr) return;
+    if (line_count_ == 0) return;
     std::allocator_traits<LineAllocator>::deallocate(allocator_, lines_, line_count_);
   }
 
@@ -60,9 +60,7 @@ class SlotIndex {
   }
 
   // Lets the memory that Find, Insert or Erase would look at first come nearer.
-  void Prefetch(uint32_t hash) const {
-    if (line_count_ != 0) __builtin_prefetch(Home(hash));
-  }
+  void Prefetch(uint32_t hash) const { __builtin_prefetch(Home(hash)); }
 
   // There is room.
   void Insert(uint32_t hash, Slot* slot) {
@@ -72,7 +70,7 @@ class SlotIndex {
       line->CountPassed(1);
       line = Next(line);
     }
-    line->Set(EntryOf(free), TagOf(hash), slot);
+    line->Set(Line::EntryOf(free), TagOf(hash), slot);
   }
 
   // The slot is there.
@@ -96,12 +94,12 @@ class SlotIndex {
     size_t passed = 0;
     size_t counted = 0;
     bool lost_track = false;
-    for (uint32_t i = 0; i < line_count_; ++i) {
+    for (size_t i = 0; i < line_count_; ++i) {
       Line* const line = &lines_[i];
       counted += line->passed();
       lost_track |= line->passed() == Line::kManyPassed;
       for (uint64_t used = ~line->Free() & Line::kTopBits; used != 0; used &= used - 1) {
-        const Slot* const slot = line->slots[EntryOf(used)];
+        const Slot* const slot = line->slots[Line::EntryOf(used)];
         ++found;
         for (Line* on_way = Home(slot->hash()); on_way != line; on_way = Next(on_way)) {
           Check(on_way->Free() == 0 || on_way->passed() != 0, "Validate", "a slot is out of reach");
@@ -114,9 +112,9 @@ class SlotIndex {
   }
 
  private:
-  static constexpr int kEntries = 7;
+  static constexpr size_t kEntries = 7;
   // On average at most so many entries of a line are in use.
-  static constexpr int kFullEntries = 6;
+  static constexpr size_t kFullEntries = 6;
 
   struct alignas(64) Line {
     static constexpr uint64_t kLowBits = 0x01010101010101;
@@ -136,7 +134,20 @@ class SlotIndex {
       return (difference - kLowBits) & ~difference & kTopBits;
     }
 
-    void Set(int entry, uint64_t tag, Slot* slot) {
+    static size_t EntryOf(uint64_t bits) { return static_cast<size_t>(std::countr_zero(bits)) / 8; }
+
+    // The entry with that tag for which `match(slot)` is true, or kEntries.
+    template <typename Match>
+    size_t Find(uint64_t tag, Match& match) const {
+      for (uint64_t candidates = Matching(tag); candidates != 0; candidates &= candidates - 1) {
+        const size_t entry = EntryOf(candidates);
+        if (match(*slots[entry])) [[likely]]
+          return entry;
+      }
+      return kEntries;
+    }
+
+    void Set(size_t entry, uint64_t tag, Slot* slot) {
       tags = (tags & ~(uint64_t{0xff} << (8 * entry))) | (tag << (8 * entry));
       slots[entry] = slot;
     }
@@ -157,10 +168,8 @@ class SlotIndex {
 
   struct Place {
     Line* line;  // null if there is none
-    int entry;
+    size_t entry;
   };
-
-  static int EntryOf(uint64_t bits) { return std::countr_zero(bits) / 8; }
 
   // 0 is a free entry, 1 could be mistaken for one.
   static uint64_t TagOf(uint32_t hash) {
@@ -174,26 +183,32 @@ class SlotIndex {
   }
   Line* Next(Line* line) const { return line + 1 == lines_ + line_count_ ? lines_ : line + 1; }
 
+  // Nearly always it is in the first line, or nowhere.
   template <typename Match>
   Place FindPlace(uint32_t hash, Match&& match) const {
-    if (line_count_ == 0) return {nullptr, 0};
-    const uint64_t tag = TagOf(hash);
-    Line* line = Home(hash);
-    for (uint32_t looked_at = 0; looked_at < line_count_; ++looked_at) {
-      for (uint64_t candidates = line->Matching(tag); candidates != 0;
-           candidates &= candidates - 1) {
-        const int entry = EntryOf(candidates);
-        if (match(*line->slots[entry])) [[likely]]
-          return {line, entry};
-      }
-      if (line->passed() == 0) [[likely]]
-        break;
-      line = Next(line);
+    Line* const line = Home(hash);
+    const size_t entry = line->Find(TagOf(hash), match);
+    if (entry != kEntries) [[likely]]
+      return {line, entry};
+    if (line->passed() == 0) [[likely]]
+      return {nullptr, 0};
+    return FindFurther(hash, line, match);
+  }
+  template <typename Match>
+  [[gnu::noinline]] Place FindFurther(uint32_t hash, Line* first, Match& match) const {
+    for (Line* line = Next(first); line != first; line = Next(line)) {
+      const size_t entry = line->Find(TagOf(hash), match);
+      if (entry != kEntries) return {line, entry};
+      if (line->passed() == 0) break;
     }
     return {nullptr, 0};
   }
 
-  Line* lines_ = nullptr;
+  // Before there is any other there is an empty one, so that a look-up need not ask. Nobody writes
+  // to it, as it has no room.
+  inline static Line no_line_{};
+
+  Line* lines_ = &no_line_;
   uint32_t line_count_ = 0;
   [[no_unique_address]] LineAllocator allocator_;
 };

@@ -84,6 +84,11 @@ class WeakTable {
   Slot* Find(uint32_t hash, Equal&& equal) const {
     return index_.Find(hash, [&](const Slot& slot) { return slot.hash() == hash && equal(slot); });
   }
+  // As well; `equal` is so cheap that comparing the hashes first would not save anything.
+  template <typename Equal>
+  Slot* FindCheaply(uint32_t hash, Equal&& equal) const {
+    return index_.Find(hash, equal);
+  }
   void Prefetch(uint32_t hash) const { index_.Prefetch(hash); }
 
   // A slot that is not in the table yet, with a payload made from the arguments: for an object that
