@@ -19,8 +19,8 @@
 // Differences from boost::flyweight
 //  - The interner is an object, not a global; it can go before or after what it gave.
 //  - Objects are plain Refs, whose memory goes back with the last of them.
-//  - Look-up by what the object would be made from, without making it; Intern makes it only if it is
-//    new.
+//  - Look-up by what the object would be made from, without making it; Intern makes it only if it
+//    is new.
 //  - A look-up holds each candidate while it compares it, so it can be the one to destroy it.
 //    Objects' destructors may use the interner; hash and equality must not.
 //

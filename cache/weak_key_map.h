@@ -9,16 +9,17 @@
 //   thumbnails.get(image);    // a Thumbnail*, good for as long as `image` lives
 //   image.reset();            // ~Image runs, then ~Thumbnail
 //
-// Keys go by identity: the object that a Ref keeps alive, whichever part of it the Ref points to. Or
-// by value, if the type says so: then any key equal to one that is there finds it.
+// Keys go by identity: the object that a Ref keeps alive, whichever part of it the Ref points to.
+// Or by value, if the type says so: then any key equal to one that is there finds it.
 //
 //   weakcache::WeakKeyMap<Font, Metrics, weakcache::ByValue<>> metrics;  // absl::Hash, ==
 //   metrics.try_emplace(font);
 //   if (auto found = metrics.get(Font("Serif", 12))) Use(*found);    // holds its key meanwhile
 //   weakcache::Ref<Font> first = metrics.canonical_key(font);
 //
-// WeakKeyMap<std::shared_ptr<K>, V> takes std::shared_ptrs (see weak_value_map.h about what it can't
-// do); their values go when the entry is purged. By identity, one to a part is a key of its own.
+// WeakKeyMap<std::shared_ptr<K>, V> takes std::shared_ptrs (see weak_value_map.h about what it
+// can't do); their values go when the entry is purged. By identity, one to a part is a key of its
+// own.
 //
 // Thread safety: thread-compatible: const operations may run at once on any threads, others need
 // exclusive access; keys may be released on any thread at any time, whatever the map is doing.
@@ -71,11 +72,11 @@ class WeakKeyMap
     : private internal::WeakContainer<internal::HandleFor<K>, V,
                                       internal::PayloadLifetime::kUntilReferentDies, Allocator> {
   using Strong = internal::HandleFor<K>;
-  using Base = internal::WeakContainer<Strong, V, internal::PayloadLifetime::kUntilReferentDies,
-                                       Allocator>;
+  using Base =
+      internal::WeakContainer<Strong, V, internal::PayloadLifetime::kUntilReferentDies, Allocator>;
   using Keys = internal::KeysFor<Strong, KeyPolicy>;
-  using typename Base::Slot;
   using Base::table_;
+  using typename Base::Slot;
 
   // What an iterator gives; both references are good until it moves on or the entry is erased.
   template <typename Value>
@@ -118,8 +119,8 @@ class WeakKeyMap
   using Base::size;
   using Base::Validate;
 
-  // The value attached to the key. By value, `key` is a handle, an object, or what hash and equality
-  // take in its place.
+  // The value attached to the key. By value, `key` is a handle, an object, or what hash and
+  // equality take in its place.
   template <typename Key = Strong>
   [[nodiscard]] pointer get(const Key& key) {
     return internal::MakeFound<pointer>(Find(key));
@@ -233,9 +234,8 @@ class WeakKeyMap
   // condition must not change the map. O(the most entries that there were), as all that follow.
   template <typename Condition>
   size_type erase_if(Condition&& condition) {
-    return Base::EraseIf(begin(), "WeakKeyMap::erase_if", [&](const Entry& entry) {
-      return condition(entry.key, entry.value);
-    });
+    return Base::EraseIf(begin(), "WeakKeyMap::erase_if",
+                         [&](const Entry& entry) { return condition(entry.key, entry.value); });
   }
 
   // Enters copies of all values of `other`, in place of those under the same keys.
@@ -257,9 +257,8 @@ class WeakKeyMap
     return Base::template Collect<Strong>(begin(), [](const auto& entry) { return entry.key; });
   }
   std::vector<std::pair<Strong, V>> Snapshot() const {
-    return Base::template Collect<std::pair<Strong, V>>(begin(), [](const auto& entry) {
-      return std::pair<Strong, V>(entry.key, entry.value);
-    });
+    return Base::template Collect<std::pair<Strong, V>>(
+        begin(), [](const auto& entry) { return std::pair<Strong, V>(entry.key, entry.value); });
   }
   WeakKeyMap Clone() const {
     WeakKeyMap clone(keys_, table_.allocator());
@@ -268,10 +267,10 @@ class WeakKeyMap
     return clone;
   }
 
-  // For debugging: the keys that a copy of their own value would hold, which therefore can't expire.
-  // Copies each value; one that can't be copied, or that holds its key in ways that a copy does not,
-  // needs the other form, which asks `holds(value, key)`. No other thread copies or drops references
-  // to the keys meanwhile.
+  // For debugging: the keys that a copy of their own value would hold, which therefore can't
+  // expire. Copies each value; one that can't be copied, or that holds its key in ways that a copy
+  // does not, needs the other form, which asks `holds(value, key)`. No other thread copies or drops
+  // references to the keys meanwhile.
   std::vector<Strong> FindSelfReferences() const {
     return FindSelfReferences([](const V& value, const Strong& key) {
       const auto count = key.use_count();

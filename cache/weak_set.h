@@ -10,8 +10,8 @@
 //   weakcache::WeakSet<Listener> both = listeners & others;
 //
 // WeakSet<std::shared_ptr<T>> takes std::shared_ptrs (see weak_value_map.h about what it can't do).
-// Members go by identity: the object that a Ref keeps alive, whichever part of it the Ref points to.
-// A std::shared_ptr to a part of an object is a member of its own.
+// Members go by identity: the object that a Ref keeps alive, whichever part of it the Ref points
+// to. A std::shared_ptr to a part of an object is a member of its own.
 //
 // Thread safety: thread-compatible: const operations may run at once on any threads, others need
 // exclusive access; objects may be released on any thread at any time, whatever the set is doing.
@@ -27,8 +27,8 @@
 // Every operation on one object leaves the set as it was if an allocation throws; one on many stops
 // there. Members are limited to 2^28.
 //
-// Complexity: O(1) amortised, unless stated. Adding enters one member and removes up to four expired
-// ones.
+// Complexity: O(1) amortised, unless stated. Adding enters one member and removes up to four
+// expired ones.
 #ifndef WEAKCACHE_CACHE_WEAK_SET_H_
 #define WEAKCACHE_CACHE_WEAK_SET_H_
 
@@ -53,8 +53,8 @@ class WeakSet : private internal::WeakContainer<internal::HandleFor<T>, internal
   using Base = internal::WeakContainer<Strong, internal::Nothing,
                                        internal::PayloadLifetime::kUntilPurge, Allocator>;
   using Keys = internal::IdentityKeys<Strong>;
-  using typename Base::Slot;
   using Base::table_;
+  using typename Base::Slot;
 
  public:
   using key_type = Strong;  // a Ref<T>; T itself if that is a handle
@@ -159,18 +159,10 @@ class WeakSet : private internal::WeakContainer<internal::HandleFor<T>, internal
     }
     return *this;
   }
-  friend WeakSet operator|(const WeakSet& a, const WeakSet& b) {
-    return std::move(a.Clone() |= b);
-  }
-  friend WeakSet operator&(const WeakSet& a, const WeakSet& b) {
-    return std::move(a.Clone() &= b);
-  }
-  friend WeakSet operator-(const WeakSet& a, const WeakSet& b) {
-    return std::move(a.Clone() -= b);
-  }
-  friend WeakSet operator^(const WeakSet& a, const WeakSet& b) {
-    return std::move(a.Clone() ^= b);
-  }
+  friend WeakSet operator|(const WeakSet& a, const WeakSet& b) { return std::move(a.Clone() |= b); }
+  friend WeakSet operator&(const WeakSet& a, const WeakSet& b) { return std::move(a.Clone() &= b); }
+  friend WeakSet operator-(const WeakSet& a, const WeakSet& b) { return std::move(a.Clone() -= b); }
+  friend WeakSet operator^(const WeakSet& a, const WeakSet& b) { return std::move(a.Clone() ^= b); }
 
   bool is_subset_of(const WeakSet& other) const {
     for (const Strong& member : *this) {

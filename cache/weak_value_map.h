@@ -12,11 +12,12 @@
 //   cover.reset();            // ~Image runs, its memory goes back
 //   images.get("cover");      // null
 //
-// WeakValueMap<std::string, std::shared_ptr<Image>> does the same with std::shared_ptr (and with any
-// handle that weakref/handle_traits.h is specialised for), as a drop-in for the map above. Those
-// tell nobody of their end, so an operation that adds or removes looks at the next four entries
-// instead. While objects come and go, at most about a third as many dead entries are left as there
-// were live ones, and none for longer than a quarter as many operations as there are entries.
+// WeakValueMap<std::string, std::shared_ptr<Image>> does the same with std::shared_ptr (and with
+// any handle that weakref/handle_traits.h is specialised for), as a drop-in for the map above.
+// Those tell nobody of their end, so an operation that adds or removes looks at the next four
+// entries instead. While objects come and go, at most about a third as many dead entries are left
+// as there were live ones, and none for longer than a quarter as many operations as there are
+// entries.
 //
 // Thread safety: thread-compatible: const operations may run at once on any threads, others need
 // exclusive access; objects may be released on any thread at any time, whatever the map is doing.
@@ -32,8 +33,10 @@
 //  - Values' and keys' destructors may use the map. Hash, equality and key copies must not.
 //  - An object that is released inside 32 nested destructions counts until the thread gets to it
 //    (see weakref/ref.h).
-//  - The allocator goes along with a move or swap. It must outlive, besides the map, releases of the
-//    map's objects that have begun on other threads before the map's end.
+//  - The allocator, which is for entries, goes along with a move or swap. It must outlive the map,
+//    the objects that the map has created, and their WeakRefs.
+//  - The counts of an object that the map has created are in its entry; after the map's end they
+//    keep a page of entries, up to 64 KB, until the last such object on it has gone.
 //
 // Every operation on one key leaves the map as it was if an allocation, the hash, the equality or a
 // constructor throws; one on many keys stops there. Entries are limited to 2^28.
@@ -68,9 +71,10 @@ class WeakValueMap
                                       internal::PayloadLifetime::kUntilPurge, Allocator> {
   using Strong = internal::HandleFor<V>;
   using Weak = typename HandleTraits<Strong>::weak_type;
-  using Base = internal::WeakContainer<Strong, K, internal::PayloadLifetime::kUntilPurge, Allocator>;
-  using typename Base::Slot;
+  using Base =
+      internal::WeakContainer<Strong, K, internal::PayloadLifetime::kUntilPurge, Allocator>;
   using Base::table_;
+  using typename Base::Slot;
   template <typename Key>
   using LookupKey = internal::LookupKey<K, Hash, Equal, Key>;
 
@@ -130,17 +134,16 @@ class WeakValueMap
   // this very key itself, that one is returned.
   template <typename Key = K, typename Factory>
   Strong get_or_create(Key&& key, Factory&& factory) {
-    return GetOrMake(std::forward<Key>(key), [&] {
-             return internal::MakeObjectBy<Strong>(std::forward<Factory>(factory));
-           }).first;
+    return GetOrMake(std::forward<Key>(key),
+                     [&] { return internal::MakeObjectBy<Strong>(std::forward<Factory>(factory)); })
+        .first;
   }
 
   // The object under the key and false, or one made from `args` and true.
   template <typename Key = K, typename... Args>
   std::pair<Strong, bool> try_emplace(Key&& key, Args&&... args) {
-    return GetOrMake(std::forward<Key>(key), [&] {
-      return internal::MakeObject<Strong>(std::forward<Args>(args)...);
-    });
+    return GetOrMake(std::forward<Key>(key),
+                     [&] { return internal::MakeObject<Strong>(std::forward<Args>(args)...); });
   }
 
   // Enters `value` unless there is an object under the key. Returns the object that is there now,
@@ -176,17 +179,15 @@ class WeakValueMap
   // destructor or a slow thread can't remove its successor.
   template <typename Key = K>
   size_type erase(const Key& key, const Weak& expected) {
-    return EraseSlotIf(
-        key, [&](const Slot& slot) { return slot.SameOwner(expected); });
+    return EraseSlotIf(key, [&](const Slot& slot) { return slot.SameOwner(expected); });
   }
 
   // Removes the objects for which `condition(key, value)` is true, and returns how many. The
   // condition must not change the map. O(the most entries that there were), as all that follow.
   template <typename Condition>
   size_type erase_if(Condition&& condition) {
-    return Base::EraseIf(begin(), "WeakValueMap::erase_if", [&](const Entry& entry) {
-      return condition(entry.key, entry.value);
-    });
+    return Base::EraseIf(begin(), "WeakValueMap::erase_if",
+                         [&](const Entry& entry) { return condition(entry.key, entry.value); });
   }
 
   // Removes the object under the key from the map and returns it, or null.
@@ -238,9 +239,8 @@ class WeakValueMap
     return Base::template Collect<Strong>(begin(), [](const Entry& entry) { return entry.value; });
   }
   std::vector<std::pair<K, Strong>> Snapshot() const {
-    return Base::template Collect<std::pair<K, Strong>>(begin(), [](const Entry& entry) {
-      return std::pair<K, Strong>(entry.key, entry.value);
-    });
+    return Base::template Collect<std::pair<K, Strong>>(
+        begin(), [](const Entry& entry) { return std::pair<K, Strong>(entry.key, entry.value); });
   }
   // A map of the same live objects, which keeps none alive either.
   WeakValueMap Clone() const {
@@ -332,7 +332,8 @@ class WeakValueMap
     const uint64_t changes = table_.changes();
     constexpr bool kIsHandle = std::is_same_v<Made, Strong>;
     auto prepared = table_.template Prepare<!kIsHandle>(std::forward<Key>(key));
-    internal::Check(table_.changes() == changes, "WeakValueMap", "a key's copy has changed the map");
+    internal::Check(table_.changes() == changes, "WeakValueMap",
+                    "a key's copy has changed the map");
     if constexpr (kIsHandle) {
       table_.Enter(std::move(prepared), hash, made, replaced);
       return made;

@@ -92,8 +92,7 @@ class ValueKeys {
   }
   template <typename Key>
   static LookupKey<Object, Hash, Equal, Key> Lookup(const Key& key) requires(
-      !std::same_as<Key, H> &&
-      (TransparentLookup<Hash, Equal> || std::same_as<Key, Object>)) {
+      !std::same_as<Key, H> && (TransparentLookup<Hash, Equal> || std::same_as<Key, Object>)) {
     return key;
   }
   // Something else of which an object is made to look it up.
@@ -113,8 +112,7 @@ class ValueKeys {
   Found<Slot> Find(const Table& table, uint32_t hash, const Key& key) const {
     for (size_t compared = 0;;) {
       size_t candidates = 0;
-      Slot* const slot =
-          table.Find(hash, [&](const Slot&) { return candidates++ == compared; });
+      Slot* const slot = table.Find(hash, [&](const Slot&) { return candidates++ == compared; });
       if (slot == nullptr) return {};
       const uint64_t changes = table.changes();
       H held = slot->Lock();

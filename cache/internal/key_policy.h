@@ -70,8 +70,10 @@ template <typename H, typename Hash, typename Equal>
 struct KeysOf<H, ByValue<Hash, Equal>> {
   using Object = std::remove_cv_t<ReferentOf<H>>;
   using type = ValueKeys<
-      H, typename std::conditional_t<std::is_void_v<Hash>, KeyDefaults<Object>, GivenHash<Hash>>::Hash,
-      typename std::conditional_t<std::is_void_v<Equal>, KeyDefaults<Object>, GivenEqual<Equal>>::Equal>;
+      H,
+      typename std::conditional_t<std::is_void_v<Hash>, KeyDefaults<Object>, GivenHash<Hash>>::Hash,
+      typename std::conditional_t<std::is_void_v<Equal>, KeyDefaults<Object>,
+                                  GivenEqual<Equal>>::Equal>;
 };
 template <typename H, typename Policy>
 using KeysFor = typename KeysOf<H, Policy>::type;
@@ -91,9 +93,9 @@ Pointer MakeFound(Found found) {
 
 // What takes the place of a Pointer that can't be null.
 template <typename Pointer>
-using GivenValue = std::conditional_t<std::is_pointer_v<Pointer>,
-                                      std::add_lvalue_reference_t<std::remove_pointer_t<Pointer>>,
-                                      Pointer>;
+using GivenValue =
+    std::conditional_t<std::is_pointer_v<Pointer>,
+                       std::add_lvalue_reference_t<std::remove_pointer_t<Pointer>>, Pointer>;
 template <typename Pointer>
 GivenValue<Pointer> Give(Pointer pointer) {
   if constexpr (std::is_pointer_v<Pointer>) {

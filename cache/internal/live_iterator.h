@@ -9,7 +9,8 @@
 namespace weakcache::internal {
 
 // Holds a strong reference to the object that it stands on. `Entry` is made from the slot and that
-// reference, or is the reference. Survives insertions, erasures and expiries, but not the container's move or end.
+// reference, or is the reference. Survives insertions, erasures and expiries, but not the
+// container's move or end.
 template <typename Table, typename H, typename Entry>
 class LiveIterator {
  public:

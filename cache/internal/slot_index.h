@@ -88,7 +88,8 @@ class SlotIndex {
     place.line->slots[place.entry] = slot;
   }
 
-  // Aborts unless there are `size` slots, each where a look-up finds it and counted where it passed.
+  // Aborts unless there are `size` slots, each where a look-up finds it and counted where it
+  // passed.
   void Validate(size_t size) const {
     size_t found = 0;
     size_t passed = 0;

@@ -124,8 +124,7 @@ class SlotPages {
 
   struct Page final : Header {
     template <typename Argument>
-    Page(size_t size, Argument&& argument)
-        : Header(std::forward<Argument>(argument)), size(size) {}
+    Page(size_t size, Argument&& argument) : Header(std::forward<Argument>(argument)), size(size) {}
     Slot* slots() { return reinterpret_cast<Slot*>(reinterpret_cast<char*>(this) + kFirstSlot); }
 
     const size_t size;

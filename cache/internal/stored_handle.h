@@ -52,8 +52,8 @@ auto MakeObject(Args&&... args) {
     return HandleTraits<H>::Make(std::forward<Args>(args)...);
   }
 }
-// As well, from what `factory()` returns: an object, which a Ref takes in place and other handles by
-// a move, or a handle.
+// As well, from what `factory()` returns: an object, which a Ref takes in place and other handles
+// by a move, or a handle.
 template <typename H, typename Factory>
 auto MakeObjectBy(Factory&& factory) {
   using Result = std::invoke_result_t<Factory>;

@@ -72,8 +72,7 @@ class TableCore {
 
  public:
   using Slot = TableSlot<H, Payload>;
-  using Guest =
-      std::conditional_t<kNotifies, GuestSlot<H, Payload>, SweptSlot<H, Payload>>;
+  using Guest = std::conditional_t<kNotifies, GuestSlot<H, Payload>, SweptSlot<H, Payload>>;
   using Resident = ResidentSlot<H, Payload, PageOwner>;
   using Guests = SlotPages<Guest, PageOwner, Allocator>;
   using Residents =

@@ -3,7 +3,8 @@
 // Three kinds. A *resident* slot holds the control block of an object that the container itself has
 // created, so that a look-up finds key and counts in one cache line. A *guest* slot refers to an
 // object that was there before, by a watcher on its list. A *swept* slot refers to an object whose
-// handle tells nobody of its end. All begin with, or are, a TableSlot, which is what the table sees.
+// handle tells nobody of its end. All begin with, or are, a TableSlot, which is what the table
+// sees.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_SLOT_H_
 #define WEAKCACHE_CACHE_INTERNAL_TABLE_SLOT_H_
 
@@ -104,14 +105,14 @@ class TableSlot {
   }
 
  protected:
-  using Reference = std::conditional_t<kNotifies, typename Traits::element_type*,
-                                       typename Traits::weak_type>;
+  using Reference =
+      std::conditional_t<kNotifies, typename Traits::element_type*, typename Traits::weak_type>;
 
   TableSlot(void* page, bool resident)
       : hash_(0),
         state_(0),
-        distance_to_page_(static_cast<uint32_t>(reinterpret_cast<char*>(this) -
-                                                static_cast<char*>(page))),
+        distance_to_page_(
+            static_cast<uint32_t>(reinterpret_cast<char*>(this) - static_cast<char*>(page))),
         resident_(resident ? 1 : 0) {}
   ~TableSlot() {}  // never runs: a slot is emptied, and then its page goes as plain memory
 

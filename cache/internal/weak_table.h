@@ -101,8 +101,8 @@ class WeakTable {
     return NewSlot(core_, slot, std::forward<Args>(payload)...);
   }
 
-  // Enters the slot, for a key that has none; or in place of the live slot `replaced`, which it then
-  // erases. If an allocation throws, nothing has changed.
+  // Enters the slot, for a key that has none; or in place of the live slot `replaced`, which it
+  // then erases. If an allocation throws, nothing has changed.
   Slot* Enter(NewSlot&& prepared, uint32_t hash, const H& referent, Slot* replaced = nullptr) {
     MakeRoom(prepared, replaced);
     Slot* const slot = prepared.Take();
