@@ -300,30 +300,35 @@ class WeakValueMap
   template <typename Key, typename Make>
   std::pair<Strong, bool> GetOrMake(Key&& key, Make&& make) {
     const LookupKey<Key> lookup = key;
-    const uint32_t hash = HashOf(lookup);
-    if (const Slot* const slot = Find(hash, lookup)) {
-      if (Strong found = slot->Lock(); found.get() != nullptr) {
-        return {std::move(found), false};
+    const uint32_t hash = StartWrite(lookup);
+    Slot* const expired = Find(hash, lookup);
+    if (expired != nullptr) {
+      if (Strong present = expired->Lock(); present.get() != nullptr) {
+        return {std::move(present), false};
       }
     }
-    table_.PurgeSome();
+    const uint64_t changes = table_.changes();
     auto made = make();
     if (made == nullptr) return {Strong(), false};
     if constexpr (std::is_same_v<decltype(made), Strong>) {
       internal::CheckOwns(made, "WeakValueMap::get_or_create");
     }
-    return InsertHashed(hash, lookup, std::forward<Key>(key), std::move(made));
+    if (table_.changes() != changes) {
+      return InsertHashed(hash, lookup, std::forward<Key>(key), std::move(made));
+    }
+    return {InsertNew(hash, std::forward<Key>(key), std::move(made), expired), true};
   }
 
   // As insert(). An expired entry under the key makes way.
   template <typename Lookup, typename Key, typename Made>
   std::pair<Strong, bool> InsertHashed(uint32_t hash, const Lookup& lookup, Key&& key, Made made) {
-    while (Slot* const slot = Find(hash, lookup)) {
-      Strong present = slot->Lock();
-      if (present.get() != nullptr) return {std::move(present), false};
-      table_.Erase(slot);
+    Slot* const expired = Find(hash, lookup);
+    if (expired != nullptr) {
+      if (Strong present = expired->Lock(); present.get() != nullptr) {
+        return {std::move(present), false};
+      }
     }
-    return {InsertNew(hash, std::forward<Key>(key), std::move(made), nullptr), true};
+    return {InsertNew(hash, std::forward<Key>(key), std::move(made), expired), true};
   }
 
   // The key has no entry but `replaced`, or none.
@@ -338,7 +343,7 @@ class WeakValueMap
       table_.Enter(std::move(prepared), hash, made, replaced);
       return made;
     } else {
-      return table_.EnterResident(std::move(prepared), hash, std::move(made));
+      return table_.EnterResident(std::move(prepared), hash, std::move(made), replaced);
     }
   }
 

@@ -113,12 +113,12 @@ class WeakTable {
   }
   // As well; `object` is one that NewObject has made, and becomes the referent.
   template <typename Object>
-  H EnterResident(NewSlot&& prepared, uint32_t hash, Object object) {
-    MakeRoom(prepared, nullptr);
+  H EnterResident(NewSlot&& prepared, uint32_t hash, Object object, Slot* replaced = nullptr) {
+    MakeRoom(prepared, replaced);
     Slot* const slot = prepared.Take();
     ++inserted_;
     H referent = Core::AsResident(slot)->MakeLive(hash, object.release());
-    Publish(slot, nullptr);
+    Publish(slot, replaced);
     return referent;
   }
 
