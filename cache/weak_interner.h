@@ -18,7 +18,8 @@
 //
 // Differences from boost::flyweight
 //  - The interner is an object, not a global; it can go before or after what it gave.
-//  - Objects are plain Refs, whose memory goes back with the last of them.
+//  - Objects are plain Refs. The memory of one of more than 32 bytes goes back with the last of
+//    them; a smaller one lies in its entry, which is used again.
 //  - Look-up by what the object would be made from, without making it; Intern makes it only if it
 //    is new.
 //  - A look-up holds each candidate while it compares it, so it can be the one to destroy it.
@@ -55,6 +56,11 @@ template <typename T>
 using InternedHandle = std::conditional_t<Handle<T>, HandleFor<T>, HandleFor<const T>>;
 template <typename T>
 using InternedObject = std::remove_cv_t<ReferentOf<InternedHandle<T>>>;
+// A small object lies in its slot.
+template <typename T>
+using InternerPayload =
+    std::conditional_t<kHasResidents<InternedHandle<T>> && kFitsInSlot<InternedObject<T>>,
+                       ObjectInSlot<InternedObject<T>>, Nothing>;
 
 }  // namespace internal
 
@@ -62,11 +68,12 @@ template <typename T, typename Hash = internal::DefaultHash<internal::InternedOb
           typename Equal = internal::DefaultEqual<internal::InternedObject<T>>,
           typename Allocator = std::allocator<char>>
 class WeakInterner
-    : private internal::WeakContainer<internal::InternedHandle<T>, internal::Nothing,
+    : private internal::WeakContainer<internal::InternedHandle<T>, internal::InternerPayload<T>,
                                       internal::PayloadLifetime::kUntilPurge, Allocator> {
   using Strong = internal::InternedHandle<T>;
-  using Base = internal::WeakContainer<Strong, internal::Nothing,
-                                       internal::PayloadLifetime::kUntilPurge, Allocator>;
+  using Payload = internal::InternerPayload<T>;
+  using Base =
+      internal::WeakContainer<Strong, Payload, internal::PayloadLifetime::kUntilPurge, Allocator>;
   using Keys = internal::ValueKeys<Strong, Hash, Equal>;
   using Base::table_;
 
@@ -110,8 +117,8 @@ class WeakInterner
       return std::move(found.key);
     }
     table_.PurgeSome();
-    auto made = internal::MakeObject<Strong>(std::forward<Value>(value));
     auto prepared = table_.template Prepare<internal::kHasResidents<Strong>>();
+    auto made = Make(prepared, std::forward<Value>(value));
     auto found = internal::FindSettled(keys_, table_, hash, *made);
     if (found.slot != nullptr) return std::move(found.key);
     if constexpr (internal::kHasResidents<Strong>) {
@@ -155,6 +162,15 @@ class WeakInterner
   friend void swap(WeakInterner& a, WeakInterner& b) noexcept { a.swap(b); }
 
  private:
+  template <typename NewSlot, typename Value>
+  static auto Make(NewSlot& prepared, Value&& value) {
+    if constexpr (internal::kIsObjectInSlot<Payload>) {
+      return internal::NewObjectIn(prepared.payload(), std::forward<Value>(value));
+    } else {
+      return internal::MakeObject<Strong>(std::forward<Value>(value));
+    }
+  }
+
   [[no_unique_address]] Keys keys_;
 };
 

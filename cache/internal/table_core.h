@@ -36,6 +36,17 @@ std::unique_ptr<T, ObjectDiscarder<T>> NewObject(Args&&... args) {
   return std::unique_ptr<T, ObjectDiscarder<T>>(memory.release());
 }
 
+// As well, in a slot.
+template <typename T>
+struct ObjectDestroyer {
+  void operator()(T* object) const { std::destroy_at(object); }
+};
+template <typename T, typename... Args>
+std::unique_ptr<T, ObjectDestroyer<T>> NewObjectIn(ObjectInSlot<T>& memory, Args&&... args) {
+  Construct(std::allocator<char>(), memory.get(), std::forward<Args>(args)...);
+  return std::unique_ptr<T, ObjectDestroyer<T>>(memory.get());
+}
+
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
 class TableCore {
   static constexpr bool kNotifies = HandleTraits<H>::kNotifiesExpiry;
@@ -118,7 +129,7 @@ class TableCore {
     }
 
     const TableCore* core() const { return core_; }
-    const Payload& payload() const { return slot_->payload(); }
+    Payload& payload() { return slot_->payload(); }
     Slot* Take() { return std::exchange(slot_, nullptr); }
 
    private:

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -39,6 +40,25 @@ enum class SlotState : uint32_t {
   // Resident and emptied; when its object's last weak reference goes it comes through the queue.
   kReturning,
 };
+
+// A payload that is the memory of the referent itself: for small objects, which an allocation of
+// their own would cost more than it gives back.
+template <typename T>
+class ObjectInSlot {
+ public:
+  ObjectInSlot() {}
+  T* get() { return std::launder(reinterpret_cast<T*>(bytes_)); }
+
+ private:
+  alignas(T) unsigned char bytes_[sizeof(T)];
+};
+template <typename T>
+inline constexpr bool kFitsInSlot = sizeof(T) <= 32 && alignof(T) <= alignof(std::max_align_t);
+
+template <typename Payload>
+inline constexpr bool kIsObjectInSlot = false;
+template <typename T>
+inline constexpr bool kIsObjectInSlot<ObjectInSlot<T>> = true;
 
 template <typename H, typename Payload>
 class ResidentSlotBase;
@@ -166,7 +186,8 @@ class alignas(kSlotAlignment<ResidentSlotBase<H, Payload>>) ResidentSlot final
  public:
   explicit ResidentSlot(Owner* owner) : ResidentSlotBase<H, Payload>(owner) {}
 
-  // The first reference to `object`, which was constructed in memory of its own.
+  // The first reference to `object`, which was constructed in the payload if that is for it, or
+  // else in memory of its own.
   H MakeLive(uint32_t hash, Object* object) {
     TableSlot<H, Payload>::MakeLive(hash, object);
     LinkRefToThis(object, this);
@@ -179,7 +200,12 @@ class alignas(kSlotAlignment<ResidentSlotBase<H, Payload>>) ResidentSlot final
   Owner* owner() const { return static_cast<Owner*>(this->page()); }
 
   void DestroyReferent() noexcept override {
-    Discard(std::allocator<char>(), const_cast<Object*>(this->reference()));
+    auto* const object = const_cast<Object*>(this->reference());
+    if constexpr (kIsObjectInSlot<Payload>) {
+      std::destroy_at(object);
+    } else {
+      Discard(std::allocator<char>(), object);
+    }
     if (this->link_.TakeExpired(owner()->queue())) owner()->Push(this);
   }
   void FreeBlock() noexcept override { owner()->Push(this); }

@@ -111,7 +111,7 @@ class WeakTable {
     Publish(slot, replaced);
     return slot;
   }
-  // As well; `object` is one that NewObject has made, and becomes the referent.
+  // As well; `object` is what NewObject or NewObjectIn has made, and becomes the referent.
   template <typename Object>
   H EnterResident(NewSlot&& prepared, uint32_t hash, Object object, Slot* replaced = nullptr) {
     MakeRoom(prepared, replaced);
