@@ -33,6 +33,7 @@
 #ifndef WEAKCACHE_CACHE_WEAK_INTERNER_H_
 #define WEAKCACHE_CACHE_WEAK_INTERNER_H_
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
@@ -69,12 +70,15 @@ template <typename T, typename Hash = internal::DefaultHash<internal::InternedOb
           typename Allocator = std::allocator<char>>
 class WeakInterner
     : private internal::WeakContainer<internal::InternedHandle<T>, internal::InternerPayload<T>,
-                                      internal::PayloadLifetime::kUntilPurge, Allocator> {
+                                      internal::PayloadLifetime::kUntilPurge,
+                                      internal::ValueKeys<internal::InternedHandle<T>, Hash, Equal>,
+                                      Allocator> {
   using Strong = internal::InternedHandle<T>;
   using Payload = internal::InternerPayload<T>;
-  using Base =
-      internal::WeakContainer<Strong, Payload, internal::PayloadLifetime::kUntilPurge, Allocator>;
   using Keys = internal::ValueKeys<Strong, Hash, Equal>;
+  using Base = internal::WeakContainer<Strong, Payload, internal::PayloadLifetime::kUntilPurge,
+                                       Keys, Allocator>;
+  using Base::keys_;
   using Base::table_;
 
   static_assert(std::is_const_v<internal::ReferentOf<Strong>>,
@@ -89,14 +93,11 @@ class WeakInterner
   using typename Base::allocator_type;
   using typename Base::size_type;
 
-  explicit WeakInterner(Hash hash = Hash(), Equal equal = Equal(),
-                        const Allocator& allocator = Allocator())
-      : Base(allocator), keys_(std::move(hash), std::move(equal)) {}
+  WeakInterner() requires std::default_initializable<Hash> : WeakInterner(Hash()) {}
+  explicit WeakInterner(Hash hash, Equal equal = Equal(), const Allocator& allocator = Allocator())
+      : Base(Keys(std::move(hash), std::move(equal)), allocator) {}
   WeakInterner(WeakInterner&&) noexcept = default;
-  WeakInterner& operator=(WeakInterner&& other) noexcept {
-    WeakInterner(std::move(other)).swap(*this);
-    return *this;
-  }
+  WeakInterner& operator=(WeakInterner&&) noexcept = default;
 
   using Base::clear;  // what has been given out stays, but is not found any more
   using Base::empty;
@@ -154,11 +155,7 @@ class WeakInterner
     return Base::template Collect<Strong>(begin(), [](const Strong& object) { return object; });
   }
 
-  void swap(WeakInterner& other) noexcept {
-    using std::swap;
-    table_.swap(other.table_);
-    swap(keys_, other.keys_);
-  }
+  void swap(WeakInterner& other) noexcept { Base::swap(other); }
   friend void swap(WeakInterner& a, WeakInterner& b) noexcept { a.swap(b); }
 
  private:
@@ -170,8 +167,6 @@ class WeakInterner
       return internal::MakeObject<Strong>(std::forward<Value>(value));
     }
   }
-
-  [[no_unique_address]] Keys keys_;
 };
 
 }  // namespace weakcache

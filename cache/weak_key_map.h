@@ -48,6 +48,7 @@
 #ifndef WEAKCACHE_CACHE_WEAK_KEY_MAP_H_
 #define WEAKCACHE_CACHE_WEAK_KEY_MAP_H_
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -68,13 +69,14 @@ namespace weakcache {
 
 template <typename K, typename V, typename KeyPolicy = ByIdentity,
           typename Allocator = std::allocator<char>>
-class WeakKeyMap
-    : private internal::WeakContainer<internal::HandleFor<K>, V,
-                                      internal::PayloadLifetime::kUntilReferentDies, Allocator> {
+class WeakKeyMap : private internal::WeakContainer<
+                       internal::HandleFor<K>, V, internal::PayloadLifetime::kUntilReferentDies,
+                       internal::KeysFor<internal::HandleFor<K>, KeyPolicy>, Allocator> {
   using Strong = internal::HandleFor<K>;
-  using Base =
-      internal::WeakContainer<Strong, V, internal::PayloadLifetime::kUntilReferentDies, Allocator>;
   using Keys = internal::KeysFor<Strong, KeyPolicy>;
+  using Base = internal::WeakContainer<Strong, V, internal::PayloadLifetime::kUntilReferentDies,
+                                       Keys, Allocator>;
+  using Base::keys_;
   using Base::table_;
   using typename Base::Slot;
 
@@ -100,15 +102,15 @@ class WeakKeyMap
   using pointer = internal::FoundValue<Strong, V, Keys>;
   using const_pointer = internal::FoundValue<Strong, const V, Keys>;
 
-  explicit WeakKeyMap(const Allocator& allocator = Allocator()) : Base(allocator) {}
+  WeakKeyMap() requires std::default_initializable<Keys> : Base(Keys(), Allocator()) {}
+  explicit WeakKeyMap(const Allocator& allocator) : Base(Keys(), allocator) {}
   // By value: with the functions to hash and compare by.
-  explicit WeakKeyMap(Keys keys, const Allocator& allocator = Allocator())
-      : Base(allocator), keys_(std::move(keys)) {}
+  template <typename Hash, typename Equal>
+  WeakKeyMap(Hash hash, Equal equal, const Allocator& allocator = Allocator()) requires
+      std::constructible_from<Keys, Hash, Equal>
+      : Base(Keys(std::move(hash), std::move(equal)), allocator) {}
   WeakKeyMap(WeakKeyMap&&) noexcept = default;
-  WeakKeyMap& operator=(WeakKeyMap&& other) noexcept {
-    WeakKeyMap(std::move(other)).swap(*this);
-    return *this;
-  }
+  WeakKeyMap& operator=(WeakKeyMap&&) noexcept = default;
 
   using Base::clear;
   using Base::empty;
@@ -306,14 +308,12 @@ class WeakKeyMap
     return a.IsIn(b) && b.IsIn(a);
   }
 
-  void swap(WeakKeyMap& other) noexcept {
-    using std::swap;
-    table_.swap(other.table_);
-    swap(keys_, other.keys_);
-  }
+  void swap(WeakKeyMap& other) noexcept { Base::swap(other); }
   friend void swap(WeakKeyMap& a, WeakKeyMap& b) noexcept { a.swap(b); }
 
  private:
+  WeakKeyMap(const Keys& keys, const Allocator& allocator) : Base(keys, allocator) {}
+
   template <typename Key>
   auto Find(const Key& key) const {
     const auto& lookup = Keys::Lookup(key);
@@ -327,8 +327,6 @@ class WeakKeyMap
     }
     return true;
   }
-
-  [[no_unique_address]] Keys keys_;
 };
 
 }  // namespace weakcache

@@ -47,12 +47,14 @@
 namespace weakcache {
 
 template <typename T, typename Allocator = std::allocator<char>>
-class WeakSet : private internal::WeakContainer<internal::HandleFor<T>, internal::Nothing,
-                                                internal::PayloadLifetime::kUntilPurge, Allocator> {
+class WeakSet
+    : private internal::WeakContainer<internal::HandleFor<T>, internal::Nothing,
+                                      internal::PayloadLifetime::kUntilPurge,
+                                      internal::IdentityKeys<internal::HandleFor<T>>, Allocator> {
   using Strong = internal::HandleFor<T>;
-  using Base = internal::WeakContainer<Strong, internal::Nothing,
-                                       internal::PayloadLifetime::kUntilPurge, Allocator>;
   using Keys = internal::IdentityKeys<Strong>;
+  using Base = internal::WeakContainer<Strong, internal::Nothing,
+                                       internal::PayloadLifetime::kUntilPurge, Keys, Allocator>;
   using Base::table_;
   using typename Base::Slot;
 
@@ -64,7 +66,7 @@ class WeakSet : private internal::WeakContainer<internal::HandleFor<T>, internal
   using typename Base::allocator_type;
   using typename Base::size_type;
 
-  explicit WeakSet(const Allocator& allocator = Allocator()) : Base(allocator) {}
+  explicit WeakSet(const Allocator& allocator = Allocator()) : Base(Keys(), allocator) {}
   WeakSet(WeakSet&&) noexcept = default;
   WeakSet& operator=(WeakSet&&) noexcept = default;
 
@@ -181,7 +183,7 @@ class WeakSet : private internal::WeakContainer<internal::HandleFor<T>, internal
     return a.is_subset_of(b) && b.is_subset_of(a);
   }
 
-  void swap(WeakSet& other) noexcept { table_.swap(other.table_); }
+  void swap(WeakSet& other) noexcept { Base::swap(other); }
   friend void swap(WeakSet& a, WeakSet& b) noexcept { a.swap(b); }
 
  private:

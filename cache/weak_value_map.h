@@ -46,6 +46,7 @@
 #ifndef WEAKCACHE_CACHE_WEAK_VALUE_MAP_H_
 #define WEAKCACHE_CACHE_WEAK_VALUE_MAP_H_
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
@@ -68,11 +69,13 @@ template <typename K, typename V, typename Hash = internal::DefaultHash<K>,
           typename Equal = internal::DefaultEqual<K>, typename Allocator = std::allocator<char>>
 class WeakValueMap
     : private internal::WeakContainer<internal::HandleFor<V>, K,
-                                      internal::PayloadLifetime::kUntilPurge, Allocator> {
+                                      internal::PayloadLifetime::kUntilPurge,
+                                      internal::KeyFunctions<Hash, Equal>, Allocator> {
   using Strong = internal::HandleFor<V>;
   using Weak = typename HandleTraits<Strong>::weak_type;
-  using Base =
-      internal::WeakContainer<Strong, K, internal::PayloadLifetime::kUntilPurge, Allocator>;
+  using Base = internal::WeakContainer<Strong, K, internal::PayloadLifetime::kUntilPurge,
+                                       internal::KeyFunctions<Hash, Equal>, Allocator>;
+  using Base::keys_;
   using Base::table_;
   using typename Base::Slot;
   template <typename Key>
@@ -95,14 +98,11 @@ class WeakValueMap
   using typename Base::allocator_type;
   using typename Base::size_type;
 
-  explicit WeakValueMap(Hash hash = Hash(), Equal equal = Equal(),
-                        const Allocator& allocator = Allocator())
-      : Base(allocator), hash_(std::move(hash)), equal_(std::move(equal)) {}
+  WeakValueMap() requires std::default_initializable<Hash> : WeakValueMap(Hash()) {}
+  explicit WeakValueMap(Hash hash, Equal equal = Equal(), const Allocator& allocator = Allocator())
+      : Base({std::move(hash), std::move(equal)}, allocator) {}
   WeakValueMap(WeakValueMap&&) noexcept = default;
-  WeakValueMap& operator=(WeakValueMap&& other) noexcept {
-    WeakValueMap(std::move(other)).swap(*this);
-    return *this;
-  }
+  WeakValueMap& operator=(WeakValueMap&&) noexcept = default;
 
   using Base::clear;
   using Base::empty;
@@ -117,7 +117,7 @@ class WeakValueMap
   template <typename Key = K>
   [[nodiscard]] Strong get(const Key& key) const {
     const LookupKey<Key> lookup = key;
-    const Slot* const slot = Find(HashOf(lookup), lookup);
+    const Slot* const slot = Find(keys_.HashOf(lookup), lookup);
     return slot == nullptr ? Strong() : slot->Lock();
   }
 
@@ -125,7 +125,7 @@ class WeakValueMap
   template <typename Key = K>
   [[nodiscard]] bool contains(const Key& key) const {
     const LookupKey<Key> lookup = key;
-    const Slot* const slot = Find(HashOf(lookup), lookup);
+    const Slot* const slot = Find(keys_.HashOf(lookup), lookup);
     return slot != nullptr && !slot->expired();
   }
 
@@ -244,7 +244,7 @@ class WeakValueMap
   }
   // A map of the same live objects, which keeps none alive either.
   WeakValueMap Clone() const {
-    WeakValueMap clone(hash_, equal_, table_.allocator());
+    WeakValueMap clone(keys_.hash, keys_.equal, table_.allocator());
     clone.reserve(size());
     clone.update(*this);
     return clone;
@@ -264,23 +264,14 @@ class WeakValueMap
     return a.IsIn(b) && b.IsIn(a);
   }
 
-  void swap(WeakValueMap& other) noexcept {
-    using std::swap;
-    table_.swap(other.table_);
-    swap(hash_, other.hash_);
-    swap(equal_, other.equal_);
-  }
+  void swap(WeakValueMap& other) noexcept { Base::swap(other); }
   friend void swap(WeakValueMap& a, WeakValueMap& b) noexcept { a.swap(b); }
 
  private:
-  template <typename Lookup>
-  uint32_t HashOf(const Lookup& key) const {
-    return internal::SlotHash<Hash>(hash_(key));
-  }
   // Every operation that adds or removes begins with it.
   template <typename Lookup>
   uint32_t StartWrite(const Lookup& key) {
-    const uint32_t hash = HashOf(key);
+    const uint32_t hash = keys_.HashOf(key);
     table_.Prefetch(hash);
     table_.PurgeSome();
     return hash;
@@ -288,7 +279,7 @@ class WeakValueMap
 
   template <typename Lookup>
   Slot* Find(uint32_t hash, const Lookup& key) const {
-    const auto matches = [&](const Slot& slot) { return equal_(slot.payload(), key); };
+    const auto matches = [&](const Slot& slot) { return keys_.equal(slot.payload(), key); };
     if constexpr (internal::kIsCheapToCompare<K, Equal>) {
       return table_.FindCheaply(hash, matches);
     } else {
@@ -363,9 +354,6 @@ class WeakValueMap
     }
     return true;
   }
-
-  [[no_unique_address]] Hash hash_;
-  [[no_unique_address]] Equal equal_;
 };
 
 }  // namespace weakcache

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
 #include "absl/hash/hash.h"
 #include "absl/strings/string_view.h"
@@ -57,6 +58,20 @@ uint32_t SlotHash(size_t hash) {
   const uint64_t mixed = kIsWellMixed<Hash> ? hash : uint64_t{hash} * 0x9E3779B97F4A7C15u;
   return static_cast<uint32_t>(mixed >> kShift);
 }
+
+// Hash and equality of keys that the slots hold.
+template <typename Hash, typename Equal>
+struct KeyFunctions {
+  KeyFunctions(Hash hash, Equal equal) : hash(std::move(hash)), equal(std::move(equal)) {}
+
+  template <typename Lookup>
+  uint32_t HashOf(const Lookup& key) const {
+    return SlotHash<Hash>(hash(key));
+  }
+
+  [[no_unique_address]] Hash hash;
+  [[no_unique_address]] Equal equal;
+};
 
 template <typename Key>
 using DefaultHash = typename KeyDefaults<Key>::Hash;

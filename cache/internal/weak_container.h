@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <utility>
 #include <vector>
 
 #include "cache/internal/live_iterator.h"
@@ -13,10 +14,11 @@
 
 namespace weakcache::internal {
 
-template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
+// `Keys` is what hashes and compares.
+template <typename H, typename Payload, PayloadLifetime kLifetime, typename Keys,
+          typename Allocator>
 class WeakContainer {
  protected:
-  using Traits = HandleTraits<H>;
   using Table = WeakTable<H, Payload, kLifetime, Allocator>;
   using Slot = typename Table::Slot;
   template <typename Entry>
@@ -49,10 +51,22 @@ class WeakContainer {
   void Validate() const { table_.Validate(); }
 
  protected:
-  explicit WeakContainer(const Allocator& allocator) : table_(allocator) {}
-  WeakContainer(WeakContainer&&) noexcept = default;
-  WeakContainer& operator=(WeakContainer&&) noexcept = default;
+  WeakContainer(const Keys& keys, const Allocator& allocator) : keys_(keys), table_(allocator) {}
+  // What hashes and compares is copied: a container that was moved from is empty, and can be used.
+  WeakContainer(WeakContainer&& other) noexcept
+      : keys_(other.keys_), table_(std::move(other.table_)) {}
+  // The contents that were here end when all is in its place: destructors may use the container.
+  WeakContainer& operator=(WeakContainer&& other) noexcept {
+    WeakContainer(std::move(other)).swap(*this);
+    return *this;
+  }
   ~WeakContainer() = default;
+
+  void swap(WeakContainer& other) noexcept {
+    using std::swap;
+    swap(keys_, other.keys_);
+    table_.swap(other.table_);
+  }
 
   // Removes the entries from `entry` on for which `condition(*entry)` is true.
   template <typename EntryIterator, typename Condition>
@@ -77,6 +91,8 @@ class WeakContainer {
     return elements;
   }
 
+  // It outlives the table, whose end may run destructors that use the container.
+  [[no_unique_address]] Keys keys_;
   Table table_;
 };
 

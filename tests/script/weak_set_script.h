@@ -1,0 +1,17 @@
+// Scripts of two WeakSets.
+#ifndef WEAKCACHE_TESTS_SCRIPT_WEAK_SET_SCRIPT_H_
+#define WEAKCACHE_TESTS_SCRIPT_WEAK_SET_SCRIPT_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tests/script/script.h"
+
+namespace weakcache::testing {
+
+// The first byte chooses the handle, as for RunWeakValueMapScript.
+ScriptResult RunWeakSetScript(const uint8_t* data, size_t size, bool trace);
+
+}  // namespace weakcache::testing
+
+#endif  // WEAKCACHE_TESTS_SCRIPT_WEAK_SET_SCRIPT_H_
