@@ -25,6 +25,8 @@
 //  - A look-up holds each candidate while it compares it, so it can be the one to destroy it.
 //    Objects' destructors may use the interner; hash and equality must not.
 //
+// The allocator, and what is left after the interner's end: as of WeakValueMap.
+//
 // Every operation leaves the interner as it was if an allocation, the hash, the equality or a
 // constructor throws. Objects are limited to 2^28.
 //
@@ -109,7 +111,7 @@ class WeakInterner
   using Base::Validate;
 
   // The object equal to `value`; if there is none, one made from it. `value` is a T or, if hash and
-  // equality take it, anything that a T can be made from.
+  // equality take it, anything that a T can be made from. Or a handle: then the object itself.
   template <typename Value = internal::InternedObject<T>>
   Strong Intern(Value&& value) {
     const auto& lookup = Keys::Lookup(value);
@@ -117,17 +119,8 @@ class WeakInterner
     if (auto found = keys_.Find(table_, hash, lookup); found.slot != nullptr) {
       return std::move(found.key);
     }
-    table_.PurgeSome();
-    auto prepared = table_.template Prepare<internal::kHasResidents<Strong>>();
-    auto made = Make(prepared, std::forward<Value>(value));
-    auto found = internal::FindSettled(keys_, table_, hash, *made);
-    if (found.slot != nullptr) return std::move(found.key);
-    if constexpr (internal::kHasResidents<Strong>) {
-      return table_.EnterResident(std::move(prepared), hash, std::move(made));
-    } else {
-      table_.Enter(std::move(prepared), hash, made);
-      return made;
-    }
+    const auto purged = table_.PurgeSome();
+    return InternNew(hash, std::forward<Value>(value));
   }
 
   // The object equal to what is looked up, or null.
@@ -159,6 +152,23 @@ class WeakInterner
   friend void swap(WeakInterner& a, WeakInterner& b) noexcept { a.swap(b); }
 
  private:
+  // There was no live object.
+  template <typename Value>
+  Strong InternNew(uint32_t hash, Value&& value) {
+    if constexpr (std::is_convertible_v<Value, Strong>) {
+      return Enter(hash, std::forward<Value>(value));
+    } else if constexpr (!internal::kHasResidents<Strong>) {
+      return Enter(hash, internal::MakeObject<Strong>(std::forward<Value>(value)));
+    } else {
+      constexpr bool kResident = true;
+      auto prepared = table_.template Prepare<kResident>();
+      auto made = Make(prepared, std::forward<Value>(value));
+      // Its constructor may have interned an equal one.
+      auto found = internal::FindSettled(keys_, table_, hash, *made);
+      if (found.slot != nullptr) return std::move(found.key);
+      return table_.EnterResident(std::move(prepared), hash, std::move(made));
+    }
+  }
   template <typename NewSlot, typename Value>
   static auto Make(NewSlot& prepared, Value&& value) {
     if constexpr (internal::kIsObjectInSlot<Payload>) {
@@ -166,6 +176,14 @@ class WeakInterner
     } else {
       return internal::MakeObject<Strong>(std::forward<Value>(value));
     }
+  }
+  Strong Enter(uint32_t hash, Strong object) {
+    internal::CheckOwns(object, "WeakInterner::Intern");
+    auto prepared = table_.Prepare();
+    auto found = internal::FindSettled(keys_, table_, hash, *object);
+    if (found.slot != nullptr) return std::move(found.key);
+    table_.Enter(std::move(prepared), hash, object);
+    return object;
   }
 };
 

@@ -40,6 +40,9 @@
 //  - A value that holds a Ref to its own key keeps it, and itself, alive until it is erased:
 //    FindSelfReferences() reports such keys.
 //
+// The allocator, which is for entries: as of WeakValueMap. A value of more than 64 bytes has an
+// allocation of its own, which goes back with it.
+//
 // Every operation on one key leaves the map as it was if an allocation, the hash, the equality or a
 // constructor throws; one on many keys stops there. Entries are limited to 2^28.
 //
@@ -69,21 +72,26 @@ namespace weakcache {
 
 template <typename K, typename V, typename KeyPolicy = ByIdentity,
           typename Allocator = std::allocator<char>>
-class WeakKeyMap : private internal::WeakContainer<
-                       internal::HandleFor<K>, V, internal::PayloadLifetime::kUntilReferentDies,
-                       internal::KeysFor<internal::HandleFor<K>, KeyPolicy>, Allocator> {
+class WeakKeyMap
+    : private internal::WeakContainer<internal::HandleFor<K>, internal::ValueStorage<V>,
+                                      internal::PayloadLifetime::kUntilReferentDies,
+                                      internal::KeysFor<internal::HandleFor<K>, KeyPolicy>,
+                                      Allocator> {
   using Strong = internal::HandleFor<K>;
   using Keys = internal::KeysFor<Strong, KeyPolicy>;
-  using Base = internal::WeakContainer<Strong, V, internal::PayloadLifetime::kUntilReferentDies,
-                                       Keys, Allocator>;
+  using Base =
+      internal::WeakContainer<Strong, internal::ValueStorage<V>,
+                              internal::PayloadLifetime::kUntilReferentDies, Keys, Allocator>;
   using Base::keys_;
   using Base::table_;
   using typename Base::Slot;
 
-  // What an iterator gives; both references are good until it moves on or the entry is erased.
+  // What an iterator gives; both references are good until it moves on or ends, or the entry
+  // is erased.
   template <typename Value>
   struct BasicEntry {
-    BasicEntry(Slot& slot, const Strong& referent) : key(referent), value(slot.payload()) {}
+    BasicEntry(Slot& slot, const Strong& referent)
+        : key(referent), value(internal::ValueIn(slot.payload())) {}
     const Strong& key;
     Value& value;
   };
@@ -149,11 +157,9 @@ class WeakKeyMap : private internal::WeakContainer<
   // itself, that one is returned.
   template <typename Factory>
   internal::GivenValue<pointer> get_or_create(const Strong& key, Factory&& factory) {
-    const Strong held = key;
-    if (auto found = Find(held); found.slot != nullptr) {
-      return internal::Give(internal::MakeFound<pointer>(std::move(found)));
-    }
-    return internal::Give(try_emplace(held, std::invoke(std::forward<Factory>(factory))).first);
+    internal::CheckOwns(key, "WeakKeyMap::get_or_create");
+    using Result = internal::ResultOf<Factory>;
+    return internal::Give(try_emplace(key, Result{std::forward<Factory>(factory)}).first);
   }
 
   // Attaches a value made from `args` unless there is one. Returns the one that is there now, and
@@ -162,7 +168,7 @@ class WeakKeyMap : private internal::WeakContainer<
   std::pair<pointer, bool> try_emplace(const Strong& key, Args&&... args) {
     internal::CheckOwns(key, "WeakKeyMap::try_emplace");
     Strong held = key;
-    table_.PurgeSome();
+    const auto purged = table_.PurgeSome();
     const auto& lookup = Keys::Lookup(held);
     const uint32_t hash = keys_.HashOf(lookup);
     if (auto found = keys_.Find(table_, hash, lookup); found.slot != nullptr) {
@@ -188,7 +194,7 @@ class WeakKeyMap : private internal::WeakContainer<
   bool insert_or_assign(const Strong& key, Value&& value) {
     internal::CheckOwns(key, "WeakKeyMap::insert_or_assign");
     const Strong held = key;
-    table_.PurgeSome();
+    const auto purged = table_.PurgeSome();
     const auto& lookup = Keys::Lookup(held);
     const uint32_t hash = keys_.HashOf(lookup);
     auto prepared = table_.Prepare(std::forward<Value>(value));
@@ -200,7 +206,7 @@ class WeakKeyMap : private internal::WeakContainer<
   // Detaches and destroys the key's value: 0 or 1.
   template <typename Key = Strong>
   size_type erase(const Key& key) {
-    table_.PurgeSome();
+    const auto purged = table_.PurgeSome();
     const auto found = Find(key);
     if (found.slot == nullptr) return 0;
     table_.Erase(found.slot);
@@ -210,10 +216,10 @@ class WeakKeyMap : private internal::WeakContainer<
   // Detaches the key's value and returns it.
   template <typename Key = Strong>
   std::optional<V> extract(const Key& key) {
-    table_.PurgeSome();
+    const auto purged = table_.PurgeSome();
     const auto found = Find(key);
     if (found.slot == nullptr) return std::nullopt;
-    std::optional<V> extracted(std::move(found.slot->payload()));
+    std::optional<V> extracted(std::move(internal::ValueIn(found.slot->payload())));
     table_.Erase(found.slot);
     return extracted;
   }
@@ -223,7 +229,8 @@ class WeakKeyMap : private internal::WeakContainer<
   std::optional<std::pair<Strong, V>> pop() {
     while (Slot* const slot = table_.NextToPop()) {
       if (Strong key = slot->Lock(); key.get() != nullptr) {
-        std::pair<Strong, V> popped(std::move(key), std::move(slot->payload()));
+        V& value = internal::ValueIn(slot->payload());
+        std::pair<Strong, V> popped(std::move(key), std::move(value));
         table_.Erase(slot);
         return popped;
       }
@@ -253,10 +260,13 @@ class WeakKeyMap : private internal::WeakContainer<
     }
   }
 
-  // The live keys, held; with copies of their values; and a map of such copies, which keeps no key
+  // The live keys, held; copies of their values; both; and a map of such copies, which keeps no key
   // alive either.
   std::vector<Strong> keys() const {
     return Base::template Collect<Strong>(begin(), [](const auto& entry) { return entry.key; });
+  }
+  std::vector<V> values() const {
+    return Base::template Collect<V>(begin(), [](const auto& entry) { return entry.value; });
   }
   std::vector<std::pair<Strong, V>> Snapshot() const {
     return Base::template Collect<std::pair<Strong, V>>(

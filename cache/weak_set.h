@@ -24,6 +24,8 @@
 //    Objects' destructors may use the set.
 //  - Copies are explicit: Clone() (weak), Snapshot() (strong).
 //
+// The allocator: as of WeakValueMap.
+//
 // Every operation on one object leaves the set as it was if an allocation throws; one on many stops
 // there. Members are limited to 2^28.
 //
@@ -83,7 +85,7 @@ class WeakSet
   bool add(const Strong& object) {
     internal::CheckOwns(object, "WeakSet::add");
     const Strong held = object;
-    table_.PurgeSome();
+    const auto purged = table_.PurgeSome();
     const uint32_t hash = Keys::HashOf(held);
     if (Find(held) != nullptr) return false;
     table_.Enter(table_.Prepare(), hash, held);
@@ -92,7 +94,7 @@ class WeakSet
 
   // How many members it removed: 0 or 1.
   size_type discard(const Strong& object) {
-    table_.PurgeSome();
+    const auto purged = table_.PurgeSome();
     Slot* const slot = Find(object);
     if (slot == nullptr) return 0;
     table_.Erase(slot);

@@ -16,8 +16,8 @@
 // any handle that weakref/handle_traits.h is specialised for), as a drop-in for the map above.
 // Those tell nobody of their end, so an operation that adds or removes looks at the next four
 // entries instead. While objects come and go, at most about a third as many dead entries are left
-// as there were live ones, and none for longer than a quarter as many operations as there are
-// entries.
+// as there are live ones; after many ends at once the last leaves within a quarter as many
+// operations as there are entries.
 //
 // Thread safety: thread-compatible: const operations may run at once on any threads, others need
 // exclusive access; objects may be released on any thread at any time, whatever the map is doing.
@@ -33,16 +33,18 @@
 //  - Values' and keys' destructors may use the map. Hash, equality and key copies must not.
 //  - An object that is released inside 32 nested destructions counts until the thread gets to it
 //    (see weakref/ref.h).
-//  - The allocator, which is for entries, goes along with a move or swap. It must outlive the map,
-//    the objects that the map has created, and their WeakRefs.
-//  - The counts of an object that the map has created are in its entry; after the map's end they
-//    keep a page of entries, up to 64 KB, until the last such object on it has gone.
+//  - The counts of an object that the map has created are in its entry. After the map's end they
+//    keep a page of entries (eight or up to 64 KB) until the last such object, and the last WeakRef
+//    to one, has gone.
+//  - The allocator, which is for entries, goes along with a move or swap. Its memory must outlive
+//    the map, those pages, and releases of the map's objects that have begun on other threads at
+//    the map's end; the last of these, on its thread, gives it back.
 //
 // Every operation on one key leaves the map as it was if an allocation, the hash, the equality or a
 // constructor throws; one on many keys stops there. Entries are limited to 2^28.
 //
 // Complexity: O(1) amortised, unless stated. An insertion adds one entry and removes up to four
-// expired ones, so those of past objects dwindle and the table does not grow while there are any.
+// expired ones, whose places are used again.
 #ifndef WEAKCACHE_CACHE_WEAK_VALUE_MAP_H_
 #define WEAKCACHE_CACHE_WEAK_VALUE_MAP_H_
 
@@ -82,7 +84,8 @@ class WeakValueMap
   using LookupKey = internal::LookupKey<K, Hash, Equal, Key>;
 
  public:
-  // What an iterator gives; both references are good until it moves on or the entry is erased.
+  // What an iterator gives; both references are good until it moves on or ends, or the entry is
+  // erased.
   struct Entry {
     Entry(const Slot& slot, const Strong& referent) : key(slot.payload()), value(referent) {}
     const K& key;
@@ -99,6 +102,7 @@ class WeakValueMap
   using typename Base::size_type;
 
   WeakValueMap() requires std::default_initializable<Hash> : WeakValueMap(Hash()) {}
+  explicit WeakValueMap(const Allocator& allocator) : WeakValueMap(Hash(), Equal(), allocator) {}
   explicit WeakValueMap(Hash hash, Equal equal = Equal(), const Allocator& allocator = Allocator())
       : Base({std::move(hash), std::move(equal)}, allocator) {}
   WeakValueMap(WeakValueMap&&) noexcept = default;
@@ -153,7 +157,8 @@ class WeakValueMap
   std::pair<Strong, bool> insert(Key&& key, Strong value) {
     internal::CheckOwns(value, "WeakValueMap::insert");
     const LookupKey<Key> lookup = key;
-    const uint32_t hash = StartWrite(lookup);
+    const uint32_t hash = HashToWrite(lookup);
+    const auto purged = table_.PurgeSome();
     return InsertHashed(hash, lookup, std::forward<Key>(key), std::move(value));
   }
 
@@ -162,7 +167,8 @@ class WeakValueMap
   bool insert_or_assign(Key&& key, const Strong& value) {
     internal::CheckOwns(value, "WeakValueMap::insert_or_assign");
     const LookupKey<Key> lookup = key;
-    const uint32_t hash = StartWrite(lookup);
+    const uint32_t hash = HashToWrite(lookup);
+    const auto purged = table_.PurgeSome();
     Slot* const present = Find(hash, lookup);
     const bool inserted = present == nullptr || present->expired();
     InsertNew(hash, std::forward<Key>(key), value, present);
@@ -215,6 +221,11 @@ class WeakValueMap
     return std::nullopt;
   }
 
+  template <typename Condition>
+  friend size_type erase_if(WeakValueMap& map, Condition&& condition) {
+    return map.erase_if(std::forward<Condition>(condition));
+  }
+
   // Enters all objects of `other`, in place of those under the same keys.
   template <typename OtherHash, typename OtherEqual, typename OtherAllocator>
   void update(const WeakValueMap<K, V, OtherHash, OtherEqual, OtherAllocator>& other) {
@@ -231,7 +242,8 @@ class WeakValueMap
     }
   }
 
-  // Copies of the keys of the live objects; the objects; both.
+  // Copies of the keys of the live objects; the objects; both. (These and the copies below need
+  // keys that can be copied.)
   std::vector<K> keys() const {
     return Base::template Collect<K>(begin(), [](const Entry& entry) { return entry.key; });
   }
@@ -264,16 +276,18 @@ class WeakValueMap
     return a.IsIn(b) && b.IsIn(a);
   }
 
+  hasher hash_function() const { return keys_.hash; }
+  key_equal key_eq() const { return keys_.equal; }
+
   void swap(WeakValueMap& other) noexcept { Base::swap(other); }
   friend void swap(WeakValueMap& a, WeakValueMap& b) noexcept { a.swap(b); }
 
  private:
-  // Every operation that adds or removes begins with it.
+  // The hash, of a key whose entry will be written to.
   template <typename Lookup>
-  uint32_t StartWrite(const Lookup& key) {
+  uint32_t HashToWrite(const Lookup& key) const {
     const uint32_t hash = keys_.HashOf(key);
     table_.Prefetch(hash);
-    table_.PurgeSome();
     return hash;
   }
 
@@ -291,7 +305,8 @@ class WeakValueMap
   template <typename Key, typename Make>
   std::pair<Strong, bool> GetOrMake(Key&& key, Make&& make) {
     const LookupKey<Key> lookup = key;
-    const uint32_t hash = StartWrite(lookup);
+    const uint32_t hash = HashToWrite(lookup);
+    const auto purged = table_.PurgeSome();
     Slot* const expired = Find(hash, lookup);
     if (expired != nullptr) {
       if (Strong present = expired->Lock(); present.get() != nullptr) {
@@ -300,7 +315,7 @@ class WeakValueMap
     }
     const uint64_t changes = table_.changes();
     auto made = make();
-    if (made == nullptr) return {Strong(), false};
+    if (made.get() == nullptr) return {Strong(), false};
     if constexpr (std::is_same_v<decltype(made), Strong>) {
       internal::CheckOwns(made, "WeakValueMap::get_or_create");
     }
@@ -325,6 +340,7 @@ class WeakValueMap
   // The key has no entry but `replaced`, or none.
   template <typename Key, typename Made>
   Strong InsertNew(uint32_t hash, Key&& key, Made made, Slot* replaced) {
+    table_.MakeRoom();
     const uint64_t changes = table_.changes();
     constexpr bool kIsHandle = std::is_same_v<Made, Strong>;
     auto prepared = table_.template Prepare<!kIsHandle>(std::forward<Key>(key));
@@ -341,7 +357,9 @@ class WeakValueMap
   template <typename Key, typename Condition>
   size_type EraseSlotIf(const Key& key, Condition&& condition) {
     const LookupKey<Key> lookup = key;
-    Slot* const slot = Find(StartWrite(lookup), lookup);
+    const uint32_t hash = HashToWrite(lookup);
+    const auto purged = table_.PurgeSome();
+    Slot* const slot = Find(hash, lookup);
     if (slot == nullptr || !condition(*slot)) return 0;
     const bool expired = slot->expired();
     table_.Erase(slot);
@@ -350,7 +368,7 @@ class WeakValueMap
 
   bool IsIn(const WeakValueMap& other) const {
     for (const auto& [key, value] : *this) {
-      if (other.get(key) != value) return false;
+      if (other.get(key).get() != value.get()) return false;
     }
     return true;
   }

@@ -3,7 +3,9 @@
 
 #include <cstdio>
 #include <string>
+#include <utility>
 
+#include "cache/weak_interner.h"
 #include "cache/weak_key_map.h"
 #include "cache/weak_value_map.h"
 #include "weakref/expiry.h"
@@ -24,6 +26,23 @@ struct Thumbnail {
 Image DecodeImage(const std::string&) { return Image(640, 480); }
 Thumbnail Shrink(const Image& image) { return {image.width / 8}; }
 void Show(const Image&) {}
+
+struct Font {
+  Font(std::string name, int size) : name(std::move(name)), size(size) {}
+  friend bool operator==(const Font& a, const Font& b) {
+    return a.name == b.name && a.size == b.size;
+  }
+  template <typename State>
+  friend State AbslHashValue(State state, const Font& font) {
+    return State::combine(std::move(state), font.name, font.size);
+  }
+  std::string name;
+  int size;
+};
+struct Metrics {
+  int ascent = 10;
+};
+int Use(const Metrics& metrics) { return metrics.ascent; }
 
 TEST(DocumentationTest, Readme) {
   ::testing::internal::CaptureStdout();
@@ -80,6 +99,27 @@ TEST(DocumentationTest, WeakKeyMap) {
   EXPECT_EQ(thumbnails.get(image)->width, 80);
   image.reset();
   EXPECT_TRUE(thumbnails.empty());
+}
+
+TEST(DocumentationTest, WeakKeyMapByValue) {
+  const weakcache::Ref<Font> font = weakcache::MakeRef<Font>("Serif", 12);
+  weakcache::WeakKeyMap<Font, Metrics, weakcache::ByValue<>> metrics;
+  metrics.try_emplace(font);
+  int used = 0;
+  if (auto found = metrics.get(Font("Serif", 12))) used = Use(*found);
+  EXPECT_EQ(used, 10);
+  weakcache::Ref<Font> first = metrics.canonical_key(font);
+  EXPECT_EQ(first, font);
+  EXPECT_FALSE(metrics.get(Font("Serif", 13)));
+}
+
+TEST(DocumentationTest, WeakInterner) {
+  weakcache::WeakInterner<std::string> names;
+  weakcache::Ref<const std::string> a = names.Intern("position");
+  weakcache::Ref<const std::string> b = names.Intern("position");
+  EXPECT_TRUE(a == b);
+  EXPECT_FALSE(names.contains("velocity"));
+  EXPECT_EQ(names.size(), 1u);
 }
 
 }  // namespace

@@ -2,67 +2,91 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <string>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
-#include "cache/internal/slot_pages.h"
-#include "weakref/internal/watcher_list.h"
+#include "tests/support/allocations.h"
 
 namespace weakcache::internal {
 namespace {
 
+constexpr uint32_t kHashes = 1u << kSlotHashBits;
+
+class HashedSlot {
+ public:
+  uint32_t hash() const { return hash_; }
+  void set_hash(uint32_t hash) { hash_ = hash; }
+
+ private:
+  uint32_t hash_ = 0;
+};
+using Index = SlotIndex<HashedSlot>;
+
+HashedSlot* FindIn(const Index& index, const HashedSlot& slot) {
+  return index.Find(slot.hash(), [&](const HashedSlot& found) { return &found == &slot; });
+}
+
 class Model {
  public:
   Model(uint64_t seed, size_t size, uint32_t hashes)
-      : random_(seed), hashes_(hashes), index_(size), of_(size) {
-    for (uint32_t i = 0; i < size; ++i) free_.push_back(i);
+      : random_(seed), hashes_(hashes), index_(size, std::allocator<HashedSlot>()), slots_(size) {
+    for (HashedSlot& slot : slots_) free_.push_back(&slot);
   }
 
   void Insert() {
     if (used_.size() == index_.max_size() || free_.empty()) return;
-    const uint32_t slot = free_.back();
-    free_.pop_back();
-    of_[slot] = Hash();
+    HashedSlot* const slot = TakeFrom(free_);
+    slot->set_hash(Hash());
     used_.push_back(slot);
-    index_.Insert(of_[slot], slot);
+    index_.Insert(slot->hash(), slot);
   }
 
   void Erase() {
     if (used_.empty()) return;
-    const size_t which = random_() % used_.size();
-    const uint32_t slot = used_[which];
-    index_.Erase(of_[slot], slot);
-    used_[which] = used_.back();
-    used_.pop_back();
+    HashedSlot* const slot = TakeFrom(used_);
+    index_.Erase(slot->hash(), slot);
     free_.push_back(slot);
   }
 
+  void Replace() {
+    if (used_.empty() || free_.empty()) return;
+    HashedSlot* const replaced = TakeFrom(used_);
+    HashedSlot* const slot = TakeFrom(free_);
+    slot->set_hash(replaced->hash());
+    index_.Replace(slot->hash(), replaced, slot);
+    free_.push_back(replaced);
+    used_.push_back(slot);
+  }
+
   void Check() const {
-    for (const uint32_t slot : used_) {
-      const auto same = [&](uint32_t found) { return found == slot; };
-      ASSERT_EQ(index_.Find(of_[slot], same), slot);
-    }
-    for (const uint32_t slot : free_) {
-      const auto same = [&](uint32_t found) { return found == slot; };
-      ASSERT_EQ(index_.Find(of_[slot], same), SlotIndex::kNone);
-    }
+    index_.Validate(used_.size());
+    for (HashedSlot* const slot : used_) ASSERT_EQ(FindIn(index_, *slot), slot);
+    for (HashedSlot* const slot : free_) ASSERT_EQ(FindIn(index_, *slot), nullptr);
   }
 
   uint64_t Random() { return random_(); }
 
  private:
+  HashedSlot* TakeFrom(std::vector<HashedSlot*>& slots) {
+    std::swap(slots[random_() % slots.size()], slots.back());
+    HashedSlot* const slot = slots.back();
+    slots.pop_back();
+    return slot;
+  }
   // From all over the range, but only so many different ones.
-  uint32_t Hash() { return static_cast<uint32_t>(random_() % hashes_) * (UINT32_MAX / hashes_); }
+  uint32_t Hash() { return static_cast<uint32_t>(random_() % hashes_) * (kHashes / hashes_); }
 
   std::mt19937_64 random_;
   uint32_t hashes_;
-  SlotIndex index_;
-  std::vector<uint32_t> of_;
-  std::vector<uint32_t> free_;
-  std::vector<uint32_t> used_;
+  Index index_;
+  std::vector<HashedSlot> slots_;
+  std::vector<HashedSlot*> free_;
+  std::vector<HashedSlot*> used_;
 };
 
 // With few different hashes, entries go far from home, past more full lines than these can count.
@@ -73,7 +97,9 @@ TEST(SlotIndexTest, BehavesAsItsModel) {
     Model model(seed, 10 + seed % 700, hashes);
     for (int i = 0; i < 1000; ++i) {
       // Fills up, then empties, again and again.
-      if (model.Random() % 100 < (i / 200 % 2 == 0 ? 70u : 30u)) {
+      if (model.Random() % 5 == 0) {
+        model.Replace();
+      } else if (model.Random() % 100 < (i / 200 % 2 == 0 ? 70u : 30u)) {
         model.Insert();
       } else {
         model.Erase();
@@ -84,43 +110,97 @@ TEST(SlotIndexTest, BehavesAsItsModel) {
   }
 }
 
+// More entries pass a line than it can count: it loses count, and nothing else.
+TEST(SlotIndexTest, ManyEntriesOfOneHash) {
+  std::vector<HashedSlot> slots(1000);
+  Index index(slots.size(), std::allocator<HashedSlot>());
+  for (HashedSlot& slot : slots) index.Insert(0, &slot);
+  index.Validate(slots.size());
+  for (size_t i = 0; i < slots.size(); i += 2) index.Erase(0, &slots[i]);
+  index.Validate(slots.size() / 2);
+  for (size_t i = 0; i < slots.size(); ++i) {
+    ASSERT_EQ(FindIn(index, slots[i]), i % 2 == 1 ? &slots[i] : nullptr) << i;
+  }
+  for (size_t i = 1; i < slots.size(); i += 2) index.Erase(0, &slots[i]);
+  index.Validate(0);
+  index.Clear();
+  index.Insert(0, &slots[0]);
+  index.Validate(1);
+}
+
+TEST(SlotIndexTest, EveryTagIsFound) {
+  std::vector<HashedSlot> slots(1024);
+  Index index(slots.size(), std::allocator<HashedSlot>());
+  for (uint32_t i = 0; i < slots.size(); ++i) {
+    slots[i].set_hash(i);  // all at home in one line, with all tags
+    index.Insert(i, &slots[i]);
+  }
+  for (HashedSlot& slot : slots) {
+    HashedSlot* const found = index.Find(
+        slot.hash(), [&](const HashedSlot& other) { return other.hash() == slot.hash(); });
+    EXPECT_EQ(found, &slot);
+  }
+}
+
 TEST(SlotIndexTest, EmptyOneFindsNothing) {
-  const SlotIndex index;
-  EXPECT_EQ(index.Find(0, [](uint32_t) { return true; }), SlotIndex::kNone);
+  const Index index;
+  EXPECT_EQ(index.Find(0, [](const HashedSlot&) { return true; }), nullptr);
   EXPECT_EQ(index.max_size(), 0u);
+  index.Prefetch(0);
+  index.Validate(0);
 }
 
-TEST(SlotIndexTest, HoldsAtLeastWhatItWasMadeFor) {
-  for (size_t size = 1; size < 2000; ++size) {
-    EXPECT_GE(SlotIndex(size).max_size(), size);
+TEST(SlotIndexTest, HoldsAtLeastWhatItWasMadeForAndWastesLittle) {
+  for (size_t size = 0; size < 2000; ++size) {
+    const Index index(size, std::allocator<HashedSlot>());
+    EXPECT_GE(index.max_size(), size);
+    EXPECT_LE(index.max_size(), size + 6);
+    EXPECT_GT(index.GrownSize(size + 1), size);
+    EXPECT_LE(index.GrownSize(index.max_size() + 1), (index.max_size() + 1) * 4 / 3 + 1);
   }
 }
 
-struct PlainSlot {
-  PlainSlot(int* owner, uint32_t index) : owner(owner), index(index) {}
-  PlainSlot* next() const { return link; }
-  void set_next(PlainSlot* next) { link = next; }
-  int* owner;
-  uint32_t index;
-  PlainSlot* link = nullptr;
-};
-
-TEST(SlotPagesTest, EverySlotHasItsIndexAndStaysWhereItIs) {
-  int owner = 0;
-  SlotPages<PlainSlot> pages;
-  std::unordered_map<uint32_t, PlainSlot*> slots;
-  for (int i = 0; i < 10'000; ++i) {
-    PlainSlot* const slot = pages.Allocate(&owner);
-    EXPECT_EQ(slot->owner, &owner);
-    EXPECT_TRUE(slots.emplace(slot->index, slot).second);
+TEST(SlotIndexTest, MovesAndGivesItsMemoryBack) {
+  const int64_t before = testing::LiveAllocations();
+  {
+    HashedSlot slot;
+    Index index(10, std::allocator<HashedSlot>());
+    index.Insert(0, &slot);
+    Index other(std::move(index));
+    EXPECT_EQ(index.max_size(), 0u);  // NOLINT(bugprone-use-after-move): it is empty
+    EXPECT_EQ(FindIn(other, slot), &slot);
+    Index assigned(1000, std::allocator<HashedSlot>());
+    assigned = std::move(other);
+    EXPECT_EQ(FindIn(assigned, slot), &slot);
+    assigned.Validate(1);
   }
-  for (const auto& [index, slot] : slots) ASSERT_EQ(&pages[index], slot);
-  PlainSlot* const freed = slots.at(77);
-  pages.Free(freed);
-  EXPECT_EQ(pages.Allocate(&owner), freed);
-  const uint32_t end = pages.end();
-  pages.Reserve(end + 1, &owner);
-  EXPECT_GT(pages.end(), end);
+  EXPECT_EQ(testing::LiveAllocations(), before);
+}
+
+TEST(SlotIndexDeathTest, ValidateSeesAWrongCount) {
+  HashedSlot slot;
+  Index index(10, std::allocator<HashedSlot>());
+  index.Insert(0, &slot);
+  EXPECT_DEATH(index.Validate(0), "Validate: the index has too many slots or too few");
+  EXPECT_DEATH(index.Validate(2), "Validate: the index has too many slots or too few");
+}
+
+TEST(SlotIndexDeathTest, ValidateSeesASlotWhereNobodyLooks) {
+  HashedSlot slot;
+  Index index(1000, std::allocator<HashedSlot>());
+  index.Insert(0, &slot);
+  slot.set_hash(kHashes / 2);  // at home elsewhere
+  EXPECT_DEATH(index.Validate(1), "Validate: a slot is out of reach");
+}
+
+TEST(SlotIndexDeathTest, ValidateSeesALostCount) {
+  std::vector<HashedSlot> slots(8);  // one more than a line has
+  Index index(1000, std::allocator<HashedSlot>());
+  for (HashedSlot& slot : slots) index.Insert(0, &slot);
+  index.Validate(slots.size());
+  const uint32_t next_line = kHashes / static_cast<uint32_t>(index.max_size() / 6) + 1;
+  slots.back().set_hash(next_line);  // as if it had been at home there, and had passed nothing
+  EXPECT_DEATH(index.Validate(slots.size()), "Validate: the index has lost count");
 }
 
 }  // namespace

@@ -12,7 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "tests/container_contract.h"
 #include "tests/support/allocations.h"
 #include "tests/support/race.h"
 #include "tests/support/tracked.h"
@@ -20,28 +19,6 @@
 #include "weakref/weak_ref.h"
 
 namespace weakcache {
-namespace testing {
-
-struct KeyMapAdapter {
-  void Add(const Ref<Object>& object) { container.insert_or_assign(object, object->id); }
-  bool Has(const Ref<Object>& object) const {
-    const int* const value = container.get(object);
-    return object != nullptr && value != nullptr && *value == object->id;
-  }
-  size_t Remove(const Ref<Object>& object) { return container.erase(object); }
-  bool RemoveSelf(const Object&) { return false; }  // it has no Ref to itself any more
-  void ForEach(const std::function<void(const Object&)>& visit) {
-    for (const auto& [object, id] : container) {
-      EXPECT_EQ(id, object->id);
-      visit(*object);
-    }
-  }
-  WeakKeyMap<Object, int> container;
-};
-INSTANTIATE_TYPED_TEST_SUITE_P(WeakKeyMap, ContainerContract, KeyMapAdapter);
-
-}  // namespace testing
-
 namespace {
 
 using testing::SmallTracked;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -16,33 +17,14 @@
 #include <utility>
 #include <vector>
 
-#include "tests/container_contract.h"
 #include "tests/support/allocations.h"
+#include "tests/support/object.h"
 #include "tests/support/race.h"
 #include "tests/support/tracked.h"
 #include "weakref/ref.h"
 #include "weakref/weak_ref.h"
 
 namespace weakcache {
-namespace testing {
-
-struct ValueMapAdapter {
-  void Add(const Ref<Object>& object) { container.insert_or_assign(object->id, object); }
-  bool Has(const Ref<Object>& object) const { return container.get(object->id) == object; }
-  size_t Remove(const Ref<Object>& object) { return container.erase(object->id); }
-  bool RemoveSelf(const Object& object) { return container.erase(object.id) == 1; }
-  void ForEach(const std::function<void(const Object&)>& visit) {
-    for (const auto& [id, object] : container) {
-      EXPECT_EQ(id, object->id);
-      visit(*object);
-    }
-  }
-  WeakValueMap<int64_t, Object> container;
-};
-INSTANTIATE_TYPED_TEST_SUITE_P(WeakValueMap, ContainerContract, ValueMapAdapter);
-
-}  // namespace testing
-
 namespace {
 
 using testing::LiveAllocations;

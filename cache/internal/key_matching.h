@@ -85,22 +85,18 @@ class ValueKeys {
   ValueKeys() = default;
   ValueKeys(Hash hash, Equal equal) : hash_(std::move(hash)), equal_(std::move(equal)) {}
 
+  // What to hash and compare: the object that a handle refers to; or what hash and equality take;
+  // or else an object that is made for it.
   template <typename Key>
-  static const Object& Lookup(const Key& key) requires std::same_as<Key, H> {
-    Check(key.get() != nullptr, "look-up by value", "the key is null");
-    return *key;
-  }
-  template <typename Key>
-  static LookupKey<Object, Hash, Equal, Key> Lookup(const Key& key) requires(
-      !std::same_as<Key, H> && (TransparentLookup<Hash, Equal> || std::same_as<Key, Object>)) {
-    return key;
-  }
-  // Something else of which an object is made to look it up.
-  template <typename Key>
-  static Object Lookup(const Key& key) requires(!std::same_as<Key, H> &&
-                                                !TransparentLookup<Hash, Equal> &&
-                                                !std::same_as<Key, Object>) {
-    return Object(key);
+  static decltype(auto) Lookup(const Key& key) {
+    if constexpr (std::is_convertible_v<const Key&, H>) {
+      Check(key.get() != nullptr, "look-up by value", "the key is null");
+      return static_cast<const Object&>(*key);
+    } else if constexpr (TransparentLookup<Hash, Equal> || std::is_same_v<Key, Object>) {
+      return (key);
+    } else {
+      return static_cast<Object>(key);
+    }
   }
 
   template <typename Key>
@@ -110,17 +106,19 @@ class ValueKeys {
 
   template <typename Table, typename Key, typename Slot = typename Table::Slot>
   Found<Slot> Find(const Table& table, uint32_t hash, const Key& key) const {
-    for (size_t compared = 0;;) {
-      size_t candidates = 0;
-      Slot* const slot = table.Find(hash, [&](const Slot&) { return candidates++ == compared; });
-      if (slot == nullptr) return {};
+    for (;;) {
       const uint64_t changes = table.changes();
-      H held = slot->Lock();
-      if (held.get() != nullptr && equal_(std::as_const(*held), key)) {
-        return {slot, std::move(held)};
-      }
-      held = H();  // user code may run
-      compared = table.changes() == changes ? compared + 1 : 0;
+      Found<Slot> found;
+      table.Find(hash, [&](Slot& slot) {
+        H held = slot.Lock();
+        if (held.get() != nullptr && equal_(std::as_const(*held), key)) {
+          found = {&slot, std::move(held)};
+          return true;
+        }
+        held = H();  // user code may run, and then the way is another
+        return table.changes() != changes;
+      });
+      if (found.slot != nullptr || table.changes() == changes) return found;
     }
   }
 

@@ -3,6 +3,7 @@
 #define WEAKCACHE_CACHE_INTERNAL_KEY_POLICY_H_
 
 #include <cstddef>
+#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "cache/internal/key_matching.h"
 #include "cache/internal/stored_handle.h"
 #include "weakref/internal/check.h"
+#include "weakref/internal/referent_storage.h"
 
 namespace weakcache {
 
@@ -81,13 +83,51 @@ using KeysFor = typename KeysOf<H, Policy>::type;
 template <typename H, typename V, typename Keys>
 using FoundValue = std::conditional_t<Keys::kHoldsFoundKey, HeldValue<H, V>, V*>;
 
+// A value that is too large to let its memory wait for the purge.
+template <typename V>
+class SeparateValue {
+ public:
+  template <typename... Args>
+  explicit SeparateValue(Args&&... args) {
+    Memory<Object, std::allocator<char>> memory{std::allocator<char>()};
+    Construct(std::allocator<char>(), memory.get(), std::forward<Args>(args)...);
+    value_ = memory.release();
+  }
+  SeparateValue(const SeparateValue&) = delete;
+  SeparateValue& operator=(const SeparateValue&) = delete;
+  ~SeparateValue() { Discard(std::allocator<char>(), value_); }
+
+  V& value() const { return *value_; }
+
+ private:
+  using Object = std::remove_const_t<V>;
+  Object* value_;
+};
+
+// What a slot of a WeakKeyMap holds.
+inline constexpr size_t kMaxValueInSlotBytes = 64;
+template <typename V>
+using ValueStorage = std::conditional_t<sizeof(V) <= kMaxValueInSlotBytes, V, SeparateValue<V>>;
+template <typename V>
+V& ValueIn(V& payload) {
+  return payload;
+}
+template <typename V>
+V& ValueIn(SeparateValue<V>& payload) {
+  return payload.value();
+}
+template <typename V>
+const V& ValueIn(const SeparateValue<V>& payload) {
+  return payload.value();
+}
+
 template <typename Pointer, typename Found>
 Pointer MakeFound(Found found) {
   if (found.slot == nullptr) return Pointer();
   if constexpr (std::is_pointer_v<Pointer>) {
-    return &found.slot->payload();
+    return std::addressof(ValueIn(found.slot->payload()));
   } else {
-    return Pointer(std::move(found.key), &found.slot->payload());
+    return Pointer(std::move(found.key), std::addressof(ValueIn(found.slot->payload())));
   }
 }
 

@@ -4,7 +4,10 @@
 
 #include <cstddef>
 #include <iterator>
+#include <memory>
 #include <type_traits>
+
+#include "weakref/internal/check.h"
 
 namespace weakcache::internal {
 
@@ -20,13 +23,24 @@ class LiveIterator {
 
   explicit LiveIterator(const Table* table) : table_(table) { FindLive(); }
 
+  // Lets `iterator->key` be written, although there is no entry to point to.
+  struct pointer {
+    Entry entry;
+    const std::remove_reference_t<Entry>* operator->() const { return std::addressof(entry); }
+  };
+  using reference = Entry;
+
+  // Precondition: not the end.
   Entry operator*() const {
+    Check(slot_ != nullptr, "iterator::operator*", "it is at the end");
     if constexpr (std::is_same_v<Entry, const H&>) {
       return referent_;
     } else {
       return Entry(*slot_, referent_);
     }
   }
+
+  pointer operator->() const { return {**this}; }
 
   LiveIterator& operator++() {
     ++position_;

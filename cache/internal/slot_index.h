@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 #include "weakref/internal/check.h"
@@ -18,6 +19,18 @@ namespace weakcache::internal {
 
 // The bits of a hash that slots and the index work with.
 inline constexpr int kSlotHashBits = 28;
+
+// Also of allocators that can't be assigned, as those of std::pmr.
+template <typename Allocator>
+void SwapAllocators(Allocator& a, Allocator& b) noexcept {
+  if constexpr (!std::is_empty_v<Allocator>) {
+    const Allocator before = a;
+    std::destroy_at(&a);
+    std::construct_at(&a, b);
+    std::destroy_at(&b);
+    std::construct_at(&b, before);
+  }
+}
 
 template <typename Slot, typename Allocator = std::allocator<Slot>>
 class SlotIndex {
@@ -43,7 +56,7 @@ class SlotIndex {
   void swap(SlotIndex& other) noexcept {
     std::swap(lines_, other.lines_);
     std::swap(line_count_, other.line_count_);
-    std::swap(allocator_, other.allocator_);
+    SwapAllocators(allocator_, other.allocator_);
   }
 
   // How many slots fit.
@@ -52,11 +65,12 @@ class SlotIndex {
   // O(1) on average, small enough to waste less than a quarter.
   size_t GrownSize(size_t size) const { return std::max(size, max_size() + max_size() / 3); }
 
-  // The slot with that hash for which `match(slot)` is true, or null.
+  // The slot with that hash for which `match(slot)` is true, or null. When it says true, `match`
+  // may have changed the index.
   template <typename Match>
   Slot* Find(uint32_t hash, Match&& match) const {
     const Place place = FindPlace(hash, std::forward<Match>(match));
-    return place.line == nullptr ? nullptr : place.line->slots[place.entry];
+    return place.slot;
   }
 
   // Lets the memory that Find, Insert or Erase would look at first come nearer.
@@ -137,17 +151,6 @@ class SlotIndex {
 
     static size_t EntryOf(uint64_t bits) { return static_cast<size_t>(std::countr_zero(bits)) / 8; }
 
-    // The entry with that tag for which `match(slot)` is true, or kEntries.
-    template <typename Match>
-    size_t Find(uint64_t tag, Match& match) const {
-      for (uint64_t candidates = Matching(tag); candidates != 0; candidates &= candidates - 1) {
-        const size_t entry = EntryOf(candidates);
-        if (match(*slots[entry])) [[likely]]
-          return entry;
-      }
-      return kEntries;
-    }
-
     void Set(size_t entry, uint64_t tag, Slot* slot) {
       tags = (tags & ~(uint64_t{0xff} << (8 * entry))) | (tag << (8 * entry));
       slots[entry] = slot;
@@ -170,6 +173,7 @@ class SlotIndex {
   struct Place {
     Line* line;  // null if there is none
     size_t entry;
+    Slot* slot;
   };
 
   // 0 is a free entry, 1 could be mistaken for one.
@@ -188,21 +192,28 @@ class SlotIndex {
   template <typename Match>
   Place FindPlace(uint32_t hash, Match&& match) const {
     Line* const line = Home(hash);
-    const size_t entry = line->Find(TagOf(hash), match);
-    if (entry != kEntries) [[likely]]
-      return {line, entry};
-    if (line->passed() == 0) [[likely]]
-      return {nullptr, 0};
+    const Place place = FindIn(line, TagOf(hash), match);
+    if (place.slot != nullptr || line->passed() == 0) [[likely]]
+      return place;
     return FindFurther(hash, line, match);
   }
   template <typename Match>
   [[gnu::noinline]] Place FindFurther(uint32_t hash, Line* first, Match& match) const {
     for (Line* line = Next(first); line != first; line = Next(line)) {
-      const size_t entry = line->Find(TagOf(hash), match);
-      if (entry != kEntries) return {line, entry};
-      if (line->passed() == 0) break;
+      const Place place = FindIn(line, TagOf(hash), match);
+      if (place.slot != nullptr || line->passed() == 0) return place;
     }
-    return {nullptr, 0};
+    return {nullptr, 0, nullptr};
+  }
+  template <typename Match>
+  static Place FindIn(Line* line, uint64_t tag, Match& match) {
+    for (uint64_t candidates = line->Matching(tag); candidates != 0; candidates &= candidates - 1) {
+      const size_t entry = Line::EntryOf(candidates);
+      Slot* const slot = line->slots[entry];
+      if (match(*slot)) [[likely]]
+        return {line, entry, slot};
+    }
+    return {nullptr, 0, nullptr};
   }
 
   // Before there is any other there is an empty one, so that a look-up need not ask. Nobody writes

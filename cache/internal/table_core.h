@@ -60,7 +60,11 @@ class TableCore {
     auto& queue() { return core_->queue; }
     // The slot may be gone afterwards, and so may the page.
     void Push(TableSlot<H, Payload>* slot) {
-      if (!core_->queue.Push(slot) && departures_.Leave()) core_->EndPage(slot);
+      if (!core_->queue.Push(slot)) Leave(slot);
+    }
+    // After the table's end. As well.
+    void Leave(TableSlot<H, Payload>* slot) {
+      if (departures_.Leave()) core_->EndPage(slot);
     }
 
     [[nodiscard]] bool LeaveTo(size_t still_to_leave) {
@@ -137,6 +141,47 @@ class TableCore {
     Slot* slot_;
   };
 
+  // A few slots that are out of the index, and emptied when this goes.
+  class Removed {
+   public:
+    static constexpr size_t kMax = 4;
+
+    template <typename Fill>
+    Removed(TableCore* core, Fill fill) : core_(core) {
+      if (core_ != nullptr) fill(*this);
+    }
+    Removed(const Removed&) = delete;
+    Removed& operator=(const Removed&) = delete;
+    ~Removed() {
+      for (size_t i = 0; i < slots_used_; ++i) {
+        core_->EndExpiredPayload(slots_[i]);
+        core_->FinishEmptying(slots_[i]);
+      }
+    }
+
+    void AddEntry(Slot* slot) {
+      ++entries_;
+      Add(slot);
+    }
+    void Add(Slot* slot) {
+      slots_[slots_used_++] = slot;
+      Count();
+    }
+    // A slot was looked at.
+    void Count() { ++count_; }
+    bool full() const { return count_ == kMax; }
+    // Whether there was any to look at.
+    explicit operator bool() const { return count_ != 0; }
+    size_t entries() const { return entries_; }
+
+   private:
+    TableCore* const core_;
+    Slot* slots_[kMax];
+    size_t slots_used_ = 0;
+    size_t count_ = 0;
+    size_t entries_ = 0;
+  };
+
   static TableCore* Create(const Allocator& allocator) {
     typename CoreTraits::allocator_type rebound(allocator);
     return ::new (static_cast<void*>(CoreTraits::allocate(rebound, 1))) TableCore(allocator);
@@ -158,6 +203,11 @@ class TableCore {
   }
 
   void Free(Slot* slot) {
+    if (abandoned_) [[unlikely]] {
+      // Its container has ended while this slot's payload did.
+      static_cast<PageOwner*>(slot->page())->Leave(slot);
+      return;
+    }
     slot->set_state(State::kFree);
     if constexpr (kNotifies) {
       if (slot->is_resident()) {
@@ -191,7 +241,12 @@ class TableCore {
     } else {
       slot->set_state(State::kEmptying);
       slot->DestroyPayload();
-      FinishEmptying(slot);
+      if constexpr (kNotifies) {
+        FinishEmptying(slot);
+      } else {
+        AsGuest(slot)->DropReferent();
+        slot->set_state(State::kLeaving);
+      }
     }
   }
   // Of an expired slot: what the thread that takes it to the queue leaves to the container.
@@ -239,6 +294,7 @@ class TableCore {
         Free(arrived);
       }
     }
+    abandoned_ = true;
     size_t pages_left = 0;
     const auto leave = [&](PageOwner* page, auto* slots, size_t size) {
       size_t still_to_push = 0;
@@ -268,8 +324,8 @@ class TableCore {
   explicit TableCore(const Allocator& allocator)
       : allocator_(allocator), guests_(allocator), residents_(allocator) {}
 
-  // Lets go of what a slot still refers to; returns how often it will be pushed to the closed queue
-  // or has been.
+  // Lets go of what a slot still refers to; returns how often it will be pushed to the closed
+  // queue, or has been, or will be freed by a frame further down the stack.
   static size_t LeaveBehind(Slot* slot) {
     if (slot->is_free()) return 0;
     if (slot->state() == State::kLeaving) {
@@ -308,6 +364,7 @@ class TableCore {
   Guests guests_;
   Residents residents_;
   BasicDepartures<StdAtomics> departures_;  // of pages, after the table's end
+  bool abandoned_ = false;                  // only the container's thread looks at it
 };
 
 }  // namespace weakcache::internal

@@ -36,7 +36,7 @@ enum class SlotState : uint32_t {
   kStranded,          // still to be emptied
   kEmptyingStranded,  // being emptied
   kArrived,           // being emptied, and it has come through meanwhile
-  kLeaving,           // emptied
+  kLeaving,           // emptied; or a swept slot, which leaves when its turn comes
   // Resident and emptied; when its object's last weak reference goes it comes through the queue.
   kReturning,
 };
@@ -93,7 +93,12 @@ class TableSlot {
   const Payload& payload() const { return payload_; }
   template <typename... Args>
   void MakePayload(Args&&... args) {
-    ::new (static_cast<void*>(std::addressof(payload_))) Payload(std::forward<Args>(args)...);
+    void* const memory = const_cast<std::remove_const_t<Payload>*>(std::addressof(payload_));
+    if constexpr ((kIsResultOf<Args> || ...)) {
+      ::new (memory) Payload((std::forward<decltype(args.function)>(args.function)(), ...));
+    } else {
+      ::new (memory) Payload(std::forward<Args>(args)...);
+    }
   }
   void DestroyPayload() { std::destroy_at(std::addressof(payload_)); }
 
@@ -154,6 +159,8 @@ class TableSlot {
   };
   uint32_t hash_ : kSlotHashBits;
   uint32_t state_ : 32 - kSlotHashBits;
+  // Another place in memory: releasing threads read it while the container writes the state.
+  uint32_t : 0;
   const uint32_t distance_to_page_ : 31;  // in bytes
   const uint32_t resident_ : 1;
   union {
@@ -248,6 +255,13 @@ class SweptSlot final : public TableSlot<H, Payload> {
   }
   bool Detach() { return true; }
   void DropReferent() { std::destroy_at(&this->reference()); }
+
+  // The next one that the table looks at for its object's end.
+  SweptSlot* sweep_next() const { return sweep_next_; }
+  void set_sweep_next(SweptSlot* next) { sweep_next_ = next; }
+
+ private:
+  SweptSlot* sweep_next_;
 };
 
 template <typename H, typename Payload>

@@ -38,7 +38,8 @@ class WeakContainer {
   size_type purge() { return table_.Purge(); }
   // O(the most entries that there were).
   void clear() { table_.Clear(); }
-  // Room for `count` entries, expired ones included.
+  // Lets no insertion rebuild the index until there are more than `count` entries, expired ones
+  // included.
   void reserve(size_type count) { table_.Reserve(count); }
   // Purges, and gives back memory that was for more entries than there are. Entries stay where they
   // are, so a page of them goes only if it is empty. O(entries).

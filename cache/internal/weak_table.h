@@ -8,8 +8,9 @@
 // slot (see table_slot.h) also waits for the last weak reference to its object. An index never has
 // two live slots for one key.
 //
-// Handles that notify nobody (std::shared_ptr) don't use the queue: every operation that adds or
-// removes looks at the next few slots instead, round and round.
+// Handles that notify nobody (std::shared_ptr) don't use the queue: their slots are in a ring, and
+// every operation that adds or removes looks at the next few of it. What is erased stays in the
+// ring until its turn.
 //
 // User code (destructors of payloads, allocators of referents) runs only while the table is
 // consistent: it may use the same container.
@@ -41,6 +42,7 @@ class WeakTable {
   using Slot = TableSlot<H, Payload>;
   using Position = typename Core::Position;
   using NewSlot = typename Core::NewSlot;
+  using Removed = typename Core::Removed;
 
   explicit WeakTable(const Allocator& allocator) : allocator_(allocator), index_(allocator) {}
   WeakTable(WeakTable&& other) noexcept : WeakTable(other.allocator_) { swap(other); }
@@ -54,15 +56,17 @@ class WeakTable {
 
   void swap(WeakTable& other) noexcept {
     using std::swap;
-    swap(allocator_, other.allocator_);
+    SwapAllocators(allocator_, other.allocator_);
     swap(core_, other.core_);
     index_.swap(other.index_);
     swap(in_index_, other.in_index_);
-    swap(changes_, other.changes_);
+    // To whoever was looking at either, it is another one now.
+    changes_ = other.changes_ = std::max(changes_, other.changes_) + 1;
     swap(inserted_, other.inserted_);
     swap(detached_, other.detached_);
     swap(waiting_, other.waiting_);
-    swap(sweep_, other.sweep_);
+    swap(sweep_last_, other.sweep_last_);
+    swap(sweep_count_, other.sweep_count_);
     swap(pop_, other.pop_);
   }
 
@@ -82,7 +86,7 @@ class WeakTable {
   // expired.
   template <typename Equal>
   Slot* Find(uint32_t hash, Equal&& equal) const {
-    return index_.Find(hash, [&](const Slot& slot) { return slot.hash() == hash && equal(slot); });
+    return index_.Find(hash, [&](Slot& slot) { return slot.hash() == hash && equal(slot); });
   }
   // As well; `equal` is so cheap that comparing the hashes first would not save anything.
   template <typename Equal>
@@ -91,30 +95,40 @@ class WeakTable {
   }
   void Prefetch(uint32_t hash) const { index_.Prefetch(hash); }
 
+  // For one entry more in the index.
+  void MakeRoom() {
+    if (in_index_ < index_.max_size()) return;
+    CheckCount(in_index_ + 1);
+    RebuildIndex(index_.GrownSize(in_index_ + 1));
+  }
+
   // A slot that is not in the table yet, with a payload made from the arguments: for an object that
   // is there, or to be resident. If an allocation or the payload's constructor throws, nothing has
-  // changed. That constructor may use the table.
+  // changed; that constructor comes last, and may use the table.
   template <bool kResident = false, typename... Args>
   NewSlot Prepare(Args&&... payload) {
     if (core_ == nullptr) core_ = Core::Create(allocator_);
+    MakeRoom();
     Slot* const slot = core_->template Allocate<kResident>();
     return NewSlot(core_, slot, std::forward<Args>(payload)...);
   }
 
   // Enters the slot, for a key that has none; or in place of the live slot `replaced`, which it
-  // then erases. If an allocation throws, nothing has changed.
+  // then erases. If an allocation throws, which it does only if the payload's constructor has added
+  // entries, nothing has changed.
   Slot* Enter(NewSlot&& prepared, uint32_t hash, const H& referent, Slot* replaced = nullptr) {
-    MakeRoom(prepared, replaced);
+    CheckPrepared(prepared);
     Slot* const slot = prepared.Take();
     ++inserted_;
     Core::AsGuest(slot)->MakeLive(hash, referent);
+    if constexpr (!kNotifies) EnterRing(slot);
     Publish(slot, replaced);
     return slot;
   }
   // As well; `object` is what NewObject or NewObjectIn has made, and becomes the referent.
   template <typename Object>
   H EnterResident(NewSlot&& prepared, uint32_t hash, Object object, Slot* replaced = nullptr) {
-    MakeRoom(prepared, replaced);
+    CheckPrepared(prepared);
     Slot* const slot = prepared.Take();
     ++inserted_;
     H referent = Core::AsResident(slot)->MakeLive(hash, object.release());
@@ -144,21 +158,27 @@ class WeakTable {
 
   // Removes all expired entries; returns how many.
   size_t Purge() {
-    if (core_ == nullptr) return 0;
+    size_t removed_entries = 0;
     if constexpr (kNotifies) {
-      return Drain(SIZE_MAX);
+      while (Removed removed = PurgeSome()) removed_entries += removed.entries();
     } else {
-      return Sweep(core_->size());
+      for (size_t left = sweep_count_; left > 0; left -= std::min(left, Removed::kMax)) {
+        removed_entries += PurgeSome().entries();
+      }
     }
+    return removed_entries;
   }
-  // What every operation that adds or removes does: more than it can add.
-  void PurgeSome() {
-    constexpr size_t kPurgedPerOperation = 4;
-    if constexpr (kNotifies) {
-      Drain(kPurgedPerOperation);
-    } else {
-      Sweep(kPurgedPerOperation);
-    }
+  // What every operation that adds or removes begins with: more than it can add. What is removed
+  // ends with the result, at the end of the operation: what it was given may lie in there, and user
+  // code runs.
+  [[nodiscard]] Removed PurgeSome() {
+    return Removed(core_, [this](Removed& removed) {
+      if constexpr (kNotifies) {
+        Drain(removed);
+      } else {
+        Sweep(removed);
+      }
+    });
   }
 
   // Makes room in the index: the slots' pages don't need it, adding one costs the same at any time.
@@ -201,11 +221,9 @@ class WeakTable {
     Check(count <= size_t{1} << kSlotHashBits, "insert or reserve", "more than 2^28 entries");
   }
 
-  void MakeRoom(const NewSlot& prepared, const Slot* replaced) {
+  void CheckPrepared(const NewSlot& prepared) {
     Check(prepared.core() == core_, "insert", "a constructor has moved its own container");
-    if (replaced != nullptr || in_index_ < index_.max_size()) return;
-    CheckCount(in_index_ + 1);
-    RebuildIndex(index_.GrownSize(in_index_ + 1));
+    MakeRoom();
   }
   void Publish(Slot* slot, Slot* replaced) {
     ++changes_;
@@ -243,8 +261,26 @@ class WeakTable {
     }
   }
 
-  size_t Drain(size_t limit);
-  size_t Sweep(size_t limit);
+  // Takes some slots that have come through the queue. Amortised O(1) each.
+  void Drain(Removed& removed);
+  // Looks at some slots of the ring, from where it stopped last.
+  void Sweep(Removed& removed);
+
+  // As the last that Sweep comes to.
+  void EnterRing(Slot* slot) {
+    auto* const entered = Core::AsGuest(slot);
+    entered->set_sweep_next(sweep_last_ == nullptr ? entered : sweep_last_->sweep_next());
+    if (sweep_last_ != nullptr) sweep_last_->set_sweep_next(entered);
+    sweep_last_ = entered;
+    ++sweep_count_;
+  }
+  // The next that Sweep looks at.
+  void LeaveRing(Slot* slot) {
+    auto* const left = Core::AsGuest(slot);
+    sweep_last_->set_sweep_next(left->sweep_next());
+    if (left == sweep_last_) sweep_last_ = nullptr;
+    --sweep_count_;
+  }
 
   // The next slot that has come through the queue.
   Slot* NextArrival() {
@@ -261,7 +297,8 @@ class WeakTable {
       Clear();
       Purge();
     } while (in_index_ != 0 || waiting_ != nullptr);
-    core_->Abandon();
+    // A destructor may have moved the table's contents elsewhere.
+    if (core_ != nullptr) core_->Abandon();
   }
 
   [[no_unique_address]] Allocator allocator_;
@@ -273,78 +310,58 @@ class WeakTable {
   size_t inserted_ = 0;
   size_t detached_ = 0;
   Slot* waiting_ = nullptr;  // taken from the queue but not yet looked at, linked by next()
-  Position sweep_;           // where the next Sweep begins
-  Position pop_;             // where the next NextToPop begins
+  // The slots that Sweep looks at in turn; this is the one that it has looked at last.
+  typename Core::Guest* sweep_last_ = nullptr;
+  size_t sweep_count_ = 0;
+  Position pop_;  // where the next NextToPop begins
 };
 
-// Takes at most `limit` slots that have come through the queue; returns how many entries it
-// removed, which leaves out those that were gone already. Amortised O(1) each.
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
-size_t WeakTable<H, Payload, kLifetime, Allocator>::Drain(size_t limit) {
-  Core* const core = core_;
-  Slot* removed = nullptr;
-  size_t removed_entries = 0;
-  for (Slot* slot; limit > 0 && (slot = NextArrival()) != nullptr; --limit) {
+void WeakTable<H, Payload, kLifetime, Allocator>::Drain(Removed& removed) {
+  for (Slot* slot; !removed.full() && (slot = NextArrival()) != nullptr;) {
     switch (slot->state()) {
       case State::kLive:
         RemoveFromIndex(slot);
-        ++removed_entries;
-        [[fallthrough]];
+        slot->set_state(State::kEmptying);
+        removed.AddEntry(slot);
+        break;
       case State::kStranded:
         slot->set_state(State::kEmptying);
-        slot->set_next(removed);
-        removed = slot;
+        removed.Add(slot);
         break;
       case State::kEmptyingStranded:
         slot->set_state(State::kArrived);
+        removed.Count();
         break;
       case State::kLeaving:
-        core->FinishEmptying(slot);
+        core_->FinishEmptying(slot);
+        removed.Count();
         break;
       default:
-        core->Free(slot);
+        core_->Free(slot);
+        removed.Count();
     }
   }
-  // The table is consistent: from here on user code may run.
-  while (removed != nullptr) {
-    Slot* const slot = removed;
-    removed = slot->next();
-    core->EndExpiredPayload(slot);
-    core->FinishEmptying(slot);
-  }
-  return removed_entries;
 }
 
-// Looks at `limit` slots, from where it stopped last; returns how many it removed.
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
-size_t WeakTable<H, Payload, kLifetime, Allocator>::Sweep(size_t limit) {
-  constexpr size_t kBatch = 4;
-  size_t removed_entries = 0;
-  while (limit > 0 && in_index_ > 0) {
-    Core* const core = core_;
-    Slot* removed[kBatch];
-    const size_t batch = std::min(limit, kBatch);
-    size_t count = 0;
-    for (size_t i = 0; i < batch; ++i, ++sweep_) {
-      Slot* slot = core->At(sweep_);
-      if (slot == nullptr) {
-        sweep_ = Position();
-        slot = core->At(sweep_);
-      }
-      if (slot->state() != State::kLive || !slot->expired()) continue;
+void WeakTable<H, Payload, kLifetime, Allocator>::Sweep(Removed& removed) {
+  while (sweep_last_ != nullptr && !removed.full()) {
+    auto* const slot = sweep_last_->sweep_next();
+    if (slot->state() == State::kLeaving) {
+      LeaveRing(slot);
+      core_->Free(slot);
+      removed.Count();
+    } else if (slot->state() == State::kLive && slot->expired()) {
+      LeaveRing(slot);
       RemoveFromIndex(slot);
       slot->set_state(State::kEmptying);
-      removed[count++] = slot;
+      removed.AddEntry(slot);
+    } else {
+      sweep_last_ = slot;
+      removed.Count();
     }
-    // The table is consistent: from here on user code may run.
-    for (size_t i = 0; i < count; ++i) {
-      core->EndExpiredPayload(removed[i]);
-      core->FinishEmptying(removed[i]);
-    }
-    removed_entries += count;
-    limit -= batch;
   }
-  return removed_entries;
 }
 
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>

@@ -174,8 +174,8 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
       bool inserted = false;
       // The end of the key that is replaced would see a map that the model does not know yet.
       constexpr bool kEndsAct = false;
-      const Attempted attempted =
-          Attempt([&] { inserted = side.map->insert_or_assign(std::move(given), value); }, kEndsAct);
+      const Attempted attempted = Attempt(
+          [&] { inserted = side.map->insert_or_assign(std::move(given), value); }, kEndsAct);
       if (!attempted.done) return;
       Require(inserted == !IsLive(side, key), "insert_or_assign: the wrong answer");
       Enter(side, key, value->id());
