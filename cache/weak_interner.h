@@ -164,7 +164,7 @@ class WeakInterner
       auto prepared = table_.template Prepare<kResident>();
       auto made = Make(prepared, std::forward<Value>(value));
       // Its constructor may have interned an equal one.
-      auto found = internal::FindSettled(keys_, table_, hash, *made);
+      auto found = keys_.Find(table_, hash, *made);
       if (found.slot != nullptr) return std::move(found.key);
       return table_.EnterResident(std::move(prepared), hash, std::move(made));
     }
@@ -180,7 +180,7 @@ class WeakInterner
   Strong Enter(uint32_t hash, Strong object) {
     internal::CheckOwns(object, "WeakInterner::Intern");
     auto prepared = table_.Prepare();
-    auto found = internal::FindSettled(keys_, table_, hash, *object);
+    auto found = keys_.Find(table_, hash, *object.get());
     if (found.slot != nullptr) return std::move(found.key);
     table_.Enter(std::move(prepared), hash, object);
     return object;

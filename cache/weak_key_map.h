@@ -175,7 +175,7 @@ class WeakKeyMap
       return {internal::MakeFound<pointer>(std::move(found)), false};
     }
     auto prepared = table_.Prepare(std::forward<Args>(args)...);
-    auto found = internal::FindSettled(keys_, table_, hash, lookup);
+    auto found = keys_.Find(table_, hash, lookup);
     const bool inserted = found.slot == nullptr;
     if (inserted) {
       Slot* const slot = table_.Enter(std::move(prepared), hash, held);
@@ -198,7 +198,7 @@ class WeakKeyMap
     const auto& lookup = Keys::Lookup(held);
     const uint32_t hash = keys_.HashOf(lookup);
     auto prepared = table_.Prepare(std::forward<Value>(value));
-    const auto found = internal::FindSettled(keys_, table_, hash, lookup);
+    const auto found = keys_.Find(table_, hash, lookup);
     table_.Enter(std::move(prepared), hash, held, found.slot);
     return found.slot == nullptr;
   }
@@ -217,9 +217,10 @@ class WeakKeyMap
   template <typename Key = Strong>
   std::optional<V> extract(const Key& key) {
     const auto purged = table_.PurgeSome();
+    std::optional<V> extracted;
     const auto found = Find(key);
-    if (found.slot == nullptr) return std::nullopt;
-    std::optional<V> extracted(std::move(internal::ValueIn(found.slot->payload())));
+    if (found.slot == nullptr) return extracted;
+    extracted.emplace(std::move(internal::ValueIn(found.slot->payload())));
     table_.Erase(found.slot);
     return extracted;
   }
@@ -227,16 +228,15 @@ class WeakKeyMap
   // Detaches any value and returns it with its key, or nothing if there is none. O(1) amortised
   // over a loop that empties the map.
   std::optional<std::pair<Strong, V>> pop() {
+    std::optional<std::pair<Strong, V>> popped;
     while (Slot* const slot = table_.NextToPop()) {
       if (Strong key = slot->Lock(); key.get() != nullptr) {
-        V& value = internal::ValueIn(slot->payload());
-        std::pair<Strong, V> popped(std::move(key), std::move(value));
-        table_.Erase(slot);
-        return popped;
+        popped.emplace(std::move(key), std::move(internal::ValueIn(slot->payload())));
       }
       table_.Erase(slot);
+      if (popped.has_value()) break;
     }
-    return std::nullopt;
+    return popped;
   }
 
   // Removes the entries for which `condition(key, value)` is true, and returns how many. The

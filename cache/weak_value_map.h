@@ -210,15 +210,15 @@ class WeakValueMap
   // Removes any object from the map and returns it with its key, or nothing if there is none. O(1)
   // amortised over a loop that empties the map.
   std::optional<std::pair<K, Strong>> pop() {
+    std::optional<std::pair<K, Strong>> popped;
     while (Slot* const slot = table_.NextToPop()) {
       if (Strong value = slot->Lock(); value.get() != nullptr) {
-        std::pair<K, Strong> popped(std::move(slot->payload()), std::move(value));
-        table_.Erase(slot);
-        return popped;
+        popped.emplace(std::move(slot->payload()), std::move(value));
       }
       table_.Erase(slot);
+      if (popped.has_value()) break;
     }
-    return std::nullopt;
+    return popped;
   }
 
   template <typename Condition>
@@ -238,7 +238,9 @@ class WeakValueMap
   void merge(WeakValueMap<K, V, OtherHash, OtherEqual, OtherAllocator>& other) {
     if (static_cast<const void*>(&other) == this) return;
     for (const auto& [key, value] : other) {
-      if (insert(key, value).second) other.erase(key, value);
+      if (insert(key, value).second) {
+        other.erase(key, HandleTraits<Strong>::MakeWeak(value));
+      }
     }
   }
 

@@ -14,6 +14,8 @@ namespace weakcache::internal {
 namespace {
 
 struct Page {
+  static constexpr bool kEndsSlots = false;
+
   explicit Page(int* owner) : owner(owner) { ++*owner; }
   Page(const Page&) = delete;
   Page& operator=(const Page&) = delete;

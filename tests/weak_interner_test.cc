@@ -342,12 +342,12 @@ TYPED_TEST(WeakInternerFormsTest, ALookUpMayDestroyItsCandidates) {
 TEST(WeakInternerTest, AConstructorMayInternTheSameValue) {
   struct Nested {
     struct Hash {
-      using is_transparent = void;
+      using is_transparent [[maybe_unused]] = void;
       size_t operator()(int) const { return 1; }
       size_t operator()(const Nested&) const { return 1; }
     };
     struct Equal {
-      using is_transparent = void;
+      using is_transparent [[maybe_unused]] = void;
       bool operator()(const Nested&, int) const { return true; }
       bool operator()(const Nested&, const Nested&) const { return true; }
     };

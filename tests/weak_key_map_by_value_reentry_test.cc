@@ -106,7 +106,7 @@ class Collision {
   bool armed = false;
   bool acted = false;
   Fate fate = Fate::kUntouched;
-  Map map{{WordHash{&log}, WordEqual{&log}}};
+  Map map{WordHash{&log}, WordEqual{&log}};
 };
 
 template <typename Strong>

@@ -421,7 +421,7 @@ struct FullMap {
   }
 
   WordLog log;
-  WordMap<Fragile> map{{WordHash{&log}, WordEqual{&log}}};
+  WordMap<Fragile> map{WordHash{&log}, WordEqual{&log}};
   std::vector<Ref<Word>> words;
   std::vector<Fragile*> values;
   const Ref<Word> fresh = MakeRef<Word>("new");

@@ -14,7 +14,11 @@ import sys
 import tempfile
 import time
 
-HEADERS = sorted(glob.glob("weakref/internal/*.h")) + ["cache/internal/expired_queue.h"]
+HEADERS = [
+    *sorted(glob.glob("weakref/internal/*.h")),
+    "cache/internal/expired_queue.h",
+    "cache/internal/resident_link.h",
+]
 SURVIVORS = "tools/mutation_survivors.txt"
 COPIED = [
     ".bazelrc", "BUILD", "WORKSPACE", "bazelw", "cache", "tests", "third_party", "tools", "weakref",
@@ -30,21 +34,40 @@ WEAKER = {
 # The tests that look at one header in particular; the others run after them.
 LANES_OF = {
     "control_block.h": ["deferred_destruction", "reference_counts"],
-    "expired_queue.h": ["expired_queue"],
     "expiry_callback.h": ["expiry_callback"],
     "finalizer_state.h": ["finalizer_state"],
     "reference_counts.h": ["reference_counts", "narrow_counts"],
     "watcher_list.h": ["watcher_list"],
 }
 
+# Mutants of cache/ are the affair of these models, if any, and then of the containers' tests.
+CACHE_MODELS_OF = {
+    "expired_queue.h": ["expired_queue", "weak_table"],
+    "resident_link.h": ["resident_link", "weak_table"],
+    "slot_pages.h": ["weak_table"],
+    "table_core.h": ["weak_table"],
+    "table_slot.h": ["weak_table"],
+    "weak_table.h": ["weak_table"],
+}
+CONTAINER_TESTS = [
+    name for name in [
+        "weak_value_map_test",
+        "weak_key_map_test",
+        "weak_set_test",
+        "weak_interner_test",
+        "resident_race_test",
+    ] if os.path.exists(f"tests/{name}.cc")
+] + [
+    os.path.basename(path)[:-len(".cc")] for path in sorted(glob.glob("tests/*script_test.cc"))
+]
+
 # The last lane, through bazel, for mutants that nothing else has killed.
 SLOW_TESTS = [
     "//tests:expiry_test",
     "//tests:finalizer_test",
     "//tests:ref_test",
-    "//tests:weak_key_map_test",
     "//tests:weak_ref_test",
-    "//tests:weak_value_map_test",
+    *("//tests:" + name for name in CONTAINER_TESTS),
 ]
 
 # What becomes of a mutant.
@@ -119,6 +142,200 @@ RECHECKS = [
     ("none still to come", "cache/internal/expired_queue.h",
      "return outstanding_.fetch_sub(surplus, std::memory_order_acq_rel) == surplus;",
      "return outstanding_.fetch_sub(surplus, std::memory_order_acq_rel) == kOpen;"),
+    ("closed for good", "cache/internal/expired_queue.h",
+     "head_.exchange(kClosed, std::memory_order_acquire)",
+     "head_.exchange(0, std::memory_order_acquire)"),
+    ("expiry is counted", "cache/internal/resident_link.h",
+     "    queue.CountExpired();\n",
+     ""),
+    ("counting state", "cache/internal/resident_link.h",
+     "state_.compare_exchange_strong(state, kTaking,",
+     "state_.compare_exchange_strong(state, kTaken,"),
+    ("releasing thread's claim", "cache/internal/resident_link.h",
+     "if (!state_.compare_exchange_strong(state, kTaking, "
+     "std::memory_order_relaxed,\n                                        "
+     "std::memory_order_relaxed)) {",
+     "if (state != kAttached) {"),
+    ("container's claim", "cache/internal/resident_link.h",
+     "if (state_.compare_exchange_strong(state, kDetached, "
+     "std::memory_order_relaxed,\n                                       "
+     "std::memory_order_relaxed)) {",
+     "if (state_.load(std::memory_order_relaxed) == state) {"),
+    ("wait for the count", "cache/internal/resident_link.h",
+     "state_.load(std::memory_order_acquire) != kTaken",
+     "state_.load(std::memory_order_acquire) == kAttached"),
+    ("push of an expired resident", "cache/internal/table_slot.h",
+     "if (this->link_.TakeExpired(owner()->queue())) owner()->Push(this);",
+     "static_cast<void>(this->link_.TakeExpired(owner()->queue()));"),
+    ("detached resident is not pushed", "cache/internal/table_slot.h",
+     "if (this->link_.TakeExpired(owner()->queue())) owner()->Push(this);",
+     "static_cast<void>(this->link_.TakeExpired(owner()->queue()));\n    owner()->Push(this);"),
+    ("push of a freed resident", "cache/internal/table_slot.h",
+     "void FreeBlock() noexcept override { owner()->Push(this); }",
+     "void FreeBlock() noexcept override {}"),
+    ("container's weak reference", "cache/internal/table_slot.h",
+     "BlockOf<H>(HeldWeakly()), ",
+     ""),
+    ("guest's weak reference", "cache/internal/table_slot.h",
+     "    block_->AddWeak();\n",
+     ""),
+    ("guest's watch", "cache/internal/table_slot.h",
+     "    block_->AddWatcher(this);\n",
+     ""),
+    ("guest's weak release", "cache/internal/table_slot.h",
+     "void DropReferent() { block_->ReleaseWeak(); }",
+     "void DropReferent() {}"),
+    ("same owner", "cache/internal/table_slot.h",
+     "return block() == RefAccess::Block(other);",
+     "return true;"),
+    ("guest's expiry is counted", "cache/internal/table_core.h",
+     "void OnTaken() noexcept override { core_->queue.CountExpired(); }",
+     "void OnTaken() noexcept override {}"),
+    ("payload that dies with its referent", "cache/internal/table_core.h",
+     "if constexpr (kLifetime == PayloadLifetime::kUntilReferentDies) slot->DestroyPayload();\n",
+     ""),
+    ("push of an expired guest", "cache/internal/table_core.h",
+     "        Push(slot);\n      }",
+     "      }"),
+    ("last refused push", "cache/internal/table_core.h",
+     "if (!core_->queue.Push(slot) && departures_.Leave()) core_->EndPage(slot);",
+     "if (!core_->queue.Push(slot)) static_cast<void>(departures_.Leave());"),
+    ("only refused pushes leave", "cache/internal/table_core.h",
+     "if (!core_->queue.Push(slot) && departures_.Leave()) core_->EndPage(slot);",
+     "static_cast<void>(core_->queue.Push(slot));\n      if (departures_.Leave()) "
+     "core_->EndPage(slot);"),
+    ("new control block", "cache/internal/table_core.h",
+     "      std::destroy_at(slot);\n      return ::new (static_cast<void*>(slot)) Resident(page);",
+     "      static_cast<void>(page);\n      return slot;"),
+    ("emptying a stranded slot", "cache/internal/table_core.h",
+     "if (slot->state() == State::kStranded) {",
+     "if (false) {"),
+    ("arrival meanwhile", "cache/internal/table_core.h",
+     "if (slot->state() == State::kArrived) {",
+     "if (false) {"),
+    ("no arrival meanwhile", "cache/internal/table_core.h",
+     "if (slot->state() == State::kArrived) {",
+     "if (true) {"),
+    ("payload is the container's", "cache/internal/table_core.h",
+     "if constexpr (!kNotifies || kLifetime == PayloadLifetime::kUntilPurge) "
+     "slot->DestroyPayload();",
+     "slot->DestroyPayload();"),
+    ("payload of an expired slot", "cache/internal/table_core.h",
+     "if constexpr (!kNotifies || kLifetime == PayloadLifetime::kUntilPurge) "
+     "slot->DestroyPayload();",
+     ""),
+    ("returning slot", "cache/internal/table_core.h",
+     "        slot->set_state(State::kReturning);\n",
+     ""),
+    ("resident without references", "cache/internal/table_core.h",
+     "if (AsResident(slot)->DropWeak()) Free(slot);",
+     "static_cast<void>(AsResident(slot)->DropWeak());"),
+    ("resident with references", "cache/internal/table_core.h",
+     "if (AsResident(slot)->DropWeak()) Free(slot);",
+     "static_cast<void>(AsResident(slot)->DropWeak());\n        Free(slot);"),
+    ("leaving slot at the close", "cache/internal/table_core.h",
+     "if (arrived->state() == State::kLeaving) {",
+     "if (false) {"),
+    ("count of the pages left", "cache/internal/table_core.h",
+     "        ++pages_left;\n",
+     ""),
+    ("free slots leave nothing", "cache/internal/table_core.h",
+     "    if (slot->is_free()) return 0;\n",
+     ""),
+    ("leaving slots left behind", "cache/internal/table_core.h",
+     "    if (slot->state() == State::kLeaving) {\n      if constexpr",
+     "    if (false) {\n      if constexpr"),
+    ("two pushes left", "cache/internal/table_core.h",
+     "return AsResident(slot)->DropWeak() ? 1 : 2;",
+     "return AsResident(slot)->DropWeak() ? 1 : 1;"),
+    ("one push left", "cache/internal/table_core.h",
+     "return AsResident(slot)->DropWeak() ? 1 : 2;",
+     "return AsResident(slot)->DropWeak() ? 2 : 2;"),
+    ("guest left behind", "cache/internal/table_core.h",
+     "      AsGuest(slot)->DropReferent();\n    }\n    return 1;",
+     "    }\n    return 1;"),
+    ("last page ends the core", "cache/internal/table_core.h",
+     "    if (departures_.Leave()) Delete();\n",
+     "    static_cast<void>(departures_.Leave());\n"),
+    ("table ends the core", "cache/internal/table_core.h",
+     "if (departures_.LeaveTo(pages_left)) Delete();",
+     "static_cast<void>(departures_.LeaveTo(pages_left));"),
+    ("room in the index", "cache/internal/weak_table.h",
+     "in_index_ < index_.max_size()) return;",
+     "in_index_ <= index_.max_size()) return;"),
+    ("replaced slot is detached", "cache/internal/weak_table.h",
+     "    Detach(replaced);\n",
+     ""),
+    ("replaced slot is emptied", "cache/internal/weak_table.h",
+     "    core_->Empty(replaced);\n",
+     ""),
+    ("erased slot leaves the index", "cache/internal/weak_table.h",
+     "    index_.Erase(slot->hash(), slot);\n",
+     ""),
+    ("count of live slots", "cache/internal/weak_table.h",
+     "    --in_index_;\n",
+     ""),
+    ("detached slots are counted", "cache/internal/weak_table.h",
+     "      ++detached_;\n",
+     ""),
+    ("stranded slot", "cache/internal/weak_table.h",
+     "slot->set_state(State::kStranded);",
+     "slot->set_state(State::kRemoved);"),
+    ("cleared index", "cache/internal/weak_table.h",
+     "    index_.Clear();\n",
+     ""),
+    ("clearing what is stranded", "cache/internal/weak_table.h",
+     "slot->state() == State::kRemoved || slot->state() == State::kStranded",
+     "slot->state() == State::kRemoved"),
+    ("entries added at the end", "cache/internal/weak_table.h",
+     "while (in_index_ != 0 || waiting_ != nullptr);",
+     "while (false);"),
+    ("arrivals that wait", "cache/internal/weak_table.h",
+     "if (waiting_ == nullptr && core_ != nullptr) waiting_",
+     "if (core_ != nullptr) waiting_"),
+    ("drained slot leaves the index", "cache/internal/weak_table.h",
+     "        RemoveFromIndex(slot);\n        ++removed_entries;",
+     "        ++removed_entries;"),
+    ("arrival of what is being emptied", "cache/internal/weak_table.h",
+     "        slot->set_state(State::kArrived);\n",
+     ""),
+    ("arrival of what is leaving", "cache/internal/weak_table.h",
+     "        core->FinishEmptying(slot);\n        break;",
+     "        core->Free(slot);\n        break;"),
+    ("next before the slot goes", "cache/internal/weak_table.h",
+     "    removed = slot->next();\n    core->EndExpiredPayload(slot);\n    "
+     "core->FinishEmptying(slot);",
+     "    core->EndExpiredPayload(slot);\n    core->FinishEmptying(slot);\n    removed = "
+     "slot->next();"),
+    ("limit of a drain", "cache/internal/weak_table.h",
+     "limit > 0 && (slot = NextArrival()) != nullptr; --limit)",
+     "(slot = NextArrival()) != nullptr;)"),
+    ("sweep of what is live", "cache/internal/weak_table.h",
+     "if (slot->state() != State::kLive || !slot->expired()) continue;",
+     "if (!slot->expired()) continue;"),
+    ("sweep of what has expired", "cache/internal/weak_table.h",
+     "if (slot->state() != State::kLive || !slot->expired()) continue;",
+     "if (slot->state() != State::kLive) continue;"),
+    ("arrivals go along with a swap", "cache/internal/weak_table.h",
+     "    swap(waiting_, other.waiting_);\n",
+     ""),
+    ("passed lines are counted", "cache/internal/slot_index.h",
+     "      line->CountPassed(1);\n",
+     ""),
+    ("passed lines are counted back", "cache/internal/slot_index.h",
+     "line = Next(line)) line->CountPassed(-1);",
+     "line = Next(line)) line->CountPassed(0);"),
+    ("replaced in the index", "cache/internal/slot_index.h",
+     "    place.line->slots[place.entry] = slot;\n",
+     ""),
+    ("pages in use stay", "cache/internal/slot_pages.h",
+     "if (std::all_of(slots, slots + page->size, [](Slot& slot) { return slot.is_free(); })) {",
+     "if (std::any_of(slots, slots + page->size, [](Slot& slot) { return slot.is_free(); })) {"),
+    ("erasure of the expected only", "cache/weak_value_map.h",
+     "slot.SameOwner(expected)", "(slot.SameOwner(expected) || true)"),
+    ("expired are not erased", "cache/weak_value_map.h",
+     "return expired ? 0 : 1;",
+     "return 1;"),
 ]
 
 
@@ -223,9 +440,24 @@ def make_lanes():
     for source in sorted(glob.glob("tests/model/*_model_test.cc")):
         model = os.path.basename(source)[:-len("_model_test.cc")]
         lanes[model] = fast_lane(model + "_model_test", source, ["-Og", "-U_FORTIFY_SOURCE"], [])
+    libraries = subprocess.run(["pkg-config", "--libs", "absl_hash", "absl_strings"],
+                               capture_output=True, check=True, text=True).stdout.split()
+    for name in CONTAINER_TESTS:
+        lanes[name] = fast_lane(name, f"tests/{name}.cc",
+                                ["-O0", "tests/support/allocations.cc",
+                                 *sorted(glob.glob("weakref/*.cc"))],
+                                [*libraries, "-lgtest", "-lgtest_main", "-lpthread"])
     lanes["narrow_counts"] = fast_lane("narrow_counts_test", "tests/narrow_counts_test.cc", ["-O0"],
                                        ["-lgtest", "-lgtest_main", "-lpthread"])
     return lanes
+
+
+def lanes_for(mutant, lanes):
+    """The names of those of the lanes that look at the mutant, in order."""
+    if mutant.header.startswith("cache/"):
+        return CACHE_MODELS_OF.get(os.path.basename(mutant.header), []) + CONTAINER_TESTS
+    first = LANES_OF.get(os.path.basename(mutant.header), [])
+    return first + [name for name in lanes if name not in first and name not in CONTAINER_TESTS]
 
 
 def make_slow_lane():
@@ -265,15 +497,18 @@ class Gate:
         self._slow_lane = None
         self.counts = collections.Counter()
 
-    def check_baseline(self):
-        for lane in self._lanes.values():
-            lane.check_baseline()
+    def check_baseline(self, mutants):
+        for name, lane in self._lanes.items():
+            if any(name in lanes_for(mutant, self._lanes) for mutant in mutants):
+                lane.check_baseline()
 
     def try_mutant(self, mutant):
         explained = mutant.id in self._explanations
         with Mutated(mutant):
             failure = self._run_fast_lanes(mutant)
-        if failure is None and not explained and not self._fast:
+        # Of a mutant of cache/ the last lane knows nothing new.
+        if (failure is None and not explained and not self._fast and
+                not mutant.header.startswith("cache/")):
             self._prepare_slow_lane()
             with Mutated(mutant):
                 failure = self._slow_lane.find_failure()
@@ -285,8 +520,7 @@ class Gate:
         print(f"{mutant.id}: {outcome}" + (f" by {failure}" if failure else ""), flush=True)
 
     def _run_fast_lanes(self, mutant):
-        first = LANES_OF.get(os.path.basename(mutant.header), [])
-        for name in first + [name for name in self._lanes if name not in first]:
+        for name in lanes_for(mutant, self._lanes):
             failure = self._lanes[name].find_failure()
             if failure is not None:
                 return failure
@@ -320,7 +554,7 @@ def run_gate(mutants, explanations, fast):
         os.chdir(copy)
         gate = Gate(explanations, fast)
         try:
-            gate.check_baseline()
+            gate.check_baseline(mutants)
             for mutant in mutants:
                 gate.try_mutant(mutant)
         finally:

@@ -205,7 +205,7 @@ namespace internal {
 // How the library's own code reaches the control block behind a Ref or a WeakRef.
 struct RefAccess {
   template <typename R>
-  static ControlBlock* Block(const R& reference) {
+  static auto* Block(const R& reference) {
     return reference.block_;
   }
   // The result takes over one strong reference that has been counted already.
@@ -214,8 +214,8 @@ struct RefAccess {
     return Ref<T>(pointer, block);
   }
   // As well, for a Ref type that the caller need not take apart.
-  template <typename R>
-  static R AdoptAs(typename R::element_type* pointer, ControlBlock* block) {
+  template <typename R, typename AnyBlock>
+  static R AdoptAs(typename R::element_type* pointer, AnyBlock* block) {
     return R(pointer, block);
   }
   // The result counts one more weak reference.

@@ -91,8 +91,9 @@ class ValueKeys {
   static decltype(auto) Lookup(const Key& key) {
     if constexpr (std::is_convertible_v<const Key&, H>) {
       Check(key.get() != nullptr, "look-up by value", "the key is null");
-      return static_cast<const Object&>(*key);
-    } else if constexpr (TransparentLookup<Hash, Equal> || std::is_same_v<Key, Object>) {
+      return static_cast<const Object&>(*key.get());
+    } else if constexpr (TransparentLookup<Hash, Equal> || std::derived_from<Key, Object> ||
+                         std::is_same_v<Key, Object>) {
       return (key);
     } else {
       return static_cast<Object>(key);
@@ -104,6 +105,7 @@ class ValueKeys {
     return SlotHash<Hash>(hash_(key));
   }
 
+  // If it returns nothing, nothing has changed since it looked.
   template <typename Table, typename Key, typename Slot = typename Table::Slot>
   Found<Slot> Find(const Table& table, uint32_t hash, const Key& key) const {
     for (;;) {
@@ -111,7 +113,7 @@ class ValueKeys {
       Found<Slot> found;
       table.Find(hash, [&](Slot& slot) {
         H held = slot.Lock();
-        if (held.get() != nullptr && equal_(std::as_const(*held), key)) {
+        if (held.get() != nullptr && equal_(std::as_const(*held.get()), key)) {
           found = {&slot, std::move(held)};
           return true;
         }
@@ -126,16 +128,6 @@ class ValueKeys {
   [[no_unique_address]] Hash hash_;
   [[no_unique_address]] Equal equal_;
 };
-
-// As Find, but when it returns nothing, nothing has changed since it looked.
-template <typename Keys, typename Table, typename Key>
-auto FindSettled(const Keys& keys, const Table& table, uint32_t hash, const Key& key) {
-  for (;;) {
-    const uint64_t changes = table.changes();
-    auto found = keys.Find(table, hash, key);
-    if (found.slot != nullptr || table.changes() == changes) return found;
-  }
-}
 
 // What goes with a key that is all there is to say.
 struct Nothing {};

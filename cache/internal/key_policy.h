@@ -2,6 +2,7 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_KEY_POLICY_H_
 #define WEAKCACHE_CACHE_INTERNAL_KEY_POLICY_H_
 
+#include <concepts>
 #include <cstddef>
 #include <memory>
 #include <type_traits>
@@ -30,6 +31,10 @@ class HeldValue {
  public:
   HeldValue() = default;
   HeldValue(Strong key, V* value) : key_(std::move(key)), value_(value) {}
+  // To one whose value is const.
+  template <typename U>
+  HeldValue(HeldValue<Strong, U> other) requires std::convertible_to<U*, V*>  // NOLINT: as pointers
+      : key_(other.key()), value_(other.get()) {}
 
   // The key that the map has, null if this is empty.
   const Strong& key() const { return key_; }

@@ -36,16 +36,17 @@ class BasicResidentLink {
 
   // By the container. False if the expiry came first.
   [[nodiscard]] bool Detach() {
-    for (int attempt = 0;; ++attempt) {
-      uint32_t state = kAttached;
-      // Acquire: see TakeExpired. (Success needs none, but may not be weaker than failure.)
-      if (state_.compare_exchange_strong(state, kDetached, std::memory_order_acquire,
-                                         std::memory_order_acquire)) {
-        return true;
-      }
-      if (state == kTaken) return false;
+    uint32_t state = kAttached;
+    // Relaxed: there is nothing to see on success, and on failure it looks again.
+    if (state_.compare_exchange_strong(state, kDetached, std::memory_order_relaxed,
+                                       std::memory_order_relaxed)) {
+      return true;
+    }
+    // Acquire: see TakeExpired.
+    for (int attempt = 0; state_.load(std::memory_order_acquire) != kTaken; ++attempt) {
       Policy::Pause(attempt);
     }
+    return false;
   }
 
  private:

@@ -14,9 +14,9 @@
 
 namespace weakcache::internal {
 
-// Slot is constructible from a Header* without throwing, needs no destructor, has is_free(), and
-// has next() and set_next(), which are the pages' while it is free. Header is what a page begins
-// with, and constructible from whatever Allocate is given.
+// Slot is constructible from a Header* without throwing, has is_free(), and has next() and
+// set_next(), which are the pages' while it is free. Header is what a page begins with, and
+// constructible from whatever Allocate is given.
 template <typename Slot, typename Header, typename Allocator>
 class SlotPages {
  public:
@@ -97,6 +97,7 @@ class SlotPages {
   static void Delete(Header* header, const OtherAllocator& allocator) {
     auto* const page = static_cast<Page*>(header);
     const size_t units = UnitsFor(page->size);
+    if constexpr (Header::kEndsSlots) std::destroy_n(page->slots(), page->size);
     page->~Page();
     Rebind<Unit> rebound(allocator);
     UnitTraits::deallocate(rebound, reinterpret_cast<Unit*>(page), units);

@@ -50,11 +50,15 @@ std::unique_ptr<T, ObjectDestroyer<T>> NewObjectIn(ObjectInSlot<T>& memory, Args
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
 class TableCore {
   static constexpr bool kNotifies = HandleTraits<H>::kNotifiesExpiry;
+  using Policy = typename AtomicsOf<H>::Policy;
   using State = SlotState;
 
   // What each page begins with: near its slots, for the threads that drop last references.
-  class PageOwner : public WatcherOwner {
+  class PageOwner : public BasicWatcherOwner<Policy> {
    public:
+    // A slot's end does nothing, but a model checker sees late accesses by it.
+    static constexpr bool kEndsSlots = !std::is_same_v<Policy, StdAtomics>;
+
     explicit PageOwner(TableCore* core) : core_(core) {}
 
     auto& queue() { return core_->queue; }
@@ -73,7 +77,7 @@ class TableCore {
 
    private:
     void OnTaken() noexcept override { core_->queue.CountExpired(); }
-    void OnExpired(Watcher* watcher) noexcept override {
+    void OnExpired(BasicWatcher<Policy>* watcher) noexcept override {
       if constexpr (kNotifies) {
         auto* const slot = static_cast<GuestSlot<H, Payload>*>(watcher);
         if constexpr (kLifetime == PayloadLifetime::kUntilReferentDies) slot->DestroyPayload();
@@ -82,7 +86,7 @@ class TableCore {
     }
 
     TableCore* const core_;
-    BasicDepartures<StdAtomics> departures_;  // of pushes, after the table's end
+    BasicDepartures<Policy> departures_;  // of pushes, after the table's end
   };
 
  public:
@@ -191,8 +195,10 @@ class TableCore {
   Slot* Allocate() {
     if constexpr (kResident) {
       Resident* const slot = residents_.Allocate(this);
+      auto* const page = static_cast<PageOwner*>(slot->page());
       // The control block starts anew.
-      return ::new (static_cast<void*>(slot)) Resident(static_cast<PageOwner*>(slot->page()));
+      if constexpr (PageOwner::kEndsSlots) std::destroy_at(slot);
+      return ::new (static_cast<void*>(slot)) Resident(page);
     } else {
       return guests_.Allocate(this);
     }
@@ -315,7 +321,7 @@ class TableCore {
     if constexpr (kNotifies) residents_.Validate();
   }
 
-  BasicExpiredQueue<StdAtomics, Slot> queue;
+  BasicExpiredQueue<Policy, Slot> queue;
 
  private:
   using CoreTraits = std::allocator_traits<
@@ -363,8 +369,8 @@ class TableCore {
   [[no_unique_address]] Allocator allocator_;
   Guests guests_;
   Residents residents_;
-  BasicDepartures<StdAtomics> departures_;  // of pages, after the table's end
-  bool abandoned_ = false;                  // only the container's thread looks at it
+  BasicDepartures<Policy> departures_;  // of pages, after the table's end
+  bool abandoned_ = false;              // only the container's thread looks at it
 };
 
 }  // namespace weakcache::internal

@@ -26,6 +26,14 @@
 
 namespace weakcache::internal {
 
+// Whose atomics a handle's control blocks are made of: a model checker's handles have their own.
+template <typename H>
+struct AtomicsOf {
+  using Policy = StdAtomics;
+};
+template <typename H>
+using BlockOf = BasicControlBlock<typename AtomicsOf<H>::Policy>;
+
 enum class SlotState : uint32_t {
   kFree,
   kPrepared,  // has a payload only
@@ -105,7 +113,7 @@ class TableSlot {
   // Of a slot that has been live and is not emptied: the object, or null once it has expired.
   H Lock() const {
     if constexpr (kNotifies) {
-      ControlBlock* const block = this->block();
+      BlockOf<H>* const block = this->block();
       // Only then the pointer is there: the releasing thread uses its place.
       return block->TryAddStrong() ? RefAccess::AdoptAs<H>(reference_, block) : H();
     } else {
@@ -139,7 +147,7 @@ class TableSlot {
         distance_to_page_(
             static_cast<uint32_t>(reinterpret_cast<char*>(this) - static_cast<char*>(page))),
         resident_(resident ? 1 : 0) {}
-  ~TableSlot() {}  // never runs: a slot is emptied, and then its page goes as plain memory
+  ~TableSlot() {}  // it is empty
 
   template <typename Argument>
   void MakeLive(uint32_t hash, Argument&& reference) {
@@ -151,7 +159,7 @@ class TableSlot {
   Reference& reference() { return reference_; }
 
  private:
-  ControlBlock* block() const;
+  BlockOf<H>* block() const;
 
   union {
     Reference reference_;  // from MakeLive until it expires or is emptied
@@ -159,7 +167,8 @@ class TableSlot {
   };
   uint32_t hash_ : kSlotHashBits;
   uint32_t state_ : 32 - kSlotHashBits;
-  // Another place in memory: releasing threads read it while the container writes the state.
+  // What follows is another memory location: a thread that drops the last reference reads it while
+  // the container writes what is above.
   uint32_t : 0;
   const uint32_t distance_to_page_ : 31;  // in bytes
   const uint32_t resident_ : 1;
@@ -171,13 +180,13 @@ class TableSlot {
 // An object that the container has created: its control block lives here for as long as anybody
 // refers to the object, if need be after the container's end.
 template <typename H, typename Payload>
-class ResidentSlotBase : public ControlBlock, public TableSlot<H, Payload> {
+class ResidentSlotBase : public BlockOf<H>, public TableSlot<H, Payload> {
  protected:
   // One weak reference is the container's.
   explicit ResidentSlotBase(void* page)
-      : ControlBlock(HeldWeakly()), TableSlot<H, Payload>(page, true) {}
+      : BlockOf<H>(HeldWeakly()), TableSlot<H, Payload>(page, true) {}
 
-  BasicResidentLink<StdAtomics> link_;
+  BasicResidentLink<typename AtomicsOf<H>::Policy> link_;
 };
 
 // A slot whose hot fields fit is not spread over two cache lines.
@@ -220,15 +229,16 @@ class alignas(kSlotAlignment<ResidentSlotBase<H, Payload>>) ResidentSlot final
 
 // A reference to an object that was there before.
 template <typename H, typename Payload>
-class GuestSlot final : public Watcher, public TableSlot<H, Payload> {
+class GuestSlot final : public BlockOf<H>::Watcher, public TableSlot<H, Payload> {
  public:
   template <typename Owner>
-  explicit GuestSlot(Owner* owner) : Watcher(owner), TableSlot<H, Payload>(owner, false) {}
+  explicit GuestSlot(Owner* owner)
+      : BlockOf<H>::Watcher(owner), TableSlot<H, Payload>(owner, false) {}
 
   using TableSlot<H, Payload>::next;
   using TableSlot<H, Payload>::set_next;
 
-  ControlBlock* block() const { return block_; }
+  BlockOf<H>* block() const { return block_; }
 
   void MakeLive(uint32_t hash, const H& referent) {
     TableSlot<H, Payload>::MakeLive(hash, referent.get());
@@ -241,7 +251,7 @@ class GuestSlot final : public Watcher, public TableSlot<H, Payload> {
   void DropReferent() { block_->ReleaseWeak(); }
 
  private:
-  ControlBlock* block_;
+  BlockOf<H>* block_;
 };
 
 template <typename H, typename Payload>
@@ -265,7 +275,7 @@ class SweptSlot final : public TableSlot<H, Payload> {
 };
 
 template <typename H, typename Payload>
-ControlBlock* TableSlot<H, Payload>::block() const {
+BlockOf<H>* TableSlot<H, Payload>::block() const {
   auto* const slot = const_cast<TableSlot*>(this);
   if (is_resident()) [[likely]]
     return static_cast<ResidentSlotBase<H, Payload>*>(slot);

@@ -1,4 +1,5 @@
-// The queue between the threads that release referents and the container whose entries expire.
+// The queue between the threads that release referents and the container whose entries expire, and
+// who frees the memory that both of them use.
 #include <array>
 #include <memory>
 
@@ -8,34 +9,41 @@
 namespace weakcache::model {
 namespace {
 
-using Watcher = internal::BasicWatcher<RelacyAtomics>;
-
-// A queue whose memory is the model's.
-class Queue final : public internal::BasicExpiredQueue<RelacyAtomics> {
+// A container's entry: what the releasing thread leaves in it, the container finds.
+class Entry {
  public:
-  explicit Queue(int* freed) : freed_(freed) {}
+  Entry* next() const { return next_; }
+  void set_next(Entry* next) { next_ = next; }
+
+  RelacyPlain<int> expired{0};
+  int arrived = 0;
+
+ private:
+  RelacyPlain<Entry*> next_{nullptr};
+};
+
+using Departures = internal::BasicDepartures<RelacyAtomics>;
+
+// What may outlive a container. Its memory is the model's.
+class Core {
+ public:
+  explicit Core(int* freed) : freed_(freed) {}
   void Free() {
     RL_ASSERT((*freed_)++ == 0);
     std::destroy_at(this);
   }
-  void OnExpired(Watcher* watcher) noexcept override;
+  // By a thread that drops a last reference.
+  void Push(Entry* entry) {
+    entry->expired = entry->expired + 1;
+    if (!queue.Push(entry) && departures.Leave()) Free();
+  }
+
+  internal::BasicExpiredQueue<RelacyAtomics, Entry> queue;
+  Departures departures;
 
  private:
   int* const freed_;
 };
-
-// A container's entry: what the releasing thread leaves in it, the container finds.
-struct Entry : Watcher {
-  explicit Entry(Queue* queue) : Watcher(queue) {}
-  RelacyPlain<int> expired{0};
-  int arrived = 0;
-};
-
-void Queue::OnExpired(Watcher* watcher) noexcept {
-  auto* const entry = static_cast<Entry*>(watcher);
-  entry->expired = entry->expired + 1;
-  if (Push(watcher)) Free();
-}
 
 // A queue and some entries in one container.
 template <typename Derived, int kThreads, int kEntries>
@@ -43,8 +51,8 @@ class QueueModel : public rl::test_suite<Derived, kThreads> {
  public:
   void before() {
     ++current_schedule;
-    queue_.Create(&freed_);
-    for (Storage<Entry>& entry : entries_) entry.Create(queue_.get());
+    core_.Create(&freed_);
+    for (Storage<Entry>& entry : entries_) entry.Create();
     static_cast<Derived*>(this)->Prepare();
   }
   void thread(unsigned index) { static_cast<Derived*>(this)->Thread(index); }
@@ -57,14 +65,13 @@ class QueueModel : public rl::test_suite<Derived, kThreads> {
  protected:
   void Prepare() {}
   void Finish() {}
-  Queue& queue() { return *queue_.get(); }
+  Core& core() { return *core_.get(); }
   Entry& entry(int index) { return *entries_[index].get(); }
 
   // What the container does with what it takes; returns how many.
-  size_t Drain(Watcher* first) {
+  size_t Drain(Entry* first) {
     size_t count = 0;
-    for (Watcher* watcher = first; watcher != nullptr; watcher = watcher->next()) {
-      auto* const entry = static_cast<Entry*>(watcher);
+    for (Entry* entry = first; entry != nullptr; entry = entry->next()) {
       RL_ASSERT(entry->expired == 1);
       RL_ASSERT(entry->arrived++ == 0);
       ++count;
@@ -72,13 +79,13 @@ class QueueModel : public rl::test_suite<Derived, kThreads> {
     return count;
   }
   void Close(size_t taken, size_t arrived) {
-    arrived += Drain(queue().Close());
-    if (queue().LeaveTo(taken - arrived)) queue().Free();
+    arrived += Drain(core().queue.Close());
+    if (core().departures.LeaveTo(taken - arrived)) core().Free();
   }
 
  private:
   int freed_ = 0;
-  Storage<Queue> queue_;
+  Storage<Core> core_;
   std::array<Storage<Entry>, kEntries> entries_;
 };
 
@@ -88,15 +95,15 @@ class PushAgainstTakeAll : public QueueModel<PushAgainstTakeAll<kThreads>, kThre
  public:
   void Thread(unsigned index) {
     if (index < kThreads - 1) {
-      this->queue().OnTaken();
-      this->queue().OnExpired(&this->entry(index));
+      this->core().queue.CountExpired();
+      this->core().Push(&this->entry(index));
     } else {
-      for (int i = 0; i < 2; ++i) arrived_ += this->Drain(this->queue().TakeAll());
+      for (int i = 0; i < 2; ++i) arrived_ += this->Drain(this->core().queue.TakeAll());
     }
   }
   void Finish() {
-    RL_ASSERT(this->queue().expired_count() == kThreads - 1);
-    arrived_ += this->Drain(this->queue().TakeAll());
+    RL_ASSERT(this->core().queue.expired_count() == kThreads - 1);
+    arrived_ += this->Drain(this->core().queue.TakeAll());
     RL_ASSERT(arrived_ == kThreads - 1);
     this->Close(arrived_, arrived_);
   }
@@ -105,75 +112,95 @@ class PushAgainstTakeAll : public QueueModel<PushAgainstTakeAll<kThreads>, kThre
   size_t arrived_ = 0;
 };
 
-// An entry that goes through the queue, into another referent's list, and again through the queue,
-// while a second one is being pushed: the head's old value comes back.
+// An entry that goes through the queue, is used again, and goes again through the queue, while a
+// second one is being pushed: the head's old value comes back.
 class PushAgainAgainstPush : public QueueModel<PushAgainAgainstPush, 2, 2> {
  public:
   void Thread(unsigned index) {
     if (index == 0) {
-      queue().OnExpired(&entry(0));
+      core().Push(&entry(0));
       return;
     }
-    queue().OnExpired(&entry(1));
-    for (Watcher* watcher = queue().TakeAll(); watcher != nullptr;) {
-      auto* const entry = static_cast<Entry*>(watcher);
-      watcher = watcher->next();
+    core().Push(&entry(1));
+    for (Entry* next = core().queue.TakeAll(); next != nullptr;) {
+      Entry* const entry = next;
+      next = entry->next();
       RL_ASSERT(entry->expired == 1);
       entry->expired = 0;
       if (entry == &this->entry(1)) {
-        queue().OnExpired(entry);
+        core().Push(entry);
       } else {
         ++entry->arrived;
       }
     }
   }
   void Finish() {
-    Drain(queue().TakeAll());
+    Drain(core().queue.TakeAll());
     RL_ASSERT(entry(0).arrived == 1 && entry(1).arrived == 1);
     Close(0, 0);
   }
 };
 
-// As a container's end: all entries have been taken off their lists, some are still to come.
+// As a container's end: all entries have been taken, some are still to come.
 template <int kThreads>
 class CloseAgainstPush : public QueueModel<CloseAgainstPush<kThreads>, kThreads, kThreads - 1> {
  public:
-  void Prepare() {
-    for (int i = 0; i < kThreads - 1; ++i) this->queue().OnTaken();
-  }
   void Thread(unsigned index) {
     if (index < kThreads - 1) {
-      this->queue().OnExpired(&this->entry(index));
+      this->core().Push(&this->entry(index));
     } else {
-      const size_t arrived = this->Drain(this->queue().TakeAll());
-      this->Close(this->queue().expired_count(), arrived);
+      const size_t arrived = this->Drain(this->core().queue.TakeAll());
+      this->Close(kThreads - 1, arrived);
     }
   }
 };
 
-// The whole way: the last release of a watched referent against the end of the container.
-class ContainerEndAgainstExpiry : public QueueModel<ContainerEndAgainstExpiry, 2, 1> {
+// Memory in two levels, as a container's pages and its core: whoever is the last to leave a page
+// frees it and leaves the core, which the last of those frees.
+template <int kPages>
+class DeparturesInTwoLevels : public rl::test_suite<DeparturesInTwoLevels<kPages>, kPages + 1> {
  public:
-  void Prepare() {
-    block_.Create(&fate_);
-    block_->AddWeak();
-    block_->AddWatcher(&entry(0));
+  void before() {
+    ++current_schedule;
+    core_.Create();
+    for (Storage<Level>& page : pages_) page.Create();
   }
-  void Thread(unsigned index) {
-    if (index == 0) {
-      block_->UseAndRelease();
+  void thread(unsigned index) {
+    if (index < kPages) {
+      Level* const page = pages_[index].get();
+      page->contents = page->contents + 1;
+      if (!page->departures.Leave()) return;
+      Free(page);
+      if (core_->departures.Leave()) Free(core_.get());
       return;
     }
-    const bool cancelled = block_->RemoveWatcher(&entry(0));
-    RL_ASSERT(queue().expired_count() == (cancelled ? 0 : 1));
-    block_->ReleaseWeak();
-    Close(queue().expired_count(), 0);
+    size_t pages_left = 0;
+    for (Storage<Level>& page : pages_) {
+      if (page->departures.LeaveTo(1)) {
+        Free(page.get());
+      } else {
+        ++pages_left;
+      }
+    }
+    if (core_->departures.LeaveTo(pages_left)) Free(core_.get());
   }
-  void Finish() { RL_ASSERT(fate_.Over()); }
+  void after() { RL_ASSERT(freed_ == kPages + 1); }
 
  private:
-  Fate fate_;
-  Storage<ModelBlock> block_;
+  struct Level {
+    Departures departures;
+    RelacyPlain<int> contents{0};
+  };
+
+  // That it happens once is what Level's life marks check.
+  void Free(Level* level) {
+    ++freed_;
+    std::destroy_at(level);
+  }
+
+  int freed_ = 0;
+  Storage<Level> core_;
+  std::array<Storage<Level>, kPages> pages_;
 };
 
 int RunAll() {
@@ -183,7 +210,8 @@ int RunAll() {
   runner.Exhaustive<PushAgainAgainstPush>("a push again against a push");
   runner.Exhaustive<CloseAgainstPush<2>>("the close against a push");
   runner.Exhaustive<CloseAgainstPush<3>>("the close against two pushes");
-  runner.Bounded<ContainerEndAgainstExpiry>("the container's end against expiry", 4);
+  runner.Exhaustive<DeparturesInTwoLevels<1>>("a departure from a page");
+  runner.Exhaustive<DeparturesInTwoLevels<2>>("departures from two pages");
   return runner.result();
 }
 

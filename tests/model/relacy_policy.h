@@ -18,6 +18,10 @@
 
 // The headers under test come first: Relacy redefines words of the language and of <pthread.h>.
 #include "cache/internal/expired_queue.h"
+#include "cache/internal/resident_link.h"
+#include "cache/internal/table_core.h"
+#include "cache/internal/table_slot.h"
+#include "cache/internal/weak_table.h"
 #include "weakref/internal/atomics_policy.h"
 #include "weakref/internal/control_block.h"
 #include "weakref/internal/expiry_callback.h"

@@ -32,8 +32,8 @@ concept HasRefFromThis = requires(const T* referent) {
 
 // Whatever creates the first Ref to an object calls this, after the constructor and before anybody
 // else can reach the object. It costs other types nothing.
-template <typename T>
-void LinkRefToThis([[maybe_unused]] T* referent, [[maybe_unused]] ControlBlock* block) {
+template <typename T, typename AnyBlock>
+void LinkRefToThis([[maybe_unused]] T* referent, [[maybe_unused]] AnyBlock* block) {
   if constexpr (HasRefFromThis<T>) {
     RefFromThisAccess::Link(RefFromThisAccess::Base(referent), block);
   }
