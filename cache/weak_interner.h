@@ -152,22 +152,29 @@ class WeakInterner
   friend void swap(WeakInterner& a, WeakInterner& b) noexcept { a.swap(b); }
 
  private:
-  // There was no live object.
+  // There was no live object, but a constructor may intern an equal one.
   template <typename Value>
   Strong InternNew(uint32_t hash, Value&& value) {
-    if constexpr (std::is_convertible_v<Value, Strong>) {
-      return Enter(hash, std::forward<Value>(value));
-    } else if constexpr (!internal::kHasResidents<Strong>) {
-      return Enter(hash, internal::MakeObject<Strong>(std::forward<Value>(value)));
-    } else {
+    table_.MakeRoom();
+    const uint64_t changes = table_.changes();
+    if constexpr (internal::kHasResidents<Strong> && !std::is_convertible_v<Value, Strong>) {
       constexpr bool kResident = true;
       auto prepared = table_.template Prepare<kResident>();
       auto made = Make(prepared, std::forward<Value>(value));
-      // Its constructor may have interned an equal one.
-      auto found = keys_.Find(table_, hash, *made);
-      if (found.slot != nullptr) return std::move(found.key);
+      if (Strong other = FindIfChanged(changes, hash, *made); other.get() != nullptr) return other;
       return table_.EnterResident(std::move(prepared), hash, std::move(made));
+    } else {
+      Strong made = MakeHandle(std::forward<Value>(value));
+      if (Strong other = FindIfChanged(changes, hash, *made.get()); other.get() != nullptr) {
+        return other;
+      }
+      table_.Enter(table_.Prepare(), hash, made);
+      return made;
     }
+  }
+  Strong FindIfChanged(uint64_t changes, uint32_t hash,
+                       const internal::InternedObject<T>& object) const {
+    return table_.changes() == changes ? Strong() : keys_.Find(table_, hash, object).key;
   }
   template <typename NewSlot, typename Value>
   static auto Make(NewSlot& prepared, Value&& value) {
@@ -177,13 +184,15 @@ class WeakInterner
       return internal::MakeObject<Strong>(std::forward<Value>(value));
     }
   }
-  Strong Enter(uint32_t hash, Strong object) {
-    internal::CheckOwns(object, "WeakInterner::Intern");
-    auto prepared = table_.Prepare();
-    auto found = keys_.Find(table_, hash, *object.get());
-    if (found.slot != nullptr) return std::move(found.key);
-    table_.Enter(std::move(prepared), hash, object);
-    return object;
+  template <typename Value>
+  static Strong MakeHandle(Value&& value) {
+    if constexpr (std::is_convertible_v<Value, Strong>) {
+      Strong handle = std::forward<Value>(value);
+      internal::CheckOwns(handle, "WeakInterner::Intern");
+      return handle;
+    } else {
+      return internal::MakeObject<Strong>(std::forward<Value>(value));
+    }
   }
 };
 

@@ -32,7 +32,7 @@
 //  - Values are destroyed by whichever thread drops the last Ref to the key, after the key's
 //    destructor.
 //  - Iteration visits live keys, holds each while it stands on it, and survives insertion,
-//    erasure and expiry meanwhile.
+//    erasure and expiry meanwhile. insert_or_assign makes a new entry, which it may visit too.
 //  - Map and keys may go in either order, on any threads; the map's destructor waits for nobody.
 //    Keys' and values' destructors may use the map; hash and equality must not.
 //  - A key that is released inside 32 nested destructions keeps its value until the thread gets
@@ -171,11 +171,13 @@ class WeakKeyMap
     const auto purged = table_.PurgeSome();
     const auto& lookup = Keys::Lookup(held);
     const uint32_t hash = keys_.HashOf(lookup);
-    if (auto found = keys_.Find(table_, hash, lookup); found.slot != nullptr) {
-      return {internal::MakeFound<pointer>(std::move(found)), false};
-    }
-    auto prepared = table_.Prepare(std::forward<Args>(args)...);
+    table_.MakeRoom();
     auto found = keys_.Find(table_, hash, lookup);
+    if (found.slot != nullptr) return {internal::MakeFound<pointer>(std::move(found)), false};
+    const uint64_t changes = table_.changes();
+    auto prepared = table_.Prepare(std::forward<Args>(args)...);
+    // The value's constructor may have attached one. Otherwise nothing can fail any more.
+    if (table_.changes() != changes) found = keys_.Find(table_, hash, lookup);
     const bool inserted = found.slot == nullptr;
     if (inserted) {
       Slot* const slot = table_.Enter(std::move(prepared), hash, held);
@@ -197,8 +199,11 @@ class WeakKeyMap
     const auto purged = table_.PurgeSome();
     const auto& lookup = Keys::Lookup(held);
     const uint32_t hash = keys_.HashOf(lookup);
+    table_.MakeRoom();
+    auto found = keys_.Find(table_, hash, lookup);
+    const uint64_t changes = table_.changes();
     auto prepared = table_.Prepare(std::forward<Value>(value));
-    const auto found = keys_.Find(table_, hash, lookup);
+    if (table_.changes() != changes) found = keys_.Find(table_, hash, lookup);
     table_.Enter(std::move(prepared), hash, held, found.slot);
     return found.slot == nullptr;
   }
@@ -255,9 +260,9 @@ class WeakKeyMap
   // Moves the values of `other` here, except those whose keys have one here.
   void merge(WeakKeyMap& other) {
     if (&other == this) return;
-    for (const auto& [key, value] : other) {
-      if (try_emplace(key, std::move(value)).second) other.erase(key);
-    }
+    Base::MoveEach(other, other.table_, [&](const Entry& entry) {
+      return try_emplace(entry.key, std::move(entry.value)).second;
+    });
   }
 
   // The live keys, held; copies of their values; both; and a map of such copies, which keeps no key

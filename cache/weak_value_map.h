@@ -26,7 +26,9 @@
 //  - Values are handed in and out as strong references; get() replaces find(), which could only
 //    hand out something that dies under the caller.
 //  - Iteration visits the live objects, holds each while it stands on it, and survives insertion,
-//    erasure and expiry meanwhile. Entries do not move, but for the map's own move.
+//    erasure and expiry meanwhile. Entries do not move, but for the map's own move; only where
+//    insert_or_assign replaces an object that the map has created, there is a new entry, which an
+//    iteration may visit too.
 //  - A look-up between an object's last release and the end of its destructor is a miss and may
 //    create a new object for the key; both exist then until that destructor is through.
 //  - Object and map may go in either order, on any threads; the map's destructor waits for nobody.
@@ -171,6 +173,7 @@ class WeakValueMap
     const auto purged = table_.PurgeSome();
     Slot* const present = Find(hash, lookup);
     const bool inserted = present == nullptr || present->expired();
+    if (present != nullptr && table_.Replace(present, value)) return inserted;
     InsertNew(hash, std::forward<Key>(key), value, present);
     return inserted;
   }
@@ -237,11 +240,8 @@ class WeakValueMap
   template <typename OtherHash, typename OtherEqual, typename OtherAllocator>
   void merge(WeakValueMap<K, V, OtherHash, OtherEqual, OtherAllocator>& other) {
     if (static_cast<const void*>(&other) == this) return;
-    for (const auto& [key, value] : other) {
-      if (insert(key, value).second) {
-        other.erase(key, HandleTraits<Strong>::MakeWeak(value));
-      }
-    }
+    Base::MoveEach(other, other.table_,
+                   [&](const auto& entry) { return insert(entry.key, entry.value).second; });
   }
 
   // Copies of the keys of the live objects; the objects; both. (These and the copies below need
@@ -285,6 +285,10 @@ class WeakValueMap
   friend void swap(WeakValueMap& a, WeakValueMap& b) noexcept { a.swap(b); }
 
  private:
+  template <typename OtherK, typename OtherV, typename OtherHash, typename OtherEqual,
+            typename OtherAllocator>
+  friend class WeakValueMap;  // for merge
+
   // The hash, of a key whose entry will be written to.
   template <typename Lookup>
   uint32_t HashToWrite(const Lookup& key) const {

@@ -33,7 +33,7 @@ constexpr uint64_t kSeeds = 1000;  // each takes ten times as long
 #else
 constexpr uint64_t kSeeds = 10'000;
 #endif
-constexpr size_t kScriptBytes = 2500;  // for 300 operations and some more
+constexpr size_t kScriptBytes = 2800;  // for 300 operations and some more
 constexpr int kMinOperations = 300;
 
 uint64_t running_seed = 0;

@@ -226,9 +226,9 @@ TYPED_TEST(WeakInternerFormsTest, FailureLeavesItAsItWas) {
         const int failures = testing::FailEachAllocation(operation, check);
         EXPECT_EQ(failures > 0, is_new);
       } else {
-        // The hash, six comparisons, and then, only if it is new, its constructor and them again.
+        // The hash, six comparisons, and then, only if it is new, its constructor.
         const int failures = testing::ThrowAtEachPoint(operation, check);
-        EXPECT_GE(failures, is_new ? 14 : 2);
+        EXPECT_GE(failures, is_new ? 8 : 2);
       }
       EXPECT_EQ(result->text(), is_new ? "new" : "5");
       EXPECT_EQ(words.size(), is_new ? 7u : 6u);

@@ -246,6 +246,12 @@ class GuestSlot final : public BlockOf<H>::Watcher, public TableSlot<H, Payload>
     block_->AddWeak();
     block_->AddWatcher(this);
   }
+  // Once detached.
+  void Reassign(const H& referent) {
+    auto* const replaced = block_;
+    MakeLive(this->hash(), referent);
+    replaced->ReleaseWeak();
+  }
   // False if the expiry comes first.
   bool Detach() { return block_->RemoveWatcher(this); }
   void DropReferent() { block_->ReleaseWeak(); }
@@ -262,6 +268,10 @@ class SweptSlot final : public TableSlot<H, Payload> {
 
   void MakeLive(uint32_t hash, const H& referent) {
     TableSlot<H, Payload>::MakeLive(hash, HandleTraits<H>::MakeWeak(referent));
+  }
+  void Reassign(const H& referent) {
+    auto replaced = HandleTraits<H>::MakeWeak(referent);
+    std::swap(replaced, this->reference());
   }
   bool Detach() { return true; }
   void DropReferent() { std::destroy_at(&this->reference()); }

@@ -83,6 +83,21 @@ class WeakContainer {
     return erased;
   }
 
+  // Erases the entries of `other` that `take(entry)` has entered here, which it says by true.
+  template <typename Other, typename OtherTable, typename Take>
+  static void MoveEach(Other& other, OtherTable& table, Take&& take) {
+    for (auto entry = other.begin(); entry != other.end(); ++entry) {
+      const uint64_t changes = table.changes();
+      if (!take(*entry)) continue;
+      // Not by key if it can be avoided: the hash may throw, and the entry is without its value.
+      if (table.changes() == changes) {
+        table.Erase(entry.slot());
+      } else {
+        other.erase((*entry).key);
+      }
+    }
+  }
+
   // What `make` gives for each entry from `entry` on.
   template <typename Element, typename EntryIterator, typename Make>
   std::vector<Element> Collect(EntryIterator entry, Make make) const {

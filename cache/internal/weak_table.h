@@ -136,6 +136,14 @@ class WeakTable {
     return referent;
   }
 
+  // Lets a live slot refer to another object. False if it can't: a resident, or its expiry comes
+  // first.
+  bool Replace(Slot* slot, const H& referent) {
+    if (slot->is_resident() || !Core::Detach(slot)) return false;
+    Core::AsGuest(slot)->Reassign(referent);
+    return true;
+  }
+
   // Removes a live slot, whether its referent has expired or not, and destroys its payload.
   void Erase(Slot* slot) {
     RemoveFromIndex(slot);
@@ -190,9 +198,13 @@ class WeakTable {
   // Gives back the memory that the entries don't need; slots stay where they are.
   void ShrinkToFit() {
     Purge();
-    if (core_ == nullptr) return;
-    core_->DropFreePages();
-    RebuildIndex(in_index_);
+    if (core_ != nullptr) core_->DropFreePages();
+    if (in_index_ != 0) {
+      RebuildIndex(in_index_);
+    } else {
+      index_ = SlotIndex<Slot, Allocator>(allocator_);
+      ++changes_;
+    }
   }
 
   // The first live slot at or after `position`, which becomes its position; null at the end. A slot

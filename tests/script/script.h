@@ -352,6 +352,8 @@ class ObjectScript : public Script {
   void DropAll() {
     for (int slot = 0; slot < kHeld; ++slot) Drop(slot);
   }
+  // The weak references too.
+  void ForgetAll() { held_ = {}; }
 
  private:
   std::array<Held, kHeld> held_;

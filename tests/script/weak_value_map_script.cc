@@ -155,14 +155,18 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
     });
   }
 
+  // The keys that end with an operation would see a map that the model does not know yet.
+  static constexpr bool kEndsAct = false;
+
   void Insert(Side& side) {
     WithKey("insert", [&](int key, const auto& lookup) {
       Strong value = this->NextObject();
       const int id = value->id();
       const bool give_away = this->Toss();
       std::optional<std::pair<Strong, bool>> present;
-      const Attempted attempted = Attempt(
-          [&] { present = side.map->insert(lookup, give_away ? std::move(value) : value); });
+      const Attempted attempted =
+          Attempt([&] { present = side.map->insert(lookup, give_away ? std::move(value) : value); },
+                  kEndsAct);
       if (attempted.done) Settle(side, key, *present, id, "insert");
     });
   }
@@ -172,12 +176,12 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
       const Strong value = this->NextObject();
       std::remove_cvref_t<decltype(lookup)> given = lookup;  // moved, if it is a key
       bool inserted = false;
-      // The end of the key that is replaced would see a map that the model does not know yet.
-      constexpr bool kEndsAct = false;
       const Attempted attempted = Attempt(
           [&] { inserted = side.map->insert_or_assign(std::move(given), value); }, kEndsAct);
       if (!attempted.done) return;
-      Require(inserted == !IsLive(side, key), "insert_or_assign: the wrong answer");
+      // The one that was there may have died in the middle.
+      Require(attempted.died || inserted == !IsLive(side, key),
+              "insert_or_assign: the wrong answer");
       Enter(side, key, value->id());
       CheckKey(side, key);
       this->Keep(value);
@@ -188,8 +192,8 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
     WithKey("try_emplace", [&](int key, const auto& lookup) {
       this->SetConstructor(Next(4) == 0 ? 1 + Next(2) : 0, Next(16) == 0);
       std::optional<std::pair<Strong, bool>> present;
-      const Attempted attempted =
-          Attempt([&] { present = side.map->try_emplace(lookup, static_cast<Script*>(this)); });
+      const Attempted attempted = Attempt(
+          [&] { present = side.map->try_emplace(lookup, static_cast<Script*>(this)); }, kEndsAct);
       if (!attempted.done) return;
       const int made = present->second ? Base::IdOf(present->first) : KeyModel::kNone;
       Settle(side, key, *present, made, "try_emplace");
@@ -209,23 +213,25 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
       Strong held;  // lives on if it turns out that there is another
       int made = KeyModel::kNone;
       Strong present;
-      const Attempted attempted = Attempt([&] {
-        if (outcome < 5) {
-          present = side.map->get_or_create(lookup, [&] {
-            begin();
-            made = this->NextObjectId();
-            return Object(static_cast<Script*>(this));
-          });
-        } else {
-          present = side.map->get_or_create(lookup, [&]() -> Strong {
-            begin();
-            if (outcome == 5) return Strong();
-            held = this->NextObject();
-            made = held->id();
-            return held;
-          });
-        }
-      });
+      const Attempted attempted = Attempt(
+          [&] {
+            if (outcome < 5) {
+              present = side.map->get_or_create(lookup, [&] {
+                begin();
+                made = this->NextObjectId();
+                return Object(static_cast<Script*>(this));
+              });
+            } else {
+              present = side.map->get_or_create(lookup, [&]() -> Strong {
+                begin();
+                if (outcome == 5) return Strong();
+                held = this->NextObject();
+                made = held->id();
+                return held;
+              });
+            }
+          },
+          kEndsAct);
       if (!attempted.done) return;
       if (called && outcome == 5) return Require(present == nullptr, "get_or_create: not null");
       const bool is_new =
@@ -593,6 +599,7 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
     sides_[1].map.reset();  // before its objects
     this->DropAll();
     if (Base::kExactSize) Require(sides_[0].map->empty(), "size: not exact at the end");
+    this->ForgetAll();
     sides_[0].map->shrink_to_fit();
     Require(sides_[0].map->empty(), "shrink_to_fit: leaves something at the end");
     sides_[0].map->Validate();
