@@ -32,7 +32,8 @@
 //  - Values are destroyed by whichever thread drops the last Ref to the key, after the key's
 //    destructor.
 //  - Iteration visits live keys, holds each while it stands on it, and survives insertion,
-//    erasure and expiry meanwhile. insert_or_assign makes a new entry, which it may visit too.
+//    erasure and expiry meanwhile. insert_or_assign makes a new entry, which it may visit too, or
+//    miss.
 //  - Map and keys may go in either order, on any threads; the map's destructor waits for nobody.
 //    Keys' and values' destructors may use the map; hash and equality must not.
 //  - A key that is released inside 32 nested destructions keeps its value until the thread gets

@@ -28,7 +28,7 @@
 //  - Iteration visits the live objects, holds each while it stands on it, and survives insertion,
 //    erasure and expiry meanwhile. Entries do not move, but for the map's own move; only where
 //    insert_or_assign replaces an object that the map has created, there is a new entry, which an
-//    iteration may visit too.
+//    iteration may visit too, or miss.
 //  - A look-up between an object's last release and the end of its destructor is a miss and may
 //    create a new object for the key; both exist then until that destructor is through.
 //  - Object and map may go in either order, on any threads; the map's destructor waits for nobody.

@@ -444,8 +444,8 @@ void ExpectUnchangedByFailures(int points, Operation operation) {
 TEST(WeakKeyMapByValueFailureTest, Insertion) {
   // The hash, six comparisons, the copy, the comparisons again.
   ExpectUnchangedByFailures(
-      14, [](FullMap& full) { EXPECT_TRUE(full.map.try_emplace(full.fresh, full.value).second); });
-  ExpectUnchangedByFailures(14, [](FullMap& full) {
+      8, [](FullMap& full) { EXPECT_TRUE(full.map.try_emplace(full.fresh, full.value).second); });
+  ExpectUnchangedByFailures(8, [](FullMap& full) {
     EXPECT_EQ(full.map.get_or_create(full.fresh, [&] { return full.value; })->id, 7);
   });
 }

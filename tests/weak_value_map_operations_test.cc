@@ -8,6 +8,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -249,7 +250,8 @@ TYPED_TEST(WeakValueMapOperationsTest, AFailedAllocationLeavesItAsItWas) {
       all_failures += failures;
       map.Validate();
     }
-    EXPECT_GT(all_failures, 0) << name;
+    // An entry that was there before may be given another object without any allocation.
+    if (std::string_view(name) != "insert_or_assign old") EXPECT_GT(all_failures, 0) << name;
   }
 }
 

@@ -136,6 +136,14 @@ class TableSlot {
       return Traits::SameOwner(reference_, other);
     }
   }
+  // Whether it refers to what `referent` refers to, and as that does.
+  bool Is(const H& referent) const {
+    if constexpr (kNotifies) {
+      return SameOwner(referent) && reference_ == referent.get();
+    } else {
+      return false;  // not worth finding out
+    }
+  }
 
  protected:
   using Reference =

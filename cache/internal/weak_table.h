@@ -139,6 +139,7 @@ class WeakTable {
   // Lets a live slot refer to another object. False if it can't: a resident, or its expiry comes
   // first.
   bool Replace(Slot* slot, const H& referent) {
+    if (slot->Is(referent)) return true;
     if (slot->is_resident() || !Core::Detach(slot)) return false;
     Core::AsGuest(slot)->Reassign(referent);
     return true;
