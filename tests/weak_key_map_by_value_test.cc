@@ -442,7 +442,7 @@ void ExpectUnchangedByFailures(int points, Operation operation) {
 }
 
 TEST(WeakKeyMapByValueFailureTest, Insertion) {
-  // The hash, six comparisons, the copy, the comparisons again.
+  // The hash, six comparisons, the copy.
   ExpectUnchangedByFailures(
       8, [](FullMap& full) { EXPECT_TRUE(full.map.try_emplace(full.fresh, full.value).second); });
   ExpectUnchangedByFailures(8, [](FullMap& full) {

@@ -251,7 +251,9 @@ TYPED_TEST(WeakValueMapOperationsTest, AFailedAllocationLeavesItAsItWas) {
       map.Validate();
     }
     // An entry that was there before may be given another object without any allocation.
-    if (std::string_view(name) != "insert_or_assign old") EXPECT_GT(all_failures, 0) << name;
+    if (std::string_view(name) != "insert_or_assign old") {
+      EXPECT_GT(all_failures, 0) << name;
+    }
   }
 }
 
