@@ -69,8 +69,12 @@ class SlotIndex {
   // may have changed the index.
   template <typename Match>
   Slot* Find(uint32_t hash, Match&& match) const {
-    const Place place = FindPlace(hash, std::forward<Match>(match));
-    return place.slot;
+    // Nearly always it is in the first line, or nowhere.
+    Line* const line = Home(hash);
+    Slot* const slot = FindIn(line, TagOf(hash), match);
+    if (slot != nullptr || line->passed() == 0) [[likely]]
+      return slot;
+    return FindFurther(hash, line, match);
   }
 
   // Lets the memory that Find, Insert or Erase would look at first come nearer.
@@ -89,7 +93,7 @@ class SlotIndex {
 
   // The slot is there.
   void Erase(uint32_t hash, Slot* slot) {
-    const Place place = FindPlace(hash, [slot](const Slot& found) { return &found == slot; });
+    const Place place = PlaceOf(hash, slot);
     place.line->Set(place.entry, 0, nullptr);
     for (Line* line = Home(hash); line != place.line; line = Next(line)) line->CountPassed(-1);
   }
@@ -98,7 +102,7 @@ class SlotIndex {
 
   // Lets a slot take the place of one with the same hash.
   void Replace(uint32_t hash, Slot* replaced, Slot* slot) {
-    const Place place = FindPlace(hash, [=](const Slot& found) { return &found == replaced; });
+    const Place place = PlaceOf(hash, replaced);
     place.line->slots[place.entry] = slot;
   }
 
@@ -171,9 +175,8 @@ class SlotIndex {
   using LineAllocator = typename std::allocator_traits<Allocator>::template rebind_alloc<Line>;
 
   struct Place {
-    Line* line;  // null if there is none
+    Line* line;
     size_t entry;
-    Slot* slot;
   };
 
   // 0 is a free entry, 1 could be mistaken for one.
@@ -188,32 +191,33 @@ class SlotIndex {
   }
   Line* Next(Line* line) const { return line + 1 == lines_ + line_count_ ? lines_ : line + 1; }
 
-  // Nearly always it is in the first line, or nowhere.
   template <typename Match>
-  Place FindPlace(uint32_t hash, Match&& match) const {
-    Line* const line = Home(hash);
-    const Place place = FindIn(line, TagOf(hash), match);
-    if (place.slot != nullptr || line->passed() == 0) [[likely]]
-      return place;
-    return FindFurther(hash, line, match);
-  }
-  template <typename Match>
-  [[gnu::noinline]] Place FindFurther(uint32_t hash, Line* first, Match& match) const {
+  [[gnu::noinline]] Slot* FindFurther(uint32_t hash, Line* first, Match& match) const {
     for (Line* line = Next(first); line != first; line = Next(line)) {
-      const Place place = FindIn(line, TagOf(hash), match);
-      if (place.slot != nullptr || line->passed() == 0) return place;
+      Slot* const slot = FindIn(line, TagOf(hash), match);
+      if (slot != nullptr || line->passed() == 0) return slot;
     }
-    return {nullptr, 0, nullptr};
+    return nullptr;
   }
   template <typename Match>
-  static Place FindIn(Line* line, uint64_t tag, Match& match) {
+  static Slot* FindIn(Line* line, uint64_t tag, Match& match) {
     for (uint64_t candidates = line->Matching(tag); candidates != 0; candidates &= candidates - 1) {
-      const size_t entry = Line::EntryOf(candidates);
-      Slot* const slot = line->slots[entry];
+      Slot* const slot = line->slots[Line::EntryOf(candidates)];
       if (match(*slot)) [[likely]]
-        return {line, entry, slot};
+        return slot;
     }
-    return {nullptr, 0, nullptr};
+    return nullptr;
+  }
+
+  // The slot is there.
+  Place PlaceOf(uint32_t hash, const Slot* slot) const {
+    for (Line* line = Home(hash);; line = Next(line)) {
+      for (uint64_t candidates = line->Matching(TagOf(hash)); candidates != 0;
+           candidates &= candidates - 1) {
+        const size_t entry = Line::EntryOf(candidates);
+        if (line->slots[entry] == slot) return {line, entry};
+      }
+    }
   }
 
   // Before there is any other there is an empty one, so that a look-up need not ask. Nobody writes
