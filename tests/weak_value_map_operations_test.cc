@@ -234,7 +234,9 @@ TYPED_TEST(WeakValueMapOperationsTest, AFailedAllocationLeavesItAsItWas) {
       {"Snapshot", [](Map& map) { (void)map.Snapshot(); }},
       {"keys", [](Map& map) { (void)map.keys(); }},
   };
-  for (const auto& [name, operation] : operations) {
+  for (const auto& named : operations) {
+    const char* const name = named.first;
+    const auto& operation = named.second;
     int all_failures = 0;
     for (int present = 1; present < 40; ++present) {
       SCOPED_TRACE(name);
