@@ -366,8 +366,9 @@ class WeakValueMap
     const uint32_t hash = HashToWrite(lookup);
     const auto purged = table_.PurgeSome();
     Slot* const slot = Find(hash, lookup);
-    if (slot == nullptr || !condition(*slot)) return 0;
+    if (slot == nullptr) return 0;
     const bool expired = slot->expired();
+    if (!condition(*slot)) return 0;
     table_.Erase(slot);
     return expired ? 0 : 1;
   }

@@ -328,7 +328,7 @@ TEST(EnableRefFromThisRaceTest, WeakFromThisAgainstLastRelease) {
     ref.reset();
   };
   testing::Race(
-      100'000,
+      testing::RaceRounds(100'000),
       [&](int round) {
         round_now = round;
         releasing = false;
@@ -336,7 +336,7 @@ TEST(EnableRefFromThisRaceTest, WeakFromThisAgainstLastRelease) {
       },
       {release, find, find, find},
       [&](int round) { ASSERT_EQ(Listed::destroyed() - destroyed_before, round + 1); });
-  EXPECT_EQ(found + missed, 3 * 100'000);
+  EXPECT_EQ(found + missed, 3 * testing::RaceRounds(100'000));
   EXPECT_EQ(LiveAllocations(), before);
   RecordProperty("found", found);
   RecordProperty("missed", missed);

@@ -636,7 +636,7 @@ TEST(FinalizerDeathTest, TooManyHandlesAbort) {
 // two references to it, and a finalizer with a handle for each racer.
 class FinalizerRaceTest : public ::testing::Test {
  protected:
-  static constexpr int kRounds = 100'000;
+  const int rounds_ = testing::RaceRounds(100'000);
   using Handle = Finalizer<std::function<int()>, Tracked>;
 
   ~FinalizerRaceTest() override { EXPECT_EQ(LiveAllocations(), before_); }
@@ -681,7 +681,7 @@ class FinalizerRaceTest : public ::testing::Test {
   // Afterwards the object, dropped by all, has gone: its finalizer has run once.
   void RaceAll(const std::vector<std::function<void()>>& racers) {
     testing::Race(
-        kRounds, [this](int round) { Initialise(round); }, racers,
+        rounds_, [this](int round) { Initialise(round); }, racers,
         [this](int) {
           refs_[0].reset();
           refs_[1].reset();
@@ -690,7 +690,7 @@ class FinalizerRaceTest : public ::testing::Test {
           told_by_others_ += taken_;
           told_by_expiry_ += 1 - taken_;
         });
-    EXPECT_EQ(told_by_others_ + told_by_expiry_, kRounds);
+    EXPECT_EQ(told_by_others_ + told_by_expiry_, rounds_);
   }
   void ExpectBothOutcomes() const {
     EXPECT_GT(told_by_others_, 0);
@@ -734,7 +734,7 @@ TEST_F(FinalizerRaceTest, CallNowAgainstCallNow) {
   }
   RaceAll(racers);
   EXPECT_EQ(told_by_expiry_, 0);
-  EXPECT_EQ(wins[0] + wins[1] + wins[2] + wins[3], kRounds);
+  EXPECT_EQ(wins[0] + wins[1] + wins[2] + wins[3], rounds_);
   for (const std::atomic<int>& count : wins) EXPECT_GT(count, 0);
 }
 
@@ -764,7 +764,7 @@ class FinalizerDestructorRaceTest : public ::testing::Test {
 
   void RaceAll(const std::vector<std::function<void()>>& racers) {
     testing::Race(
-        100'000,
+        testing::RaceRounds(100'000),
         [this](int) {
           destroyed_ = false;
           refs_[0] = refs_[1] = refs_[2] = MakeRef<Leaving>(&destroyed_);
@@ -800,7 +800,7 @@ TEST_F(FinalizerDestructorRaceTest, NotAlive) {
              while (handles_[2].alive()) std::this_thread::yield();
              EXPECT_TRUE(destroyed_);
            }});
-  EXPECT_EQ(dead + alive, 200'000);
+  EXPECT_EQ(dead + alive, 2 * testing::RaceRounds(100'000));
 }
 
 TEST_F(FinalizerDestructorRaceTest, TooLateToDetach) {
@@ -810,7 +810,7 @@ TEST_F(FinalizerDestructorRaceTest, TooLateToDetach) {
              EXPECT_TRUE(in_time || destroyed_);
              ++(in_time ? detached : late);
            }});
-  EXPECT_EQ(detached + late, 100'000);
+  EXPECT_EQ(detached + late, testing::RaceRounds(100'000));
   EXPECT_GT(detached, 0);
   EXPECT_GT(late, 0);
 }

@@ -455,7 +455,7 @@ TEST(RefDeathTest, DereferencingNullNamesTheCall) {
 TEST(RefRaceTest, LastReleaseAgainstLastRelease) {
   Ref<Tracked> a, b, c;
   testing::Race(
-      100'000,
+      testing::RaceRounds(100'000),
       [&](int round) {
         a = MakeRef<Tracked>(round);
         b = a;

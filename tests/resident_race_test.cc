@@ -28,7 +28,7 @@ using Map = WeakValueMap<int, Large>;
 // Two objects in one page, each with a weak reference that may be the last of all.
 class ResidentRaceTest : public ::testing::Test {
  protected:
-  static constexpr int kRounds = 5'000;
+  const int rounds_ = testing::RaceRounds(5'000);
   static constexpr int kObjects = 2;
 
   void Create() {
@@ -56,7 +56,7 @@ class ResidentRaceTest : public ::testing::Test {
 
 TEST_F(ResidentRaceTest, ExpiryAgainstErasure) {
   Race(
-      kRounds, [&](int) { Create(); }, Racers([&] {
+      rounds_, [&](int) { Create(); }, Racers([&] {
         for (int key = 0; key < kObjects; ++key) {
           map_->erase(key);
           ASSERT_LT(map_->size(), static_cast<size_t>(kObjects));
@@ -76,7 +76,7 @@ TEST_F(ResidentRaceTest, ExpiryAgainstErasure) {
 TEST_F(ResidentRaceTest, ExpiryAgainstReuse) {
   const int64_t before = LiveAllocatedBytes();
   Race(
-      kRounds, [&](int) { Create(); }, Racers([&] {
+      rounds_, [&](int) { Create(); }, Racers([&] {
         for (int key = 0; key < kObjects; ++key) {
           map_->purge();
           map_->erase(key);
@@ -98,7 +98,7 @@ TEST_F(ResidentRaceTest, ExpiryAgainstReuse) {
 TEST_F(ResidentRaceTest, ExpiryAgainstTheEnd) {
   const int64_t before = LiveAllocations();
   Race(
-      kRounds,
+      rounds_,
       [&](int) {
         map_ = std::make_unique<Map>();
         Create();

@@ -380,7 +380,7 @@ struct Outcomes {
 // cross over.
 template <typename Make>
 void RaceLastReleasesAgainstUpgrades(Make make) {
-  constexpr int kRounds = 100'000;
+  const int rounds = testing::RaceRounds(100'000);
   const int64_t before = LiveAllocations();
   Ref<Tracked> ref;
   std::shared_ptr<Tracked> shared;
@@ -416,7 +416,7 @@ void RaceLastReleasesAgainstUpgrades(Make make) {
     const Ref<Tracked> crossed = FromSharedPtr(std::move(strong));
     ASSERT_TRUE(crossed == nullptr || crossed->id() == round_now);
   };
-  testing::Race(kRounds, initialise, {drop_ref, drop_shared_ptr, upgrade_ref, upgrade_shared_ptr},
+  testing::Race(rounds, initialise, {drop_ref, drop_shared_ptr, upgrade_ref, upgrade_shared_ptr},
                 [&](int) {
                   ASSERT_EQ(Tracked::live(), 0);
                   ASSERT_TRUE(weak_ref.expired() && weak_ptr.expired());
@@ -424,8 +424,8 @@ void RaceLastReleasesAgainstUpgrades(Make make) {
   weak_ref.reset();
   weak_ptr.reset();
   EXPECT_EQ(LiveAllocations(), before);
-  EXPECT_EQ(refs.locked + refs.expired, kRounds);
-  EXPECT_EQ(shared_ptrs.locked + shared_ptrs.expired, kRounds);
+  EXPECT_EQ(refs.locked + refs.expired, rounds);
+  EXPECT_EQ(shared_ptrs.locked + shared_ptrs.expired, rounds);
   ::testing::Test::RecordProperty("ref_upgrades_failed", refs.expired);
   ::testing::Test::RecordProperty("shared_ptr_upgrades_failed", shared_ptrs.expired);
 }

@@ -249,7 +249,7 @@ TEST(WeakBindDeathTest, NullFunctionNamesTheCall) {
 // A call either finds the whole object or does nothing.
 TEST(WeakBindRaceTest, CallAgainstLastRelease) {
   const int64_t before = LiveAllocations();
-  constexpr int kRounds = 100'000;
+  const int rounds = testing::RaceRounds(100'000);
   std::atomic<int> called{0}, refused{0};
   {
     Ref<Tracked> refs[2];
@@ -264,7 +264,7 @@ TEST(WeakBindRaceTest, CallAgainstLastRelease) {
       };
     };
     testing::Race(
-        kRounds,
+        rounds,
         [&](int round) {
           id = round;
           refs[0] = refs[1] = MakeRef<Tracked>(round);
@@ -273,7 +273,7 @@ TEST(WeakBindRaceTest, CallAgainstLastRelease) {
         {[&] { refs[0].reset(); }, [&] { refs[1].reset(); }, call(0), call(1)},
         [](int) { ASSERT_EQ(Tracked::live(), 0); });
   }
-  EXPECT_EQ(called + refused, 2 * kRounds);
+  EXPECT_EQ(called + refused, 2 * rounds);
   EXPECT_GT(called, 0);
   EXPECT_GT(refused, 0);
   EXPECT_EQ(LiveAllocations(), before);

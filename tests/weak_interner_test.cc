@@ -93,7 +93,7 @@ TEST(WeakInternerTest, AnObjectGoesWithItsLastReferenceAndMayComeBack) {
   WeakInterner<std::string> names;
   auto first = names.Intern(std::string(10'000, 'x'));
   const WeakRef<const std::string> weak = first;
-  EXPECT_GT(testing::LiveAllocatedBytes() - before, 10'000);
+  EXPECT_GT(testing::LiveAllocatedBytes() - before, testing::RaceRounds(10'000));
   first.reset();
   EXPECT_LT(testing::LiveAllocatedBytes() - before, 5'000);
   EXPECT_TRUE(weak.expired());
@@ -514,10 +514,10 @@ void RaceReleaseAgainstIntern(int rounds) {
 }
 
 TEST(WeakInternerRaceTest, ReleaseAgainstInternOfTheSameValue) {
-  RaceReleaseAgainstIntern<Words>(20'000);
+  RaceReleaseAgainstIntern<Words>(testing::RaceRounds(20'000));
 }
 TEST(WeakInternerRaceTest, ReleaseOfSharedPtrsAgainstInternOfTheSameValue) {
-  RaceReleaseAgainstIntern<SharedWords>(20'000);
+  RaceReleaseAgainstIntern<SharedWords>(testing::RaceRounds(20'000));
 }
 
 TEST(WeakInternerRaceTest, ReleaseAgainstTheInternersEnd) {
@@ -527,7 +527,7 @@ TEST(WeakInternerRaceTest, ReleaseAgainstTheInternersEnd) {
     Ref<const Word> held[2];
     WeakRef<const Word> weak;
     testing::Race(
-        20'000,
+        testing::RaceRounds(20'000),
         [&](int) {
           words = std::make_unique<Words>();
           for (int i = 0; i < 2; ++i) held[i] = words->Intern(std::to_string(i));
@@ -547,7 +547,7 @@ TEST(WeakInternerRaceTest, ReleaseAgainstEveryOperation) {
   Words words(WordHash{&log}, WordEqual{&log});
   Ref<const Word> held[3];
   testing::Race(
-      20'000,
+      testing::RaceRounds(20'000),
       [&](int) {
         for (int i = 0; i < 3; ++i) held[i] = words.Intern(std::to_string(i));
       },

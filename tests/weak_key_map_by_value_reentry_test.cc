@@ -316,7 +316,7 @@ TEST(WeakKeyMapByValueRaceTest, ReleaseAgainstEveryOperation) {
   const Ref<Word> assigned = MakeRef<Word>("2");
   int found = 0, missed = 0, entered = 0, replaced = 0, erased = 0;
   testing::Race(
-      20'000,
+      testing::RaceRounds(20'000),
       [&](int) {
         for (int i = 0; i < 3; ++i) {
           dying[i] = MakeRef<Word>(std::to_string(i));
@@ -347,12 +347,12 @@ TEST(WeakKeyMapByValueRaceTest, ReleaseAgainstEveryOperation) {
         ASSERT_EQ(Word::live(), 2);
         if (round % 64 == 0) map->Validate();
       });
-  EXPECT_EQ(found + missed, 20'000);
+  EXPECT_EQ(found + missed, testing::RaceRounds(20'000));
   // Each came first now and then, or nothing was raced.
   EXPECT_GT(found, 0);
   EXPECT_GT(missed, 0);
   EXPECT_GT(entered, 0);
-  EXPECT_LT(entered, 20'000);
+  EXPECT_LT(entered, testing::RaceRounds(20'000));
   EXPECT_GT(replaced, 0);
   EXPECT_LE(erased, found);
 }
@@ -373,7 +373,7 @@ TEST(WeakKeyMapByValueRaceTest, ReadersAgainstTheLastRelease) {
     }
   };
   testing::Race(
-      20'000,
+      testing::RaceRounds(20'000),
       [&](int) {
         for (int i = 0; i < 2; ++i) {
           keys[i] = MakeRef<Word>(std::to_string(i));
@@ -387,7 +387,7 @@ TEST(WeakKeyMapByValueRaceTest, ReadersAgainstTheLastRelease) {
         ASSERT_EQ(Word::live(), 0);
       });
   EXPECT_GT(found, 0);
-  EXPECT_LT(found, 4 * 20'000);
+  EXPECT_LT(found, 4 * testing::RaceRounds(20'000));
 }
 
 // What a look-up gave is used after the map has ended, but for the value, and let go.
@@ -396,7 +396,7 @@ TEST(WeakKeyMapByValueRaceTest, HeldKeysAgainstTheMapsEnd) {
   RaceMap::pointer held[2];
   Ref<Word> key;
   testing::Race(
-      20'000,
+      testing::RaceRounds(20'000),
       [&](int round) {
         map = std::make_unique<RaceMap>();
         for (int i = 0; i < 2; ++i) {
@@ -417,7 +417,7 @@ TEST(WeakKeyMapByValueRaceTest, SharedPtrsAreReleasedMeanwhile) {
   Text dying[2];
   const Text again = std::make_shared<std::string>("0");
   testing::Race(
-      20'000,
+      testing::RaceRounds(20'000),
       [&](int) {
         for (int i = 0; i < 2; ++i) {
           dying[i] = std::make_shared<std::string>(std::to_string(i));

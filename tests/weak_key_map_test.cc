@@ -649,7 +649,7 @@ TEST(WeakKeyMapRaceTest, KeysDeathAgainstTheMapsEnd) {
   std::unique_ptr<WeakKeyMap<Key, Value>> map;
   Ref<Key> keys[3];
   testing::Race(
-      100'000,
+      testing::RaceRounds(100'000),
       [&](int round) {
         map = std::make_unique<WeakKeyMap<Key, Value>>();
         for (Ref<Key>& key : keys) {

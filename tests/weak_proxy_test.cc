@@ -160,7 +160,7 @@ TEST(WeakProxyTest, ForbiddenUsesDoNotCompile) {
 // A use either finds the whole object or throws.
 TEST(WeakProxyRaceTest, UseAgainstLastRelease) {
   const int64_t before = LiveAllocations();
-  constexpr int kRounds = 100'000;
+  const int rounds = testing::RaceRounds(100'000);
   std::atomic<int> used{0}, refused{0};
   {
     Ref<Tracked> refs[2];
@@ -179,7 +179,7 @@ TEST(WeakProxyRaceTest, UseAgainstLastRelease) {
       };
     };
     testing::Race(
-        kRounds,
+        rounds,
         [&](int round) {
           id = round;
           refs[0] = refs[1] = MakeRef<Tracked>(round);
@@ -190,7 +190,7 @@ TEST(WeakProxyRaceTest, UseAgainstLastRelease) {
          use(1, [](const WeakProxy<Tracked>& proxy) { return (*proxy).get().id(); })},
         [](int) { ASSERT_EQ(Tracked::live(), 0); });
   }
-  EXPECT_EQ(used + refused, 2 * kRounds);
+  EXPECT_EQ(used + refused, 2 * rounds);
   EXPECT_GT(used, 0);
   EXPECT_GT(refused, 0);
   EXPECT_EQ(LiveAllocations(), before);

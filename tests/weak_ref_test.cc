@@ -177,7 +177,7 @@ TEST(WeakRefRaceTest, LockAgainstLastRelease) {
   };
   int round_now = 0;
   testing::Race(
-      100'000,
+      testing::RaceRounds(100'000),
       [&](int round) {
         round_now = round;
         ref = MakeRef<Tracked>(round);
@@ -201,7 +201,7 @@ TEST(WeakRefRaceTest, RevivalOutlivesItsReleaser) {
     weak.reset();
   };
   testing::Race(
-      100'000,
+      testing::RaceRounds(100'000),
       [&](int round) {
         ref = MakeRef<SmallTracked>(round);
         first = ref;

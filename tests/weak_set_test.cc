@@ -370,7 +370,7 @@ TEST(WeakSetRaceTest, LookUpAgainstLastRelease) {
     (void)set.is_disjoint_from(set);
   };
   testing::Race(
-      10'000,
+      testing::RaceRounds(10'000),
       [&](int round) {
         member = MakeRef<Tracked>(round + 1);
         set.add(member);

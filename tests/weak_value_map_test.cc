@@ -198,7 +198,7 @@ TEST(WeakValueMapRaceTest, ReplacingReleasesNothingUnderTheCallersMutex) {
   const auto lock_in_destructor = [&](const Object&) { const std::lock_guard lock(mutex); };
   Ref<Object> present, replacement;
   testing::Race(
-      20'000,
+      testing::RaceRounds(20'000),
       [&](int) {
         present = MakeRef<Object>(1, lock_in_destructor);
         replacement = MakeRef<Object>(2, lock_in_destructor);
@@ -444,7 +444,7 @@ TEST(WeakValueMapRaceTest, LookUpAgainstLastRelease) {
     (void)map.size();
   };
   testing::Race(
-      100'000,
+      testing::RaceRounds(100'000),
       [&](int round) {
         round_now = round;
         ref = map.get_or_create(1, [&] { return Tracked(round); });

@@ -6,7 +6,9 @@
 #include <sched.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <functional>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -94,6 +96,17 @@ inline void SpreadOverCores(size_t racer) {
   CPU_ZERO(&set);
   CPU_SET(racer % cores, &set);
   pthread_setaffinity_np(pthread_self(), sizeof(set), &set);  // a wish: it may be refused
+}
+
+// Of so many rounds, those to run here: all under ThreadSanitizer, which is what finds races, and
+// wherever WEAKCACHE_RACE_ROUNDS=all is set; else a tenth.
+inline int RaceRounds(int all) {
+#if defined(__SANITIZE_THREAD__)
+  return all;
+#else
+  const char* const wish = std::getenv("WEAKCACHE_RACE_ROUNDS");
+  return wish != nullptr && std::string_view(wish) == "all" ? all : all / 10;
+#endif
 }
 
 // `rounds` times: initialise(round) on one thread, then all racers at once, then check(round).
