@@ -26,14 +26,18 @@ class SpinBarrier {
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
       arrived_.store(0, std::memory_order_relaxed);  // ordered by the next line
       phase_.store(phase + 1, std::memory_order_release);
+      phase_.notify_all();
       return;
     }
     for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-      if (spins >= 100) std::this_thread::yield();
+      // More threads than cores would take long turns at spinning.
+      if (spins >= kSpins) phase_.wait(phase, std::memory_order_acquire);
     }
   }
 
  private:
+  static constexpr int kSpins = 300;
+
   const int threads_;
   std::atomic<int> arrived_{0};
   std::atomic<int> phase_{0};
