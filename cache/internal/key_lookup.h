@@ -50,13 +50,17 @@ inline constexpr bool kIsWellMixed<absl::Hash<Key>> = sizeof(size_t) == 8;
 template <>
 inline constexpr bool kIsWellMixed<StringHash> = sizeof(size_t) == 8;
 
-// The bits of a hash that the containers use, after Knuth's multiplicative hash if `Hash` may be as
-// plain as the identity.
+// All bits of a hash, after Knuth's multiplicative hash if `Hash` may be as plain as the identity;
+// the upper ones are the better ones.
+template <typename Hash>
+uint64_t MixedHash(size_t hash) {
+  return kIsWellMixed<Hash> ? hash : uint64_t{hash} * 0x9E3779B97F4A7C15u;
+}
+// Those that the containers use, and below them those that choose among shards.
+inline constexpr int kBitsBelowSlotHash = 64 - kSlotHashBits;
 template <typename Hash>
 uint32_t SlotHash(size_t hash) {
-  constexpr int kShift = 64 - kSlotHashBits;
-  const uint64_t mixed = kIsWellMixed<Hash> ? hash : uint64_t{hash} * 0x9E3779B97F4A7C15u;
-  return static_cast<uint32_t>(mixed >> kShift);
+  return static_cast<uint32_t>(MixedHash<Hash>(hash) >> kBitsBelowSlotHash);
 }
 
 // Hash and equality of keys that the slots hold.

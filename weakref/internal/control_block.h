@@ -28,6 +28,41 @@ class BasicControlBlock {
       FinishRelease(after);
   }
 
+  // What has been released where nobody's destructor may run; they run when this goes.
+  class Postponed {
+   public:
+    Postponed() = default;
+    Postponed(const Postponed&) = delete;
+    Postponed& operator=(const Postponed&) = delete;
+    ~Postponed() {
+      while (BasicControlBlock* const block = first_) {
+        first_ = block->next_deferred_;
+        block->FinishRelease(AfterRelease::kDestroyReferent);
+      }
+    }
+
+   private:
+    friend class BasicControlBlock;
+    BasicControlBlock* first_ = nullptr;  // linked by next_deferred_
+  };
+  void ReleaseStrong(Postponed& postponed) { Finish(counts_.ReleaseStrong(), postponed); }
+
+  // As TryAddStrong, without any reference: see BasicReferenceCounts. The caller may thereby have
+  // had the last reference to another referent, for a moment.
+  bool TryAddStrongUnheld() {
+    AfterRelease after;
+    const bool added = counts_.TryAddStrongUnheld(&after);
+    if (after != AfterRelease::kNothing) [[unlikely]]
+      FinishRelease(after);
+    return added;
+  }
+  bool TryAddStrongUnheld(Postponed& postponed) {
+    AfterRelease after;
+    const bool added = counts_.TryAddStrongUnheld(&after);
+    Finish(after, postponed);
+    return added;
+  }
+
   void ReleaseWeak() {
     if (counts_.ReleaseWeak()) FreeBlock();
   }
@@ -51,7 +86,11 @@ class BasicControlBlock {
  protected:
   BasicControlBlock() = default;
   explicit BasicControlBlock(HeldWeakly held_weakly) : counts_(held_weakly) {}
+  explicit BasicControlBlock(BornExpired born_expired) : counts_(born_expired) {}
   ~BasicControlBlock() = default;
+
+  // Nobody refers to the block; from now on the caller does, strongly and weakly.
+  void Revive() { counts_.Revive(); }
 
  private:
   // A chain of references of any length is destroyed on a fixed amount of stack.
@@ -84,6 +123,17 @@ class BasicControlBlock {
       }
     }
     --destructions.depth;
+  }
+
+  void Finish(AfterRelease after, Postponed& postponed) {
+    if (after == AfterRelease::kNothing) [[likely]]
+      return;
+    if (after == AfterRelease::kFreeBlock) {
+      FreeBlock();
+      return;
+    }
+    next_deferred_ = postponed.first_;
+    postponed.first_ = this;
   }
 
   // Every weak reference reads expired already. The block may be gone when this returns.

@@ -25,6 +25,7 @@ enum class AfterRelease {
 };
 
 struct HeldWeakly {};
+struct BornExpired {};
 
 template <typename Policy>
 class BasicReferenceCounts {
@@ -34,6 +35,8 @@ class BasicReferenceCounts {
   BasicReferenceCounts() = default;
   // As well with one weak reference of its creator's.
   explicit BasicReferenceCounts(HeldWeakly) : word_{kNewborn + kWeakOne} {}
+  // Counts nothing yet: see Revive.
+  explicit BasicReferenceCounts(BornExpired) : word_{kExpiredFlag} {}
   BasicReferenceCounts(const BasicReferenceCounts&) = delete;
   BasicReferenceCounts& operator=(const BasicReferenceCounts&) = delete;
 
@@ -55,6 +58,30 @@ class BasicReferenceCounts {
     if (IsOrdinaryStrong(before & kStrongMask)) [[likely]]
       return true;
     return FinishUnusualUpgrade(before);
+  }
+
+  // As TryAddStrong, by a caller that holds no reference at all, of counts whose memory stays: by
+  // now they may count for another referent, or for none. What is then to do is in `after`.
+  bool TryAddStrongUnheld(AfterRelease* after) {
+    *after = AfterRelease::kNothing;
+    // Acquire pairs with the release in Revive: the caller sees whose counts these are.
+    const Word before = word_.fetch_add(kStrongOne, std::memory_order_acquire);
+    if (IsOrdinaryStrong(before & kStrongMask)) [[likely]]
+      return true;
+    return FinishUnheldUpgrade(before, after);
+  }
+
+  // Lets counts whose last weak reference has gone count for another referent, as if they had been
+  // constructed with HeldWeakly; callers of TryAddStrongUnheld may be at it meanwhile, and their
+  // counts stay. They can be revived only if they were born expired or held weakly: without that
+  // weak reference, the last strong one leaves without a look at them (see FinishZero).
+  void Revive() {
+    // Nobody else changes the upper half now. It is 1 if the last one left it so (see ReleaseWeak).
+    const Word word = word_.load(std::memory_order_relaxed);
+    const Word left_over = static_cast<Word>(word & ~static_cast<Word>(kStrongMask));
+    // Release pairs with the acquire in TryAddStrongUnheld.
+    word_.fetch_add(static_cast<Word>(kNewborn + kWeakOne - kExpiredFlag - left_over),
+                    std::memory_order_release);
   }
 
   [[nodiscard]] AfterRelease ReleaseStrong() {
@@ -139,12 +166,20 @@ class BasicReferenceCounts {
     return true;
   }
 
+  [[gnu::noinline]] bool FinishUnheldUpgrade(Word before, AfterRelease* after) {
+    if ((before & kExpiredFlag) == 0) return FinishUnusualUpgrade(before);
+    // A whole release, not an undo: the count may be another referent's by now, and the last.
+    *after = ReleaseStrong();
+    return false;
+  }
+
   // After counting down to zero. Of all threads that get here for one referent exactly one sets the
   // flag; each of the others drops the weak reference that a revival paid.
   AfterRelease FinishZero(Word current) {
     // Acquire, here and below, pairs with the release in ReleaseStrong of every former owner.
     if (current == kWeakOne) {
-      // There is no weak reference, so nobody else can reach the word.
+      // There is no weak reference, so nobody else can reach the word. (Whoever lets others reach
+      // it unheld holds a weak reference.)
       static_cast<void>(word_.load(std::memory_order_acquire));
       word_.store(kExpiredFlag | kWeakOne, std::memory_order_relaxed);
       return AfterRelease::kDestroyReferent;
@@ -163,7 +198,8 @@ class BasicReferenceCounts {
   // for each revival whose releaser has not yet walked away. Lower half = strong references until
   // the expired flag; from then on the flag plus failed upgrades that are about to be undone.
   // Written by: whoever holds a reference, by the operations above.
-  // Transitions: strong n to n + 1 and back; 0 to 0 + flag, once, and never back.
+  // Transitions: strong n to n + 1 and back; 0 to 0 + flag, once, and never back unless revived,
+  // by the owner of memory that nobody refers to any more.
   typename Policy::template Atomic<Word> word_{kNewborn};
 };
 

@@ -1,0 +1,459 @@
+// ConcurrentWeakValueMap<K, V>: finds large objects that are in use on any thread, without a lock,
+// and keeps none alive.
+//
+// Why not a mutex and unordered_map<K, std::weak_ptr<V>>: every look-up takes the lock, two threads
+// that miss load the same object twice, and a last reference that is dropped under the lock runs a
+// destructor there. Here a look-up that finds its object takes no lock and writes to nothing but
+// the object's own count; one thread creates an object while the others that ask for it wait; and
+// nobody's destructor ever runs under a lock.
+//
+//   weakcache::ConcurrentWeakValueMap<std::string, Image> images;
+//   weakcache::Ref<Image> cover =                              // on any thread; decoded once
+//       images.get_or_create("cover", [] { return DecodeImage("cover.png"); });
+//   images.get("cover");      // the same object, while anybody holds it
+//   cover.reset();            // ~Image runs, its memory goes back
+//   images.get("cover");      // null
+//
+// Thread safety: thread-safe, except that construction, moves and destruction need it quiet: no
+// other thread is in a call of the map's. Objects may be released at any time, also after its end.
+//
+// Operations on one key are linearizable. Two live objects under one key exist only where one was
+// replaced or erased, or is still inside its destructor: from the last release on it is not found
+// any more, also by its own destructor, which may use the map.
+//
+// Differences from WeakValueMap
+//  - No iterators and no strong copies of the whole: for_each visits entries as it gets to them.
+//  - get_or_create makes others wait that ask for the same key. A factory that asks for its own key
+//    gets a RecursiveCreationError (and must not wait for another thread that does). What it throws
+//    or a null handle goes to all that wait; nothing is left behind, and the next one tries again.
+//  - A look-up holds what it finds, for a moment also another object whose key has the same hash
+//    bits; so any look-up may be what ends an object.
+//  - A key is destroyed with its object, on the thread that drops the last reference; the key of an
+//    object that was inserted as a handle, when its entry is removed.
+//  - An object that was inserted as a handle (and every std::shared_ptr) is reached through a count
+//    of its entry's: a look-up writes there, too.
+//  - Memory stays until the map's end: there are entries and index for the most objects that there
+//    were at a time, dead ones included. Every operation that changes a shard removes up to four of
+//    the dead; nobody has to purge. std::shared_ptr: it looks at the next four entries.
+//
+// Complexity: O(1) for all operations on a key; a shard's lock is held while its index grows, which
+// readers don't notice.
+#ifndef WEAKCACHE_CACHE_CONCURRENT_WEAK_VALUE_MAP_H_
+#define WEAKCACHE_CACHE_CONCURRENT_WEAK_VALUE_MAP_H_
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "cache/internal/concurrent_table.h"
+#include "cache/internal/key_lookup.h"
+#include "cache/internal/single_flight.h"
+#include "cache/internal/stored_handle.h"
+#include "weakref/handle_traits.h"
+#include "weakref/internal/atomics_policy.h"
+#include "weakref/ref.h"
+#include "weakref/weak_ref.h"
+
+namespace weakcache {
+
+struct ConcurrentWeakValueMapOptions {
+  // Parts with a lock each: a power of two, at most 4096. 0: four for each core, at least eight.
+  size_t shards = 0;
+  // Room for so many entries from the start.
+  size_t expected_size = 0;
+};
+
+// A factory has asked for the key that it creates. Under -fno-exceptions this aborts instead.
+class RecursiveCreationError : public std::logic_error {
+ public:
+  RecursiveCreationError()
+      : std::logic_error("get_or_create: the factory asks for the key that it creates") {}
+};
+
+template <typename K, typename V, typename Hash = internal::DefaultHash<K>,
+          typename Equal = internal::DefaultEqual<K>>
+class ConcurrentWeakValueMap {
+ public:
+  using key_type = K;
+  using hasher = Hash;
+  using key_equal = Equal;
+  using size_type = size_t;
+  using Strong = internal::HandleFor<V>;  // Ref<V>, or V if that is a handle
+  using Weak = typename HandleTraits<Strong>::weak_type;
+  using Options = ConcurrentWeakValueMapOptions;
+
+  ConcurrentWeakValueMap() : ConcurrentWeakValueMap(DefaultShards(), 0, Hash(), Equal()) {}
+
+  // InvalidArgument if there is a bad option.
+  static absl::StatusOr<ConcurrentWeakValueMap> Create(const Options& options, Hash hash = Hash(),
+                                                       Equal equal = Equal()) {
+    const size_t shards = options.shards == 0 ? DefaultShards() : options.shards;
+    if (!std::has_single_bit(shards) || shards > kMaxShards) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("shards: ", shards, " is not a power of two of at most ", kMaxShards));
+    }
+    if (options.expected_size > kMaxExpectedSize) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("expected_size: ", options.expected_size, " is too many"));
+    }
+    return ConcurrentWeakValueMap(shards, options.expected_size, std::move(hash), std::move(equal));
+  }
+
+  // A map that was moved from can only be assigned to or destroyed.
+  ConcurrentWeakValueMap(ConcurrentWeakValueMap&&) noexcept = default;
+  ConcurrentWeakValueMap& operator=(ConcurrentWeakValueMap&&) noexcept = default;
+
+  // The object under the key, or null.
+  template <typename Key = K>
+  Strong get(const Key& key) const {
+    const LookupKey<Key> lookup = key;
+    const Place place = PlaceOf(lookup);
+    return place.shard->table.Find(place.hash, Matching(lookup));
+  }
+  template <typename Key = K>
+  bool contains(const Key& key) const {
+    return get(key).get() != nullptr;
+  }
+
+  // The object under the key, or else the one that `factory()` makes: it returns an object or a
+  // handle. One factory runs for a key at a time; it runs without a lock, and may use the map.
+  template <typename Key = K, typename Factory>
+  Strong get_or_create(Key&& key, Factory&& factory) {
+    const LookupKey<Key> lookup = key;
+    const Place place = PlaceOf(lookup);
+    if (Strong found = place.shard->table.Find(place.hash, Matching(lookup));
+        found.get() != nullptr) {
+      return found;
+    }
+    return Create(place, lookup, std::forward<Key>(key), std::forward<Factory>(factory));
+  }
+
+  // Enters `value` unless there is an object under the key. Returns the object that is there now,
+  // and whether it is `value`. Precondition, also below: `value` owns an object.
+  template <typename Key = K>
+  std::pair<Strong, bool> insert(Key&& key, Strong value) {
+    internal::CheckOwns(value, "ConcurrentWeakValueMap::insert");
+    Strong present = Enter(std::forward<Key>(key), value, /*replace=*/false);
+    if (present.get() != nullptr) return {std::move(present), false};
+    return {std::move(value), true};
+  }
+  // Enters `value` in place of what is there. True if there was no object.
+  template <typename Key = K>
+  bool insert_or_assign(Key&& key, const Strong& value) {
+    internal::CheckOwns(value, "ConcurrentWeakValueMap::insert_or_assign");
+    return Enter(std::forward<Key>(key), value, /*replace=*/true).get() == nullptr;
+  }
+
+  // How many objects left the map: 0 or 1. They live on if somebody holds them.
+  template <typename Key = K>
+  size_type erase(const Key& key) {
+    return EraseIf(key, [](const Strong&) { return true; });
+  }
+  // Removes the object only if it is `expected` (a Ref or WeakRef, or the like), so that a
+  // destructor or a slow thread can't remove its successor.
+  template <typename Key = K>
+  size_type erase(const Key& key, const Weak& expected) {
+    return EraseIf(key, [&](const Strong& object) {
+      return HandleTraits<Strong>::SameOwner(object, expected);
+    });
+  }
+
+  // Calls `visit(key, value)` for each live object, once for those that are in the map all along;
+  // without a lock: it may use the map, and take its time. O(the most entries that there were).
+  template <typename Visit>
+  void for_each(Visit&& visit) const {
+    for (size_t i = 0; i < shard_count_; ++i) VisitShard(shards_[i], visit);
+  }
+
+  // Own handles: without the objects whose destruction is through, exact while nobody changes the
+  // map. Others: with those of the dead that are not purged yet. O(shards).
+  size_type size() const {
+    size_t size = 0;
+    for (size_t i = 0; i < shard_count_; ++i) size += shards_[i].table.size();
+    return size;
+  }
+  bool empty() const { return size() == 0; }
+
+  // Removes the entries of all objects that have expired; returns how many. O(that number); others
+  // than own handles: O(the most entries that there were).
+  size_type purge() {
+    size_t purged = 0;
+    for (size_t i = 0; i < shard_count_; ++i) {
+      typename Table::Postponed postponed;
+      typename Table::MutexLock lock(shards_[i].table.mutex);
+      purged += shards_[i].table.PurgeUpTo(SIZE_MAX, postponed);
+    }
+    return purged;
+  }
+  // Removes each object that is there when it gets to it.
+  void clear() {
+    for_each([&](const K& key, const Strong& object) { erase(key, object); });
+  }
+  // Lets no index grow until there are more than `size` entries (if the keys spread evenly).
+  void reserve(size_type size) {
+    for (size_t i = 0; i < shard_count_; ++i) {
+      typename Table::MutexLock lock(shards_[i].table.mutex);
+      shards_[i].table.Reserve(RoomPerShard(size));
+    }
+  }
+
+  hasher hash_function() const { return keys_.hash; }
+  key_equal key_eq() const { return keys_.equal; }
+
+  // For tests, while the map is quiet and no object is released: aborts, and says why, if the map
+  // is inconsistent.
+  void Validate() const {
+    for (size_t i = 0; i < shard_count_; ++i) {
+      typename Table::MutexLock lock(shards_[i].table.mutex);
+      shards_[i].table.Validate();
+      internal::Check(shards_[i].flights.empty(), "Validate", "a creation has not ended");
+    }
+  }
+
+ private:
+  template <typename Key>
+  using LookupKey = internal::LookupKey<K, Hash, Equal, Key>;
+  using Policy = typename internal::AtomicsOf<Strong>::Policy;
+  using Table = internal::ConcurrentTable<Strong, K>;
+  using Flights = internal::SingleFlight<Strong, K, Policy>;
+  using Entry = typename Table::Entry;
+
+  static constexpr size_t kMaxShards = 4096;
+  static constexpr size_t kMaxExpectedSize = size_t{1} << 40;
+  // Constructing such a key runs nobody's code.
+  static constexpr bool kKeysArePlain = std::is_trivially_copyable_v<K>;
+
+  struct Shard {
+    Table table;
+    Flights flights;
+  };
+  struct Place {
+    Shard* shard;
+    uint32_t hash;
+  };
+
+  ConcurrentWeakValueMap(size_t shards, size_t expected_size, Hash hash, Equal equal)
+      : keys_(std::move(hash), std::move(equal)),
+        shard_count_(shards),
+        shards_(std::make_unique<Shard[]>(shards)) {
+    if (expected_size != 0) reserve(expected_size);
+  }
+
+  static size_t DefaultShards() {
+    return std::clamp(std::bit_ceil(4 * size_t{std::thread::hardware_concurrency()}), size_t{8},
+                      kMaxShards);
+  }
+  // With some room to spare, as keys don't spread quite evenly.
+  size_t RoomPerShard(size_t size) const {
+    const size_t average = size / shard_count_ + 1;
+    return shard_count_ == 1 ? size : average + average / 8 + 8;
+  }
+
+  template <typename Lookup>
+  Place PlaceOf(const Lookup& key) const {
+    const uint64_t hash = internal::MixedHash<Hash>(keys_.hash(key));
+    constexpr int kShift = internal::kBitsBelowSlotHash;
+    const size_t shard = (hash >> (kShift - std::bit_width(kMaxShards))) & (shard_count_ - 1);
+    return {&shards_[shard], static_cast<uint32_t>(hash >> kShift)};
+  }
+  template <typename Lookup>
+  auto Matching(const Lookup& key) const {
+    return [this, &key](const K& present) { return keys_.equal(present, key); };
+  }
+
+  // Returns the live object under the key, which stays unless it is replaced, or null.
+  template <typename Key>
+  Strong Enter(Key&& key, const Strong& value, bool replace) {
+    const LookupKey<Key> lookup = key;
+    const Place place = PlaceOf(lookup);
+    Table& table = place.shard->table;
+    Entry present;
+    typename Table::Postponed postponed;
+    typename Table::Prepared prepared;
+    typename Table::MutexLock lock(table.mutex);
+    table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
+    if (kKeysArePlain || !replace) {
+      present = table.FindLocked(place.hash, Matching(lookup), postponed);
+      if (present.slot != nullptr && !replace) return std::move(present.object);
+    }
+    table.template Prepare<false>(prepared);
+    if constexpr (kKeysArePlain) {
+      prepared.MakePayload(std::forward<Key>(key));
+    } else {
+      lock.unlock();
+      prepared.MakePayload(std::forward<Key>(key));
+      lock.lock();
+      present = table.FindLocked(place.hash, Matching(prepared.payload()), postponed);
+      if (present.slot != nullptr && !replace) return std::move(present.object);
+    }
+    table.MakeRoom(postponed);
+    table.Enter(prepared, place.hash, value, present, postponed);
+    return std::move(present.object);
+  }
+
+  template <typename Key, typename Condition>
+  size_type EraseIf(const Key& key, Condition&& condition) {
+    const LookupKey<Key> lookup = key;
+    const Place place = PlaceOf(lookup);
+    Table& table = place.shard->table;
+    Entry present;
+    typename Table::Postponed postponed;
+    typename Table::MutexLock lock(table.mutex);
+    table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
+    present = table.FindLocked(place.hash, Matching(lookup), postponed);
+    if (present.slot == nullptr || !condition(present.object)) return 0;
+    table.Remove(present, postponed);
+    return 1;
+  }
+
+  // A miss. Another thread may be at it already, or is done by now.
+  template <typename Lookup, typename Key, typename Factory>
+  [[gnu::noinline]] Strong Create(const Place& place, const Lookup& lookup, Key&& key,
+                                  Factory&& factory) {
+    using Made = decltype(internal::MakeObjectBy<Strong>(std::forward<Factory>(factory)));
+    constexpr bool kResident = !std::is_same_v<Made, Strong>;
+    typename Flights::Flight flight(place.hash);
+    typename Table::Prepared prepared;
+    internal::Landed<Strong> result;
+    if (BeginOrJoin<kResident>(place, lookup, flight, prepared, result)) {
+      return std::move(result.object);
+    }
+    Landing landing{place.shard, &flight, result};  // before its key goes
+    CatchInto(result, [&] {
+      prepared.MakePayload(std::forward<Key>(key));
+      flight.SetKey(&prepared.payload());
+      Made made = internal::MakeObjectBy<Strong>(std::forward<Factory>(factory));
+      if (made.get() == nullptr) return;
+      if constexpr (!kResident) {
+        internal::CheckOwns(made, "ConcurrentWeakValueMap::get_or_create");
+      }
+      EnterCreated(place, prepared, made, landing);
+    });
+    landing.Land();
+    return std::move(result.object);
+  }
+
+  // True if the result is there: the object was in the map, or another thread has created it.
+  template <bool kResident, typename Lookup>
+  bool BeginOrJoin(const Place& place, const Lookup& lookup, typename Flights::Flight& flight,
+                   typename Table::Prepared& prepared, internal::Landed<Strong>& result) {
+    Table& table = place.shard->table;
+    bool joined = false;
+    for (int attempt = 0; !joined; ++attempt) {
+      Entry present;
+      typename Table::Postponed postponed;
+      typename Table::MutexLock lock(table.mutex);
+      table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
+      present = table.FindLocked(place.hash, Matching(lookup), postponed);
+      if (present.slot != nullptr) {
+        result.object = std::move(present.object);
+        return true;
+      }
+      bool unclear;
+      auto* const other = place.shard->flights.Find(place.hash, Matching(lookup), &unclear);
+      if (other != nullptr) {
+        if (other->IsThisThreads()) FailRecursive();
+        result = place.shard->flights.Await(*other, table.mutex);
+        joined = true;
+      } else if (!unclear) {
+        table.template Prepare<kResident>(prepared);
+        place.shard->flights.Begin(flight);
+        return false;
+      } else {
+        lock.unlock();
+        Policy::Pause(attempt);
+      }
+    }
+    if (result.error != nullptr) std::rethrow_exception(result.error);
+    return true;
+  }
+
+  // Ends a creation for those that wait, on whatever way its thread leaves.
+  struct Landing {
+    ~Landing() { Land(); }
+    void Land() {
+      if (flight == nullptr) return;
+      typename Table::MutexLock lock(shard->table.mutex);
+      LandLocked();
+    }
+    void LandLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->table.mutex) {
+      shard->flights.End(*flight, result);
+      flight = nullptr;
+    }
+
+    Shard* shard;
+    typename Flights::Flight* flight;
+    internal::Landed<Strong>& result;
+  };
+
+  // Unless the key has got another object meanwhile: then that is the result, and `made` goes.
+  template <typename Made>
+  void EnterCreated(const Place& place, typename Table::Prepared& prepared, Made& made,
+                    Landing& landing) {
+    Table& table = place.shard->table;
+    internal::Landed<Strong>& result = landing.result;
+    typename Table::Postponed postponed;
+    typename Table::MutexLock lock(table.mutex);
+    Entry present = table.FindLocked(place.hash, Matching(prepared.payload()), postponed);
+    if (present.slot == nullptr) {
+      table.MakeRoom(postponed);
+      result.object = table.Enter(prepared, place.hash, made, Entry(), postponed);
+    } else {
+      result.object = std::move(present.object);
+    }
+    landing.LandLocked();
+  }
+
+  template <typename Function>
+  static void CatchInto(internal::Landed<Strong>& result, Function&& function) {
+#ifdef __cpp_exceptions
+    try {
+      function();
+    } catch (...) {
+      result.error = std::current_exception();
+      throw;
+    }
+#else
+    function();
+#endif
+  }
+  [[noreturn]] static void FailRecursive() {
+#ifdef __cpp_exceptions
+    throw RecursiveCreationError();
+#else
+    internal::CheckFailed("ConcurrentWeakValueMap::get_or_create",
+                          "the factory asks for the key that it creates");
+#endif
+  }
+
+  template <typename Visit>
+  static void VisitShard(Shard& shard, Visit& visit) {
+    typename Table::Position position;
+    for (bool more = true; more;) {
+      typename Table::Collected collected;
+      {
+        typename Table::MutexLock lock(shard.table.mutex);
+        more = shard.table.Collect(position, collected);
+      }
+      while (!collected.empty()) collected.VisitNext(visit);
+    }
+  }
+
+  internal::KeyFunctions<Hash, Equal> keys_;
+  size_t shard_count_;
+  std::unique_ptr<Shard[]> shards_;
+};
+
+}  // namespace weakcache
+
+#endif  // WEAKCACHE_CACHE_CONCURRENT_WEAK_VALUE_MAP_H_

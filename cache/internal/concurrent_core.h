@@ -1,0 +1,202 @@
+// What of a concurrent table may outlive it: its slots, and the queue through which they return.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CORE_H_
+#define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CORE_H_
+
+#include <cstddef>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "cache/internal/concurrent_slot.h"
+#include "cache/internal/expired_queue.h"
+#include "cache/internal/slot_pages.h"
+#include "weakref/handle_traits.h"
+#include "weakref/internal/atomics_policy.h"
+#include "weakref/internal/control_block.h"
+
+namespace weakcache::internal {
+
+template <typename H, typename Payload>
+class ConcurrentCore {
+  static constexpr bool kNotifies = HandleTraits<H>::kNotifiesExpiry;
+  using Policy = typename AtomicsOf<H>::Policy;
+  using State = ConcurrentSlotState;
+
+  // What each page begins with: near its slots, for the threads that drop last references.
+  class PageOwner : public BasicWatcherOwner<Policy> {
+   public:
+    // A slot's end does nothing, but a model checker sees late accesses by it.
+    static constexpr bool kEndsSlots = !std::is_same_v<Policy, StdAtomics>;
+
+    explicit PageOwner(ConcurrentCore* core) : core_(core) {}
+
+    auto& queue() { return core_->queue; }
+    // The slot may be gone afterwards, and so may the page.
+    void Push(ConcurrentSlot<H, Payload>* slot) {
+      if (!core_->queue.Push(slot) && departures_.Leave()) core_->EndPage(slot);
+    }
+
+    [[nodiscard]] bool LeaveTo(size_t still_to_leave) {
+      return departures_.LeaveTo(still_to_leave);
+    }
+
+   private:
+    void OnTaken() noexcept override { core_->queue.CountExpired(); }
+    void OnExpired(BasicWatcher<Policy>* watcher) noexcept override {
+      if constexpr (kNotifies) Push(static_cast<Link*>(watcher));
+    }
+
+    ConcurrentCore* const core_;
+    BasicDepartures<Policy> departures_;  // of pushes, after the table's end
+  };
+
+ public:
+  using Slot = ConcurrentSlot<H, Payload>;
+  using Resident = ConcurrentResident<H, Payload, PageOwner>;
+  using Link = ConcurrentLink<H, Payload, PageOwner>;
+  using Residents = SlotPages<Resident, PageOwner, std::allocator<char>>;
+  using Links = SlotPages<Link, PageOwner, std::allocator<char>>;
+
+  // A place in the links' pages, or after them in the residents'.
+  class Position {
+   public:
+    Position& operator++() {
+      ++(in_residents_ ? resident_.slot : link_.slot);
+      return *this;
+    }
+
+   private:
+    friend class ConcurrentCore;
+    bool in_residents_ = false;
+    typename Links::Position link_;
+    typename Residents::Position resident_;
+  };
+
+  ConcurrentCore() = default;
+
+  static Resident* AsResident(Slot* slot) { return static_cast<Resident*>(slot); }
+  // Another reference to the object of a resident that the caller is counted in at.
+  static H Share(Slot* slot) {
+    slot->AddStrong();
+    return AsResident(slot)->Adopt();
+  }
+  static Link* AsLink(Slot* slot) { return static_cast<Link*>(slot); }
+
+  template <bool kResident>
+  Slot* Allocate() {
+    if constexpr (kResident) {
+      return residents_.Allocate(this);
+    } else {
+      return links_.Allocate(this);
+    }
+  }
+  void Free(Slot* slot) {
+    slot->set_state(State::kFree);
+    if (slot->is_link()) {
+      links_.Free(AsLink(slot));
+    } else {
+      residents_.Free(AsResident(slot));
+    }
+  }
+
+  // How many slots there are, free or not.
+  size_t size() const { return links_.size() + residents_.size(); }
+  // The first slot at or after `position`, which becomes its position; null at the end.
+  Slot* At(Position& position) const {
+    if (!position.in_residents_) {
+      if (Slot* const slot = links_.At(position.link_)) return slot;
+      position.in_residents_ = true;
+    }
+    return residents_.At(position.resident_);
+  }
+
+  // Ends the core, or leaves it to the last thread that still needs a slot of it: for objects that
+  // live on, or weak references to them, or a watcher that is just being told. `arrived` has been
+  // taken from the queue. Destructors of keys run.
+  void Abandon(Slot* arrived) {
+    Drain(arrived);
+    Drain(queue.Close());
+    size_t pages_left = 0;
+    const auto leave = [&](PageOwner* page, auto* slots, size_t size) {
+      size_t still_to_push = 0;
+      for (size_t i = 0; i < size; ++i) still_to_push += LeaveBehind(&slots[i]);
+      if (page->LeaveTo(still_to_push)) {
+        DeletePage(page, slots);
+      } else {
+        ++pages_left;
+      }
+    };
+    links_.Abandon(leave);
+    residents_.Abandon(leave);
+    if (departures_.LeaveTo(pages_left)) delete this;
+  }
+
+  void Validate() const {
+    links_.Validate();
+    residents_.Validate();
+  }
+
+  BasicExpiredQueue<Policy, Slot> queue;
+
+ private:
+  // Lets go of what came through the queue.
+  void Drain(Slot* slot) {
+    while (slot != nullptr) {
+      Slot* const arrived = std::exchange(slot, slot->next());
+      if (arrived->state() == State::kReturning) {
+        Free(arrived);
+      } else if (arrived->is_link()) {
+        arrived->set_state(State::kRemoved);
+        arrived->ReleaseStrong();
+      } else {
+        arrived->set_state(State::kReturning);
+        if (arrived->DropWeak()) Free(arrived);
+      }
+    }
+  }
+
+  // Lets go of what has not come through; returns how often the slot will be pushed to the closed
+  // queue, or has been.
+  static size_t LeaveBehind(Slot* slot) {
+    switch (slot->state()) {
+      case State::kFree:
+      case State::kPrepared:
+        return 0;
+      case State::kReturning:
+        return 1;
+      case State::kEntered:
+      case State::kRemoved:
+        break;
+    }
+    // For its object's end, and when the last weak reference to that goes.
+    if (!slot->is_link()) return slot->DropWeak() ? 1 : 2;
+    if (slot->state() == State::kRemoved) return 1;
+    // For the watcher, if it comes too late to be removed, and for the link's own end.
+    const size_t pushes = AsLink(slot)->Unwatch() ? 1 : 2;
+    slot->ReleaseStrong();
+    return pushes;
+  }
+
+  // By the last thread that needs a page, after the table's end.
+  void EndPage(Slot* slot) {
+    auto* const page = static_cast<PageOwner*>(slot->page());
+    if (slot->is_link()) {
+      DeletePage(page, AsLink(slot));
+    } else {
+      DeletePage(page, AsResident(slot));
+    }
+    if (departures_.Leave()) delete this;
+  }
+  static void DeletePage(PageOwner* page, Link*) { Links::Delete(page, std::allocator<char>()); }
+  static void DeletePage(PageOwner* page, Resident*) {
+    Residents::Delete(page, std::allocator<char>());
+  }
+
+  Links links_{std::allocator<char>()};
+  Residents residents_{std::allocator<char>()};
+  BasicDepartures<Policy> departures_;  // of pages, after the table's end
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CORE_H_

@@ -1,0 +1,295 @@
+// From a hash to a slot, for one writer at a time and any number of readers who take no lock.
+//
+// The layout is SlotIndex's: cache lines of seven one-byte tags and seven pointers, and a count of
+// the entries that passed a full line. A reader looks at one line, and is never wrong about a slot
+// that it finds. What it does not find may have been entered behind its back: then the version has
+// changed, and it looks again. Growth publishes new lines and keeps the old ones until the end, for
+// the readers that are still at them: together they are no larger than the new ones.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_INDEX_H_
+#define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_INDEX_H_
+
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+#include "cache/internal/slot_index.h"
+#include "weakref/internal/check.h"
+
+namespace weakcache::internal {
+
+// Slot has hash(), also while others look at it. Slots that were ever entered stay where they are.
+template <typename Slot, typename Policy>
+class ConcurrentIndex {
+ public:
+  explicit ConcurrentIndex(size_t size = 0) { Publish(NewLines(LinesFor(size))); }
+  ConcurrentIndex(const ConcurrentIndex&) = delete;
+  ConcurrentIndex& operator=(const ConcurrentIndex&) = delete;
+  ~ConcurrentIndex() {
+    for (Line* lines = Current().lines; lines != nullptr;) {
+      Header* const header = HeaderOf(lines);
+      lines = header->replaced;
+      Delete(header);
+    }
+  }
+
+  // What a reader found out. Without a slot the key is absent if `certain`; else look again.
+  struct Found {
+    Slot* slot;
+    bool certain;
+  };
+
+  // The slot with that hash for which `take(slot)` is true. If others enter that slot's successor
+  // at the same time, it is given to `give_back` and the answer is uncertain.
+  template <typename Take, typename GiveBack>
+  Found Find(uint32_t hash, Take&& take, GiveBack&& give_back) const {
+    // Acquire pairs with the release in BeginChange: earlier changes are seen. A later change that
+    // is seen in part has changed the version by the time of the last look, since what shows it is
+    // loaded with acquire and was stored with release after the version was.
+    const uint64_t version = version_.load(std::memory_order_acquire);
+    const Lines lines = Current();
+    Line* const home = lines.Home(hash);
+    for (Line* line = home;;) {
+      // Acquire pairs with the release in SetEntry.
+      const uint64_t tags = line->tags.load(std::memory_order_acquire);
+      for (uint64_t candidates = Line::Matching(tags, TagOf(hash)); candidates != 0;
+           candidates &= candidates - 1) {
+        const size_t entry = Line::EntryOf(candidates);
+        Slot* const slot = line->slots[entry].load(std::memory_order_acquire);
+        if (slot->hash() != hash || !take(slot)) continue;
+        // The tag comes after the pointer: with the tag there, the slot has been entered.
+        if (Line::TagAt(line->tags.load(std::memory_order_relaxed), entry) == TagOf(hash) &&
+            lines_.load(std::memory_order_relaxed) == lines.word) [[likely]] {
+          return {slot, true};
+        }
+        give_back(slot);
+        return {nullptr, false};
+      }
+      line = Line::Passed(tags) == 0 ? home : lines.Next(line);
+      if (line == home) break;
+    }
+    return {nullptr, version_.load(std::memory_order_relaxed) == version};
+  }
+
+  // As well, for the writer.
+  template <typename Take>
+  Slot* FindAsWriter(uint32_t hash, Take&& take) const {
+    return Find(hash, take, [](Slot*) {}).slot;
+  }
+
+  // What follows is for the writer. How many slots fit.
+  size_t max_size() const { return Current().count() * kFullEntries; }
+
+  // Makes room for so many slots. If memory runs out it throws and changes nothing.
+  void Grow(size_t size) {
+    const Lines old = Current();
+    const Lines grown = NewLines(LinesFor(size));
+    HeaderOf(grown.lines)->replaced = old.lines;
+    for (Line* line = old.lines; line != old.lines + old.count(); ++line) {
+      ForEach(*line, [&](Slot* slot) { InsertIn(grown, slot); });
+    }
+    BeginChange();
+    Publish(grown);
+  }
+
+  // There is room.
+  void Insert(Slot* slot) {
+    BeginChange();
+    InsertIn(Current(), slot);
+  }
+
+  // The slot is there.
+  void Erase(const Slot* slot) {
+    BeginChange();
+    const Lines lines = Current();
+    const Place place = PlaceOf(lines, slot);
+    place.line->SetTag(place.entry, 0);
+    for (Line* line = lines.Home(slot->hash()); line != place.line; line = lines.Next(line)) {
+      line->CountPassed(-1);
+    }
+  }
+
+  // Lets a slot take the place of one with the same hash, at no time without either.
+  void Replace(const Slot* replaced, Slot* slot) {
+    BeginChange();
+    const Place place = PlaceOf(Current(), replaced);
+    place.line->slots[place.entry].store(slot, std::memory_order_release);  // see SetEntry
+  }
+
+  // Calls `visit` for each slot.
+  template <typename Visit>
+  void ForEachSlot(Visit&& visit) const {
+    const Lines lines = Current();
+    for (Line* line = lines.lines; line != lines.lines + lines.count(); ++line) {
+      ForEach(*line, visit);
+    }
+  }
+
+  // Aborts unless there are `size` slots, each where a look-up finds it.
+  void Validate(size_t size) const {
+    size_t found = 0;
+    ForEachSlot([&](Slot* slot) {
+      ++found;
+      const Slot* const reached =
+          FindAsWriter(slot->hash(), [&](const Slot* other) { return other == slot; });
+      Check(reached == slot, "Validate", "a slot is out of reach");
+    });
+    Check(found == size, "Validate", "the index has too many slots or too few");
+  }
+
+ private:
+  template <typename T>
+  using Atomic = typename Policy::template Atomic<T>;
+
+  static constexpr size_t kEntries = 7;
+  // On average at most so many entries of a line are in use.
+  static constexpr size_t kFullEntries = 6;
+
+  struct alignas(64) Line {
+    static constexpr uint64_t kLowBits = 0x01010101010101;
+    static constexpr uint64_t kTopBits = kLowBits << 7;
+    static constexpr uint64_t kManyPassed = UINT8_MAX;  // a count this high stays
+
+    // See SlotIndex.
+    static uint64_t Free(uint64_t tags) {
+      return ~(((tags & ~(kTopBits | uint64_t{0xff} << 56)) + kLowBits * 0x7e) | tags) & kTopBits;
+    }
+    static uint64_t Matching(uint64_t tags, uint64_t tag) {
+      const uint64_t difference = tags ^ (kLowBits * tag);
+      return (difference - kLowBits) & ~difference & kTopBits;
+    }
+    static size_t EntryOf(uint64_t bits) { return static_cast<size_t>(std::countr_zero(bits)) / 8; }
+    static uint64_t TagAt(uint64_t tags, size_t entry) { return (tags >> (8 * entry)) & 0xff; }
+    static uint64_t Passed(uint64_t tags) { return tags >> 56; }
+
+    // The writer's. Relaxed loads: nobody else writes.
+    uint64_t Tags() const { return tags.load(std::memory_order_relaxed); }
+    void SetEntry(size_t entry, uint64_t tag, Slot* slot) {
+      // Release pairs with the acquire in Find: a reader sees the slot's page, and the version.
+      slots[entry].store(slot, std::memory_order_release);
+      SetTag(entry, tag);
+    }
+    void SetTag(size_t entry, uint64_t tag) {
+      // Release: as above, and a reader that sees the tag sees the pointer.
+      tags.store((Tags() & ~(uint64_t{0xff} << (8 * entry))) | (tag << (8 * entry)),
+                 std::memory_order_release);
+    }
+    void CountPassed(int change) {
+      if (Passed(Tags()) == kManyPassed) return;
+      tags.store(Tags() + (static_cast<uint64_t>(int64_t{change}) << 56),
+                 std::memory_order_release);  // as above
+    }
+
+    // Invariant: a byte for each entry, 0 if it is free, and the count of passed entries above.
+    // Only the writer writes; any value may follow any other.
+    Atomic<uint64_t> tags{0};
+    // Invariant: what the tag belongs to. Stays when the entry is freed, until it is used again.
+    Atomic<Slot*> slots[kEntries]{};
+  };
+
+  struct alignas(64) Header {
+    Line* replaced = nullptr;  // the lines that these took the place of
+    size_t count;
+  };
+
+  struct Place {
+    Line* line;
+    size_t entry;
+  };
+
+  // A power of two of lines, as one word: their address, and in its lowest bits the exponent.
+  struct Lines {
+    explicit Lines(uintptr_t word)
+        : word(word), lines(reinterpret_cast<Line*>(word & ~uintptr_t{kExponentMask})) {}
+    int exponent() const { return static_cast<int>(word & kExponentMask); }
+    size_t count() const { return size_t{1} << exponent(); }
+    Line* Home(uint32_t hash) const { return &lines[hash >> (kSlotHashBits - exponent())]; }
+    Line* Next(Line* line) const { return line + 1 == lines + count() ? lines : line + 1; }
+
+    static constexpr uintptr_t kExponentMask = alignof(Line) - 1;
+    uintptr_t word;
+    Line* lines;
+  };
+
+  // 0 is a free entry, 1 could be mistaken for one.
+  static uint64_t TagOf(uint32_t hash) {
+    const uint64_t tag = hash & 0xff;
+    return tag < 2 ? tag + 2 : tag;
+  }
+
+  static int LinesFor(size_t size) {
+    const auto exponent = static_cast<int>(std::bit_width(size / kFullEntries));
+    return exponent < kSlotHashBits ? exponent : kSlotHashBits;
+  }
+  static Header* HeaderOf(Line* lines) {
+    return std::launder(reinterpret_cast<Header*>(reinterpret_cast<char*>(lines) - sizeof(Header)));
+  }
+  static Lines NewLines(int exponent) {
+    const size_t count = size_t{1} << exponent;
+    auto* const memory = static_cast<char*>(
+        ::operator new(sizeof(Header) + count * sizeof(Line), std::align_val_t(alignof(Line))));
+    ::new (memory) Header{nullptr, count};
+    auto* const lines = reinterpret_cast<Line*>(memory + sizeof(Header));
+    for (size_t i = 0; i < count; ++i) ::new (static_cast<void*>(lines + i)) Line;
+    return Lines(reinterpret_cast<uintptr_t>(lines) | static_cast<uintptr_t>(exponent));
+  }
+  static void Delete(Header* header) {
+    auto* const lines = reinterpret_cast<Line*>(header + 1);
+    for (size_t i = 0; i < header->count; ++i) std::launder(lines + i)->~Line();
+    ::operator delete(header, std::align_val_t(alignof(Line)));
+  }
+
+  // Acquire pairs with the release in Publish: their content is there.
+  Lines Current() const { return Lines(lines_.load(std::memory_order_acquire)); }
+  void Publish(const Lines& lines) { lines_.store(lines.word, std::memory_order_release); }
+
+  // Comes before any store that readers see.
+  void BeginChange() {
+    // Relaxed: nobody else writes. Release: see Find.
+    version_.store(version_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  }
+
+  static void InsertIn(const Lines& lines, Slot* slot) {
+    const uint32_t hash = slot->hash();
+    Line* line = lines.Home(hash);
+    uint64_t free;
+    while ((free = Line::Free(line->Tags())) == 0) {
+      line->CountPassed(1);
+      line = lines.Next(line);
+    }
+    line->SetEntry(Line::EntryOf(free), TagOf(hash), slot);
+  }
+
+  // The slot is there.
+  static Place PlaceOf(const Lines& lines, const Slot* slot) {
+    const uint32_t hash = slot->hash();
+    for (Line* line = lines.Home(hash);; line = lines.Next(line)) {
+      for (uint64_t candidates = Line::Matching(line->Tags(), TagOf(hash)); candidates != 0;
+           candidates &= candidates - 1) {
+        const size_t entry = Line::EntryOf(candidates);
+        // Relaxed: the writer's own.
+        if (Line::TagAt(line->Tags(), entry) == TagOf(hash) &&
+            line->slots[entry].load(std::memory_order_relaxed) == slot) {
+          return {line, entry};
+        }
+      }
+    }
+  }
+
+  template <typename Visit>
+  static void ForEach(const Line& line, Visit&& visit) {
+    for (uint64_t used = ~Line::Free(line.Tags()) & Line::kTopBits; used != 0; used &= used - 1) {
+      visit(line.slots[Line::EntryOf(used)].load(std::memory_order_relaxed));  // the writer's own
+    }
+  }
+
+  // The lines and how many there are. Only the writer writes; grows.
+  Atomic<uintptr_t> lines_{0};
+  // Counts the changes. Only the writer writes, before each change.
+  Atomic<uint64_t> version_{0};
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CONCURRENT_INDEX_H_

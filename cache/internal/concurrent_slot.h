@@ -1,0 +1,223 @@
+// The slots of a concurrent table: a key, and an object or a weak handle to one.
+//
+// A look-up comes without a lock and without a reference, at a slot that may be leaving or may be
+// another's by now. What makes that safe: a slot's memory stays a slot for as long as the table
+// lives, and so do its counts; a reader counts itself in first and looks at the key after. While
+// anybody is counted, key and handle stay as they are; the last one out destroys both.
+//
+// Of a *resident* slot, the counts are those of an object that the table has created: a reader
+// that counts itself in has the object. Of a *link*, which refers to an object that was there
+// before, the table holds one count itself, and a reader's count protects the handle until the
+// reader has locked it.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_SLOT_H_
+#define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_SLOT_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "cache/internal/table_slot.h"
+#include "weakref/handle_traits.h"
+#include "weakref/internal/control_block.h"
+#include "weakref/internal/ref_from_this.h"
+#include "weakref/internal/referent_storage.h"
+#include "weakref/ref.h"
+
+namespace weakcache::internal {
+
+enum class ConcurrentSlotState : uint8_t {
+  kFree,
+  kPrepared,  // somebody's who is about to enter it
+  kEntered,   // in the index
+  kRemoved,   // out of the index; its counts have not gone yet
+  kReturning  // emptied; will be pushed to the queue, or has been, to become free
+};
+
+template <typename H, typename Payload>
+class ConcurrentSlot : public BlockOf<H> {
+  using Policy = typename AtomicsOf<H>::Policy;
+  template <typename T>
+  using Plain = typename Policy::template Plain<T>;
+
+ public:
+  using State = ConcurrentSlotState;
+
+  // Relaxed: it tells which slots are worth to be counted in at; the key decides.
+  uint32_t hash() const { return hash_.load(std::memory_order_relaxed); }
+  void set_hash(uint32_t hash) { hash_.store(hash, std::memory_order_relaxed); }
+
+  bool is_link() const { return is_link_ != 0; }
+  // Relaxed: under the table's lock an entered slot is seen as such, and no other is; what else it
+  // may be is told by who has it.
+  State state() const { return state_.load(std::memory_order_relaxed); }
+  void set_state(State state) { state_.store(state, std::memory_order_relaxed); }
+  bool is_free() const { return state() == State::kFree; }
+
+  // What the page begins with that the slot is in.
+  void* page() const {
+    return const_cast<char*>(reinterpret_cast<const char*>(this)) - distance_to_page_;
+  }
+
+  // The pages' while it is free, the queue's while it is on its way.
+  ConcurrentSlot* next() const { return static_cast<ConcurrentSlot*>(pointer()); }
+  void set_next(ConcurrentSlot* next) { set_pointer(next); }
+
+  Payload& payload() { return payload_; }
+  const Payload& payload() const { return payload_; }
+  template <typename... Args>
+  void MakePayload(Args&&... args) {
+    ::new (static_cast<void*>(std::addressof(payload_))) Payload(std::forward<Args>(args)...);
+  }
+  void DestroyPayload() { std::destroy_at(std::addressof(payload_)); }
+
+ protected:
+  ConcurrentSlot(void* page, bool is_link)
+      : BlockOf<H>(BornExpired()),
+        distance_to_page_(
+            static_cast<uint32_t>(reinterpret_cast<char*>(this) - static_cast<char*>(page))),
+        is_link_(is_link ? 1 : 0) {}
+  ~ConcurrentSlot() {}  // it is empty
+
+  void* pointer() const { return pointer_; }
+  void set_pointer(void* pointer) { pointer_ = pointer; }
+
+ private:
+  // Invariant: of the key, while somebody is counted in. Written by whoever enters the slot, before
+  // that; read by anybody.
+  typename Policy::template Atomic<uint32_t> hash_{0};
+  const uint32_t distance_to_page_ : 31;  // in bytes
+  const uint32_t is_link_ : 1;
+  Plain<void*> pointer_{nullptr};  // the next slot; of a resident that is counted in, the object
+  union {
+    Payload payload_;  // from kPrepared until nobody is counted in
+  };
+  // Invariant: entered if and only if in the index. To entered and from there to removed or
+  // returning only under the table's lock. Others are set by whoever has the slot: free to prepared
+  // to returning by the thread that prepares it; removed to returning by a link's last reader, or
+  // under the lock; returning to free under the lock.
+  typename Policy::template Atomic<State> state_{State::kFree};
+};
+
+// Owner is what the slot's page begins with.
+template <typename H, typename Payload, typename Owner>
+class alignas(kSlotAlignment<ConcurrentSlot<H, Payload>>) ConcurrentResident final
+    : public ConcurrentSlot<H, Payload> {
+  using Base = ConcurrentSlot<H, Payload>;
+  using Object = std::remove_cv_t<typename HandleTraits<H>::element_type>;
+
+ public:
+  using State = typename Base::State;
+
+  explicit ConcurrentResident(Owner* owner) : Base(owner, false) {}
+
+  // Where the object is; only for whoever is counted in.
+  H Adopt() {
+    if constexpr (HandleTraits<H>::kNotifiesExpiry) {
+      return RefAccess::AdoptAs<H>(object(), this);
+    } else {
+      return H();  // such handles have counts of their own, and links only
+    }
+  }
+
+  // The first reference to `object`, which has memory of its own.
+  H Enter(Object* object) {
+    this->set_pointer(object);
+    this->set_state(State::kEntered);
+    LinkRefToThis(object, this);
+    this->Revive();
+    return Adopt();
+  }
+
+ private:
+  Owner* owner() const { return static_cast<Owner*>(this->page()); }
+  Object* object() const { return static_cast<Object*>(this->pointer()); }
+
+  void DestroyReferent() noexcept override {
+    Discard(std::allocator<char>(), object());
+    this->DestroyPayload();
+    // Whoever removes a slot from the index is counted in, so it is one or the other by now.
+    if (this->state() == State::kEntered) owner()->queue().CountExpired();
+    owner()->Push(this);
+  }
+  void FreeBlock() noexcept override { owner()->Push(this); }
+};
+
+// What tells a link of the end of its object; nothing if the handle can't.
+template <typename H, bool kNotifies = HandleTraits<H>::kNotifiesExpiry>
+class LinkWatcher : public BlockOf<H>::Watcher {
+ protected:
+  template <typename Owner>
+  explicit LinkWatcher(Owner* owner) : BlockOf<H>::Watcher(owner) {}
+
+  void Watch(const H& object) { RefAccess::Block(object)->AddWatcher(this); }
+  // False if the expiry came first.
+  template <typename AnyHandle>
+  bool Unwatch(const AnyHandle& object) {
+    return RefAccess::Block(object)->RemoveWatcher(this);
+  }
+};
+template <typename H>
+class LinkWatcher<H, false> {
+ protected:
+  template <typename Owner>
+  explicit LinkWatcher(Owner*) {}
+
+  void Watch(const H&) {}
+  template <typename AnyHandle>
+  bool Unwatch(const AnyHandle&) {
+    return true;
+  }
+};
+
+template <typename H, typename Payload, typename Owner>
+class ConcurrentLink final : public ConcurrentSlot<H, Payload>, public LinkWatcher<H> {
+  using Base = ConcurrentSlot<H, Payload>;
+  using Traits = HandleTraits<H>;
+  using Weak = typename Traits::weak_type;
+
+ public:
+  using State = typename Base::State;
+
+  using Base::next;  // rather than the watcher's
+  using Base::set_next;
+
+  explicit ConcurrentLink(Owner* owner) : Base(owner, true), LinkWatcher<H>(owner) {}
+
+  // These are for whoever is counted in, or holds the table's lock while the slot is entered.
+  H Lock() const { return Traits::Lock(*handle_); }
+  bool expired() const { return Traits::Expired(*handle_); }
+
+  // One count is the table's, until ReleaseStrong.
+  void Enter(const H& object) {
+    handle_.emplace(Traits::MakeWeak(object));
+    this->set_state(State::kEntered);
+    this->Revive();
+    this->Watch(object);
+  }
+  // False if it will be pushed for its object's end, or has been.
+  bool Unwatch() { return LinkWatcher<H>::Unwatch(*handle_); }
+
+ private:
+  Owner* owner() const { return static_cast<Owner*>(this->page()); }
+
+  // The last one out.
+  void DestroyReferent() noexcept override {
+    handle_.reset();
+    this->DestroyPayload();
+    this->set_state(State::kReturning);
+    // The table's; the one that the counts hold together is still to go.
+    static_cast<void>(this->DropWeak());
+  }
+  void FreeBlock() noexcept override { owner()->Push(this); }
+
+  std::optional<Weak> handle_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CONCURRENT_SLOT_H_

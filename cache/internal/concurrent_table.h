@@ -1,0 +1,370 @@
+// The engine under the thread-safe containers, one of several shards: slots that look-ups find
+// without a lock (see concurrent_slot.h), an index over them, and a lock for everything else.
+//
+// A slot's life: free -> prepared (a key is constructed in it, outside the lock) -> entered -> back
+// to free. A resident goes when its object does: the thread that drops the last reference destroys
+// object and key and pushes the slot to the queue; the table takes it out of the index, unless it
+// has been removed from there before, and gives up its weak reference; when the last of those has
+// gone the slot comes through the queue once more and is free. A link goes when the table lets go
+// of it, because it is removed or because its watcher has been pushed to the queue; the last reader
+// at it destroys handle and key and pushes the slot, which then is free.
+//
+// Nobody's code but hash and equality runs under the lock: no reference is dropped there for good,
+// see Postponed.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_TABLE_H_
+#define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_TABLE_H_
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "cache/internal/concurrent_core.h"
+#include "cache/internal/concurrent_index.h"
+#include "cache/internal/concurrent_slot.h"
+#include "cache/internal/mutex.h"
+#include "weakref/handle_traits.h"
+#include "weakref/internal/check.h"
+
+namespace weakcache::internal {
+
+template <typename H, typename Payload>
+class ConcurrentTable {
+  using Policy = typename AtomicsOf<H>::Policy;
+  using Core = ConcurrentCore<H, Payload>;
+  using State = ConcurrentSlotState;
+  static constexpr bool kNotifies = HandleTraits<H>::kNotifiesExpiry;
+
+ public:
+  using Slot = ConcurrentSlot<H, Payload>;
+  using Resident = typename Core::Resident;
+  using Link = typename Core::Link;
+  using Position = typename Core::Position;
+  using Mutex = BasicMutex<Policy>;
+  using MutexLock = BasicMutexLock<Policy>;
+  // Is declared before the lock, so that it goes after it.
+  using Postponed = typename BlockOf<H>::Postponed;
+
+  // A slot that is nobody else's, to be entered; given back if it is not.
+  class Prepared {
+   public:
+    Prepared() = default;
+    Prepared(const Prepared&) = delete;
+    Prepared& operator=(const Prepared&) = delete;
+    ~Prepared() {
+      if (slot_ == nullptr) return;
+      if (has_payload_) slot_->DestroyPayload();
+      slot_->set_state(State::kReturning);
+      static_cast<void>(core_->queue.Push(slot_));
+    }
+
+    template <typename... Args>
+    void MakePayload(Args&&... args) {
+      slot_->MakePayload(std::forward<Args>(args)...);
+      has_payload_ = true;
+    }
+    const Payload& payload() const { return slot_->payload(); }
+
+   private:
+    friend class ConcurrentTable;
+    Slot* Take() { return std::exchange(slot_, nullptr); }
+
+    Core* core_ = nullptr;
+    Slot* slot_ = nullptr;
+    bool has_payload_ = false;
+  };
+
+  ConcurrentTable() : core_(new Core) {}
+  ConcurrentTable(const ConcurrentTable&) = delete;
+  ConcurrentTable& operator=(const ConcurrentTable&) = delete;
+  // Nobody uses the table any more; its objects may live on.
+  ~ConcurrentTable() { core_->Abandon(arrived_); }
+
+  // Guards all but Find, size and what threads do that drop references.
+  mutable Mutex mutex;
+
+  // The object for whose payload `match` is true, or null. Takes no lock if it is found, or if
+  // nobody changes the table meanwhile.
+  template <typename Match>
+  H Find(uint32_t hash, const Match& match) const {
+    constexpr int kAttempts = 4;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      H linked;
+      const auto found = index_.Find(
+          hash, [&](Slot* slot) { return Take(slot, match, linked, Immediately()); },
+          [&](Slot* slot) {
+            if (!slot->is_link()) slot->ReleaseStrong();
+          });
+      if (found.certain) [[likely]] {
+        if (found.slot == nullptr) return H();
+        return found.slot->is_link() ? std::move(linked) : Core::AsResident(found.slot)->Adopt();
+      }
+    }
+    Postponed postponed;
+    MutexLock lock(mutex);
+    return FindLocked(hash, match, postponed).object;
+  }
+
+  struct Entry {
+    Slot* slot = nullptr;
+    H object;
+  };
+  template <typename Match>
+  Entry FindLocked(uint32_t hash, const Match& match, Postponed& postponed) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    Entry entry;
+    entry.slot = index_.FindAsWriter(
+        hash, [&](Slot* slot) { return Take(slot, match, entry.object, postponed); });
+    if (entry.slot != nullptr && !entry.slot->is_link()) {
+      entry.object = Core::AsResident(entry.slot)->Adopt();
+    }
+    return entry;
+  }
+
+  // A free slot. If memory runs out it throws and changes nothing.
+  template <bool kResident>
+  void Prepare(Prepared& prepared) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    Slot* const slot = core_->template Allocate<kResident>();
+    slot->set_state(State::kPrepared);
+    prepared.core_ = core_;
+    prepared.slot_ = slot;
+  }
+
+  // Makes room for one more. As well.
+  void MakeRoom(Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    if (in_index_ < index_.max_size()) [[likely]]
+      return;
+    PurgeUpTo(SIZE_MAX, postponed);
+    // Often full of the dead: not worth growing.
+    if (in_index_ < index_.max_size() / 2) return;
+    index_.Grow(index_.max_size() + 1);
+  }
+  void Reserve(size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    if (size > index_.max_size()) index_.Grow(size);
+  }
+
+  // Enters `object` with a prepared payload: there is room, and nothing live under the key but
+  // `replaced`, which leaves the table; the caller holds its object. An object that is no handle
+  // yet is released to the table.
+  H Enter(Prepared& prepared, uint32_t hash, const H& object, const Entry& replaced,
+          Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    auto* const link = Core::AsLink(prepared.Take());
+    link->set_hash(hash);
+    link->Enter(object);
+    Publish(link, replaced, postponed);
+    return object;
+  }
+  template <typename Object, typename Deleter>
+  H Enter(Prepared& prepared, uint32_t hash, std::unique_ptr<Object, Deleter>& object,
+          const Entry& replaced, Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    auto* const resident = Core::AsResident(prepared.Take());
+    resident->set_hash(hash);
+    H entered = resident->Enter(object.release());
+    Publish(resident, replaced, postponed);
+    return entered;
+  }
+
+  // The caller holds the entry's object.
+  void Remove(const Entry& entry, Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    index_.Erase(entry.slot);
+    --in_index_;
+    Detach(entry, postponed);
+  }
+
+  // Takes up to `limit` entries of expired objects out of the table; for handles that notify
+  // nobody, of those among the next `limit`. Returns how many it has taken.
+  size_t PurgeUpTo(size_t limit, Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    size_t purged = 0;
+    for (size_t i = 0; i < limit; ++i) {
+      Slot* const slot = NextArrived();
+      if (slot == nullptr) break;
+      purged += Arrive(slot, postponed);
+    }
+    if constexpr (!kNotifies) purged += Sweep(limit, postponed);
+    return purged;
+  }
+  // How many every operation that changes the table does.
+  static constexpr size_t kPurgesPerOperation = 4;
+
+  // A few entries, held weakly.
+  class Collected {
+   public:
+    Collected() = default;
+    Collected(const Collected&) = delete;
+    Collected& operator=(const Collected&) = delete;
+    ~Collected() {
+      while (!empty()) slots_[--count_]->ReleaseWeak();
+    }
+
+    bool empty() const { return count_ == 0; }
+    // Lets go of one, after calling `visit(payload, object)` if its object is there.
+    template <typename Visit>
+    void VisitNext(Visit&& visit) {
+      Slot* const slot = slots_[--count_];
+      const HeldWeakly held{slot};
+      if (!slot->TryAddStrong()) return;
+      const CountedIn counted{slot};
+      const H object = slot->is_link() ? Core::AsLink(slot)->Lock() : Core::Share(slot);
+      if (object.get() != nullptr) visit(std::as_const(slot->payload()), object);
+    }
+
+   private:
+    friend class ConcurrentTable;
+    static constexpr size_t kMax = 64;
+    struct HeldWeakly {
+      ~HeldWeakly() { slot->ReleaseWeak(); }
+      Slot* slot;
+    };
+
+    Slot* slots_[kMax];
+    size_t count_ = 0;
+  };
+  // Takes those among the next few slots from `position` on. False at the end.
+  bool Collect(Position& position, Collected& collected) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    for (size_t i = 0; i < Collected::kMax; ++i, ++position) {
+      Slot* const slot = core_->At(position);
+      if (slot == nullptr) return false;
+      if (slot->state() != State::kEntered) continue;
+      slot->AddWeak();
+      collected.slots_[collected.count_++] = slot;
+    }
+    return true;
+  }
+
+  // Own handles: without the objects whose last release has happened before; exact while nobody
+  // changes the table. Others: with those of the dead that are not purged yet.
+  size_t size() const {
+    // Relaxed, also where it is written: whoever wants an exact answer has ordered it.
+    const size_t attached = attached_.load(std::memory_order_relaxed);
+    const size_t expired = kNotifies ? core_->queue.expired_count() : 0;
+    return attached > expired ? attached - expired : 0;
+  }
+
+  void Validate() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    core_->Validate();
+    size_t entered = 0;
+    for (Position position; const Slot* const slot = core_->At(position); ++position) {
+      if (slot->state() == State::kEntered) ++entered;
+    }
+    Check(entered == in_index_, "Validate", "a slot is in the index or out of it by mistake");
+    index_.Validate(in_index_);
+  }
+
+ private:
+  struct CountedIn {
+    ~CountedIn() { slot->ReleaseStrong(); }
+    Slot* slot;
+  };
+
+  struct Immediately {};
+  static void Release(Slot* slot, Immediately) { slot->ReleaseStrong(); }
+  static void Release(Slot* slot, Postponed& postponed) { slot->ReleaseStrong(postponed); }
+  static bool CountIn(Slot* slot, Immediately) { return slot->TryAddStrongUnheld(); }
+  static bool CountIn(Slot* slot, Postponed& postponed) {
+    return slot->TryAddStrongUnheld(postponed);
+  }
+
+  // Whether the slot's object can be had and its payload matches: of a resident it is counted in
+  // then, of a link it is in `linked`.
+  template <typename Match, typename When>
+  static bool Take(Slot* slot, const Match& match, H& linked, When&& when) {
+    if (!CountIn(slot, when)) return false;
+    struct Counted {
+      ~Counted() {
+        if (slot != nullptr) Release(slot, when);
+      }
+      Slot* slot;
+      When& when;
+    } counted{slot, when};
+    if (!match(slot->payload())) return false;
+    if (slot->is_link()) [[unlikely]] {
+      linked = Core::AsLink(slot)->Lock();
+      return linked.get() != nullptr;
+    }
+    counted.slot = nullptr;
+    return true;
+  }
+
+  void Publish(Slot* slot, const Entry& replaced, Postponed& postponed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    AddAttached(1);
+    if (replaced.slot == nullptr) {
+      index_.Insert(slot);
+      ++in_index_;
+    } else {
+      index_.Replace(replaced.slot, slot);
+      Detach(replaced, postponed);
+    }
+  }
+  // The entry is out of the index.
+  void Detach(const Entry& entry, Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    AddAttached(-1);
+    entry.slot->set_state(State::kRemoved);
+    if (entry.slot->is_link()) {
+      // The caller holds the object, so the watcher is there.
+      static_cast<void>(Core::AsLink(entry.slot)->Unwatch());
+      entry.slot->ReleaseStrong(postponed);
+    }
+  }
+  void AddAttached(int change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    const size_t attached = attached_.load(std::memory_order_relaxed);
+    attached_.store(attached + static_cast<size_t>(change), std::memory_order_relaxed);
+  }
+
+  Slot* NextArrived() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    if (arrived_ == nullptr) arrived_ = core_->queue.TakeAll();
+    Slot* const slot = arrived_;
+    if (slot != nullptr) arrived_ = slot->next();
+    return slot;
+  }
+  // True if that was the end of an entry.
+  bool Arrive(Slot* slot, Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    const bool entered = slot->state() == State::kEntered;
+    if (entered) {
+      index_.Erase(slot);
+      --in_index_;
+    }
+    if (slot->state() == State::kReturning) {
+      core_->Free(slot);
+    } else if (slot->is_link()) {
+      slot->set_state(State::kRemoved);
+      slot->ReleaseStrong(postponed);
+    } else {
+      slot->set_state(State::kReturning);
+      if (slot->DropWeak()) core_->Free(slot);
+    }
+    return entered;
+  }
+  size_t Sweep(size_t limit, Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    size_t removed = 0;
+    limit = std::min(limit, core_->size());
+    for (size_t i = 0; i < limit; ++i, ++sweep_) {
+      Slot* slot = core_->At(sweep_);
+      if (slot == nullptr) {
+        sweep_ = Position();
+        slot = core_->At(sweep_);
+      }
+      if (slot->state() != State::kEntered || !Core::AsLink(slot)->expired()) continue;
+      Remove({slot, H()}, postponed);
+      ++removed;
+    }
+    return removed;
+  }
+
+  // What readers use, in a cache line that others write to only when the table grows or shrinks.
+  alignas(64) ConcurrentIndex<Slot, Policy> index_;
+  Core* const core_;
+  alignas(64) size_t in_index_ ABSL_GUARDED_BY(mutex) = 0;
+  Slot* arrived_ ABSL_GUARDED_BY(mutex) = nullptr;  // taken from the queue; linked by next()
+  Position sweep_ ABSL_GUARDED_BY(mutex);
+  // Entries, without those that were removed; with the expired ones if the handle notifies. Written
+  // under the lock, read by anybody.
+  typename Policy::template Atomic<size_t> attached_{0};
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CONCURRENT_TABLE_H_
