@@ -76,7 +76,7 @@ def weakcache_dependencies():
         targets = {":headers": ""},
     )
 
-    # Examples.
+    # Examples; zlib also reads the benchmarks' traces.
     _maybe(
         system_library,
         name = "stb",
