@@ -165,9 +165,7 @@ class Worker {
   }
 
   // Small keys are the frequent ones.
-  int64_t Key() {
-    return static_cast<int64_t>(random_() % (1 + random_() % keys_));
-  }
+  int64_t Key() { return static_cast<int64_t>(random_() % (1 + random_() % keys_)); }
   void Check(int64_t key, const Handle& found) {
     Expect(found->key == key, "an object of another key");
     Expect(found->check == ~key, "an object that has gone");
