@@ -1,5 +1,5 @@
-// What each operation does on one thread. How they go wrong: …_failure_test.cc; what user code may
-// do meanwhile: …_reentry_test.cc; threads: …_race_test.cc.
+// What each operation does on one thread. How they fail, and what user code may do meanwhile, is in
+// concurrent_weak_value_map_failure_test.cc.
 #include "cache/concurrent_weak_value_map.h"
 
 #include <gtest/gtest.h>
