@@ -172,7 +172,11 @@ class ConcurrentWeakValueMap {
   // without a lock: it may use the map, and take its time. O(the most entries that there were).
   template <typename Visit>
   void for_each(Visit&& visit) const {
-    for (size_t i = 0; i < shard_count_; ++i) VisitShard(shards_[i], visit);
+    for (size_t i = 0; i < shard_count_; ++i) {
+      VisitShard(shards_[i], [&](const Entry& entry) {
+        visit(std::as_const(entry.slot->payload()), entry.object);
+      });
+    }
   }
 
   // Own handles: without the objects whose destruction is through, exact while nobody changes the
@@ -197,7 +201,14 @@ class ConcurrentWeakValueMap {
   }
   // Removes each object that is there when it gets to it.
   void clear() {
-    for_each([&](const K& key, const Strong& object) { erase(key, object); });
+    for (size_t i = 0; i < shard_count_; ++i) {
+      Table& table = shards_[i].table;
+      VisitShard(shards_[i], [&](const Entry& entry) {
+        typename Table::Postponed postponed;
+        typename Table::MutexLock lock(table.mutex);
+        table.Remove(entry, postponed);
+      });
+    }
   }
   // Lets no index grow until there are more than `size` entries (if the keys spread evenly).
   void reserve(size_type size) {
@@ -268,7 +279,11 @@ class ConcurrentWeakValueMap {
   }
   template <typename Lookup>
   auto Matching(const Lookup& key) const {
-    return [this, &key](const K& present) { return keys_.equal(present, key); };
+    if constexpr (internal::kIsCheapToCompare<K, Equal>) {
+      return [key](const K& present) { return present == key; };
+    } else {
+      return [this, &key](const K& present) { return keys_.equal(present, key); };
+    }
   }
 
   // Returns the live object under the key, which stays unless it is replaced, or null.
@@ -437,7 +452,7 @@ class ConcurrentWeakValueMap {
   }
 
   template <typename Visit>
-  static void VisitShard(Shard& shard, Visit& visit) {
+  static void VisitShard(Shard& shard, Visit&& visit) {
     typename Table::Position position;
     for (bool more = true; more;) {
       typename Table::Collected collected;

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/hash/hash.h"
 #include "cache/concurrent_weak_value_map.h"
 #include "tests/support/handle_kinds.h"
 #include "tests/support/object.h"
@@ -246,22 +247,24 @@ TEST(ConcurrentWeakValueMapStallTest, StalledWriterStopsNoHit) {
   EXPECT_EQ(map.size(), 2u);
 }
 
-// A look-up that stalls delays no object's end, nor its memory.
-TEST(ConcurrentWeakValueMapStallTest, StalledLookUpDelaysNoObjectsMemory) {
-  StallingMap map = *StallingMap::Create({.shards = 1});
-  for (const int key : {1, 2}) {  // the one that it is about to find, and another one
-    Ref<Tracked> object = map.get_or_create(1, [] { return Tracked(1); });
-    StallingEqual::stalled = StallingEqual::may_go_on = false;
-    std::thread reader([&] {
-      StallingEqual::stall_next_comparison = true;
-      EXPECT_EQ(map.get(key), nullptr);
-    });
-    StallingEqual::AwaitStall();
-    object.reset();
-    EXPECT_EQ(Tracked::live(), 0);
-    StallingEqual::may_go_on = true;
-    reader.join();
+// A look-up that stalls delays no object's end, nor its memory, but for the one that it has found.
+TEST(ConcurrentWeakValueMapStallTest, StalledLookUpDelaysNoOtherObjectsMemory) {
+  ConcurrentWeakValueMap<int, Tracked, absl::Hash<int>, StallingEqual> map;
+  std::vector<Ref<Tracked>> objects;
+  for (int key = 0; key < 1000; ++key) {
+    objects.push_back(map.get_or_create(key, [key] { return Tracked(key); }));
   }
+  StallingEqual::stalled = StallingEqual::may_go_on = false;
+  std::thread reader([&] {
+    StallingEqual::stall_next_comparison = true;
+    EXPECT_EQ(map.get(1)->id(), 1);
+  });
+  StallingEqual::AwaitStall();
+  objects.clear();
+  EXPECT_EQ(Tracked::live(), 1);
+  StallingEqual::may_go_on = true;
+  reader.join();
+  EXPECT_EQ(Tracked::live(), 0);
 }
 
 }  // namespace

@@ -1,10 +1,11 @@
 // From a hash to a slot, for one writer at a time and any number of readers who take no lock.
 //
 // The layout is SlotIndex's: cache lines of seven one-byte tags and seven pointers, and a count of
-// the entries that passed a full line. A reader looks at one line, and is never wrong about a slot
-// that it finds. What it does not find may have been entered behind its back: then the version has
-// changed, and it looks again. Growth publishes new lines and keeps the old ones until the end, for
-// the readers that are still at them: together they are no larger than the new ones.
+// the entries that passed a full line. Whether a slot that a reader finds can be had is the slot's
+// affair; its writer lets it be had only once it is in the index, so a hit needs no second look.
+// What a reader does not find may have been entered behind its back: then the version has changed,
+// and it looks again. Growth publishes new lines and keeps the old ones until the end, for the
+// readers that are still at them: together they are no larger than the new ones.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_INDEX_H_
 #define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_INDEX_H_
 
@@ -23,7 +24,7 @@ namespace weakcache::internal {
 template <typename Slot, typename Policy>
 class ConcurrentIndex {
  public:
-  explicit ConcurrentIndex(size_t size = 0) { Publish(NewLines(LinesFor(size))); }
+  explicit ConcurrentIndex(size_t size = 0) { Publish(NewLines(SizeFor(size))); }
   ConcurrentIndex(const ConcurrentIndex&) = delete;
   ConcurrentIndex& operator=(const ConcurrentIndex&) = delete;
   ~ConcurrentIndex() {
@@ -40,42 +41,44 @@ class ConcurrentIndex {
     bool certain;
   };
 
-  // The slot with that hash for which `take(slot)` is true. If others enter that slot's successor
-  // at the same time, it is given to `give_back` and the answer is uncertain.
-  template <typename Take, typename GiveBack>
-  Found Find(uint32_t hash, Take&& take, GiveBack&& give_back) const {
-    // Acquire pairs with the release in BeginChange: earlier changes are seen. A later change that
+  // The slot with that hash for which `take(slot)` is true.
+  template <typename Take>
+  Found Find(uint32_t hash, Take&& take) const {
+    // Acquire pairs with the release in AddToVersion: earlier changes are seen. A later change that
     // is seen in part has changed the version by the time of the last look, since what shows it is
     // loaded with acquire and was stored with release after the version was.
     const uint64_t version = version_.load(std::memory_order_acquire);
     const Lines lines = Current();
     Line* const home = lines.Home(hash);
     for (Line* line = home;;) {
-      // Acquire pairs with the release in SetEntry.
+      // Acquire, also of the pointer, pairs with the release in SetEntry.
       const uint64_t tags = line->tags.load(std::memory_order_acquire);
       for (uint64_t candidates = Line::Matching(tags, TagOf(hash)); candidates != 0;
            candidates &= candidates - 1) {
-        const size_t entry = Line::EntryOf(candidates);
-        Slot* const slot = line->slots[entry].load(std::memory_order_acquire);
-        if (slot->hash() != hash || !take(slot)) continue;
-        // The tag comes after the pointer: with the tag there, the slot has been entered.
-        if (Line::TagAt(line->tags.load(std::memory_order_relaxed), entry) == TagOf(hash) &&
-            lines_.load(std::memory_order_relaxed) == lines.word) [[likely]] {
-          return {slot, true};
-        }
-        give_back(slot);
-        return {nullptr, false};
+        Slot* const slot = line->slots[Line::EntryOf(candidates)].load(std::memory_order_acquire);
+        if (slot->hash() == hash && take(slot)) return {slot, true};
       }
       line = Line::Passed(tags) == 0 ? home : lines.Next(line);
       if (line == home) break;
     }
-    return {nullptr, version_.load(std::memory_order_relaxed) == version};
+    return {nullptr, version % 2 == 0 && version_.load(std::memory_order_relaxed) == version};
+  }
+
+  // As well, but looks at one slot only, which nearly always is it: null says nothing.
+  template <typename Take>
+  Slot* FindFirst(uint32_t hash, Take&& take) const {
+    Line* const line = Current().Home(hash);
+    const uint64_t candidates =
+        Line::Matching(line->tags.load(std::memory_order_acquire), TagOf(hash));
+    if (candidates == 0) return nullptr;
+    Slot* const slot = line->slots[Line::EntryOf(candidates)].load(std::memory_order_acquire);
+    return slot->hash() == hash && take(slot) ? slot : nullptr;
   }
 
   // As well, for the writer.
   template <typename Take>
   Slot* FindAsWriter(uint32_t hash, Take&& take) const {
-    return Find(hash, take, [](Slot*) {}).slot;
+    return Find(hash, take).slot;
   }
 
   // What follows is for the writer. How many slots fit.
@@ -84,24 +87,24 @@ class ConcurrentIndex {
   // Makes room for so many slots. If memory runs out it throws and changes nothing.
   void Grow(size_t size) {
     const Lines old = Current();
-    const Lines grown = NewLines(LinesFor(size));
+    const Lines grown = NewLines(SizeFor(size));
     HeaderOf(grown.lines)->replaced = old.lines;
     for (Line* line = old.lines; line != old.lines + old.count(); ++line) {
       ForEach(*line, [&](Slot* slot) { InsertIn(grown, slot); });
     }
-    BeginChange();
+    NoteChange();
     Publish(grown);
   }
 
   // There is room.
   void Insert(Slot* slot) {
-    BeginChange();
+    NoteChange();
     InsertIn(Current(), slot);
   }
 
   // The slot is there.
   void Erase(const Slot* slot) {
-    BeginChange();
+    NoteChange();
     const Lines lines = Current();
     const Place place = PlaceOf(lines, slot);
     place.line->SetTag(place.entry, 0);
@@ -110,11 +113,15 @@ class ConcurrentIndex {
     }
   }
 
-  // Lets a slot take the place of one with the same hash, at no time without either.
-  void Replace(const Slot* replaced, Slot* slot) {
+  // Lets a slot take the place of one with the same hash; `publish()` lets it be had. A reader who
+  // comes between finds neither, but is not certain of it.
+  template <typename Publish>
+  void Replace(const Slot* replaced, Slot* slot, Publish&& publish) {
     BeginChange();
     const Place place = PlaceOf(Current(), replaced);
     place.line->slots[place.entry].store(slot, std::memory_order_release);  // see SetEntry
+    publish();
+    EndChange();
   }
 
   // Calls `visit` for each slot.
@@ -188,7 +195,7 @@ class ConcurrentIndex {
     Atomic<Slot*> slots[kEntries]{};
   };
 
-  struct alignas(64) Header {
+  struct alignas(128) Header {
     Line* replaced = nullptr;  // the lines that these took the place of
     size_t count;
   };
@@ -198,16 +205,26 @@ class ConcurrentIndex {
     size_t entry;
   };
 
-  // A power of two of lines, as one word: their address, and in its lowest bits the exponent.
+  // Four, five, six or seven times a power of two of lines, as one word: their address, and in its
+  // lowest bits the size.
   struct Lines {
     explicit Lines(uintptr_t word)
-        : word(word), lines(reinterpret_cast<Line*>(word & ~uintptr_t{kExponentMask})) {}
-    int exponent() const { return static_cast<int>(word & kExponentMask); }
-    size_t count() const { return size_t{1} << exponent(); }
-    Line* Home(uint32_t hash) const { return &lines[hash >> (kSlotHashBits - exponent())]; }
+        : word(word), lines(reinterpret_cast<Line*>(word & ~uintptr_t{kSizeMask})) {}
+    Lines(Line* lines, size_t size)
+        : Lines(reinterpret_cast<uintptr_t>(lines) | static_cast<uintptr_t>(size)) {}
+
+    static size_t CountOf(size_t size) { return (4 + size % 4) << (size / 4); }
+    size_t count() const { return CountOf(word & kSizeMask); }
+    // The hash, scaled to the number of lines.
+    Line* Home(uint32_t hash) const {
+      const uint64_t scaled = hash * (4 + (word & 3));
+      return &lines[scaled >> (kSlotHashBits - static_cast<int>((word & kSizeMask) / 4))];
+    }
     Line* Next(Line* line) const { return line + 1 == lines + count() ? lines : line + 1; }
 
-    static constexpr uintptr_t kExponentMask = alignof(Line) - 1;
+    static constexpr size_t kMaxSize = 4 * 22 + 3;
+    static constexpr size_t kAlignment = 128;
+    static constexpr uintptr_t kSizeMask = kAlignment - 1;
     uintptr_t word;
     Line* lines;
   };
@@ -218,36 +235,39 @@ class ConcurrentIndex {
     return tag < 2 ? tag + 2 : tag;
   }
 
-  static int LinesFor(size_t size) {
-    const auto exponent = static_cast<int>(std::bit_width(size / kFullEntries));
-    return exponent < kSlotHashBits ? exponent : kSlotHashBits;
+  // The fewest lines that so many slots fit in.
+  static size_t SizeFor(size_t slots) {
+    size_t size = 0;
+    while (size < Lines::kMaxSize && Lines::CountOf(size) * kFullEntries < slots) ++size;
+    return size;
   }
-  static Header* HeaderOf(Line* lines) {
-    return std::launder(reinterpret_cast<Header*>(reinterpret_cast<char*>(lines) - sizeof(Header)));
-  }
-  static Lines NewLines(int exponent) {
-    const size_t count = size_t{1} << exponent;
+  static Header* HeaderOf(Line* lines) { return reinterpret_cast<Header*>(lines) - 1; }
+  static Lines NewLines(size_t size) {
+    const size_t count = Lines::CountOf(size);
     auto* const memory = static_cast<char*>(
-        ::operator new(sizeof(Header) + count * sizeof(Line), std::align_val_t(alignof(Line))));
+        ::operator new(sizeof(Header) + count * sizeof(Line), std::align_val_t(Lines::kAlignment)));
     ::new (memory) Header{nullptr, count};
     auto* const lines = reinterpret_cast<Line*>(memory + sizeof(Header));
     for (size_t i = 0; i < count; ++i) ::new (static_cast<void*>(lines + i)) Line;
-    return Lines(reinterpret_cast<uintptr_t>(lines) | static_cast<uintptr_t>(exponent));
+    return Lines(lines, size);
   }
   static void Delete(Header* header) {
     auto* const lines = reinterpret_cast<Line*>(header + 1);
-    for (size_t i = 0; i < header->count; ++i) std::launder(lines + i)->~Line();
-    ::operator delete(header, std::align_val_t(alignof(Line)));
+    for (size_t i = 0; i < header->count; ++i) lines[i].~Line();
+    ::operator delete(header, std::align_val_t(Lines::kAlignment));
   }
 
   // Acquire pairs with the release in Publish: their content is there.
   Lines Current() const { return Lines(lines_.load(std::memory_order_acquire)); }
   void Publish(const Lines& lines) { lines_.store(lines.word, std::memory_order_release); }
 
-  // Comes before any store that readers see.
-  void BeginChange() {
+  // One of these comes before any store that readers see.
+  void NoteChange() { AddToVersion(2); }
+  void BeginChange() { AddToVersion(1); }  // until EndChange, nobody is certain of a miss
+  void EndChange() { AddToVersion(1); }
+  void AddToVersion(uint64_t change) {
     // Relaxed: nobody else writes. Release: see Find.
-    version_.store(version_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+    version_.store(version_.load(std::memory_order_relaxed) + change, std::memory_order_release);
   }
 
   static void InsertIn(const Lines& lines, Slot* slot) {
@@ -286,7 +306,7 @@ class ConcurrentIndex {
 
   // The lines and how many there are. Only the writer writes; grows.
   Atomic<uintptr_t> lines_{0};
-  // Counts the changes. Only the writer writes, before each change.
+  // Twice the number of changes, and one more during a replacement. Only the writer writes.
   Atomic<uint64_t> version_{0};
 };
 

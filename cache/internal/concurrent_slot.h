@@ -124,11 +124,13 @@ class alignas(kSlotAlignment<ConcurrentSlot<H, Payload>>) ConcurrentResident fin
     }
   }
 
-  // The first reference to `object`, which has memory of its own.
-  H Enter(Object* object) {
+  // Takes over `object`, which has memory of its own. Once the slot is in the index, Publish lets
+  // others have it and returns the first reference.
+  void Hold(Object* object) {
     this->set_pointer(object);
-    this->set_state(State::kEntered);
     LinkRefToThis(object, this);
+  }
+  H Publish() {
     this->Revive();
     return Adopt();
   }
@@ -192,12 +194,12 @@ class ConcurrentLink final : public ConcurrentSlot<H, Payload>, public LinkWatch
   H Lock() const { return Traits::Lock(*handle_); }
   bool expired() const { return Traits::Expired(*handle_); }
 
-  // One count is the table's, until ReleaseStrong.
-  void Enter(const H& object) {
-    handle_.emplace(Traits::MakeWeak(object));
-    this->set_state(State::kEntered);
+  // As of a resident. One count is the table's, until ReleaseStrong; one is the caller's `object`.
+  void Hold(const H& object) { handle_.emplace(Traits::MakeWeak(object)); }
+  H Publish(const H& object) {
     this->Revive();
     this->Watch(object);
+    return object;
   }
   // False if it will be pushed for its object's end, or has been.
   bool Unwatch() { return LinkWatcher<H>::Unwatch(*handle_); }

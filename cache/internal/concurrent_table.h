@@ -87,40 +87,38 @@ class ConcurrentTable {
   mutable Mutex mutex;
 
   // The object for whose payload `match` is true, or null. Takes no lock if it is found, or if
-  // nobody changes the table meanwhile.
+  // nobody changes the table meanwhile. (By value: what is passed by reference can't stay in
+  // registers across an atomic operation, and costs a hit a third.)
   template <typename Match>
-  H Find(uint32_t hash, const Match& match) const {
-    constexpr int kAttempts = 4;
-    for (int attempt = 0; attempt < kAttempts; ++attempt) {
-      H linked;
-      const auto found = index_.Find(
-          hash, [&](Slot* slot) { return Take(slot, match, linked, Immediately()); },
-          [&](Slot* slot) {
-            if (!slot->is_link()) slot->ReleaseStrong();
-          });
-      if (found.certain) [[likely]] {
-        if (found.slot == nullptr) return H();
-        return found.slot->is_link() ? std::move(linked) : Core::AsResident(found.slot)->Adopt();
-      }
+  H Find(uint32_t hash, Match match) const {
+    if constexpr (kNotifies) {
+      Slot* const slot = index_.FindFirst(
+          hash, [&](Slot* slot) { return !slot->is_link() && TakeResident(slot, match); });
+      if (slot != nullptr) [[likely]]
+        return Core::AsResident(slot)->Adopt();
     }
-    Postponed postponed;
-    MutexLock lock(mutex);
-    return FindLocked(hash, match, postponed).object;
+    return FindFurther(hash, match);
   }
 
   struct Entry {
     Slot* slot = nullptr;
     H object;
   };
+  // For the writer. A dead link that it meets, whose handle notifies nobody, leaves the table.
   template <typename Match>
-  Entry FindLocked(uint32_t hash, const Match& match, Postponed& postponed) const
+  Entry FindLocked(uint32_t hash, const Match& match, Postponed& postponed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     Entry entry;
-    entry.slot = index_.FindAsWriter(
-        hash, [&](Slot* slot) { return Take(slot, match, entry.object, postponed); });
+    Slot* dead = nullptr;
+    entry.slot = index_.FindAsWriter(hash, [&](Slot* slot) {
+      const Taken taken = Take(slot, match, entry.object, postponed);
+      if (taken == Taken::kDead) dead = slot;
+      return taken == Taken::kYes;
+    });
     if (entry.slot != nullptr && !entry.slot->is_link()) {
       entry.object = Core::AsResident(entry.slot)->Adopt();
     }
+    if (!kNotifies && dead != nullptr) Remove({dead, H()}, postponed);
     return entry;
   }
 
@@ -140,7 +138,8 @@ class ConcurrentTable {
     PurgeUpTo(SIZE_MAX, postponed);
     // Often full of the dead: not worth growing.
     if (in_index_ < index_.max_size() / 2) return;
-    index_.Grow(index_.max_size() + 1);
+    // So that all the lines that were replaced are together no larger than the last.
+    index_.Grow(2 * index_.max_size());
   }
   void Reserve(size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (size > index_.max_size()) index_.Grow(size);
@@ -152,26 +151,24 @@ class ConcurrentTable {
   H Enter(Prepared& prepared, uint32_t hash, const H& object, const Entry& replaced,
           Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     auto* const link = Core::AsLink(prepared.Take());
-    link->set_hash(hash);
-    link->Enter(object);
-    Publish(link, replaced, postponed);
-    return object;
+    link->Hold(object);
+    return Enter(link, hash, replaced, postponed, [&] { return link->Publish(object); });
   }
   template <typename Object, typename Deleter>
   H Enter(Prepared& prepared, uint32_t hash, std::unique_ptr<Object, Deleter>& object,
           const Entry& replaced, Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     auto* const resident = Core::AsResident(prepared.Take());
-    resident->set_hash(hash);
-    H entered = resident->Enter(object.release());
-    Publish(resident, replaced, postponed);
-    return entered;
+    resident->Hold(object.release());
+    return Enter(resident, hash, replaced, postponed, [&] { return resident->Publish(); });
   }
 
-  // The caller holds the entry's object.
-  void Remove(const Entry& entry, Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+  // The caller holds the entry's object. False if somebody else has removed it.
+  bool Remove(const Entry& entry, Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    if (entry.slot->state() != State::kEntered) return false;
     index_.Erase(entry.slot);
     --in_index_;
     Detach(entry, postponed);
+    return true;
   }
 
   // Takes up to `limit` entries of expired objects out of the table; for handles that notify
@@ -200,15 +197,15 @@ class ConcurrentTable {
     }
 
     bool empty() const { return count_ == 0; }
-    // Lets go of one, after calling `visit(payload, object)` if its object is there.
+    // Lets go of one, after calling `visit(entry)` if its object is there.
     template <typename Visit>
     void VisitNext(Visit&& visit) {
       Slot* const slot = slots_[--count_];
       const HeldWeakly held{slot};
       if (!slot->TryAddStrong()) return;
       const CountedIn counted{slot};
-      const H object = slot->is_link() ? Core::AsLink(slot)->Lock() : Core::Share(slot);
-      if (object.get() != nullptr) visit(std::as_const(slot->payload()), object);
+      const Entry entry{slot, slot->is_link() ? Core::AsLink(slot)->Lock() : Core::Share(slot)};
+      if (entry.object.get() != nullptr) visit(entry);
     }
 
    private:
@@ -255,7 +252,9 @@ class ConcurrentTable {
 
  private:
   struct CountedIn {
-    ~CountedIn() { slot->ReleaseStrong(); }
+    ~CountedIn() {
+      if (slot != nullptr) slot->ReleaseStrong();
+    }
     Slot* slot;
   };
 
@@ -267,11 +266,45 @@ class ConcurrentTable {
     return slot->TryAddStrongUnheld(postponed);
   }
 
+  template <typename Match>
+  static bool TakeResident(Slot* slot, const Match& match) {
+    if (!slot->TryAddStrongUnheld()) return false;
+    CountedIn counted{slot};
+    if (!match(slot->payload())) return false;
+    counted.slot = nullptr;
+    return true;
+  }
+
+  template <typename Match>
+  [[gnu::noinline]] H FindFurther(uint32_t hash, Match match) const {
+    constexpr int kAttempts = 4;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
+      H linked;
+      const auto found = index_.Find(hash, [&](Slot* slot) {
+        return Take(slot, match, linked, Immediately()) == Taken::kYes;
+      });
+      if (found.certain) [[likely]] {
+        if (found.slot == nullptr) return H();
+        return found.slot->is_link() ? std::move(linked) : Core::AsResident(found.slot)->Adopt();
+      }
+    }
+    // A writer is always at it. As the writer, nothing changes meanwhile.
+    Postponed postponed;
+    Entry entry;
+    MutexLock lock(mutex);
+    entry.slot = index_.FindAsWriter(hash, [&](Slot* slot) {
+      return Take(slot, match, entry.object, postponed) == Taken::kYes;
+    });
+    if (entry.slot == nullptr || entry.slot->is_link()) return std::move(entry.object);
+    return Core::AsResident(entry.slot)->Adopt();
+  }
+
+  enum class Taken { kNo, kDead, kYes };
   // Whether the slot's object can be had and its payload matches: of a resident it is counted in
-  // then, of a link it is in `linked`.
+  // then, of a link it is in `linked`; of a dead link whose payload matches it is not.
   template <typename Match, typename When>
-  static bool Take(Slot* slot, const Match& match, H& linked, When&& when) {
-    if (!CountIn(slot, when)) return false;
+  static Taken Take(Slot* slot, const Match& match, H& linked, When&& when) {
+    if (!CountIn(slot, when)) return Taken::kNo;
     struct Counted {
       ~Counted() {
         if (slot != nullptr) Release(slot, when);
@@ -279,25 +312,31 @@ class ConcurrentTable {
       Slot* slot;
       When& when;
     } counted{slot, when};
-    if (!match(slot->payload())) return false;
-    if (slot->is_link()) [[unlikely]] {
+    if (!match(std::as_const(slot->payload()))) return Taken::kNo;
+    if (slot->is_link()) {
       linked = Core::AsLink(slot)->Lock();
-      return linked.get() != nullptr;
+      return linked.get() != nullptr ? Taken::kYes : Taken::kDead;
     }
     counted.slot = nullptr;
-    return true;
+    return Taken::kYes;
   }
 
-  void Publish(Slot* slot, const Entry& replaced, Postponed& postponed)
+  // `publish()` returns the object, which can be had from then on.
+  template <typename Publish>
+  H Enter(Slot* slot, uint32_t hash, const Entry& replaced, Postponed& postponed, Publish&& publish)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    slot->set_hash(hash);
+    slot->set_state(State::kEntered);
     AddAttached(1);
     if (replaced.slot == nullptr) {
       index_.Insert(slot);
       ++in_index_;
-    } else {
-      index_.Replace(replaced.slot, slot);
-      Detach(replaced, postponed);
+      return publish();
     }
+    H entered;
+    index_.Replace(replaced.slot, slot, [&] { entered = publish(); });
+    Detach(replaced, postponed);
+    return entered;
   }
   // The entry is out of the index.
   void Detach(const Entry& entry, Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {

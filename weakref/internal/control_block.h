@@ -50,15 +50,13 @@ class BasicControlBlock {
   // As TryAddStrong, without any reference: see BasicReferenceCounts. The caller may thereby have
   // had the last reference to another referent, for a moment.
   bool TryAddStrongUnheld() {
-    AfterRelease after;
-    const bool added = counts_.TryAddStrongUnheld(&after);
+    const auto [added, after] = counts_.TryAddStrongUnheld();
     if (after != AfterRelease::kNothing) [[unlikely]]
       FinishRelease(after);
     return added;
   }
   bool TryAddStrongUnheld(Postponed& postponed) {
-    AfterRelease after;
-    const bool added = counts_.TryAddStrongUnheld(&after);
+    const auto [added, after] = counts_.TryAddStrongUnheld();
     Finish(after, postponed);
     return added;
   }

@@ -60,15 +60,18 @@ class BasicReferenceCounts {
     return FinishUnusualUpgrade(before);
   }
 
+  struct UnheldUpgrade {
+    bool added;
+    AfterRelease after;  // what is then to do
+  };
   // As TryAddStrong, by a caller that holds no reference at all, of counts whose memory stays: by
-  // now they may count for another referent, or for none. What is then to do is in `after`.
-  bool TryAddStrongUnheld(AfterRelease* after) {
-    *after = AfterRelease::kNothing;
+  // now they may count for another referent, or for none.
+  UnheldUpgrade TryAddStrongUnheld() {
     // Acquire pairs with the release in Revive: the caller sees whose counts these are.
     const Word before = word_.fetch_add(kStrongOne, std::memory_order_acquire);
     if (IsOrdinaryStrong(before & kStrongMask)) [[likely]]
-      return true;
-    return FinishUnheldUpgrade(before, after);
+      return {true, AfterRelease::kNothing};
+    return FinishUnheldUpgrade(before);
   }
 
   // Lets counts whose last weak reference has gone count for another referent, as if they had been
@@ -166,11 +169,12 @@ class BasicReferenceCounts {
     return true;
   }
 
-  [[gnu::noinline]] bool FinishUnheldUpgrade(Word before, AfterRelease* after) {
-    if ((before & kExpiredFlag) == 0) return FinishUnusualUpgrade(before);
+  [[gnu::noinline]] UnheldUpgrade FinishUnheldUpgrade(Word before) {
+    if ((before & kExpiredFlag) == 0) {
+      return {FinishUnusualUpgrade(before), AfterRelease::kNothing};
+    }
     // A whole release, not an undo: the count may be another referent's by now, and the last.
-    *after = ReleaseStrong();
-    return false;
+    return {false, ReleaseStrong()};
   }
 
   // After counting down to zero. Of all threads that get here for one referent exactly one sets the
