@@ -430,7 +430,7 @@ class ConcurrentWeakValueMap {
   }
 
   template <typename Function>
-  static void CatchInto(internal::Landed<Strong>& result, Function&& function) {
+  static void CatchInto([[maybe_unused]] internal::Landed<Strong>& result, Function&& function) {
 #ifdef __cpp_exceptions
     try {
       function();

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "cache/concurrent_weak_value_map.h"
 #include "cache/weak_interner.h"
 #include "cache/weak_key_map.h"
 #include "cache/weak_value_map.h"
@@ -120,6 +121,15 @@ TEST(DocumentationTest, WeakInterner) {
   EXPECT_TRUE(a == b);
   EXPECT_FALSE(names.contains("velocity"));
   EXPECT_EQ(names.size(), 1u);
+}
+
+TEST(DocumentationTest, ConcurrentWeakValueMap) {
+  weakcache::ConcurrentWeakValueMap<std::string, Image> images;
+  weakcache::Ref<Image> cover =  //
+      images.get_or_create("cover", [] { return DecodeImage("cover.png"); });
+  EXPECT_EQ(images.get("cover"), cover);
+  cover.reset();
+  EXPECT_EQ(images.get("cover"), nullptr);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "cache/concurrent_weak_value_map.h"
 #include "cache/weak_key_map.h"
 #include "cache/weak_value_map.h"
 #include "weakref/enable_ref_from_this.h"
@@ -55,6 +56,13 @@ TEST(NoExceptionsTest, Containers) {
   WeakKeyMap<int, std::string> notes;
   notes.insert_or_assign(value, "note");
   EXPECT_TRUE(notes.contains(value));
+  ConcurrentWeakValueMap<std::string, int> shared;
+  EXPECT_EQ(shared.insert("one", value).first, value);
+  const Ref<int> two = shared.get_or_create("two", [] { return 2; });
+  EXPECT_EQ(shared.get("two"), two);
+  EXPECT_DEATH(shared.get_or_create(
+                   "three", [&] { return *shared.get_or_create("three", [] { return 3; }); }),
+               "get_or_create: the factory asks for the key that it creates");
 }
 
 TEST(NoExceptionsTest, SharedPtrComesBackWithoutRtti) {

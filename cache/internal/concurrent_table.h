@@ -96,6 +96,13 @@ class ConcurrentTable {
           hash, [&](Slot* slot) { return !slot->is_link() && TakeResident(slot, match); });
       if (slot != nullptr) [[likely]]
         return Core::AsResident(slot)->Adopt();
+    } else {
+      H linked;
+      const auto take = [&](Slot* slot) {
+        return Take(slot, match, linked, Immediately()) == Taken::kYes;
+      };
+      if (index_.FindFirst(hash, take) != nullptr) [[likely]]
+        return linked;
     }
     return FindFurther(hash, match);
   }
@@ -304,6 +311,7 @@ class ConcurrentTable {
   // then, of a link it is in `linked`; of a dead link whose payload matches it is not.
   template <typename Match, typename When>
   static Taken Take(Slot* slot, const Match& match, H& linked, When&& when) {
+    if (slot->is_link()) Core::AsLink(slot)->Prefetch();
     if (!CountIn(slot, when)) return Taken::kNo;
     struct Counted {
       ~Counted() {
