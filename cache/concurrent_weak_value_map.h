@@ -45,22 +45,18 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <memory>
-#include <stdexcept>
 #include <thread>
-#include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "cache/internal/concurrent_table.h"
+#include "cache/internal/concurrent_shard.h"
 #include "cache/internal/key_lookup.h"
-#include "cache/internal/single_flight.h"
 #include "cache/internal/stored_handle.h"
+#include "cache/recursive_creation_error.h"
 #include "weakref/handle_traits.h"
-#include "weakref/internal/atomics_policy.h"
 #include "weakref/ref.h"
 #include "weakref/weak_ref.h"
 
@@ -71,13 +67,6 @@ struct ConcurrentWeakValueMapOptions {
   size_t shards = 0;
   // Room for so many entries from the start.
   size_t expected_size = 0;
-};
-
-// A factory has asked for the key that it creates. Under -fno-exceptions this aborts instead.
-class RecursiveCreationError : public std::logic_error {
- public:
-  RecursiveCreationError()
-      : std::logic_error("get_or_create: the factory asks for the key that it creates") {}
 };
 
 template <typename K, typename V, typename Hash = internal::DefaultHash<K>,
@@ -118,7 +107,7 @@ class ConcurrentWeakValueMap {
   Strong get(const Key& key) const {
     const LookupKey<Key> lookup = key;
     const Place place = PlaceOf(lookup);
-    return place.shard->table.Find(place.hash, Matching(lookup));
+    return place.shard->Find(place.hash, keys_, lookup);
   }
   template <typename Key = K>
   bool contains(const Key& key) const {
@@ -131,11 +120,10 @@ class ConcurrentWeakValueMap {
   Strong get_or_create(Key&& key, Factory&& factory) {
     const LookupKey<Key> lookup = key;
     const Place place = PlaceOf(lookup);
-    if (Strong found = place.shard->table.Find(place.hash, Matching(lookup));
-        found.get() != nullptr) {
-      return found;
-    }
-    return Create(place, lookup, std::forward<Key>(key), std::forward<Factory>(factory));
+    Strong found = place.shard->Find(place.hash, keys_, lookup);
+    if (found.get() != nullptr) return found;
+    return place.shard->Create(place.hash, keys_, lookup, std::forward<Key>(key),
+                               std::forward<Factory>(factory));
   }
 
   // Enters `value` unless there is an object under the key. Returns the object that is there now,
@@ -173,9 +161,8 @@ class ConcurrentWeakValueMap {
   template <typename Visit>
   void for_each(Visit&& visit) const {
     for (size_t i = 0; i < shard_count_; ++i) {
-      VisitShard(shards_[i], [&](const Entry& entry) {
-        visit(std::as_const(entry.slot->payload()), entry.object);
-      });
+      shards_[i].ForEach(
+          [&](const Entry& entry) { visit(std::as_const(entry.slot->payload()), entry.object); });
     }
   }
 
@@ -203,7 +190,7 @@ class ConcurrentWeakValueMap {
   void clear() {
     for (size_t i = 0; i < shard_count_; ++i) {
       Table& table = shards_[i].table;
-      VisitShard(shards_[i], [&](const Entry& entry) {
+      shards_[i].ForEach([&](const Entry& entry) {
         typename Table::Postponed postponed;
         typename Table::MutexLock lock(table.mutex);
         table.Remove(entry, postponed);
@@ -224,30 +211,18 @@ class ConcurrentWeakValueMap {
   // For tests, while the map is quiet and no object is released: aborts, and says why, if the map
   // is inconsistent.
   void Validate() const {
-    for (size_t i = 0; i < shard_count_; ++i) {
-      typename Table::MutexLock lock(shards_[i].table.mutex);
-      shards_[i].table.Validate();
-      internal::Check(shards_[i].flights.empty(), "Validate", "a creation has not ended");
-    }
+    for (size_t i = 0; i < shard_count_; ++i) shards_[i].Validate();
   }
 
  private:
   template <typename Key>
   using LookupKey = internal::LookupKey<K, Hash, Equal, Key>;
-  using Policy = typename internal::AtomicsOf<Strong>::Policy;
-  using Table = internal::ConcurrentTable<Strong, K>;
-  using Flights = internal::SingleFlight<Strong, K, Policy>;
-  using Entry = typename Table::Entry;
+  using Shard = internal::ConcurrentShard<Strong, K>;
+  using Table = typename Shard::Table;
+  using Entry = typename Shard::Entry;
 
   static constexpr size_t kMaxShards = 4096;
   static constexpr size_t kMaxExpectedSize = size_t{1} << 40;
-  // Constructing such a key runs nobody's code.
-  static constexpr bool kKeysArePlain = std::is_trivially_copyable_v<K>;
-
-  struct Shard {
-    Table table;
-    Flights flights;
-  };
   struct Place {
     Shard* shard;
     uint32_t hash;
@@ -277,191 +252,17 @@ class ConcurrentWeakValueMap {
     const size_t shard = (hash >> (kShift - std::bit_width(kMaxShards))) & (shard_count_ - 1);
     return {&shards_[shard], static_cast<uint32_t>(hash >> kShift)};
   }
-  template <typename Lookup>
-  auto Matching(const Lookup& key) const {
-    if constexpr (internal::kIsCheapToCompare<K, Equal>) {
-      return [key](const K& present) { return present == key; };
-    } else {
-      return [this, &key](const K& present) { return keys_.equal(present, key); };
-    }
-  }
-
-  // Returns the live object under the key, which stays unless it is replaced, or null.
   template <typename Key>
   Strong Enter(Key&& key, const Strong& value, bool replace) {
     const LookupKey<Key> lookup = key;
     const Place place = PlaceOf(lookup);
-    Table& table = place.shard->table;
-    Entry present;
-    typename Table::Postponed postponed;
-    typename Table::Prepared prepared;
-    typename Table::MutexLock lock(table.mutex);
-    table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
-    if (kKeysArePlain || !replace) {
-      present = table.FindLocked(place.hash, Matching(lookup), postponed);
-      if (present.slot != nullptr && !replace) return std::move(present.object);
-    }
-    table.template Prepare<false>(prepared);
-    if constexpr (kKeysArePlain) {
-      prepared.MakePayload(std::forward<Key>(key));
-    } else {
-      lock.unlock();
-      prepared.MakePayload(std::forward<Key>(key));
-      lock.lock();
-      present = table.FindLocked(place.hash, Matching(prepared.payload()), postponed);
-      if (present.slot != nullptr && !replace) return std::move(present.object);
-    }
-    table.MakeRoom(postponed);
-    table.Enter(prepared, place.hash, value, present, postponed);
-    return std::move(present.object);
+    return place.shard->Enter(place.hash, keys_, lookup, std::forward<Key>(key), value, replace);
   }
-
   template <typename Key, typename Condition>
   size_type EraseIf(const Key& key, Condition&& condition) {
     const LookupKey<Key> lookup = key;
     const Place place = PlaceOf(lookup);
-    Table& table = place.shard->table;
-    Entry present;
-    typename Table::Postponed postponed;
-    typename Table::MutexLock lock(table.mutex);
-    table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
-    present = table.FindLocked(place.hash, Matching(lookup), postponed);
-    if (present.slot == nullptr || !condition(present.object)) return 0;
-    table.Remove(present, postponed);
-    return 1;
-  }
-
-  // A miss. Another thread may be at it already, or is done by now.
-  template <typename Lookup, typename Key, typename Factory>
-  [[gnu::noinline]] Strong Create(const Place& place, const Lookup& lookup, Key&& key,
-                                  Factory&& factory) {
-    using Made = decltype(internal::MakeObjectBy<Strong>(std::forward<Factory>(factory)));
-    constexpr bool kResident = !std::is_same_v<Made, Strong>;
-    typename Flights::Flight flight(place.hash);
-    typename Table::Prepared prepared;
-    internal::Landed<Strong> result;
-    if (BeginOrJoin<kResident>(place, lookup, flight, prepared, result)) {
-      return std::move(result.object);
-    }
-    Landing landing{place.shard, &flight, result};  // before its key goes
-    CatchInto(result, [&] {
-      prepared.MakePayload(std::forward<Key>(key));
-      flight.SetKey(&prepared.payload());
-      Made made = internal::MakeObjectBy<Strong>(std::forward<Factory>(factory));
-      if (made.get() == nullptr) return;
-      if constexpr (!kResident) {
-        internal::CheckOwns(made, "ConcurrentWeakValueMap::get_or_create");
-      }
-      EnterCreated(place, prepared, made, landing);
-    });
-    landing.Land();
-    return std::move(result.object);
-  }
-
-  // True if the result is there: the object was in the map, or another thread has created it.
-  template <bool kResident, typename Lookup>
-  bool BeginOrJoin(const Place& place, const Lookup& lookup, typename Flights::Flight& flight,
-                   typename Table::Prepared& prepared, internal::Landed<Strong>& result) {
-    Table& table = place.shard->table;
-    bool joined = false;
-    for (int attempt = 0; !joined; ++attempt) {
-      Entry present;
-      typename Table::Postponed postponed;
-      typename Table::MutexLock lock(table.mutex);
-      table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
-      present = table.FindLocked(place.hash, Matching(lookup), postponed);
-      if (present.slot != nullptr) {
-        result.object = std::move(present.object);
-        return true;
-      }
-      bool unclear;
-      auto* const other = place.shard->flights.Find(place.hash, Matching(lookup), &unclear);
-      if (other != nullptr) {
-        if (other->IsThisThreads()) FailRecursive();
-        result = place.shard->flights.Await(*other, table.mutex);
-        joined = true;
-      } else if (!unclear) {
-        table.template Prepare<kResident>(prepared);
-        place.shard->flights.Begin(flight);
-        return false;
-      } else {
-        lock.unlock();
-        Policy::Pause(attempt);
-      }
-    }
-    if (result.error != nullptr) std::rethrow_exception(result.error);
-    return true;
-  }
-
-  // Ends a creation for those that wait, on whatever way its thread leaves.
-  struct Landing {
-    ~Landing() { Land(); }
-    void Land() {
-      if (flight == nullptr) return;
-      typename Table::MutexLock lock(shard->table.mutex);
-      LandLocked();
-    }
-    void LandLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->table.mutex) {
-      shard->flights.End(*flight, result);
-      flight = nullptr;
-    }
-
-    Shard* shard;
-    typename Flights::Flight* flight;
-    internal::Landed<Strong>& result;
-  };
-
-  // Unless the key has got another object meanwhile: then that is the result, and `made` goes.
-  template <typename Made>
-  void EnterCreated(const Place& place, typename Table::Prepared& prepared, Made& made,
-                    Landing& landing) {
-    Table& table = place.shard->table;
-    internal::Landed<Strong>& result = landing.result;
-    typename Table::Postponed postponed;
-    typename Table::MutexLock lock(table.mutex);
-    Entry present = table.FindLocked(place.hash, Matching(prepared.payload()), postponed);
-    if (present.slot == nullptr) {
-      table.MakeRoom(postponed);
-      result.object = table.Enter(prepared, place.hash, made, Entry(), postponed);
-    } else {
-      result.object = std::move(present.object);
-    }
-    landing.LandLocked();
-  }
-
-  template <typename Function>
-  static void CatchInto([[maybe_unused]] internal::Landed<Strong>& result, Function&& function) {
-#ifdef __cpp_exceptions
-    try {
-      function();
-    } catch (...) {
-      result.error = std::current_exception();
-      throw;
-    }
-#else
-    function();
-#endif
-  }
-  [[noreturn]] static void FailRecursive() {
-#ifdef __cpp_exceptions
-    throw RecursiveCreationError();
-#else
-    internal::CheckFailed("ConcurrentWeakValueMap::get_or_create",
-                          "the factory asks for the key that it creates");
-#endif
-  }
-
-  template <typename Visit>
-  static void VisitShard(Shard& shard, Visit&& visit) {
-    typename Table::Position position;
-    for (bool more = true; more;) {
-      typename Table::Collected collected;
-      {
-        typename Table::MutexLock lock(shard.table.mutex);
-        more = shard.table.Collect(position, collected);
-      }
-      while (!collected.empty()) collected.VisitNext(visit);
-    }
+    return place.shard->EraseIf(place.hash, keys_, lookup, condition) ? 1 : 0;
   }
 
   internal::KeyFunctions<Hash, Equal> keys_;

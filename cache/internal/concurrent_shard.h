@@ -1,0 +1,226 @@
+// A part of a concurrent container: a table, and the creations that are under way in it.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_SHARD_H_
+#define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_SHARD_H_
+
+#include <cstdint>
+#include <exception>
+#include <type_traits>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "cache/internal/concurrent_table.h"
+#include "cache/internal/key_lookup.h"
+#include "cache/internal/single_flight.h"
+#include "cache/internal/stored_handle.h"
+#include "cache/recursive_creation_error.h"
+
+namespace weakcache::internal {
+
+// `Keys`, below, is what compares; `hash` and `lookup` are a key's hash and the key as it is looked
+// up.
+template <typename H, typename K>
+class alignas(64) ConcurrentShard {
+  using Policy = typename AtomicsOf<H>::Policy;
+  using Flights = SingleFlight<H, K, Policy>;
+
+ public:
+  using Table = ConcurrentTable<H, K>;
+  using Entry = typename Table::Entry;
+
+  // The object under the key, or null; see ConcurrentTable.
+  template <typename Keys, typename Lookup>
+  H Find(uint32_t hash, const Keys& keys, const Lookup& lookup) const {
+    return table.Find(hash, Matching(keys, lookup));
+  }
+
+  // Returns the live object under the key, which stays unless it is replaced, or null.
+  template <typename Keys, typename Lookup, typename Key>
+  H Enter(uint32_t hash, const Keys& keys, const Lookup& lookup, Key&& key, const H& value,
+          bool replace) {
+    // Constructing such a key runs nobody's code.
+    constexpr bool kKeyIsPlain =
+        std::is_trivially_copyable_v<K> && std::is_same_v<std::remove_cvref_t<Key>, K>;
+    Entry present;
+    typename Table::Postponed postponed;
+    typename Table::Prepared prepared;
+    typename Table::MutexLock lock(table.mutex);
+    table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
+    if (kKeyIsPlain || !replace) {
+      present = table.FindLocked(hash, Matching(keys, lookup), postponed);
+      if (present.slot != nullptr && !replace) return std::move(present.object);
+    }
+    table.template Prepare<false>(prepared);
+    if constexpr (kKeyIsPlain) {
+      prepared.MakePayload(std::forward<Key>(key));
+    } else {
+      lock.unlock();
+      prepared.MakePayload(std::forward<Key>(key));
+      lock.lock();
+      present = table.FindLocked(hash, Matching(keys, prepared.payload()), postponed);
+      if (present.slot != nullptr && !replace) return std::move(present.object);
+    }
+    table.MakeRoom(postponed);
+    table.Enter(prepared, hash, value, present, postponed);
+    return std::move(present.object);
+  }
+
+  // Whether there was an object for which `condition(object)` is true.
+  template <typename Keys, typename Lookup, typename Condition>
+  bool EraseIf(uint32_t hash, const Keys& keys, const Lookup& lookup, Condition&& condition) {
+    Entry present;
+    typename Table::Postponed postponed;
+    typename Table::MutexLock lock(table.mutex);
+    table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
+    present = table.FindLocked(hash, Matching(keys, lookup), postponed);
+    if (present.slot == nullptr || !condition(present.object)) return false;
+    return table.Remove(present, postponed);
+  }
+
+  // After a miss. Another thread may be at it already, or is done by now.
+  template <typename Keys, typename Lookup, typename Key, typename Factory>
+  [[gnu::noinline]] H Create(uint32_t hash, const Keys& keys, const Lookup& lookup, Key&& key,
+                             Factory&& factory) {
+    using Made = decltype(MakeObjectBy<H>(std::forward<Factory>(factory)));
+    constexpr bool kResident = !std::is_same_v<Made, H>;
+    typename Flights::Flight flight(hash);
+    typename Table::Prepared prepared;
+    Landed<H> result;
+    if (BeginOrJoin<kResident>(hash, keys, lookup, flight, prepared, result)) {
+      return std::move(result.object);
+    }
+    Landing landing{this, &flight, result};  // before its key goes
+    CatchInto(result, [&] {
+      prepared.MakePayload(std::forward<Key>(key));
+      flight.SetKey(&prepared.payload());
+      Made made = MakeObjectBy<H>(std::forward<Factory>(factory));
+      if (made.get() == nullptr) return;
+      if constexpr (!kResident) {
+        CheckOwns(made, "ConcurrentWeakValueMap::get_or_create");
+      }
+      EnterCreated(hash, keys, prepared, made, landing);
+    });
+    landing.Land();
+    return std::move(result.object);
+  }
+
+  // Calls `visit(entry)` for each live object, without the lock.
+  template <typename Visit>
+  void ForEach(Visit&& visit) {
+    typename Table::Position position;
+    for (bool more = true; more;) {
+      typename Table::Collected collected;
+      {
+        typename Table::MutexLock lock(table.mutex);
+        more = table.Collect(position, collected);
+      }
+      while (!collected.empty()) collected.VisitNext(visit);
+    }
+  }
+
+  void Validate() {
+    typename Table::MutexLock lock(table.mutex);
+    table.Validate();
+    Check(flights.empty(), "Validate", "a creation has not ended");
+  }
+
+  Table table;
+
+ private:
+  // True if the result is there: the object was in the map, or another thread has created it.
+  template <bool kResident, typename Keys, typename Lookup>
+  bool BeginOrJoin(uint32_t hash, const Keys& keys, const Lookup& lookup,
+                   typename Flights::Flight& flight, typename Table::Prepared& prepared,
+                   Landed<H>& result) {
+    bool joined = false;
+    for (int attempt = 0; !joined; ++attempt) {
+      Entry present;
+      typename Table::Postponed postponed;
+      typename Table::MutexLock lock(table.mutex);
+      table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
+      present = table.FindLocked(hash, Matching(keys, lookup), postponed);
+      if (present.slot != nullptr) {
+        result.object = std::move(present.object);
+        return true;
+      }
+      bool unclear;
+      auto* const other = flights.Find(hash, Matching(keys, lookup), &unclear);
+      if (other != nullptr) {
+        if (other->IsThisThreads()) FailRecursiveCreation();
+        result = flights.Await(*other, table.mutex);
+        joined = true;
+      } else if (!unclear) {
+        table.template Prepare<kResident>(prepared);
+        flights.Begin(flight);
+        return false;
+      } else {
+        lock.unlock();
+        Policy::Pause(attempt);
+      }
+    }
+    if (result.error != nullptr) std::rethrow_exception(result.error);
+    return true;
+  }
+
+  // Ends a creation for those that wait, on whatever way its thread leaves.
+  struct Landing {
+    ~Landing() { Land(); }
+    void Land() {
+      if (flight == nullptr) return;
+      typename Table::MutexLock lock(shard->table.mutex);
+      LandLocked();
+    }
+    void LandLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->table.mutex) {
+      shard->flights.End(*flight, result);
+      flight = nullptr;
+    }
+
+    ConcurrentShard* shard;
+    typename Flights::Flight* flight;
+    Landed<H>& result;
+  };
+
+  // Unless the key has got another object meanwhile: then that is the result, and `made` goes.
+  template <typename Keys, typename Made>
+  void EnterCreated(uint32_t hash, const Keys& keys, typename Table::Prepared& prepared, Made& made,
+                    Landing& landing) {
+    Landed<H>& result = landing.result;
+    typename Table::Postponed postponed;
+    typename Table::MutexLock lock(table.mutex);
+    Entry present = table.FindLocked(hash, Matching(keys, prepared.payload()), postponed);
+    if (present.slot == nullptr) {
+      table.MakeRoom(postponed);
+      result.object = table.Enter(prepared, hash, made, Entry(), postponed);
+    } else {
+      result.object = std::move(present.object);
+    }
+    landing.LandLocked();
+  }
+
+  template <typename Function>
+  static void CatchInto([[maybe_unused]] Landed<H>& result, Function&& function) {
+#ifdef __cpp_exceptions
+    try {
+      function();
+    } catch (...) {
+      result.error = std::current_exception();
+      throw;
+    }
+#else
+    function();
+#endif
+  }
+  template <typename Keys, typename Lookup>
+  static auto Matching(const Keys& keys, const Lookup& key) {
+    if constexpr (kIsCheapToCompare<K, decltype(keys.equal)>) {
+      return [key](const K& present) { return present == key; };
+    } else {
+      return [&keys, &key](const K& present) { return keys.equal(present, key); };
+    }
+  }
+
+  Flights flights ABSL_GUARDED_BY(table.mutex);
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CONCURRENT_SHARD_H_
