@@ -19,6 +19,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/hash/hash.h"
 #include "absl/synchronization/mutex.h"
@@ -55,10 +56,10 @@ using ConcurrentSubject = WeakcacheConcurrentSubject<Key, Object>;
 template <typename Key>
 using ConcurrentSharedPtrSubject = WeakcacheConcurrentSubject<Key, std::shared_ptr<Object>>;
 
-class AbslMutex {
+class ABSL_LOCKABLE AbslMutex {
  public:
-  void lock() { mutex_.Lock(); }
-  void unlock() { mutex_.Unlock(); }
+  void lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { mutex_.Lock(); }
+  void unlock() ABSL_UNLOCK_FUNCTION() { mutex_.Unlock(); }
 
  private:
   absl::Mutex mutex_;

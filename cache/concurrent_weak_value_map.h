@@ -17,17 +17,20 @@
 // Thread safety: thread-safe, except that construction, moves and destruction need it quiet: no
 // other thread is in a call of the map's. Objects may be released at any time, also after its end.
 //
-// Operations on one key are linearizable. Two live objects under one key exist only where one was
-// replaced or erased, or is still inside its destructor: from the last release on it is not found
-// any more, also by its own destructor, which may use the map.
+// Operations on one key are linearizable, as far as threads' happens-before tells what is earlier.
+// Two live objects under one key exist only where one was replaced or erased, or is still inside
+// its destructor: from the last release on it is not found any more, also by its own destructor,
+// which may use the map.
 //
 // Differences from WeakValueMap
 //  - No iterators and no strong copies of the whole: for_each visits entries as it gets to them.
 //  - get_or_create makes others wait that ask for the same key. A factory that asks for its own key
 //    gets a RecursiveCreationError (and must not wait for another thread that does). What it throws
 //    or a null handle goes to all that wait; nothing is left behind, and the next one tries again.
-//  - A look-up holds what it finds, for a moment also another object whose key has the same hash
-//    bits; so any look-up may be what ends an object.
+//  - A look-up holds what it finds, and for a moment may hold another object too (one whose key has
+//    the same hash bits, or that has just got the entry of such a one); so any look-up may be what
+//    ends an object. Until a stalled one goes on, that object stays; no other does.
+//  - Others wait busily for a key's copy constructor, as get_or_create runs it.
 //  - A key is destroyed with its object, on the thread that drops the last reference; the key of an
 //    object that was inserted as a handle, when its entry is removed.
 //  - An object that was inserted as a handle (and every std::shared_ptr) is reached through a count
@@ -91,7 +94,7 @@ class ConcurrentWeakValueMap {
       return absl::InvalidArgumentError(
           absl::StrCat("shards: ", shards, " is not a power of two of at most ", kMaxShards));
     }
-    if (options.expected_size > kMaxExpectedSize) {
+    if (options.expected_size / shards > Table::max_size() / 2) {
       return absl::InvalidArgumentError(
           absl::StrCat("expected_size: ", options.expected_size, " is too many"));
     }
@@ -222,7 +225,6 @@ class ConcurrentWeakValueMap {
   using Entry = typename Shard::Entry;
 
   static constexpr size_t kMaxShards = 4096;
-  static constexpr size_t kMaxExpectedSize = size_t{1} << 40;
   struct Place {
     Shard* shard;
     uint32_t hash;

@@ -25,6 +25,7 @@
 #include "tests/support/allocations.h"
 #include "tests/support/handle_kinds.h"
 #include "tests/support/tracked.h"
+#include "weakref/enable_ref_from_this.h"
 #include "weakref/ref.h"
 #include "weakref/weak_ref.h"
 
@@ -503,6 +504,70 @@ TYPED_TEST(ConcurrentWeakValueMapTest, BehavesAsItsModel) {
     Script<TypeParam>(seed).Run(300);
     if (this->HasFatalFailure()) return;
   }
+}
+
+// The object's own weak reference counts from the start, not only once its slot can be had.
+struct SelfAware : EnableRefFromThis<SelfAware> {
+  explicit SelfAware(int id) : id(id) {}
+  int id;
+  char bytes[100] = {};
+};
+
+TEST(ConcurrentWeakValueMapCreatedTest, ObjectsThatKnowTheirRef) {
+  ConcurrentWeakValueMap<int, SelfAware> map =
+      *ConcurrentWeakValueMap<int, SelfAware>::Create({.shards = 1});
+  for (int round = 0; round < 100; ++round) {
+    const Ref<SelfAware> object = map.get_or_create(round % 3, [&] { return SelfAware(round); });
+    EXPECT_EQ(object->ref_from_this(), object);
+    EXPECT_EQ(object.weak_count(), 2u);  // its own and the map's
+  }
+  map.purge();
+  map.Validate();
+  EXPECT_TRUE(map.empty());
+}
+
+// Converting a key is the user's code, and so runs outside the lock: it may use the map.
+struct Converted {
+  Converted(int id) : id(id) {  // NOLINT(google-explicit-constructor)
+    if (on_conversion != nullptr) (*on_conversion)();
+  }
+  friend bool operator==(const Converted& a, const Converted& b) { return a.id == b.id; }
+  template <typename H>
+  friend H AbslHashValue(H hash, const Converted& key) {
+    return H::combine(std::move(hash), key.id);
+  }
+  int id;
+  static inline std::function<void()>* on_conversion = nullptr;
+};
+
+TEST(ConcurrentWeakValueMapCreatedTest, KeysAreConvertedOutsideTheLock) {
+  using Map = ConcurrentWeakValueMap<Converted, SelfAware>;
+  Map map = *Map::Create({.shards = 1});
+  const Converted known(1);
+  int conversions = 0;
+  std::function<void()> use = [&] {
+    ++conversions;
+    map.erase(known);
+  };
+  Converted::on_conversion = &use;
+  const Ref<SelfAware> object = MakeRef<SelfAware>(5);
+  map.insert(5, object);
+  map.insert_or_assign(6, object);
+  const Ref<SelfAware> made = map.get_or_create(7, [] { return SelfAware(7); });
+  Converted::on_conversion = nullptr;
+  EXPECT_GE(conversions, 3);
+  EXPECT_EQ(map.size(), 3u);
+}
+
+TEST(ConcurrentWeakValueMapCreatedTest, ReservingInStepsKeepsNoMoreThanGrowing) {
+  using Map = ConcurrentWeakValueMap<int, SelfAware>;
+  const auto bytes_after = [](int step) {
+    const int64_t before = LiveAllocatedBytes();
+    Map map = *Map::Create({.shards = 1});
+    for (int size = step; size <= 100'000; size += step) map.reserve(size);
+    return LiveAllocatedBytes() - before;
+  };
+  EXPECT_LE(bytes_after(100), 4 * bytes_after(100'000));
 }
 
 }  // namespace

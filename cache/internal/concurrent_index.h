@@ -5,7 +5,7 @@
 // affair; its writer lets it be had only once it is in the index, so a hit needs no second look.
 // What a reader does not find may have been entered behind its back: then the version has changed,
 // and it looks again. Growth publishes new lines and keeps the old ones until the end, for the
-// readers that are still at them: together they are no larger than the new ones.
+// readers that are still at them: together they are no larger than the new ones, if it doubles.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_INDEX_H_
 #define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_INDEX_H_
 
@@ -81,11 +81,15 @@ class ConcurrentIndex {
     return Find(hash, take).slot;
   }
 
+  // How many slots can ever fit.
+  static size_t max_slots() { return Lines::CountOf(Lines::kMaxSize) * kFullEntries; }
+
   // What follows is for the writer. How many slots fit.
   size_t max_size() const { return Current().count() * kFullEntries; }
 
   // Makes room for so many slots. If memory runs out it throws and changes nothing.
   void Grow(size_t size) {
+    Check(size <= max_slots(), "ConcurrentWeakValueMap", "too many entries in one shard");
     const Lines old = Current();
     const Lines grown = NewLines(SizeFor(size));
     HeaderOf(grown.lines)->replaced = old.lines;
@@ -235,7 +239,7 @@ class ConcurrentIndex {
     return tag < 2 ? tag + 2 : tag;
   }
 
-  // The fewest lines that so many slots fit in.
+  // The fewest lines that so many slots fit in; at most max_slots().
   static size_t SizeFor(size_t slots) {
     size_t size = 0;
     while (size < Lines::kMaxSize && Lines::CountOf(size) * kFullEntries < slots) ++size;

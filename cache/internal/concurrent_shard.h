@@ -37,9 +37,10 @@ class alignas(64) ConcurrentShard {
   template <typename Keys, typename Lookup, typename Key>
   H Enter(uint32_t hash, const Keys& keys, const Lookup& lookup, Key&& key, const H& value,
           bool replace) {
-    // Constructing such a key runs nobody's code.
-    constexpr bool kKeyIsPlain =
-        std::is_trivially_copyable_v<K> && std::is_same_v<std::remove_cvref_t<Key>, K>;
+    // Copying such a key runs nobody's code.
+    constexpr bool kKeyIsPlain = std::is_trivially_copyable_v<K> &&
+                                 std::is_trivially_copy_constructible_v<K> &&
+                                 std::is_same_v<Lookup, K>;
     Entry present;
     typename Table::Postponed postponed;
     typename Table::Prepared prepared;
@@ -51,7 +52,7 @@ class alignas(64) ConcurrentShard {
     }
     table.template Prepare<false>(prepared);
     if constexpr (kKeyIsPlain) {
-      prepared.MakePayload(std::forward<Key>(key));
+      prepared.MakePayload(lookup);
     } else {
       lock.unlock();
       prepared.MakePayload(std::forward<Key>(key));
@@ -136,12 +137,14 @@ class alignas(64) ConcurrentShard {
       Entry present;
       typename Table::Postponed postponed;
       typename Table::MutexLock lock(table.mutex);
-      table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
+      if (attempt == 0) table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
       present = table.FindLocked(hash, Matching(keys, lookup), postponed);
       if (present.slot != nullptr) {
         result.object = std::move(present.object);
         return true;
       }
+      // Whatever that let go of goes before this waits, or is waited for.
+      if (!postponed.empty()) continue;
       bool unclear;
       auto* const other = flights.Find(hash, Matching(keys, lookup), &unclear);
       if (other != nullptr) {
@@ -167,13 +170,9 @@ class alignas(64) ConcurrentShard {
     void Land() {
       if (flight == nullptr) return;
       typename Table::MutexLock lock(shard->table.mutex);
-      LandLocked();
-    }
-    void LandLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->table.mutex) {
       shard->flights.End(*flight, result);
       flight = nullptr;
     }
-
     ConcurrentShard* shard;
     typename Flights::Flight* flight;
     Landed<H>& result;
@@ -193,7 +192,8 @@ class alignas(64) ConcurrentShard {
     } else {
       result.object = std::move(present.object);
     }
-    landing.LandLocked();
+    flights.End(*landing.flight, result);
+    landing.flight = nullptr;
   }
 
   template <typename Function>

@@ -128,6 +128,7 @@ class alignas(kSlotAlignment<ConcurrentSlot<H, Payload>>) ConcurrentResident fin
   // others have it and returns the first reference.
   void Hold(Object* object) {
     this->set_pointer(object);
+    this->PrepareRevival();
     LinkRefToThis(object, this);
   }
   H Publish() {
@@ -197,7 +198,10 @@ class ConcurrentLink final : public ConcurrentSlot<H, Payload>, public LinkWatch
   bool expired() const { return Traits::Expired(*handle_); }
 
   // As of a resident. One count is the table's, until ReleaseStrong; one is the caller's `object`.
-  void Hold(const H& object) { handle_.emplace(Traits::MakeWeak(object)); }
+  void Hold(const H& object) {
+    handle_.emplace(Traits::MakeWeak(object));
+    this->PrepareRevival();
+  }
   H Publish(const H& object) {
     this->Revive();
     this->Watch(object);

@@ -36,6 +36,7 @@ class ConcurrentTable {
   using Policy = typename AtomicsOf<H>::Policy;
   using Core = ConcurrentCore<H, Payload>;
   using State = ConcurrentSlotState;
+  using Index = ConcurrentIndex<ConcurrentSlot<H, Payload>, Policy>;
   static constexpr bool kNotifies = HandleTraits<H>::kNotifiesExpiry;
 
  public:
@@ -145,12 +146,12 @@ class ConcurrentTable {
     PurgeUpTo(SIZE_MAX, postponed);
     // Often full of the dead: not worth growing.
     if (in_index_ < index_.max_size() / 2) return;
-    // So that all the lines that were replaced are together no larger than the last.
-    index_.Grow(2 * index_.max_size());
+    GrowFor(in_index_ + 1);
   }
   void Reserve(size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    if (size > index_.max_size()) index_.Grow(size);
+    if (size > index_.max_size()) GrowFor(size);
   }
+  static size_t max_size() { return Index::max_slots(); }
 
   // Enters `object` with a prepared payload: there is room, and nothing live under the key but
   // `replaced`, which leaves the table; the caller holds its object. An object that is no handle
@@ -329,6 +330,11 @@ class ConcurrentTable {
     return Taken::kYes;
   }
 
+  // By no less than to twice the size, or what it replaces would add up.
+  void GrowFor(size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    index_.Grow(std::max(size, std::min(2 * index_.max_size(), max_size())));
+  }
+
   // `publish()` returns the object, which can be had from then on.
   template <typename Publish>
   H Enter(Slot* slot, uint32_t hash, const Entry& replaced, Postponed& postponed, Publish&& publish)
@@ -402,7 +408,7 @@ class ConcurrentTable {
   }
 
   // What readers use, in a cache line that others write to only when the table grows or shrinks.
-  alignas(64) ConcurrentIndex<Slot, Policy> index_;
+  alignas(64) Index index_;
   Core* const core_;
   alignas(64) size_t in_index_ ABSL_GUARDED_BY(mutex) = 0;
   Slot* arrived_ ABSL_GUARDED_BY(mutex) = nullptr;  // taken from the queue; linked by next()

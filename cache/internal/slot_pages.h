@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <forward_list>
 #include <memory>
 #include <new>
 #include <utility>
@@ -26,7 +27,7 @@ class SlotPages {
     size_t slot = 0;
   };
 
-  explicit SlotPages(const Allocator& allocator) : pages_(allocator) {}
+  explicit SlotPages(const Allocator& allocator) : pages_(allocator), replaced_(allocator) {}
   SlotPages(const SlotPages&) = delete;
   SlotPages& operator=(const SlotPages&) = delete;
   ~SlotPages() {
@@ -80,6 +81,7 @@ class SlotPages {
       }
     }
     for (; !pages_.empty() && pages_.back() == nullptr; --holes_) pages_.pop_back();
+    replaced_.clear();
   }
 
   // Leaves each page to `leave(header, slots, size)`, which may delete it, at once or later.
@@ -152,9 +154,18 @@ class SlotPages {
     return std::clamp(size_ / 32, kMinPage, kMaxPage);
   }
 
+  void ReservePlaces(size_t count) {
+    PageList larger(pages_.get_allocator());
+    larger.reserve(count);
+    replaced_.emplace_front(pages_.get_allocator());
+    larger = pages_;
+    pages_.swap(larger);
+    replaced_.front().swap(larger);
+  }
+
   template <typename Argument>
   void AddPage(Argument&& argument) {
-    if (holes_ == 0 && pages_.size() == pages_.capacity()) pages_.reserve(2 * pages_.size() + 1);
+    if (holes_ == 0 && pages_.size() == pages_.capacity()) ReservePlaces(2 * pages_.size() + 1);
     const size_t size = NextPageSize();
     Rebind<Unit> allocator(pages_.get_allocator());
     auto* const page = ::new (static_cast<void*>(UnitTraits::allocate(allocator, UnitsFor(size))))
@@ -172,7 +183,11 @@ class SlotPages {
     size_ += size;
   }
 
-  std::vector<Page*, Rebind<Page*>> pages_;  // null where one was given back: at `holes_` places
+  using PageList = std::vector<Page*, Rebind<Page*>>;
+
+  PageList pages_;  // null where one was given back: at `holes_` places
+  // Shorter lists that were here before: nothing is to be freed while their user holds a lock.
+  std::forward_list<PageList, Rebind<PageList>> replaced_;
   size_t holes_ = 0;
   Slot* free_ = nullptr;
   size_t size_ = 0;

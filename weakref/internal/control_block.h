@@ -34,6 +34,7 @@ class BasicControlBlock {
     Postponed() = default;
     Postponed(const Postponed&) = delete;
     Postponed& operator=(const Postponed&) = delete;
+    bool empty() const { return first_ == nullptr; }
     ~Postponed() {
       while (BasicControlBlock* const block = first_) {
         first_ = block->next_deferred_;
@@ -87,7 +88,8 @@ class BasicControlBlock {
   explicit BasicControlBlock(BornExpired born_expired) : counts_(born_expired) {}
   ~BasicControlBlock() = default;
 
-  // Nobody refers to the block; from now on the caller does, strongly and weakly.
+  // Nobody refers to the block; from now on the caller does, weakly, and then strongly too.
+  void PrepareRevival() { counts_.PrepareRevival(); }
   void Revive() { counts_.Revive(); }
 
  private:

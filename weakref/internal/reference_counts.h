@@ -75,16 +75,21 @@ class BasicReferenceCounts {
   }
 
   // Lets counts whose last weak reference has gone count for another referent, as if they had been
-  // constructed with HeldWeakly; callers of TryAddStrongUnheld may be at it meanwhile, and their
-  // counts stay. They can be revived only if they were born expired or held weakly: without that
-  // weak reference, the last strong one leaves without a look at them (see FinishZero).
-  void Revive() {
+  // constructed with HeldWeakly, in two steps: weak references first, so that the referent can be
+  // told of its own, and with Revive the strong one. Callers of TryAddStrongUnheld may be at it
+  // meanwhile, and their counts stay. Counts can be revived only if they were born expired or held
+  // weakly: without that weak reference, the last strong one leaves without a look at them (see
+  // FinishZero).
+  void PrepareRevival() {
     // Nobody else changes the upper half now. It is 1 if the last one left it so (see ReleaseWeak).
+    // Relaxed, both: the releasing threads' last accesses have been handed over with the memory.
     const Word word = word_.load(std::memory_order_relaxed);
     const Word left_over = static_cast<Word>(word & ~static_cast<Word>(kStrongMask));
+    word_.fetch_add(static_cast<Word>(2 * kWeakOne - left_over), std::memory_order_relaxed);
+  }
+  void Revive() {
     // Release pairs with the acquire in TryAddStrongUnheld.
-    word_.fetch_add(static_cast<Word>(kNewborn + kWeakOne - kExpiredFlag - left_over),
-                    std::memory_order_release);
+    word_.fetch_add(static_cast<Word>(kStrongOne - kExpiredFlag), std::memory_order_release);
   }
 
   [[nodiscard]] AfterRelease ReleaseStrong() {
