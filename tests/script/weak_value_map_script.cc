@@ -167,7 +167,16 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
       const Attempted attempted =
           Attempt([&] { present = side.map->insert(lookup, give_away ? std::move(value) : value); },
                   kEndsAct);
-      if (attempted.done) Settle(side, key, *present, id, "insert");
+      if (!attempted.done) return;
+      if (attempted.nested && !present->second) {
+        // The refused object ended last, and its destructor may have removed the one that was
+        // there.
+        Require(this->WasEverUnder(Base::IdOf(present->first), key),
+                "insert: another key's object");
+        CheckKey(side, key);
+        return this->Keep(present->first);
+      }
+      Settle(side, key, *present, id, "insert");
     });
   }
 
