@@ -268,8 +268,8 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
       const Attempted attempted = Attempt([&] { erased = side.map->erase(lookup); });
       if (attempted.done && !attempted.died) {
         Require(erased == (live ? 1u : 0u), "erase acting: the wrong count");
-      } else if (!attempted.done && live && !attempted.nested) {
-        Enter(side, key, object);
+      } else if (!attempted.done && !attempted.nested && object != KeyModel::kNone) {
+        Enter(side, key, object);  // also of a dead one: its entry is still to be purged
       }
     });
   }
