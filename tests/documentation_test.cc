@@ -2,9 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <iostream>
 #include <string>
 #include <utility>
 
+#include "absl/time/time.h"
+#include "cache/cache_stats.h"
 #include "cache/concurrent_weak_value_map.h"
 #include "cache/weak_interner.h"
 #include "cache/weak_key_map.h"
@@ -130,6 +133,30 @@ TEST(DocumentationTest, ConcurrentWeakValueMap) {
   EXPECT_EQ(images.get("cover"), cover);
   cover.reset();
   EXPECT_EQ(images.get("cover"), nullptr);
+}
+
+// Stands in for a cache.
+struct Counting {
+  weakcache::CacheStats Stats() const { return stats; }
+  weakcache::CacheStats stats;
+};
+void Serve(Counting& cache) { ++cache.stats.hits; }
+void Warn(const char* message) { std::cerr << message; }
+
+std::string Observe(Counting& cache) {
+  const weakcache::CacheStats before = cache.Stats();
+  Serve(cache);
+  const weakcache::CacheStats served = cache.Stats() - before;
+  if (served.hit_ratio() < 0.9) std::cerr << served.ToText();
+  if (served.LoadTimeQuantile(0.99) > absl::Seconds(1)) Warn("slow loader");
+  return served.ToPrometheus("weakcache", {{"cache", "images"}});
+}
+
+TEST(DocumentationTest, CacheStats) {
+  Counting cache;
+  cache.stats.misses = 1000;
+  EXPECT_NE(Observe(cache).find("weakcache_requests_total{cache=\"images\",result=\"hit\"} 1\n"),
+            std::string::npos);
 }
 
 }  // namespace

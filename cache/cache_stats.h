@@ -1,0 +1,140 @@
+// CacheStats: what a cache has done so far and holds now, as plain figures that an operator can
+// read.
+//
+// Why: a budget can't be chosen, nor a slow loader found, without figures; and whoever collects
+// them wants text, JSON or Prometheus's format and not a loop over getters.
+//
+//   const weakcache::CacheStats before = cache.Stats();
+//   Serve(cache);
+//   const weakcache::CacheStats served = cache.Stats() - before;   // of that time alone
+//   if (served.hit_ratio() < 0.9) std::cerr << served.ToText();
+//   if (served.LoadTimeQuantile(0.99) > absl::Seconds(1)) Warn("slow loader");
+//   return served.ToPrometheus("weakcache", {{"cache", "images"}});
+//
+// Thread safety: thread-compatible, a plain value; a cache's Stats() may be called on any thread,
+// and what other threads count meanwhile is in it or not, for each figure on its own.
+//
+// Differences from Caffeine's and Guava's CacheStats
+//  - A request that was served by an object which the budget had let go, but somebody still used,
+//    is a weak hit; it counts as a hit in hit_ratio(). An ordinary cache would have missed.
+//  - `loads` are all that have ended; `load_failures` are those of them that failed.
+//  - The times of loads have a histogram, so that quantiles can be estimated, also of a sum.
+//  - Removals are told apart by their cause; only the first two are evictions.
+//  - There are gauges, too: what is true at the moment, not a count since the cache was made. Sums
+//    add them, differences keep the newer.
+//  - Nothing wraps round: a sum ends at the largest value, a difference at 0.
+//
+// Complexity: O(1) for each operation, where the buckets of the histogram are a constant.
+#ifndef WEAKCACHE_CACHE_CACHE_STATS_H_
+#define WEAKCACHE_CACHE_CACHE_STATS_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+
+namespace weakcache {
+
+// Why an object is no longer in a cache.
+enum class RemovalCause {
+  kBudget,       // others needed its bytes
+  kAge,          // it was no longer fresh
+  kReplaced,     // its key got another object
+  kInvalidated,  // somebody asked for it
+  kDied,         // its last user let it go, and the cache did not retain it
+};
+inline constexpr size_t kRemovalCauses = 5;
+
+// "budget", "age", "replaced", "invalidated" or "died".
+std::string_view RemovalCauseName(RemovalCause cause);
+
+struct CacheStats {
+  // Names and values to tell this cache from others.
+  using Labels = std::vector<std::pair<std::string, std::string>>;
+
+  // A load is in the first bucket whose limit it does not exceed. The limits are 1, 2, 4, … µs, up
+  // to 2^32 µs, an hour and 12 minutes; the last bucket has none.
+  static constexpr size_t kLoadTimeBuckets = 34;
+
+  // Counters: they only grow while the cache lives.
+
+  uint64_t hits = 0;           // requests served by an object that the cache retained
+  uint64_t weak_hits = 0;      // requests served by an object that only its users kept alive
+  uint64_t misses = 0;         // all other requests, whether or not they waited for a load
+  uint64_t loads = 0;          // loads that have ended, well or not
+  uint64_t load_failures = 0;  // those of them that gave no object
+  absl::Duration load_time;    // of all loads together; those at the same time count in full
+  std::array<uint64_t, kLoadTimeBuckets> load_time_histogram{};
+  uint64_t evictions_budget = 0;
+  uint64_t evictions_age = 0;
+  uint64_t removals_replaced = 0;
+  uint64_t removals_invalidated = 0;
+  uint64_t removals_died = 0;
+
+  // Gauges: what is true at the moment.
+
+  uint64_t bytes_retained = 0;    // weights of the objects that the cache keeps alive
+  uint64_t bytes_pinned = 0;      // weights of those that only users do, beyond the budget
+  uint64_t loads_in_flight = 0;   // loads that have begun and not ended
+  uint64_t expired_unpurged = 0;  // entries whose objects have gone, that wait to be removed
+
+  uint64_t requests() const;
+  // Of all requests, how many were hits or weak hits: 0 to 1. It is 1 if there were no requests.
+  double hit_ratio() const;
+  uint64_t evictions() const;
+  // 0 if there were no loads.
+  absl::Duration mean_load_time() const;
+
+  // The time that a fraction of the loads did not exceed, such as 0.99: an estimate that takes the
+  // loads of a bucket to be evenly spread over it, so that it is in the right bucket, and at most
+  // twice the true time or half of it, above 1 µs. Loads of the last bucket are taken for its lower
+  // limit. 0 if there were no loads. A fraction below 0, or not a number, is 0; one above 1 is 1.
+  absl::Duration LoadTimeQuantile(double fraction) const;
+
+  // The bucket of a load, which is 0 if its time is negative; and the most that a bucket takes,
+  // absl::InfiniteDuration() in the last.
+  static size_t LoadTimeBucket(absl::Duration time);
+  static absl::Duration LoadTimeLimit(size_t bucket);
+
+  // The figures of two caches together, or of one in two stretches of time (but then mind the
+  // gauges): everything is added.
+  CacheStats Plus(const CacheStats& other) const;
+  // What was counted after `earlier`, of the same cache; with the gauges of this, the newer one.
+  CacheStats Minus(const CacheStats& earlier) const;
+  friend CacheStats operator+(const CacheStats& a, const CacheStats& b) { return a.Plus(b); }
+  friend CacheStats operator-(const CacheStats& a, const CacheStats& b) { return a.Minus(b); }
+  CacheStats& operator+=(const CacheStats& other) { return *this = Plus(other); }
+  CacheStats& operator-=(const CacheStats& earlier) { return *this = Minus(earlier); }
+  friend bool operator==(const CacheStats& a, const CacheStats& b) = default;
+
+  // A few lines for people. Not to be parsed: they may change.
+  std::string ToText() const;
+
+  // One object on one line, without a newline. Its names are those of the fields, times are in
+  // seconds, and the histogram has the buckets that have loads, with their limits, null in the
+  // last.
+  std::string ToJson() const;
+
+  // Prometheus's text exposition format 0.0.4, which ends in a newline. All metrics have the
+  // labels, whose names have to differ, and begin with `name_prefix` and '_', or with neither if it
+  // is empty. What a name can't have becomes '_'; the names "cause", "le" and "result", which the
+  // metrics use themselves, become "exported_cause" and so on; values are escaped.
+  //
+  // A program with several caches must not concatenate their texts, as a metric is declared once:
+  // see ToPrometheus below.
+  std::string ToPrometheus(std::string_view name_prefix = "weakcache",
+                           const Labels& labels = {}) const;
+};
+
+// The same for several caches, which differ in their labels.
+std::string ToPrometheus(std::string_view name_prefix,
+                         const std::vector<std::pair<CacheStats::Labels, CacheStats>>& caches);
+
+}  // namespace weakcache
+
+#endif  // WEAKCACHE_CACHE_CACHE_STATS_H_
