@@ -3,7 +3,7 @@
 #define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CORE_H_
 
 #include <cstddef>
-#include <memory>
+#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -13,6 +13,7 @@
 #include "weakref/handle_traits.h"
 #include "weakref/internal/atomics_policy.h"
 #include "weakref/internal/control_block.h"
+#include "weakref/internal/referent_storage.h"
 
 namespace weakcache::internal {
 
@@ -20,6 +21,7 @@ template <typename H, typename Payload>
 class ConcurrentCore {
   static constexpr bool kNotifies = HandleTraits<H>::kNotifiesExpiry;
   using Policy = typename AtomicsOf<H>::Policy;
+  using Allocator = typename Policy::template Allocator<char>;
   using State = ConcurrentSlotState;
 
   // What each page begins with: near its slots, for the threads that drop last references.
@@ -54,8 +56,8 @@ class ConcurrentCore {
   using Slot = ConcurrentSlot<H, Payload>;
   using Resident = ConcurrentResident<H, Payload, PageOwner>;
   using Link = ConcurrentLink<H, Payload, PageOwner>;
-  using Residents = SlotPages<Resident, PageOwner, std::allocator<char>>;
-  using Links = SlotPages<Link, PageOwner, std::allocator<char>>;
+  using Residents = SlotPages<Resident, PageOwner, Allocator>;
+  using Links = SlotPages<Link, PageOwner, Allocator>;
 
   // A place in the links' pages, or after them in the residents'.
   class Position {
@@ -72,7 +74,13 @@ class ConcurrentCore {
     typename Residents::Position resident_;
   };
 
-  ConcurrentCore() = default;
+  static ConcurrentCore* New() {
+    Memory<ConcurrentCore, Allocator> memory{Allocator()};
+    ::new (static_cast<void*>(memory.get())) ConcurrentCore;
+    return memory.release();
+  }
+  ConcurrentCore(const ConcurrentCore&) = delete;
+  ConcurrentCore& operator=(const ConcurrentCore&) = delete;
 
   static Resident* AsResident(Slot* slot) { return static_cast<Resident*>(slot); }
   // Another reference to the object of a resident that the caller is counted in at.
@@ -128,7 +136,7 @@ class ConcurrentCore {
     };
     links_.Abandon(leave);
     residents_.Abandon(leave);
-    if (departures_.LeaveTo(pages_left)) delete this;
+    if (departures_.LeaveTo(pages_left)) Discard(Allocator(), this);
   }
 
   void Validate() const {
@@ -139,6 +147,8 @@ class ConcurrentCore {
   BasicExpiredQueue<Policy, Slot> queue;
 
  private:
+  ConcurrentCore() = default;
+
   // Lets go of what came through the queue.
   void Drain(Slot* slot) {
     while (slot != nullptr) {
@@ -185,15 +195,13 @@ class ConcurrentCore {
     } else {
       DeletePage(page, AsResident(slot));
     }
-    if (departures_.Leave()) delete this;
+    if (departures_.Leave()) Discard(Allocator(), this);
   }
-  static void DeletePage(PageOwner* page, Link*) { Links::Delete(page, std::allocator<char>()); }
-  static void DeletePage(PageOwner* page, Resident*) {
-    Residents::Delete(page, std::allocator<char>());
-  }
+  static void DeletePage(PageOwner* page, Link*) { Links::Delete(page, Allocator()); }
+  static void DeletePage(PageOwner* page, Resident*) { Residents::Delete(page, Allocator()); }
 
-  Links links_{std::allocator<char>()};
-  Residents residents_{std::allocator<char>()};
+  Links links_{Allocator()};
+  Residents residents_{Allocator()};
   BasicDepartures<Policy> departures_;  // of pages, after the table's end
 };
 

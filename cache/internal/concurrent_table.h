@@ -78,7 +78,7 @@ class ConcurrentTable {
     bool has_payload_ = false;
   };
 
-  ConcurrentTable() : core_(new Core) {}
+  ConcurrentTable() : core_(Core::New()) {}
   ConcurrentTable(const ConcurrentTable&) = delete;
   ConcurrentTable& operator=(const ConcurrentTable&) = delete;
   // Nobody uses the table any more; its objects may live on.

@@ -1,5 +1,8 @@
 // The counts of a control block: who destroys the referent, who frees the block, and that nobody
 // looks at either afterwards.
+#include <atomic>
+#include <memory>
+
 #include "tests/model/model.h"
 #include "tests/model/relacy_policy.h"
 
@@ -178,6 +181,98 @@ class WeakCopyAgainstStrongDrop : public BlockModel<WeakCopyAgainstStrongDrop, 2
   }
 };
 
+// A block whose memory stays for one referent after the other, as a slot's of a concurrent table:
+// the table holds a weak reference, gives it up once it hears of a referent's end, and revives the
+// block when the last weak reference has gone. Upgraders come without any reference.
+class ReusedBlock final : public internal::BasicControlBlock<RelacyAtomics> {
+ public:
+  ReusedBlock() : BasicControlBlock(internal::BornExpired()) {}
+
+  void Begin() {
+    referent_ = ++referents_;
+    ended_.store(0, std::memory_order_relaxed);
+    freed_.store(0, std::memory_order_relaxed);
+    Revive();
+  }
+  // True if the block is the table's to revive: the referent has ended, and nobody is left.
+  bool TryTakeBack() {
+    if (ended_.load(std::memory_order_acquire) == 1) {
+      ended_.store(0, std::memory_order_relaxed);
+      if (DropWeak()) return true;
+    }
+    return freed_.load(std::memory_order_acquire) == 1;
+  }
+  // By an upgrader: whichever referent it gets is there.
+  void UpgradeAndRelease() {
+    if (!TryAddStrongUnheld()) return;
+    RL_ASSERT(referent_ != 0);
+    ReleaseStrong();
+  }
+  int destroyed() const { return destroyed_; }
+
+ private:
+  void DestroyReferent() noexcept override {
+    RL_ASSERT(referent_ != 0);
+    referent_ = 0;
+    RL_ASSERT(++destroyed_ == referents_);
+    ended_.store(1, std::memory_order_release);
+  }
+  void FreeBlock() noexcept override {
+    RL_ASSERT(destroyed_ == referents_);
+    freed_.store(1, std::memory_order_release);
+  }
+
+  RelacyPlain<int> referent_{0};  // 0: none
+  RelacyAtomic<int> ended_{0};    // the table has not given up its reference
+  RelacyAtomic<int> freed_{0};    // the last reference went after the table's
+  int referents_ = 0;
+  int destroyed_ = 0;
+};
+
+// Thread 0 is the owner and the table; it goes on to the next referents as far as it comes. The
+// others upgrade late: at the end of one referent, while there is none, or at the next one's.
+template <int kThreads, int kReferents>
+class LateUpgradeAgainstRevival
+    : public rl::test_suite<LateUpgradeAgainstRevival<kThreads, kReferents>, kThreads> {
+ public:
+  void before() {
+    ++current_schedule;
+    block_.Create();
+    block_->Begin();
+  }
+  void thread(unsigned index) {
+    if (index != 0) {
+      block_->UpgradeAndRelease();
+      return;
+    }
+    block_->ReleaseStrong();
+    while (begun_ < kReferents && block_->TryTakeBack()) BeginAndRelease();
+  }
+  void after() {
+    RL_ASSERT(block_->destroyed() == begun_);
+    for (; begun_ < kReferents; BeginAndRelease()) RL_ASSERT(block_->TryTakeBack());
+    RL_ASSERT(block_->destroyed() == kReferents);
+    RL_ASSERT(block_->strong_count() == 0);
+    RL_ASSERT(block_->TryTakeBack());
+    RL_ASSERT(!block_->TryAddStrongUnheld());
+    block_->Begin();
+    RL_ASSERT(block_->strong_count() == 1 && block_->weak_count() == 1);
+    block_->ReleaseStrong();
+    RL_ASSERT(block_->TryTakeBack());
+    std::destroy_at(block_.get());
+  }
+
+ private:
+  void BeginAndRelease() {
+    ++begun_;
+    block_->Begin();
+    block_->ReleaseStrong();
+  }
+
+  Storage<ReusedBlock> block_;
+  int begun_ = 1;
+};
+
 int RunAll() {
   ModelRunner runner;
   runner.Exhaustive<UpgradeAgainstLastDrop>("an upgrade against the last drop");
@@ -192,6 +287,11 @@ int RunAll() {
   runner.Exhaustive<WeakCopyAgainstStrongDrop>("a weak copy against the last strong drop");
   runner.Exhaustive<UpgradeAgainstTwoLastDrops>("an upgrade against two last drops");
   runner.Bounded<TwoUpgradesAgainstLastDrop>("two upgrades against the last drop", 5);
+  runner.Exhaustive<LateUpgradeAgainstRevival<2, 2>>("a late upgrade against a revival");
+  runner.Bounded<LateUpgradeAgainstRevival<2, 3>>("a late upgrade against two revivals", 5,
+                                                  100'000);
+  runner.Bounded<LateUpgradeAgainstRevival<3, 2>>("two late upgrades against a revival", 4,
+                                                  100'000);
   return runner.result();
 }
 

@@ -13,11 +13,14 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <new>
 #include <type_traits>
 
 // The headers under test come first: Relacy redefines words of the language and of <pthread.h>.
 #include "cache/internal/expired_queue.h"
+#include "cache/internal/mutex.h"
 #include "cache/internal/resident_link.h"
 #include "cache/internal/table_core.h"
 #include "cache/internal/table_slot.h"
@@ -120,7 +123,7 @@ class RelacyAtomic {
  public:
   RelacyAtomic() : RelacyAtomic(T()) {}
   RelacyAtomic(T value)  // NOLINT(google-explicit-constructor): as std::atomic
-      : value_(static_cast<Value>(value)) {}
+      : value_(ToValue(value)) {}
   RelacyAtomic(const RelacyAtomic&) = delete;
   RelacyAtomic& operator=(const RelacyAtomic&) = delete;
   ~RelacyAtomic() {
@@ -134,11 +137,11 @@ class RelacyAtomic {
   }
   void store(T value, std::memory_order order, rl::debug_info where = Here()) {
     Use(where);
-    value_.store(static_cast<Value>(value), ToRelacy(order), where);
+    value_.store(ToValue(value), ToRelacy(order), where);
   }
   T exchange(T value, std::memory_order order, rl::debug_info where = Here()) {
     Use(where);
-    return static_cast<T>(value_.exchange(static_cast<Value>(value), ToRelacy(order), where));
+    return static_cast<T>(value_.exchange(ToValue(value), ToRelacy(order), where));
   }
   T fetch_add(T value, std::memory_order order, rl::debug_info where = Here()) {
     Use(where);
@@ -165,7 +168,7 @@ class RelacyAtomic {
     while (load(order, where) == old) {
       // As the kernel does it: it compares once more and puts the thread to sleep in one step. A
       // wake-up that is missing shows as a deadlock.
-      if (value_.debug_value() == static_cast<Value>(old)) {
+      if (value_.debug_value() == ToValue(old)) {
         value_.wait(rl::ctx(), /*is_timed=*/false, /*allow_spurious_wakeup=*/false, where);
       } else {
         rl::yield(1, where);  // do not read the old value for ever
@@ -180,9 +183,22 @@ class RelacyAtomic {
   }
 
  private:
+  template <typename Pointer>
+  struct Mutable {
+    using type = std::remove_const_t<std::remove_pointer_t<Pointer>>*;
+  };
   // What Relacy can count with and print.
-  using Value = typename std::conditional_t<std::is_enum_v<T>, std::underlying_type<T>,
-                                            std::type_identity<T>>::type;
+  using Value = typename std::conditional_t<
+      std::is_enum_v<T>, std::underlying_type<T>,
+      std::conditional_t<std::is_pointer_v<T>, Mutable<T>, std::type_identity<T>>>::type;
+
+  static Value ToValue(T value) {
+    if constexpr (std::is_pointer_v<T>) {
+      return const_cast<Value>(value);
+    } else {
+      return static_cast<Value>(value);
+    }
+  }
 
   static constexpr std::memory_order FailureOrder(std::memory_order order) {
     if (order == std::memory_order_release) return std::memory_order_relaxed;
@@ -201,9 +217,9 @@ class RelacyAtomic {
     Use(where);
     // Relacy knows no failure order above the success order; a fence makes up for it.
     const bool fence = success == std::memory_order_relaxed && failure != success;
-    auto value = static_cast<Value>(expected);
+    auto value = ToValue(expected);
     const bool exchanged =
-        value_.compare_exchange(rl::bool_t<kSpuriousFailures>(), value, static_cast<Value>(desired),
+        value_.compare_exchange(rl::bool_t<kSpuriousFailures>(), value, ToValue(desired),
                                 ToRelacy(success), ToRelacy(fence ? success : failure), where);
     if (fence && !exchanged) rl::atomic_thread_fence(ToRelacy(failure), where);
     expected = static_cast<T>(value);
@@ -215,6 +231,23 @@ class RelacyAtomic {
   rl::atomic<Value> value_;
 };
 
+// Its memory is not Relacy's, which tries each time whether it is used again.
+template <typename T>
+struct AlignedAllocator {
+  using value_type = T;
+
+  AlignedAllocator() = default;
+  template <typename U>
+  AlignedAllocator(const AlignedAllocator<U>&) {}  // NOLINT(google-explicit-constructor): as in std
+  T* allocate(size_t count) {
+    return static_cast<T*>(::operator new(count * sizeof(T), kAlignment));
+  }
+  void deallocate(T* memory, size_t) { ::operator delete(memory, kAlignment); }
+  friend bool operator==(const AlignedAllocator&, const AlignedAllocator&) { return true; }
+
+  static constexpr std::align_val_t kAlignment{64};
+};
+
 // A schedule of a model is one life of everything: what a thread keeps for itself begins anew.
 inline uint64_t current_schedule = 0;
 
@@ -223,6 +256,8 @@ struct RelacyAtomics {
   using Atomic = RelacyAtomic<T>;
   template <typename T>
   using Plain = RelacyPlain<T>;
+  template <typename T>
+  using Allocator = AlignedAllocator<T>;
   using CountWord = uint64_t;
   using ThreadId = unsigned;  // 0: no thread
 
@@ -246,6 +281,34 @@ struct RelacyAtomics {
   static void Pause(int /*attempt*/) { rl::yield(1, Here()); }
 };
 
+// As std::mutex and std::condition_variable: Relacy knows who is blocked, and calls it a deadlock
+// if nobody is left to wake them.
+class RelacyMutex {
+ public:
+  void lock(rl::debug_info where = Here()) { mutex_.lock(where); }
+  void unlock(rl::debug_info where = Here()) { mutex_.unlock(where); }
+
+ private:
+  rl::mutex mutex_;
+};
+class RelacyConditionVariable {
+ public:
+  template <typename Lock>
+  void wait(Lock& lock, rl::debug_info where = Here()) {
+    condition_.wait(*lock.mutex(), where);
+  }
+  void notify_all(rl::debug_info where = Here()) { condition_.notify_all(where); }
+
+ private:
+  rl::condition_variable condition_;
+};
+
 }  // namespace weakcache::model
+
+template <>
+struct weakcache::internal::MutexesOf<weakcache::model::RelacyAtomics> {
+  using Mutex = weakcache::model::RelacyMutex;
+  using ConditionVariable = weakcache::model::RelacyConditionVariable;
+};
 
 #endif  // WEAKCACHE_TESTS_MODEL_RELACY_POLICY_H_

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <thread>
 
 namespace weakcache::internal {
@@ -17,6 +18,10 @@ struct StdAtomics {
   // checker replaces it to find the accesses that nothing orders.
   template <typename T>
   using Plain = T;
+
+  // Where a concurrent container has what outlives it.
+  template <typename T>
+  using Allocator = std::allocator<T>;
 
   // Holds both counts of a referent, the strong one in the lower half.
   using CountWord = uint64_t;

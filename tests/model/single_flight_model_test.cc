@@ -1,0 +1,177 @@
+// The shipped single flight, as the thread-safe map uses it, under the model checker: of those that
+// ask for one key at a time one creates, the others wait, and a failure wakes all of them and
+// leaves nothing. A wake-up that is missing shows as a deadlock.
+#include <array>
+
+#include "tests/model/concurrent_model.h"
+#include "tests/model/model.h"
+#include "tests/model/relacy_policy.h"
+
+namespace weakcache::model {
+namespace {
+
+// Each thread asks for the same key; Derived has Make(unsigned), which is thread i's factory.
+template <typename Derived, int kThreads>
+class FlightModel : public MapModel<Derived, kThreads> {
+ public:
+  void Thread(unsigned index) { Ask(index); }
+
+ protected:
+  // What the map returned stays until Finish.
+  void Ask(unsigned index) {
+    results_[index] = this->map().get_or_create(Key(1), [&] {
+      RL_ASSERT(!creating_);  // one at a time
+      creating_ = true;
+      ++calls_;
+      // Lets the others come meanwhile.
+      static_cast<void>(step_.load(std::memory_order_relaxed));
+      Handle made = static_cast<Derived*>(this)->Make(index);
+      creating_ = false;
+      return made;
+    });
+    if (results_[index].get() != nullptr) results_[index].get()->UseFor(1);
+  }
+
+  const Handle& result(unsigned index) const { return results_[index]; }
+  void DropResults() {
+    for (Handle& result : results_) result.reset();
+  }
+  int calls() const { return calls_; }
+  // Nobody waits, nothing is in the index, and the next one tries again.
+  void CheckNothingLeft() {
+    this->map().Validate();
+    RL_ASSERT(this->map().size() == 0);
+    RL_ASSERT(census.objects == 0);
+    const Handle next = this->Create(1);
+    RL_ASSERT(next.get() != nullptr);
+  }
+
+ private:
+  RelacyAtomic<int> step_{0};
+  std::array<Handle, kThreads> results_;
+  int calls_ = 0;
+  bool creating_ = false;
+};
+
+// All factories fail.
+template <int kThreads>
+class FlightsThatFail : public FlightModel<FlightsThatFail<kThreads>, kThreads> {
+ public:
+  static Handle Make(unsigned) { return Handle(); }
+  void Finish() {
+    RL_ASSERT(this->calls() >= 1);
+    for (unsigned i = 0; i < kThreads; ++i) RL_ASSERT(this->result(i).get() == nullptr);
+    this->CheckNothingLeft();
+  }
+};
+
+// Thread 0's factory fails; the others' do not.
+template <int kThreads>
+class FailureAgainstSuccess : public FlightModel<FailureAgainstSuccess<kThreads>, kThreads> {
+ public:
+  static Handle Make(unsigned index) { return index == 0 ? Handle() : GuestBlock::Make(1); }
+  void Finish() {
+    const Object* there = nullptr;
+    for (unsigned i = 0; i < kThreads; ++i) {
+      const Object* const object = this->result(i).get();
+      if (object == nullptr) continue;
+      RL_ASSERT(there == nullptr || there == object);
+      there = object;
+    }
+    // A failure is one call, and a success that is held is the last.
+    RL_ASSERT(this->calls() <= 2);
+    RL_ASSERT(this->Get(1).get() == there);
+    this->DropResults();
+    this->CheckNothingLeft();
+  }
+};
+
+// All succeed and hold what they get: one call, one object.
+template <int kThreads>
+class FlightsThatSucceed : public FlightModel<FlightsThatSucceed<kThreads>, kThreads> {
+ public:
+  static Handle Make(unsigned) { return GuestBlock::Make(1); }
+  void Finish() {
+    RL_ASSERT(this->calls() == 1);
+    for (unsigned i = 0; i < kThreads; ++i) {
+      RL_ASSERT(this->result(i).get() != nullptr);
+      RL_ASSERT(this->result(i).get() == this->result(0).get());
+    }
+    this->DropResults();
+    this->CheckNothingLeft();
+  }
+};
+
+// The object is created in the map's own slot, and everybody lets go of it at once: those that wait
+// get it alive, and who comes too late creates another.
+template <int kThreads>
+class ResidentsThatGo : public MapModel<ResidentsThatGo<kThreads>, kThreads> {
+ public:
+  void Thread(unsigned) {
+    const Handle created = this->Create(1);
+    RL_ASSERT(created.get() != nullptr);
+    created.get()->UseFor(1);
+  }
+  void Finish() { RL_ASSERT(this->Get(1).get() == nullptr); }
+};
+
+// While thread 0 creates, thread 1 inserts: both have one object in the end.
+class CreationAgainstInsertion : public FlightModel<CreationAgainstInsertion, 2> {
+ public:
+  void Thread(unsigned index) {
+    if (index == 0) {
+      Ask(0);
+      return;
+    }
+    handle(0) = GuestBlock::Make(1);
+    inserted_ = map().insert(Key(1), handle(0)).second;
+    handle(1) = Get(1);
+    RL_ASSERT(handle(1).get() != nullptr);
+  }
+  static Handle Make(unsigned) { return GuestBlock::Make(1); }
+  void Finish() {
+    RL_ASSERT(result(0).get() == handle(1).get());
+    RL_ASSERT(inserted_ == (result(0).get() == handle(0).get()));
+    DropResults();
+    for (size_t i = 0; i < 2; ++i) handle(i).reset();
+    CheckNothingLeft();
+  }
+
+ private:
+  bool inserted_ = false;
+};
+
+// Two keys with the same hash are created at a time; neither waits for the other's object.
+class TwoKeysAtATime : public MapModel<TwoKeysAtATime, 3> {
+ public:
+  void Thread(unsigned index) {
+    const int key = index == 0 ? 1 : 2;
+    handle(index) = Create(key);
+    RL_ASSERT(handle(index).get() != nullptr);
+  }
+  void Finish() {
+    RL_ASSERT(handle(1).get() == handle(2).get());
+    RL_ASSERT(census.objects == 2);
+  }
+};
+
+int RunAll() {
+  constexpr int kRandom = 20'000;
+  ModelRunner runner;
+  runner.Bounded<FlightsThatFail<2>>("a failing flight", 2, kRandom);
+  runner.Bounded<FlightsThatFail<3>>("a failing flight, two wait", 1, kRandom);
+  runner.Bounded<FailureAgainstSuccess<2>>("failure against success", 1, kRandom);
+  runner.Bounded<FailureAgainstSuccess<3>>("failure against two successes", 0, kRandom);
+  runner.Bounded<FlightsThatSucceed<2>>("a flight that succeeds", 1, kRandom);
+  runner.Bounded<FlightsThatSucceed<3>>("a flight that succeeds, two wait", 0, kRandom);
+  runner.Bounded<ResidentsThatGo<2>>("residents that go", 1, kRandom);
+  runner.Bounded<ResidentsThatGo<3>>("residents that go, two wait", 0, kRandom);
+  runner.Bounded<CreationAgainstInsertion>("creation against insertion", 1, kRandom);
+  runner.Bounded<TwoKeysAtATime>("two keys at a time", 1, kRandom);
+  return runner.result();
+}
+
+}  // namespace
+}  // namespace weakcache::model
+
+int main() { return weakcache::model::RunAll(); }
