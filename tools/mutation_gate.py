@@ -42,8 +42,14 @@ LANES_OF = {
 
 # Mutants of cache/ are the affair of these models, if any, and then of the containers' tests.
 CACHE_MODELS_OF = {
+    "concurrent_core.h": ["concurrent_table"],
+    "concurrent_index.h": ["concurrent_table"],
+    "concurrent_slot.h": ["concurrent_table"],
+    "concurrent_table.h": ["concurrent_table", "single_flight"],
+    "concurrent_weak_value_map.h": ["concurrent_table", "single_flight"],
     "expired_queue.h": ["expired_queue", "weak_table"],
     "resident_link.h": ["resident_link", "weak_table"],
+    "single_flight.h": ["single_flight"],
     "slot_pages.h": ["weak_table"],
     "table_core.h": ["weak_table"],
     "table_slot.h": ["weak_table"],
@@ -109,6 +115,17 @@ RECHECKS = [
     ("late thread's weak release", "weakref/internal/reference_counts.h",
      "return ReleaseWeak() ? AfterRelease::kFreeBlock : AfterRelease::kNothing;",
      "return AfterRelease::kNothing;"),
+    ("late count stays", "weakref/internal/reference_counts.h",
+     "word_.fetch_add(static_cast<Word>(kNewborn + kWeakOne - kExpiredFlag - left_over),\n"
+     "                    std::memory_order_release);",
+     "static_cast<void>(left_over);\n"
+     "    word_.store(kNewborn + kWeakOne, std::memory_order_release);"),
+    ("left-over weak count", "weakref/internal/reference_counts.h",
+     "kNewborn + kWeakOne - kExpiredFlag - left_over", "kNewborn + kWeakOne - kExpiredFlag"),
+    ("late count may be the last", "weakref/internal/reference_counts.h",
+     "return {false, ReleaseStrong()};",
+     "word_.fetch_sub(kStrongOne, std::memory_order_release);\n"
+     "    return {false, AfterRelease::kNothing};"),
     ("depth limit", "weakref/internal/control_block.h",
      "if (destructions.depth == Policy::kMaxNestedDestructions) {\n      next_deferred_",
      "if (false) {\n      next_deferred_"),
@@ -435,13 +452,19 @@ def fast_lane(name, source, flags, libraries):
     return Lane(name, build, [binary])
 
 
+def package_libraries(*packages):
+    return subprocess.run(["pkg-config", "--libs", *packages], capture_output=True, check=True,
+                          text=True).stdout.split()
+
+
 def make_lanes():
     lanes = {}
+    libraries = package_libraries("absl_statusor")
     for source in sorted(glob.glob("tests/model/*_model_test.cc")):
         model = os.path.basename(source)[:-len("_model_test.cc")]
-        lanes[model] = fast_lane(model + "_model_test", source, ["-Og", "-U_FORTIFY_SOURCE"], [])
-    libraries = subprocess.run(["pkg-config", "--libs", "absl_hash", "absl_strings"],
-                               capture_output=True, check=True, text=True).stdout.split()
+        lanes[model] = fast_lane(model + "_model_test", source, ["-Og", "-U_FORTIFY_SOURCE"],
+                                 libraries)
+    libraries = package_libraries("absl_hash", "absl_strings")
     for name in CONTAINER_TESTS:
         lanes[name] = fast_lane(name, f"tests/{name}.cc",
                                 ["-O0", "tests/support/allocations.cc",
