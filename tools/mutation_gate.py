@@ -353,6 +353,24 @@ RECHECKS = [
     ("expired are not erased", "cache/weak_value_map.h",
      "return expired ? 0 : 1;",
      "return 1;"),
+    ("count before key", "cache/internal/concurrent_table.h",
+     "    if (!slot->TryAddStrongUnheld()) return false;\n    CountedIn counted{slot};\n"
+     "    if (!match(slot->payload())) return false;",
+     "    if (!match(slot->payload())) return false;\n"
+     "    if (!slot->TryAddStrongUnheld()) return false;\n    CountedIn counted{slot};"),
+    ("look at the key", "cache/internal/concurrent_table.h",
+     "    if (!match(slot->payload())) return false;\n", ""),
+    ("index before publication", "cache/internal/concurrent_table.h",
+     "      index_.Insert(slot);\n      ++in_index_;\n      return publish();",
+     "      H first = publish();\n      index_.Insert(slot);\n      ++in_index_;\n"
+     "      return first;"),
+    ("look at the version", "cache/internal/concurrent_index.h",
+     "return {nullptr, version % 2 == 0 && version_.load(std::memory_order_relaxed) == version};",
+     "static_cast<void>(version);\n    return {nullptr, true};"),
+    ("look for a change under way", "cache/internal/concurrent_index.h",
+     "version % 2 == 0 && version_", "version_"),
+    ("waking the waiters", "cache/internal/single_flight.h",
+     "    landing_.NotifyAll();\n", ""),
 ]
 
 
