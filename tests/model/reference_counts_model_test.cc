@@ -192,6 +192,7 @@ class ReusedBlock final : public internal::BasicControlBlock<RelacyAtomics> {
     referent_ = ++referents_;
     ended_.store(0, std::memory_order_relaxed);
     freed_.store(0, std::memory_order_relaxed);
+    PrepareRevival();
     Revive();
   }
   // True if the block is the table's to revive: the referent has ended, and nobody is left.
