@@ -225,8 +225,10 @@ class ConcurrentWeakValueMap {
   using LookupKey = internal::LookupKey<K, Hash, Equal, Key>;
   using Policy = typename internal::AtomicsOf<Strong>::Policy;
   using Table = internal::ConcurrentTable<Strong, K>;
-  using Flights = internal::SingleFlight<Strong, K, Policy>;
+  using Flights = internal::SingleFlight<internal::Landed<Strong>, K, Policy>;
   using Entry = typename Table::Entry;
+  struct Shard;
+  using Landing = internal::Landing<Shard, Flights>;
 
   static constexpr size_t kMaxShards = 4096;
   static constexpr size_t kMaxExpectedSize = size_t{1} << 40;
@@ -329,7 +331,7 @@ class ConcurrentWeakValueMap {
       return std::move(result.object);
     }
     Landing landing{place.shard, &flight, result};  // before its key goes
-    CatchInto(result, [&] {
+    internal::CatchInto(result, [&] {
       prepared.MakePayload(std::forward<Key>(key));
       flight.SetKey(&prepared.payload());
       Made made = internal::MakeObjectBy<Strong>(std::forward<Factory>(factory));
@@ -347,54 +349,20 @@ class ConcurrentWeakValueMap {
   template <bool kResident, typename Lookup>
   bool BeginOrJoin(const Place& place, const Lookup& lookup, typename Flights::Flight& flight,
                    typename Table::Prepared& prepared, internal::Landed<Strong>& result) {
-    Table& table = place.shard->table;
-    bool joined = false;
-    for (int attempt = 0; !joined; ++attempt) {
-      Entry present;
-      typename Table::Postponed postponed;
-      typename Table::MutexLock lock(table.mutex);
-      table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
-      present = table.FindLocked(place.hash, Matching(lookup), postponed);
-      if (present.slot != nullptr) {
-        result.object = std::move(present.object);
-        return true;
-      }
-      bool unclear;
-      auto* const other = place.shard->flights.Find(place.hash, Matching(lookup), &unclear);
-      if (other != nullptr) {
-        if (other->IsThisThreads()) FailRecursive();
-        result = place.shard->flights.Await(*other, table.mutex);
-        joined = true;
-      } else if (!unclear) {
-        table.template Prepare<kResident>(prepared);
-        place.shard->flights.Begin(flight);
+    const auto match = Matching(lookup);
+    switch (internal::BeginOrJoin<kResident, Policy>(*place.shard, place.hash, match, match, flight,
+                                                     prepared, result)) {
+      case internal::Beginning::kBegun:
         return false;
-      } else {
-        lock.unlock();
-        Policy::Pause(attempt);
-      }
+      case internal::Beginning::kRecursive:
+        FailRecursive();
+      case internal::Beginning::kFound:
+      case internal::Beginning::kJoined:
+        break;
     }
     if (result.error != nullptr) std::rethrow_exception(result.error);
     return true;
   }
-
-  // Ends a creation for those that wait, on whatever way its thread leaves.
-  struct Landing {
-    ~Landing() { Land(); }
-    void Land() {
-      if (flight == nullptr) return;
-      typename Table::MutexLock lock(shard->table.mutex);
-      LandLocked();
-    }
-    void LandLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->table.mutex) {
-      shard->flights.End(*flight, result);
-      flight = nullptr;
-    }
-
-    Shard* shard;
-    typename Flights::Flight* flight;
-    internal::Landed<Strong>& result;
-  };
 
   // Unless the key has got another object meanwhile: then that is the result, and `made` goes.
   template <typename Made>
@@ -414,19 +382,6 @@ class ConcurrentWeakValueMap {
     landing.LandLocked();
   }
 
-  template <typename Function>
-  static void CatchInto(internal::Landed<Strong>& result, Function&& function) {
-#ifdef __cpp_exceptions
-    try {
-      function();
-    } catch (...) {
-      result.error = std::current_exception();
-      throw;
-    }
-#else
-    function();
-#endif
-  }
   [[noreturn]] static void FailRecursive() {
 #ifdef __cpp_exceptions
     throw RecursiveCreationError();

@@ -66,7 +66,8 @@ class ConcurrentTable {
       slot_->MakePayload(std::forward<Args>(args)...);
       has_payload_ = true;
     }
-    const Payload& payload() const { return slot_->payload(); }
+    Payload& payload() { return slot_->payload(); }
+    Slot* slot() const { return slot_; }
 
    private:
     friend class ConcurrentTable;
@@ -242,6 +243,9 @@ class ConcurrentTable {
     const size_t expired = kNotifies ? core_->queue.expired_count() : 0;
     return attached > expired ? attached - expired : 0;
   }
+
+  // With those of the dead that are not purged yet.
+  size_t in_index() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return in_index_; }
 
   void Validate() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     core_->Validate();
