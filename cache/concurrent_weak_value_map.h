@@ -358,6 +358,7 @@ class ConcurrentWeakValueMap {
         FailRecursive();
       case internal::Beginning::kFound:
       case internal::Beginning::kJoined:
+      case internal::Beginning::kRefused:  // it never is
         break;
     }
     if (result.error != nullptr) std::rethrow_exception(result.error);
@@ -379,7 +380,7 @@ class ConcurrentWeakValueMap {
     } else {
       result.object = std::move(present.object);
     }
-    landing.LandLocked();
+    landing.LandLocked(table);
   }
 
   [[noreturn]] static void FailRecursive() {

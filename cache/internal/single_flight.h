@@ -140,16 +140,21 @@ enum class Beginning {
   kFound,      // there is an object under the key
   kJoined,     // another thread's creation has landed
   kRecursive,  // the creation under the key is this very thread's
+  kRefused,    // there is neither, and `may_begin` said no
+};
+
+struct MayAlwaysBegin {
+  bool operator()() const { return true; }
 };
 
 // Begins `flight`, with a prepared slot, unless there is an object for whose payload
 // `match_payload` is true, which goes to `result`, or a creation for whose key `match_key` is true,
 // whose end the caller awaits. The shard has a table and flights.
 template <bool kResident, typename Policy, typename Shard, typename MatchPayload, typename MatchKey,
-          typename Flight, typename Prepared, typename Result>
+          typename Flight, typename Prepared, typename Result, typename MayBegin = MayAlwaysBegin>
 Beginning BeginOrJoin(Shard& shard, uint32_t hash, const MatchPayload& match_payload,
-                      const MatchKey& match_key, Flight& flight, Prepared& prepared,
-                      Result& result) {
+                      const MatchKey& match_key, Flight& flight, Prepared& prepared, Result& result,
+                      const MayBegin& may_begin = MayBegin()) {
   auto& table = shard.table;
   using Table = std::remove_reference_t<decltype(table)>;
   for (int attempt = 0;; ++attempt) {
@@ -170,6 +175,7 @@ Beginning BeginOrJoin(Shard& shard, uint32_t hash, const MatchPayload& match_pay
       return Beginning::kJoined;
     }
     if (!unclear) {
+      if (!may_begin()) return Beginning::kRefused;
       table.template Prepare<kResident>(prepared);
       shard.flights.Begin(flight);
       return Beginning::kBegun;
@@ -182,13 +188,18 @@ Beginning BeginOrJoin(Shard& shard, uint32_t hash, const MatchPayload& match_pay
 // Ends a creation for those that wait, on whatever way its thread leaves.
 template <typename Shard, typename Flights>
 struct Landing {
+  using Table = decltype(Shard::table);
+
   ~Landing() { Land(); }
   void Land() {
     if (flight == nullptr) return;
-    typename decltype(shard->table)::MutexLock lock(shard->table.mutex);
-    LandLocked();
+    Table& table = shard->table;
+    typename Table::MutexLock lock(table.mutex);
+    LandLocked(table);
   }
-  void LandLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->table.mutex) {
+  // The table is the shard's.
+  void LandLocked(Table& table) ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
+    static_cast<void>(table);
     shard->flights.End(*flight, result);
     flight = nullptr;
   }
