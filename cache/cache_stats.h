@@ -36,8 +36,8 @@ struct CacheStats {
   uint64_t removals_invalidated = 0;
   uint64_t removals_died = 0;
 
-  // Now: under the budget; in the cache only because somebody uses them; loads under way; entries
-  // of dead objects.
+  // Now: under the budget; in the cache only because somebody uses them (with objects that came as
+  // references and have died, until they are purged); loads under way; entries of dead objects.
   uint64_t bytes_retained = 0;
   uint64_t bytes_pinned = 0;
   uint64_t loads_in_flight = 0;

@@ -251,7 +251,7 @@ class LargeObjectCache {
   bool empty() const { return size() == 0; }
 
   // For tests, while the cache is quiet and no object is released: aborts, and says why, if the
-  // cache is inconsistent.
+  // cache is inconsistent. Purges the entries of dead objects.
   void Validate() const { core_->Validate(); }
 
  private:

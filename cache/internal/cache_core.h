@@ -227,7 +227,7 @@ class CacheCore {
   }
 
   // Takes all entries of dead objects out.
-  void Purge() {
+  void Purge() const {
     for (size_t i = 0; i < shard_count_; ++i) {
       typename Table::Postponed postponed;
       MutexLock lock(shards_[i].table.mutex);
@@ -253,8 +253,9 @@ class CacheCore {
     return stats;
   }
 
-  // For tests, while all is quiet.
+  // For tests, while all is quiet. Purges, for links' entries weigh something until then.
   void Validate() const {
+    Purge();
     for (size_t i = 0; i < shard_count_; ++i) {
       MutexLock lock(shards_[i].table.mutex);
       shards_[i].table.Validate();

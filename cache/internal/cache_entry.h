@@ -11,8 +11,8 @@
 
 #include "cache/internal/cache_counters.h"
 #include "cache/internal/eviction_policy.h"
+#include "weakref/expiry.h"
 #include "weakref/internal/control_block.h"
-#include "weakref/internal/expiry_callback.h"
 
 namespace weakcache {
 
