@@ -49,6 +49,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 #include <thread>
 #include <type_traits>
@@ -59,11 +60,13 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "cache/cache_stats.h"
 #include "cache/internal/cache_core.h"
 #include "cache/internal/cache_entry.h"
 #include "cache/internal/freshness.h"
 #include "cache/internal/key_lookup.h"
+#include "cache/internal/load_task.h"
 #include "cache/internal/stored_handle.h"
 #include "weakref/internal/check.h"
 #include "weakref/ref.h"
@@ -148,6 +151,37 @@ class LargeObjectCache {
   absl::StatusOr<Strong> GetOrLoad(Key&& key, Loader&& loader, const LoadOptions& options = {}) {
     return core_->GetOrLoad(std::forward<Key>(key), std::forward<Loader>(loader),
                             options.weight_estimate);
+  }
+
+  // As GetOrLoad, on a thread of the caller's: a miss calls `executor(task)`, a task being a
+  // copyable function without arguments, which loads or waits for another's load. All tasks must be
+  // through before the cache's end; the future of one that is dropped has a std::future_error. No
+  // refresh.
+  template <typename Key = K, typename Loader, typename Executor>
+  std::future<absl::StatusOr<Strong>> GetOrLoadAsync(Key&& key, Loader&& loader,
+                                                     Executor&& executor,
+                                                     const LoadOptions& options = {}) {
+    std::promise<absl::StatusOr<Strong>> promise;
+    std::future<absl::StatusOr<Strong>> future = promise.get_future();
+    if (Strong found = core_->GetIfPresent(key); found.get() != nullptr) {
+      promise.set_value(std::move(found));
+      return future;
+    }
+    using Task = internal::LoadTask<Core, K, Strong, std::decay_t<Loader>>;
+    auto task =
+        std::make_shared<Task>(core_.get(), std::forward<Key>(key), std::forward<Loader>(loader),
+                               options.weight_estimate, std::move(promise));
+    std::invoke(std::forward<Executor>(executor), [task = std::move(task)] { task->Run(); });
+    return future;
+  }
+
+  // The objects under the keys, in the same order; `loader(missing)` is called once for those that
+  // are neither there nor being loaded, a std::vector<K>, and returns a std::vector of as many
+  // objects, or of whatever else GetOrLoad's loader may return, or an absl::StatusOr of one. What
+  // it throws leaves GetAll. A key that another thread fails to load is loaded on its own.
+  template <typename Loader>
+  std::vector<absl::StatusOr<Strong>> GetAll(absl::Span<const K> keys, Loader&& loader) {
+    return core_->GetAll(keys, loader);
   }
 
   // The object under the key, or null.

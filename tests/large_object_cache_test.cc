@@ -4,6 +4,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
+#include <future>
 #include <limits>
 #include <map>
 #include <memory>
@@ -621,6 +623,90 @@ TEST(LargeObjectCacheTest, LoadsInsideLoadsNeedNoLeave) {
   const auto outer = cache.GetOrLoad("a", [&] { return Blob(1, Load(cache, "b", 1, 2)->id); });
   EXPECT_EQ(outer.value()->id, 2);
   EXPECT_EQ(Load(cache, "c", 1, 3)->id, 3);
+  cache.Validate();
+}
+
+TEST(LargeObjectCacheTest, LoadsOnAnExecutor) {
+  Cache cache = MakeCache(10);
+  std::vector<std::function<void()>> tasks;
+  const auto executor = [&](std::function<void()> task) { tasks.push_back(std::move(task)); };
+  auto first = cache.GetOrLoadAsync(
+      "a", [] { return Blob(1, 1); }, executor);
+  auto second = cache.GetOrLoadAsync(
+      "a", [] { return Blob(1, 2); }, executor);
+  auto failed = cache.GetOrLoadAsync(
+      "b", [] { return absl::AbortedError(""); }, executor);
+  auto thrown = cache.GetOrLoadAsync(
+      "b", []() -> Blob { throw std::runtime_error("no"); }, executor);
+  auto dropped = cache.GetOrLoadAsync(
+      "c", [] { return Blob(1, 3); }, executor);
+  ASSERT_EQ(tasks.size(), 5u);
+  tasks.pop_back();
+  EXPECT_THROW(dropped.get(), std::future_error);
+  for (const auto& task : tasks) task();
+  EXPECT_EQ(first.get().value()->id, 1);
+  EXPECT_EQ(second.get().value()->id, 1);
+  EXPECT_EQ(failed.get().status(), absl::AbortedError(""));
+  EXPECT_THROW(thrown.get(), std::runtime_error);
+  auto hit = cache.GetOrLoadAsync(
+      "a", [] { return Blob(1, 4); }, executor);
+  EXPECT_EQ(hit.get().value()->id, 1);
+  EXPECT_EQ(tasks.size(), 4u);
+  cache.Validate();
+}
+
+TEST(LargeObjectCacheTest, LoadsManyAtOnce) {
+  Cache::Options options;
+  options.budget_bytes = 100;
+  options.max_concurrent_loads = 1;
+  Cache cache = MakeCache(options);
+  Load(cache, "b", 1, 7);
+  std::vector<std::string> asked;
+  const auto load = [&](const std::vector<std::string>& missing) {
+    asked = missing;
+    std::vector<Blob> blobs;
+    for (const std::string& key : missing) blobs.emplace_back(1, key[0]);
+    return blobs;
+  };
+  const std::vector<std::string> keys = {"a", "b", "c", "a"};
+  const auto found = cache.GetAll(keys, load);
+  EXPECT_EQ(asked, (std::vector<std::string>{"a", "c"}));
+  EXPECT_EQ(found[0].value()->id, 'a');
+  EXPECT_EQ(found[1].value()->id, 7);
+  EXPECT_EQ(found[2].value()->id, 'c');
+  EXPECT_EQ(found[3].value(), found[0].value());
+  EXPECT_EQ(cache.Stats().loads, 2u);
+  EXPECT_TRUE(cache.GetAll({}, load).empty());
+  cache.Validate();
+}
+
+TEST(LargeObjectCacheTest, ABulkLoadMayFail) {
+  Cache cache = MakeCache(100);
+  using Keys = std::vector<std::string>;
+  const Keys keys = {"a", "b"};
+  const auto failed = cache.GetAll(keys, [](const Keys&) -> absl::StatusOr<std::vector<Blob>> {
+    return absl::DataLossError("no");
+  });
+  EXPECT_EQ(failed[1].status(), absl::DataLossError("no"));
+  const auto few = cache.GetAll(keys, [](const Keys&) { return std::vector<Blob>{Blob(1)}; });
+  EXPECT_EQ(few[0].status().code(), absl::StatusCode::kInternal);
+  EXPECT_THROW(
+      cache.GetAll(keys, [](const Keys&) -> std::vector<Blob> { throw std::runtime_error("no"); }),
+      std::runtime_error);
+  cache.Validate();
+  EXPECT_TRUE(cache.empty());
+  const auto partly = cache.GetAll(keys, [&](const Keys&) {
+    EXPECT_EQ(cache.GetOrLoad("a", [] { return Blob(1); }).status().code(),
+              absl::StatusCode::kFailedPrecondition);
+    cache.Invalidate("b");
+    std::vector<absl::StatusOr<std::unique_ptr<Blob>>> results;
+    results.emplace_back(absl::NotFoundError("a"));
+    results.emplace_back(std::make_unique<Blob>(1, 2));
+    return results;
+  });
+  EXPECT_EQ(partly[0].status(), absl::NotFoundError("a"));
+  EXPECT_EQ(partly[1].value()->id, 2);
+  EXPECT_TRUE(cache.empty());
   cache.Validate();
 }
 

@@ -21,7 +21,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "cache/cache_stats.h"
+#include "cache/internal/bulk_load.h"
 #include "cache/internal/cache_entry.h"
 #include "cache/internal/concurrent_table.h"
 #include "cache/internal/freshness.h"
@@ -76,13 +78,19 @@ class CacheCore {
 
   template <typename Key>
   Ref<V> Get(const Key& key) {
+    Ref<V> found = GetIfPresent(key);
+    if (found.get() == nullptr) shared_->counters.Miss();
+    return found;
+  }
+  // As well, but to find nothing does not count as a miss.
+  template <typename Key>
+  Ref<V> GetIfPresent(const Key& key) {
     const LookupKeyOf<Key> lookup = key;
     const Place place = PlaceOf(lookup);
     Sighting sighting(freshness_);
     Ref<V> found = Find(place, lookup, sighting);
     if (found.get() != nullptr && Settle(sighting)) [[likely]]
       return found;
-    shared_->counters.Miss();
     return nullptr;
   }
 
@@ -274,7 +282,15 @@ class CacheCore {
           "the pinned bytes don't add up");
   }
 
+  template <typename Loader>
+  std::vector<absl::StatusOr<Ref<V>>> GetAll(absl::Span<const K> keys, Loader& loader) {
+    return BulkLoad<CacheCore, K, V, Loader>(*this, keys, loader).Run();
+  }
+
  private:
+  template <typename Core, typename Key, typename Object, typename Loader>
+  friend class BulkLoad;
+
   using Table = ConcurrentTable<Ref<V>, Entry>;
   using TableEntry = typename Table::Entry;
   using Prepared = typename Table::Prepared;
