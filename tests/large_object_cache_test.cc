@@ -642,12 +642,12 @@ TEST(LargeObjectCacheTest, LoadsOnAnExecutor) {
       "c", [] { return Blob(1, 3); }, executor);
   ASSERT_EQ(tasks.size(), 5u);
   tasks.pop_back();
-  EXPECT_THROW(dropped.get(), std::future_error);
+  EXPECT_THROW(static_cast<void>(dropped.get()), std::future_error);
   for (const auto& task : tasks) task();
   EXPECT_EQ(first.get().value()->id, 1);
   EXPECT_EQ(second.get().value()->id, 1);
   EXPECT_EQ(failed.get().status(), absl::AbortedError(""));
-  EXPECT_THROW(thrown.get(), std::runtime_error);
+  EXPECT_THROW(static_cast<void>(thrown.get()), std::runtime_error);
   auto hit = cache.GetOrLoadAsync(
       "a", [] { return Blob(1, 4); }, executor);
   EXPECT_EQ(hit.get().value()->id, 1);
