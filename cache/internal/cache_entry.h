@@ -54,7 +54,7 @@ struct CacheShared {
   std::atomic<bool> open{true};
 };
 
-// The key comes first, since look-ups compare it.
+// The key comes first, since look-ups compare it; what else a hit looks at comes next.
 template <typename K>
 struct CacheKey {
   template <typename Key>
@@ -87,14 +87,17 @@ class CacheEntry : public CacheKey<K>, public EvictionNode {
   }
 
   // Relaxed, all of these: see the fields.
-  bool retained() const { return retained_.load(std::memory_order_relaxed); }
-  void set_retained(bool retained) { retained_.store(retained, std::memory_order_relaxed); }
+  // Invariant: the cache counts as an owner of the object, and the entry is in the policy.
+  bool retained() const { return EvictionNode::retained.load(std::memory_order_relaxed); }
+  void set_retained(bool retained) {
+    EvictionNode::retained.store(retained, std::memory_order_relaxed);
+  }
   uint64_t object_weight() const { return weight_.load(std::memory_order_relaxed); }
   void set_object_weight(uint64_t weight) { weight_.store(weight, std::memory_order_relaxed); }
 
   // Nanoseconds of the cache's clock. Invariant: never before the entry was made. The time of
   // writing is written before the entry is entered; of access by any look-up, unordered, as the
-  // last of them is as good as any. Relaxed: as for retained.
+  // last of them is as good as any. Relaxed: nothing else is concluded from them.
   std::atomic<int64_t> written{0};
   std::atomic<int64_t> accessed{0};
   // Whether a thread is replacing the object by a fresh one. False to true by that thread, which
@@ -119,10 +122,8 @@ class CacheEntry : public CacheKey<K>, public EvictionNode {
   CacheEntry* next_departure = nullptr;
 
  private:
-  // Invariant: the cache counts as an owner of the object, and the entry is in the policy. Written
-  // under the mutex; look-ups only tell their hits apart by it, so relaxed.
-  std::atomic<bool> retained_{false};
-  // Written before the entry is entered, and then under the mutex. Relaxed: as above.
+  // Written before the entry is entered, and then under the mutex. Relaxed: look-ups only guess by
+  // it whether the object may be retained.
   std::atomic<uint64_t> weight_{0};
   const std::shared_ptr<CacheShared<K>> shared_;
 };
