@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "cache/large_object_cache.h"
 #include "tests/support/race.h"
 #include "weakref/ref.h"
@@ -123,12 +124,25 @@ class Worker {
       case 15:
         for (const int hot : cache_.HottestKeys(3)) cache_.Peek(hot);
         break;
+      case 16: {
+        const std::vector<int> keys = {key, (key + 7) % kKeys, (key + 3) % kKeys};
+        const auto results = cache_.GetAll(keys, [&](const std::vector<int>& missing) {
+          std::vector<Ref<Blob>> blobs;
+          for (const int absent : missing) blobs.push_back(MakeRef<Blob>(absent, size));
+          return blobs;
+        });
+        // It may have waited for a load that failed.
+        if (results[1].ok()) {
+          EXPECT_EQ((*results[1])->key, keys[1]);
+        }
+        break;
+      }
     }
     if (place.get() != nullptr) {
       EXPECT_EQ(place->key >= 0, true);
     }
   }
-  static constexpr int kAllKinds = 16;
+  static constexpr int kAllKinds = 17;
   static constexpr int kKindsThatKeepOne = 10;
 
  private:
@@ -188,10 +202,16 @@ TEST(LargeObjectCacheRaceTest, NeverHasTwoObjectsUnderAKeyNorExceedsTheBudget) {
 TEST(LargeObjectCacheRaceTest, AllOperationsTogether) {
   for (const bool listens : {false, true}) {
     std::atomic<uint64_t> told{0};
+    std::atomic<int64_t> nanoseconds{0};
     Cache::Options options;
     options.budget_bytes = 200;
     options.shards = 4;
     options.max_concurrent_loads = 2;
+    // Time passes as it is looked at.
+    options.clock = [&] { return absl::FromUnixNanos(++nanoseconds); };
+    options.expire_after_write = absl::Nanoseconds(100);
+    options.refresh_after_write = absl::Nanoseconds(30);
+    options.expire_after_access = absl::Nanoseconds(60);
     Cache* inner = nullptr;
     if (listens) {
       options.removal_listener = [&](int key, RemovalCause, uint64_t) {
@@ -208,6 +228,7 @@ TEST(LargeObjectCacheRaceTest, AllOperationsTogether) {
     EXPECT_EQ(cache.Stats().expired_unpurged, 0u);
     cache.Validate();
     EXPECT_EQ(told > 0, listens);
+    EXPECT_GT(cache.Stats().evictions_age, 0u);
   }
   for (const std::atomic<int>& count : live) EXPECT_EQ(count, 0);
 }
