@@ -75,6 +75,20 @@ Cache::Options Listening(uint64_t budget, Tale* tale) {
   return options;
 }
 
+using Image = Blob;
+Image DecodeImage(const std::string& path) { return Image(path.size()); }
+
+TEST(LargeObjectCacheTest, DoesWhatTheHeaderSays) {
+  using Images = weakcache::LargeObjectCache<std::string, Image>;
+  Images::Options options;
+  options.budget_bytes = 256 << 20;
+  absl::StatusOr<Images> images = Images::Create(options);
+  absl::StatusOr<weakcache::Ref<Image>> cover =
+      images->GetOrLoad("cover.png", [](const std::string& path) { return DecodeImage(path); });
+  EXPECT_EQ((*cover)->size, 9u);
+  EXPECT_EQ(images->GetOrLoad("cover.png", DecodeImage).value(), *cover);
+}
+
 TEST(LargeObjectCacheTest, LoadsOnceAndRetains) {
   Cache cache = MakeCache(100);
   int loads = 0;
