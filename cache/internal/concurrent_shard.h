@@ -21,7 +21,8 @@ namespace weakcache::internal {
 template <typename H, typename K>
 class alignas(64) ConcurrentShard {
   using Policy = typename AtomicsOf<H>::Policy;
-  using Flights = SingleFlight<H, K, Policy>;
+  using Flights = SingleFlight<Landed<H>, K, Policy>;
+  using ShardLanding = Landing<ConcurrentShard, Flights>;
 
  public:
   using Table = ConcurrentTable<H, K>;
@@ -89,7 +90,7 @@ class alignas(64) ConcurrentShard {
     if (BeginOrJoin<kResident>(hash, keys, lookup, flight, prepared, result)) {
       return std::move(result.object);
     }
-    Landing landing{this, &flight, result};  // before its key goes
+    ShardLanding landing{this, &flight, result};  // before its key goes
     CatchInto(result, [&] {
       prepared.MakePayload(std::forward<Key>(key));
       flight.SetKey(&prepared.payload());
@@ -125,6 +126,7 @@ class alignas(64) ConcurrentShard {
   }
 
   Table table;
+  Flights flights;  // guarded by the table's mutex
 
  private:
   // True if the result is there: the object was in the map, or another thread has created it.
@@ -132,56 +134,26 @@ class alignas(64) ConcurrentShard {
   bool BeginOrJoin(uint32_t hash, const Keys& keys, const Lookup& lookup,
                    typename Flights::Flight& flight, typename Table::Prepared& prepared,
                    Landed<H>& result) {
-    bool joined = false;
-    for (int attempt = 0; !joined; ++attempt) {
-      Entry present;
-      typename Table::Postponed postponed;
-      typename Table::MutexLock lock(table.mutex);
-      if (attempt == 0) table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
-      present = table.FindLocked(hash, Matching(keys, lookup), postponed);
-      if (present.slot != nullptr) {
-        result.object = std::move(present.object);
-        return true;
-      }
-      // Whatever that let go of goes before this waits, or is waited for.
-      if (!postponed.empty()) continue;
-      bool unclear;
-      auto* const other = flights.Find(hash, Matching(keys, lookup), &unclear);
-      if (other != nullptr) {
-        if (other->IsThisThreads()) FailRecursiveCreation();
-        result = flights.Await(*other, table.mutex);
-        joined = true;
-      } else if (!unclear) {
-        table.template Prepare<kResident>(prepared);
-        flights.Begin(flight);
+    const auto match = Matching(keys, lookup);
+    switch (internal::BeginOrJoin<kResident, Policy>(*this, hash, match, match, flight, prepared,
+                                                     result)) {
+      case Beginning::kBegun:
         return false;
-      } else {
-        lock.unlock();
-        Policy::Pause(attempt);
-      }
+      case Beginning::kRecursive:
+        FailRecursiveCreation();
+      case Beginning::kFound:
+      case Beginning::kJoined:
+      case Beginning::kRefused:  // it never is
+        break;
     }
     if (result.error != nullptr) std::rethrow_exception(result.error);
     return true;
   }
 
-  // Ends a creation for those that wait, on whatever way its thread leaves.
-  struct Landing {
-    ~Landing() { Land(); }
-    void Land() {
-      if (flight == nullptr) return;
-      typename Table::MutexLock lock(shard->table.mutex);
-      shard->flights.End(*flight, result);
-      flight = nullptr;
-    }
-    ConcurrentShard* shard;
-    typename Flights::Flight* flight;
-    Landed<H>& result;
-  };
-
   // Unless the key has got another object meanwhile: then that is the result, and `made` goes.
   template <typename Keys, typename Made>
   void EnterCreated(uint32_t hash, const Keys& keys, typename Table::Prepared& prepared, Made& made,
-                    Landing& landing) {
+                    ShardLanding& landing) {
     Landed<H>& result = landing.result;
     typename Table::Postponed postponed;
     typename Table::MutexLock lock(table.mutex);
@@ -192,23 +164,9 @@ class alignas(64) ConcurrentShard {
     } else {
       result.object = std::move(present.object);
     }
-    flights.End(*landing.flight, result);
-    landing.flight = nullptr;
+    landing.LandLocked(table);
   }
 
-  template <typename Function>
-  static void CatchInto([[maybe_unused]] Landed<H>& result, Function&& function) {
-#ifdef __cpp_exceptions
-    try {
-      function();
-    } catch (...) {
-      result.error = std::current_exception();
-      throw;
-    }
-#else
-    function();
-#endif
-  }
   template <typename Keys, typename Lookup>
   static auto Matching(const Keys& keys, const Lookup& key) {
     if constexpr (kIsCheapToCompare<K, decltype(keys.equal)>) {
@@ -217,8 +175,6 @@ class alignas(64) ConcurrentShard {
       return [&keys, &key](const K& present) { return keys.equal(present, key); };
     }
   }
-
-  Flights flights ABSL_GUARDED_BY(table.mutex);
 };
 
 }  // namespace weakcache::internal

@@ -67,7 +67,8 @@ class ConcurrentTable {
       slot_->MakePayload(std::forward<Args>(args)...);
       has_payload_ = true;
     }
-    const Payload& payload() const { return slot_->payload(); }
+    Payload& payload() { return slot_->payload(); }
+    Slot* slot() const { return slot_; }
 
    private:
     friend class ConcurrentTable;
@@ -248,6 +249,9 @@ class ConcurrentTable {
     return attached > expired ? attached - expired : 0;
   }
 
+  // With those of the dead that are not purged yet.
+  size_t in_index() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return in_index_; }
+
   void Validate() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     core_->Validate();
     size_t entered = 0;
@@ -321,7 +325,7 @@ class ConcurrentTable {
       Slot* slot;
       When& when;
     } counted{slot, when};
-    if (!match(std::as_const(slot->payload()))) return Taken::kNo;
+    if (!match(slot->payload())) return Taken::kNo;
     if (slot->is_link()) {
       linked = Core::AsLink(slot)->Lock();
       return linked.get() != nullptr ? Taken::kYes : Taken::kDead;

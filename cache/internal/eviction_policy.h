@@ -30,20 +30,24 @@
 
 namespace weakcache::internal {
 
-// What an object carries while it is in a policy, which owns all of it but the frequency.
+// What an object carries while it is in a policy, which owns all of it but the first two. Those are
+// what other threads look at, so they are next to each other and come first.
 struct EvictionNode {
-  EvictionNode* older = nullptr;  // neighbours in its queue
-  EvictionNode* newer = nullptr;
-  uint64_t hash = 0;
-  uint64_t weight = 0;
-  uint64_t priority = 0;
   // How often it was used, up to EvictionPolicy::kSaturated. Any thread adds 1 with a load and a
   // store, and two that do so at once may count as one: it is an estimate, and no thread concludes
   // from it that anything else has happened. The policy alone, under its lock, lowers it, from
   // kSaturated to kMaxFrequency, so that later hits show again; it may overwrite a hit as it does.
   std::atomic<uint8_t> frequency{0};
+  // Whether it is in the policy: for the owner, who sets it under the policy's lock. Any thread may
+  // look, relaxed: it concludes nothing else from it.
+  std::atomic<bool> retained{false};
   uint8_t counted = 0;  // the part of the frequency that the priority accounts for
   uint8_t queue = 0;
+  EvictionNode* older = nullptr;  // neighbours in its queue
+  EvictionNode* newer = nullptr;
+  uint64_t hash = 0;
+  uint64_t weight = 0;
+  uint64_t priority = 0;
 };
 
 // Thread-compatible, but for Touch. The caller owns the nodes, and takes victims while

@@ -197,9 +197,10 @@ class ResidentSlotBase : public BlockOf<H>, public TableSlot<H, Payload> {
   BasicResidentLink<typename AtomicsOf<H>::Policy> link_;
 };
 
-// A slot whose hot fields fit is not spread over two cache lines.
+// A slot whose hot fields fit is not spread over two cache lines; in a large one they come first.
 template <typename Slot>
-inline constexpr size_t kSlotAlignment = sizeof(Slot) <= 64 ? 64 : alignof(Slot);
+inline constexpr size_t kSlotAlignment = sizeof(Slot) <= 64 || sizeof(Slot) >= 192 ? 64
+                                                                                   : alignof(Slot);
 
 // Owner is what the slot's page begins with.
 template <typename H, typename Payload, typename Owner>

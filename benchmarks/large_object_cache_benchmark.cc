@@ -1,0 +1,234 @@
+// LargeObjectCache, against the map that it is built on and what people write by hand. Names are
+// operation/subject/size; compare the rows of one run. Times are per operation of one thread: with
+// two threads, twice the throughput is the same time.
+//
+//   weakcache       LargeObjectCache<int64_t, Object>
+//   concurrent_map  ConcurrentWeakValueMap<int64_t, Object>, all objects held; no budget
+//   mutex_lru       std::mutex, a list and an unordered_map of std::shared_ptr
+//
+//   hit             look-ups of retained objects, all keys alike
+//   weak_hit        look-ups of objects that the cache does not retain (it has no budget)
+//   miss            loads of new keys by a trivial loader; each evicts another
+//   zipf            the k-th key in proportion to 1 / k ^ 0.99, with room for so many objects (of
+//                   1 MB, as they say) that about 90 % are hits; the ratio is in `hit_ratio`
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "benchmarks/benchmark_data.h"
+#include "benchmarks/run_benchmarks.h"
+#include "cache/concurrent_weak_value_map.h"
+#include "cache/large_object_cache.h"
+#include "weakref/ref.h"
+
+namespace weakcache {
+namespace {
+
+constexpr uint64_t kWeight = 1 << 20;
+constexpr size_t kLookups = size_t{1} << 18;
+
+class WeakcacheSubject {
+ public:
+  // Room for so many objects.
+  explicit WeakcacheSubject(size_t room) : cache_(Make(room)) {}
+
+  auto Get(int64_t key) { return cache_.Get(key); }
+  auto GetOrLoad(int64_t key) {
+    return *cache_.GetOrLoad(key, [&] { return Object(key); });
+  }
+
+ private:
+  using Cache = LargeObjectCache<int64_t, Object>;
+  static Cache Make(size_t room) {
+    Cache::Options options;
+    options.budget_bytes = room * kWeight;
+    options.weigher = [](const Object&) { return kWeight; };
+    return std::move(Cache::Create(options)).value();
+  }
+  Cache cache_;
+};
+
+class ConcurrentMapSubject {
+ public:
+  explicit ConcurrentMapSubject(size_t) {}
+
+  auto Get(int64_t key) { return map_.get(key); }
+  auto GetOrLoad(int64_t key) {
+    return map_.get_or_create(key, [&] { return Object(key); });
+  }
+
+ private:
+  ConcurrentWeakValueMap<int64_t, Object> map_;
+};
+
+class MutexLruSubject {
+ public:
+  explicit MutexLruSubject(size_t room) : budget_(room * kWeight) {}
+
+  std::shared_ptr<Object> Get(int64_t key) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return Find(key);
+  }
+  // As it is usually written: the loader runs without the lock, perhaps twice.
+  std::shared_ptr<Object> GetOrLoad(int64_t key) {
+    if (std::shared_ptr<Object> found = Get(key)) return found;
+    auto loaded = std::make_shared<Object>(key);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (std::shared_ptr<Object> found = Find(key)) return found;
+    entries_.push_front({key, loaded});
+    index_[key] = entries_.begin();
+    for (bytes_ += kWeight; bytes_ > budget_; bytes_ -= kWeight) {
+      index_.erase(entries_.back().key);
+      entries_.pop_back();
+    }
+    return loaded;
+  }
+
+ private:
+  struct Entry {
+    int64_t key;
+    std::shared_ptr<Object> object;
+  };
+
+  std::shared_ptr<Object> Find(int64_t key) {
+    const auto found = index_.find(key);
+    if (found == index_.end()) return nullptr;
+    entries_.splice(entries_.begin(), entries_, found->second);
+    return found->second->object;
+  }
+
+  std::mutex mutex_;
+  const uint64_t budget_;
+  uint64_t bytes_ = 0;
+  std::list<Entry> entries_;
+  std::unordered_map<int64_t, std::list<Entry>::iterator> index_;
+};
+
+// What the threads of a benchmark share. The first one sets it up before they start.
+template <typename Subject>
+struct Shared {
+  using Strong = decltype(std::declval<Subject&>().Get(0));
+
+  Shared(size_t room, size_t size, bool holds) : subject(room) {
+    for (size_t i = 0; i < size; ++i) {
+      Strong object = subject.GetOrLoad(KeyAt(i));
+      if (holds) held.push_back(std::move(object));
+    }
+  }
+  Subject subject;
+  std::vector<Strong> held;
+};
+template <typename Subject>
+std::unique_ptr<Shared<Subject>>& Current() {
+  static std::unique_ptr<Shared<Subject>> current;
+  return current;
+}
+
+template <typename Subject, bool kRetained>
+void Hit(benchmark::State& state) {
+  const auto size = static_cast<size_t>(state.range(0));
+  if (state.thread_index() == 0) {
+    Current<Subject>() = std::make_unique<Shared<Subject>>(kRetained ? size : 0, size, true);
+  }
+  std::mt19937_64 random(static_cast<unsigned>(state.thread_index() + 1));
+  std::vector<int64_t> keys(kLookups);
+  for (int64_t& key : keys) key = KeyAt(random() % size);
+  size_t next = 0;
+  bool right = true;
+  for (auto _ : state) {
+    auto found = Current<Subject>()->subject.Get(keys[next++ % kLookups]);
+    right &= found != nullptr;
+    benchmark::DoNotOptimize(found);
+  }
+  if (!right) state.SkipWithError("wrong answer");
+  if (state.thread_index() == 0) Current<Subject>().reset();
+}
+
+template <typename Subject>
+void Miss(benchmark::State& state) {
+  const auto size = static_cast<size_t>(state.range(0));
+  if (state.thread_index() == 0) {
+    Current<Subject>() = std::make_unique<Shared<Subject>>(size, size, false);
+  }
+  const auto threads = static_cast<size_t>(state.threads());
+  size_t next = size + static_cast<size_t>(state.thread_index());
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(Current<Subject>()->subject.GetOrLoad(KeyAt(next)));
+    next += threads;
+  }
+  if (state.thread_index() == 0) Current<Subject>().reset();
+}
+
+template <typename Subject>
+void Zipf(benchmark::State& state) {
+  const auto size = static_cast<size_t>(state.range(0));
+  if (state.thread_index() == 0) {
+    Current<Subject>() = std::make_unique<Shared<Subject>>(size / 3, size, false);
+  }
+  std::vector<double> sums(size);
+  double sum = 0;
+  for (size_t rank = 0; rank < size; ++rank) {
+    sums[rank] = sum += 1 / std::pow(static_cast<double>(rank + 1), 0.99);
+  }
+  std::mt19937_64 random(static_cast<unsigned>(state.thread_index() + 1));
+  std::uniform_real_distribution<double> draw(0, sum);
+  std::vector<int64_t> keys(kLookups);
+  for (int64_t& key : keys) {
+    key = KeyAt(static_cast<size_t>(std::lower_bound(sums.begin(), sums.end(), draw(random)) -
+                                    sums.begin()));
+  }
+  size_t next = 0;
+  size_t hits = 0;
+  for (auto _ : state) {
+    Subject& subject = Current<Subject>()->subject;
+    const int64_t key = keys[next++ % kLookups];
+    if (auto found = subject.Get(key)) {
+      ++hits;
+    } else {
+      benchmark::DoNotOptimize(subject.GetOrLoad(key));
+    }
+  }
+  state.counters["hit_ratio"] =
+      benchmark::Counter(static_cast<double>(hits) / static_cast<double>(state.iterations()),
+                         benchmark::Counter::kAvgThreads);
+  if (state.thread_index() == 0) Current<Subject>().reset();
+}
+
+template <typename Function>
+void Register(const char* name, Function function, std::vector<int64_t> sizes) {
+  auto* const registered = benchmark::RegisterBenchmark(name, function);
+  for (const int64_t size : sizes) registered->Arg(size);
+  registered->Threads(1)->Threads(2)->UseRealTime();
+}
+
+void RegisterAll() {
+  const std::vector<int64_t> sizes = {1000, 100000};
+  Register("hit/weakcache", Hit<WeakcacheSubject, true>, sizes);
+  Register("hit/concurrent_map", Hit<ConcurrentMapSubject, true>, sizes);
+  Register("hit/mutex_lru", Hit<MutexLruSubject, true>, sizes);
+  Register("weak_hit/weakcache", Hit<WeakcacheSubject, false>, sizes);
+  Register("weak_hit/concurrent_map", Hit<ConcurrentMapSubject, false>, sizes);
+  Register("miss/weakcache", Miss<WeakcacheSubject>, sizes);
+  Register("miss/concurrent_map", Miss<ConcurrentMapSubject>, sizes);
+  Register("miss/mutex_lru", Miss<MutexLruSubject>, sizes);
+  Register("zipf/weakcache", Zipf<WeakcacheSubject>, sizes);
+  Register("zipf/mutex_lru", Zipf<MutexLruSubject>, sizes);
+}
+
+}  // namespace
+}  // namespace weakcache
+
+int main(int argc, char** argv) {
+  weakcache::RegisterAll();
+  return weakcache::RunBenchmarks(argc, argv);
+}

@@ -1,0 +1,128 @@
+// What a cache keeps with an object, in its slot.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CACHE_ENTRY_H_
+#define WEAKCACHE_CACHE_INTERNAL_CACHE_ENTRY_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "cache/cache_stats.h"
+#include "cache/internal/cache_counters.h"
+#include "cache/internal/cache_gauges.h"
+#include "cache/internal/eviction_policy.h"
+#include "weakref/expiry.h"
+#include "weakref/internal/control_block.h"
+
+namespace weakcache {
+
+namespace internal {
+
+// What of a cache its objects may need after its end, when they die late.
+template <typename K>
+struct CacheShared {
+  using Listener = std::function<void(const K&, RemovalCause, uint64_t weight)>;
+
+  explicit CacheShared(Listener listener) : listener(std::move(listener)) {}
+
+  // What the listener throws goes where other callbacks' exceptions go.
+  void Tell(const K& key, RemovalCause cause, uint64_t weight) noexcept {
+#ifdef __cpp_exceptions
+    try {
+      listener(key, cause, weight);
+    } catch (...) {
+      ReportCallbackError();
+    }
+#else
+    listener(key, cause, weight);
+#endif
+  }
+
+  const Listener listener;
+  CacheCounters counters;
+  CacheGauges gauges;
+  // Whether the cache is there. True to false by the cache's end, once. Relaxed: a thread that lets
+  // an object go at the same time may be told of either.
+  std::atomic<bool> open{true};
+};
+
+// The key comes first, since look-ups compare it; what else a hit looks at comes next.
+template <typename K>
+struct CacheKey {
+  template <typename Key>
+  explicit CacheKey(Key&& key) : key(std::forward<Key>(key)) {}
+  const K key;
+};
+
+// Who may touch what: a look-up that is counted in at the slot, the key and what is atomic. The
+// rest belongs to the thread that prepares the slot, until it enters it; then it is guarded by the
+// mutex of the cache's Retention; in the end it is the last reader's.
+template <typename K>
+class CacheEntry : public CacheKey<K>, public EvictionNode {
+ public:
+  template <typename Key>
+  CacheEntry(std::shared_ptr<CacheShared<K>> shared, uint64_t hash, Key&& key)
+      : CacheKey<K>(std::forward<Key>(key)), key_hash(hash), shared_(std::move(shared)) {}
+  CacheEntry(const CacheEntry&) = delete;
+  CacheEntry& operator=(const CacheEntry&) = delete;
+
+  // If it is still in the cache, its object has died without being retained.
+  ~CacheEntry() {
+    if (!attached) return;
+    const uint64_t weight = object_weight();
+    shared_->gauges.Unpinned(weight);
+    // Relaxed, both: see the fields.
+    if (left_idle.load(std::memory_order_relaxed)) return;
+    shared_->counters.CountRemoval(RemovalCause::kDied);
+    if (!shared_->listener || !shared_->open.load(std::memory_order_relaxed)) return;
+    shared_->Tell(this->key, RemovalCause::kDied, weight);
+  }
+
+  // Relaxed, all of these: see the fields.
+  // Invariant: the cache counts as an owner of the object, and the entry is in the policy.
+  bool retained() const { return EvictionNode::retained.load(std::memory_order_relaxed); }
+  void set_retained(bool retained) {
+    EvictionNode::retained.store(retained, std::memory_order_relaxed);
+  }
+  uint64_t object_weight() const { return weight_.load(std::memory_order_relaxed); }
+  void set_object_weight(uint64_t weight) { weight_.store(weight, std::memory_order_relaxed); }
+
+  // Nanoseconds of the cache's clock. Invariant: never before the entry was made. The time of
+  // writing is written before the entry is entered; of access by any look-up, unordered, as the
+  // last of them is as good as any. Relaxed: nothing else is concluded from them.
+  std::atomic<int64_t> written{0};
+  std::atomic<int64_t> accessed{0};
+  // Whether a thread is replacing the object by a fresh one. False to true by that thread, which
+  // wins by an exchange, and back if it has failed. Relaxed: it orders nothing but who loads.
+  std::atomic<bool> refreshing{false};
+  // Whether nobody used the object when it was evicted, nor found it since: then its death was the
+  // eviction's doing. Set under the mutex, cleared by a look-up that is counted in. Relaxed: the
+  // counts order the look-up's end before the entry's.
+  std::atomic<bool> left_idle{false};
+
+  const uint64_t key_hash;
+  // The counts of the slot, and those of the object, which are the same for a resident.
+  ControlBlock* slot = nullptr;
+  ControlBlock* object = nullptr;
+  bool attached = false;  // in the cache, as far as anybody but its death is concerned
+
+  // While a thread tells the listener about it, which it alone does until nothing is left to tell.
+  bool departing = false;
+  RemovalCause cause = RemovalCause::kBudget;
+  uint64_t told_weight = 0;
+  std::optional<RemovalCause> next_cause;
+  CacheEntry* next_departure = nullptr;
+
+ private:
+  // Written before the entry is entered, and then under the mutex. Relaxed: look-ups only guess by
+  // it whether the object may be retained.
+  std::atomic<uint64_t> weight_{0};
+  const std::shared_ptr<CacheShared<K>> shared_;
+};
+
+}  // namespace internal
+}  // namespace weakcache
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CACHE_ENTRY_H_

@@ -1,0 +1,328 @@
+// LargeObjectCache<K, V>: loads each large object once, keeps those that are worth it within a
+// budget of bytes, and never has a second copy of one that is still in use.
+//
+// Why not a list, an unordered_map and a mutex: an LRU forgets an object when it lets it go, though
+// somebody may be using it; the next one that asks loads it a second time, and the memory is needed
+// twice. Here an object that was evicted stays findable for as long as anybody holds it (a *weak
+// hit*). One thread loads an object while the others that ask for it wait; a hit takes no lock; and
+// nobody's destructor, loader, weigher or listener runs under one.
+//
+//   using Images = weakcache::LargeObjectCache<std::string, Image>;
+//   Images::Options options;
+//   options.budget_bytes = 256 << 20;
+//   absl::StatusOr<Images> images = Images::Create(options);
+//   absl::StatusOr<weakcache::Ref<Image>> cover =        // on any thread; decoded once
+//       images->GetOrLoad("cover.png", [](const std::string& path) { return DecodeImage(path); });
+//
+// Thread safety: thread-safe, except that construction, moves and destruction need it quiet: no
+// other thread is in a call of the cache's. Objects may be released at any time, also after its
+// end.
+//
+// Differences from the usual cache
+//  - Two live objects under one key exist only where one was replaced, invalidated or too old.
+//  - An object that is heavier than the budget is handed out and found while it is used, but never
+//    retained. With a budget of 0 that goes for all of them.
+//  - An exception of the loader or the weigher reaches the caller and all that wait for the same
+//    key, as that exception; nothing is left behind, and the next one tries again. So does a status
+//    that is not OK. A loader that asks for its own key gets FailedPrecondition (and must not wait
+//    for another thread that does).
+//  - What a load returns that was invalidated meanwhile goes to those that wait, and is not kept.
+//  - Objects that are too old are let go when they are found, evicted, or at the next Purge().
+//
+// The listener is told about each object that was in the cache and was let go: `(key, cause,
+// weight)`, outside all locks, and not at the cache's end. Calls about one object come one after
+// the other, in the order of what happened; about others, also of the same key, at the same time.
+// An object that was evicted while it was used may be retained again or replaced or invalidated, or
+// dies; of each it is told. An object that nobody used is evicted, and no more is told of its end.
+// A thread that drops a last reference while the cache ends may still be telling the listener: what
+// that uses should be the listener's own.
+//
+// Complexity: O(1) for all operations on a key, amortised; a hit writes nothing that is shared but
+// the object's count and, up to 16 times until its next turn, one byte. Others: O(number of entries
+// that there were) for ForEach, InvalidateIf, Clear and Validate.
+#ifndef WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
+#define WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
+
+#include <algorithm>
+#include <bit>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <memory>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "cache/cache_stats.h"
+#include "cache/internal/cache_core.h"
+#include "cache/internal/cache_entry.h"
+#include "cache/internal/freshness.h"
+#include "cache/internal/key_lookup.h"
+#include "cache/internal/load_task.h"
+#include "cache/internal/stored_handle.h"
+#include "weakref/internal/check.h"
+#include "weakref/ref.h"
+#include "weakref/weak_ref.h"
+
+namespace weakcache {
+
+// What an object weighs unless the options say otherwise: its `byte_size()` if it has one.
+template <typename V>
+uint64_t DefaultWeight(const V& object) {
+  if constexpr (requires {
+                  { object.byte_size() } -> std::convertible_to<uint64_t>;
+                }) {
+    return static_cast<uint64_t>(object.byte_size());
+  } else {
+    return sizeof(V);
+  }
+}
+
+template <typename K, typename V>
+struct LargeObjectCacheOptions {
+  // What the retained objects may weigh together; above 2^63 it counts as that.
+  uint64_t budget_bytes = 0;
+  // What an object weighs; is called when it comes in, and by UpdateWeight. Empty: DefaultWeight.
+  std::function<uint64_t(const V&)> weigher;
+  // Parts with a lock each: a power of two, at most 4096. 0: four for each core, at least eight.
+  size_t shards = 0;
+  std::function<void(const K& key, RemovalCause cause, uint64_t weight)> removal_listener;
+  // Must not throw. Empty: absl::Now.
+  std::function<absl::Time()> clock;
+  // When an object is too old, counted from when it came in or was last found; and when it is so
+  // old that one GetOrLoad loads it anew, while the others still get the old one.
+  absl::Duration expire_after_write = absl::InfiniteDuration();
+  absl::Duration expire_after_access = absl::InfiniteDuration();
+  absl::Duration refresh_after_write = absl::InfiniteDuration();
+  // How many loaders may run at a time; others wait. A loader inside a loader does not count. 0: no
+  // limit.
+  size_t max_concurrent_loads = 0;
+};
+
+struct LoadOptions {
+  // What the object will probably weigh: so many bytes are made free before it is loaded.
+  uint64_t weight_estimate = 0;
+};
+
+template <typename K, typename V, typename Hash = internal::DefaultHash<K>,
+          typename Equal = internal::DefaultEqual<K>>
+class LargeObjectCache {
+  static_assert(!Handle<V>, "V is the object, not a handle to it");
+
+ public:
+  using key_type = K;
+  using size_type = size_t;
+  using Strong = Ref<V>;
+  using Weak = WeakRef<V>;
+  using Options = LargeObjectCacheOptions<K, V>;
+
+  // InvalidArgument if there is a bad option.
+  static absl::StatusOr<LargeObjectCache> Create(Options options, Hash hash = Hash(),
+                                                 Equal equal = Equal()) {
+    if (absl::Status status = Check(options); !status.ok()) return status;
+    internal::CacheSettings<K, V> settings{
+        options.budget_bytes,
+        options.shards == 0 ? DefaultShards() : options.shards,
+        options.max_concurrent_loads,
+        options.weigher ? std::move(options.weigher) : DefaultWeight<V>,
+        std::move(options.removal_listener),
+        internal::Freshness(std::move(options.clock), options.expire_after_write,
+                            options.expire_after_access, options.refresh_after_write)};
+    return LargeObjectCache(
+        std::make_unique<Core>(std::move(settings), std::move(hash), std::move(equal)));
+  }
+
+  // A cache that was moved from can only be assigned to or destroyed.
+  LargeObjectCache(LargeObjectCache&&) noexcept = default;
+  LargeObjectCache& operator=(LargeObjectCache&&) noexcept = default;
+
+  // The object under the key, or else the one that `loader(key)` or `loader()` gives. It returns a
+  // V, a std::unique_ptr or a Ref to one, an absl::StatusOr of any of these, or an absl::Status.
+  // One loader runs for a key at a time; it runs without a lock, and may use the cache.
+  template <typename Key = K, typename Loader>
+  absl::StatusOr<Strong> GetOrLoad(Key&& key, Loader&& loader, const LoadOptions& options = {}) {
+    return core_->GetOrLoad(std::forward<Key>(key), std::forward<Loader>(loader),
+                            options.weight_estimate);
+  }
+
+  // As GetOrLoad, on a thread of the caller's: a miss calls `executor(task)`, a task being a
+  // copyable function without arguments, which loads or waits for another's load. All tasks must be
+  // through before the cache's end; the future of one that is dropped has a std::future_error. No
+  // refresh.
+  template <typename Key = K, typename Loader, typename Executor>
+  std::future<absl::StatusOr<Strong>> GetOrLoadAsync(Key&& key, Loader&& loader,
+                                                     Executor&& executor,
+                                                     const LoadOptions& options = {}) {
+    std::promise<absl::StatusOr<Strong>> promise;
+    std::future<absl::StatusOr<Strong>> future = promise.get_future();
+    if (Strong found = core_->GetIfPresent(key); found.get() != nullptr) {
+      promise.set_value(std::move(found));
+      return future;
+    }
+    using Task = internal::LoadTask<Core, K, Strong, std::decay_t<Loader>>;
+    auto task =
+        std::make_shared<Task>(core_.get(), std::forward<Key>(key), std::forward<Loader>(loader),
+                               options.weight_estimate, std::move(promise));
+    std::invoke(std::forward<Executor>(executor), [task = std::move(task)] { task->Run(); });
+    return future;
+  }
+
+  // The objects under the keys, in the same order; `loader(missing)` is called once for those that
+  // are neither there nor being loaded, a std::vector<K>, and returns a std::vector of as many
+  // objects, or of whatever else GetOrLoad's loader may return, or an absl::StatusOr of one. What
+  // it throws leaves GetAll. A key that another thread fails to load is loaded on its own.
+  template <typename Loader>
+  std::vector<absl::StatusOr<Strong>> GetAll(absl::Span<const K> keys, Loader&& loader) {
+    return core_->GetAll(keys, loader);
+  }
+
+  // The object under the key, or null.
+  template <typename Key = K>
+  Strong Get(const Key& key) {
+    return core_->Get(key);
+  }
+  // As well, but it does not count as a use.
+  template <typename Key = K>
+  Strong Peek(const Key& key) const {
+    return core_->Peek(key);
+  }
+
+  // Enters an object in place of what is there; returns it. Precondition: a Ref owns an object.
+  template <typename Key = K>
+  Strong Put(Key&& key, Strong object) {
+    internal::CheckOwns(object, "LargeObjectCache::Put");
+    return core_->Put(std::forward<Key>(key), std::move(object));
+  }
+  template <typename Key = K>
+  Strong Put(Key&& key, std::remove_cv_t<V>&& object) {
+    return core_->Put(std::forward<Key>(key), internal::MakeObject<Strong>(std::move(object)));
+  }
+
+  // Removes the object; it lives on if somebody holds it. False if there was none. A load under way
+  // will not be kept.
+  template <typename Key = K>
+  bool Invalidate(const Key& key) {
+    return core_->Invalidate(key);
+  }
+  // Removes it only if it is `expected` (a Ref or a WeakRef), so that a slow thread can't remove
+  // its successor.
+  template <typename Key = K>
+  bool Invalidate(const Key& key, const Weak& expected) {
+    return core_->Invalidate(key, expected);
+  }
+  // Removes each object for which `condition(key, object)` is true; returns how many. It is called
+  // as ForEach calls its argument. Loads under way are kept.
+  template <typename Condition>
+  size_type InvalidateIf(Condition&& condition) {
+    size_type removed = 0;
+    core_->ForEach([&](const Entry& entry, const Strong& object) {
+      if (!condition(entry.key, object)) return;
+      removed += core_->Remove(entry, RemovalCause::kInvalidated) ? 1 : 0;
+    });
+    return removed;
+  }
+  // Removes each object that is there when it gets to it. Loads under way will not be kept.
+  void Clear() {
+    core_->CancelLoads();
+    InvalidateIf([](const K&, const Strong&) { return true; });
+  }
+
+  // Removes what is too old, and the entries of dead objects, which changes also do a few at a
+  // time.
+  void Purge() {
+    core_->ForEach([&](const Entry& entry, const Strong&) {
+      if (core_->IsStale(entry)) core_->Remove(entry, RemovalCause::kAge);
+    });
+    core_->Purge();
+  }
+
+  // Takes effect before it returns.
+  void SetBudget(uint64_t budget_bytes) {
+    typename Core::Departures departures(core_->retention());
+    core_->retention().SetBudget(budget_bytes, departures);
+  }
+  uint64_t budget_bytes() const { return core_->retention().budget(); }
+  // For memory pressure: evicts until at most `bytes` are retained; the budget stays.
+  void Trim(uint64_t bytes) {
+    typename Core::Departures departures(core_->retention());
+    core_->retention().Trim(bytes, departures);
+  }
+  // Weighs the object again, because it has grown or shrunk. False if there is none.
+  template <typename Key = K>
+  bool UpdateWeight(const Key& key) {
+    return core_->UpdateWeight(key);
+  }
+
+  // Calls `visit(key, object)` for each live object, retained or not, fresh or not, once for those
+  // that are there all along; without a lock: it may use the cache, and take its time.
+  template <typename Visit>
+  void ForEach(Visit&& visit) const {
+    core_->ForEach([&](const Entry& entry, const Strong& object) { visit(entry.key, object); });
+  }
+
+  // Up to `count` keys of retained objects: those that would be evicted last, or first. Hits since
+  // they last were to go don't count. O(count), with a large factor, under the budget's lock.
+  std::vector<K> HottestKeys(size_type count) const {
+    return core_->RankedKeys(count, /*hottest_first=*/true);
+  }
+  std::vector<K> ColdestKeys(size_type count) const {
+    return core_->RankedKeys(count, /*hottest_first=*/false);
+  }
+
+  CacheStats Stats() const { return core_->Stats(); }
+
+  // How many live objects there are, retained or not; exact while nobody changes the cache.
+  // O(shards).
+  size_type size() const { return core_->size(); }
+  bool empty() const { return size() == 0; }
+
+  // For tests, while the cache is quiet and no object is released: aborts, and says why, if the
+  // cache is inconsistent. Purges the entries of dead objects.
+  void Validate() const { core_->Validate(); }
+
+ private:
+  using Core = internal::CacheCore<K, V, Hash, Equal>;
+  using Entry = typename Core::Entry;
+
+  explicit LargeObjectCache(std::unique_ptr<Core> core) : core_(std::move(core)) {}
+
+  static size_t DefaultShards() {
+    return std::clamp(std::bit_ceil(4 * size_t{std::thread::hardware_concurrency()}), size_t{8},
+                      Core::kMaxShards);
+  }
+
+  static absl::Status Check(const Options& options) {
+    if (options.shards != 0 &&
+        (!std::has_single_bit(options.shards) || options.shards > Core::kMaxShards)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "shards: ", options.shards, " is not a power of two of at most ", Core::kMaxShards));
+    }
+    const auto check = [](const char* option, absl::Duration duration) {
+      if (duration > absl::ZeroDuration()) return absl::OkStatus();
+      return absl::InvalidArgumentError(
+          absl::StrCat(option, ": ", absl::FormatDuration(duration), " is not positive"));
+    };
+    absl::Status status = check("expire_after_write", options.expire_after_write);
+    status.Update(check("expire_after_access", options.expire_after_access));
+    status.Update(check("refresh_after_write", options.refresh_after_write));
+    if (status.ok() && options.refresh_after_write != absl::InfiniteDuration() &&
+        options.refresh_after_write >= options.expire_after_write) {
+      return absl::InvalidArgumentError("refresh_after_write: is not before expire_after_write");
+    }
+    return status;
+  }
+
+  std::unique_ptr<Core> core_;
+};
+
+}  // namespace weakcache
+
+#endif  // WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
