@@ -1,53 +1,52 @@
-// The library's own part in a comparison of hit ratios: its eviction policy over a table of keys.
+// The library's own part in a comparison of hit ratios: a LargeObjectCache.
 #ifndef WEAKCACHE_BENCHMARKS_WEAKCACHE_REPLAYER_H_
 #define WEAKCACHE_BENCHMARKS_WEAKCACHE_REPLAYER_H_
 
+#include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <utility>
 
-#include "absl/container/flat_hash_map.h"
-#include "cache/internal/eviction_policy.h"
+#include "cache/large_object_cache.h"
 
 namespace weakcache {
 
 class WeakcacheReplayer {
  public:
-  explicit WeakcacheReplayer(uint64_t capacity) : policy_(capacity) {}
+  explicit WeakcacheReplayer(uint64_t capacity) : cache_(*Cache::Create(OptionsFor(capacity))) {}
 
-  // True if it is a hit; else the object is loaded. It keeps the weight that it had then.
+  // True if it is a hit; else the object is loaded. It keeps the weight that it had then, and
+  // nobody uses it afterwards.
   bool Access(uint64_t key, uint64_t weight) {
-    const auto found = nodes_.find(key);
-    if (found != nodes_.end()) {
-      internal::EvictionPolicy::Touch(*found->second);
-      return true;
-    }
-    if (weight > policy_.budget()) return false;
-    auto node = std::make_unique<Node>(key);
-    policy_.Insert(node.get(), HashOf(key), weight);
-    nodes_[key] = std::move(node);
-    while (policy_.bytes() > policy_.budget()) {
-      nodes_.erase(static_cast<Node*>(policy_.PopVictim())->key);
-    }
-    return false;
+    bool loaded = false;
+    const auto object = cache_.GetOrLoad(key, [&] {
+      loaded = true;
+      return Object{weight};
+    });
+    return !loaded;
   }
 
  private:
-  struct Node : internal::EvictionNode {
-    explicit Node(uint64_t key) : key(key) {}
-    const uint64_t key;
+  struct Object {
+    uint64_t byte_size() const { return weight; }
+    uint64_t weight;
   };
-
   // SplitMix64 (Steele, Lea and Flood, 2014): absl::Hash would give other figures in each run.
-  static uint64_t HashOf(uint64_t key) {
-    key += 0x9e3779b97f4a7c15;
-    key = (key ^ (key >> 30)) * 0xbf58476d1ce4e5b9;
-    key = (key ^ (key >> 27)) * 0x94d049bb133111eb;
-    return key ^ (key >> 31);
+  struct Hash {
+    size_t operator()(uint64_t key) const {
+      key += 0x9e3779b97f4a7c15;
+      key = (key ^ (key >> 30)) * 0xbf58476d1ce4e5b9;
+      key = (key ^ (key >> 27)) * 0x94d049bb133111eb;
+      return key ^ (key >> 31);
+    }
+  };
+  using Cache = LargeObjectCache<uint64_t, Object, Hash>;
+
+  static Cache::Options OptionsFor(uint64_t capacity) {
+    Cache::Options options;
+    options.budget_bytes = capacity;
+    return options;
   }
 
-  internal::EvictionPolicy policy_;
-  absl::flat_hash_map<uint64_t, std::unique_ptr<Node>> nodes_;
+  Cache cache_;
 };
 
 }  // namespace weakcache

@@ -52,7 +52,7 @@ struct CacheShared {
 template <typename K>
 struct CacheKey {
   template <typename Key>
-  explicit CacheKey(Key&& key) : key(std::forward<Key>(key)) {}
+  CacheKey(std::in_place_t, Key&& key) : key(std::forward<Key>(key)) {}
   const K key;
 };
 
@@ -64,7 +64,9 @@ class CacheEntry : public CacheKey<K>, public EvictionNode {
  public:
   template <typename Key>
   CacheEntry(std::shared_ptr<CacheShared<K>> shared, uint64_t hash, Key&& key)
-      : CacheKey<K>(std::forward<Key>(key)), key_hash(hash), shared_(std::move(shared)) {}
+      : CacheKey<K>(std::in_place, std::forward<Key>(key)),
+        key_hash(hash),
+        shared_(std::move(shared)) {}
   CacheEntry(const CacheEntry&) = delete;
   CacheEntry& operator=(const CacheEntry&) = delete;
 

@@ -61,11 +61,11 @@ struct MadeOf<V, absl::StatusOr<Result>> : MadeOf<V, Result> {};
 template <typename V, typename Result>
 typename MadeOf<V, Result>::type MakeFrom(Result&& result) {
   if constexpr (kIsUniquePtr<Result>) {
-    return AdoptRef(std::move(result));
+    return AdoptRef(std::forward<Result>(result));
   } else if constexpr (MadeOf<V, Result>::kIsReference) {
-    return std::move(result);
+    return std::forward<Result>(result);
   } else {
-    return MakeObject<Ref<V>>(std::move(result));
+    return MakeObject<Ref<V>>(std::forward<Result>(result));
   }
 }
 
