@@ -157,7 +157,7 @@ class SlotPages {
   void ReservePlaces(size_t count) {
     PageList larger(pages_.get_allocator());
     larger.reserve(count);
-    replaced_.emplace_front(pages_.get_allocator());
+    replaced_.push_front(PageList(pages_.get_allocator()));
     larger = pages_;
     pages_.swap(larger);
     replaced_.front().swap(larger);
