@@ -41,12 +41,7 @@
 
 namespace weakcache::testing {
 
-// Fewer where every access costs many times as much.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 inline constexpr int kRaceRounds = 1000;
-#else
-inline constexpr int kRaceRounds = 5000;
-#endif
 
 template <typename Adapter>
 class ContainerContract : public ::testing::Test {
