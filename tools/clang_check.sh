@@ -1,0 +1,16 @@
+#!/bin/bash
+# Has clang check every source file, with -Wthread-safety, and make no code.
+# (`./bazelw build --config=clang //...` makes it, too.)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+check() {
+  local flags=(-std=c++20 -Wall -Wextra -Werror -Wthread-safety -I.)
+  case $1 in
+    tests/*no_exceptions_test.cc) flags+=(-fno-exceptions -fno-rtti) ;;
+  esac
+  clang++ -fsyntax-only "${flags[@]}" "$1"
+}
+export -f check
+find weakref cache examples benchmarks tests -name '*.cc' -not -path 'tests/consumer/*' -print0 |
+  xargs -0 -n 1 -P "$(nproc)" bash -c 'check "$0"'
