@@ -218,6 +218,18 @@ struct RefAccess {
   static R AdoptAs(typename R::element_type* pointer, AnyBlock* block) {
     return R(pointer, block);
   }
+  // A reference that the compiler can keep in registers, as it can't one that has a destructor;
+  // AdoptAs makes it whole again.
+  template <typename Pointer, typename AnyBlock>
+  struct Parts {
+    Pointer* pointer;
+    AnyBlock* block;
+  };
+  template <typename R>
+  static auto TakeApart(R reference) {
+    return Parts{std::exchange(reference.pointer_, nullptr),
+                 std::exchange(reference.block_, nullptr)};
+  }
   // The result counts one more weak reference.
   template <typename T>
   static WeakRef<T> AddWeak(T* pointer, ControlBlock* block) {

@@ -5,10 +5,11 @@
 // affair; its writer lets it be had only once it is in the index, so a hit needs no second look.
 // What a reader does not find may have been entered behind its back: then the version has changed,
 // and it looks again. Growth publishes new lines and keeps the old ones until the end, for the
-// readers that are still at them: together they are no larger than the new ones, if it doubles.
+// readers that are still at them: together they are no larger than the new ones, as it doubles.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_INDEX_H_
 #define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_INDEX_H_
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstddef>
@@ -24,11 +25,11 @@ namespace weakcache::internal {
 template <typename Slot, typename Policy>
 class ConcurrentIndex {
  public:
-  explicit ConcurrentIndex(size_t size = 0) { Publish(NewLines(SizeFor(size))); }
+  explicit ConcurrentIndex(size_t size = 0) { Publish(NewLines(OrderFor(size))); }
   ConcurrentIndex(const ConcurrentIndex&) = delete;
   ConcurrentIndex& operator=(const ConcurrentIndex&) = delete;
   ~ConcurrentIndex() {
-    for (Line* lines = Current().lines; lines != nullptr;) {
+    for (Line* lines = Current().lines(); lines != nullptr;) {
       Header* const header = HeaderOf(lines);
       lines = header->replaced;
       Delete(header);
@@ -64,7 +65,8 @@ class ConcurrentIndex {
     return {nullptr, version % 2 == 0 && version_.load(std::memory_order_relaxed) == version};
   }
 
-  // As well, but looks at one slot only, which nearly always is it: null says nothing.
+  // As well, but looks at one slot only, which nearly always is it: null says nothing. The hash is
+  // for `take` to look at.
   template <typename Take>
   Slot* FindFirst(uint32_t hash, Take&& take) const {
     Line* const line = Current().Home(hash);
@@ -72,7 +74,7 @@ class ConcurrentIndex {
         Line::Matching(line->tags.load(std::memory_order_acquire), TagOf(hash));
     if (candidates == 0) return nullptr;
     Slot* const slot = line->slots[Line::EntryOf(candidates)].load(std::memory_order_acquire);
-    return slot->hash() == hash && take(slot) ? slot : nullptr;
+    return take(slot) ? slot : nullptr;
   }
 
   // As well, for the writer.
@@ -82,7 +84,7 @@ class ConcurrentIndex {
   }
 
   // How many slots can ever fit.
-  static size_t max_slots() { return Lines::CountOf(Lines::kMaxSize) * kFullEntries; }
+  static size_t max_slots() { return kFullEntries << Lines::kMaxOrder; }
 
   // What follows is for the writer. How many slots fit.
   size_t max_size() const { return Current().count() * kFullEntries; }
@@ -91,9 +93,9 @@ class ConcurrentIndex {
   void Grow(size_t size) {
     Check(size <= max_slots(), "ConcurrentWeakValueMap", "too many entries in one shard");
     const Lines old = Current();
-    const Lines grown = NewLines(SizeFor(size));
-    HeaderOf(grown.lines)->replaced = old.lines;
-    for (Line* line = old.lines; line != old.lines + old.count(); ++line) {
+    const Lines grown = NewLines(OrderFor(size));
+    HeaderOf(grown.lines())->replaced = old.lines();
+    for (Line* line = old.lines(); line != old.lines() + old.count(); ++line) {
       ForEach(*line, [&](Slot* slot) { InsertIn(grown, slot); });
     }
     NoteChange();
@@ -132,7 +134,7 @@ class ConcurrentIndex {
   template <typename Visit>
   void ForEachSlot(Visit&& visit) const {
     const Lines lines = Current();
-    for (Line* line = lines.lines; line != lines.lines + lines.count(); ++line) {
+    for (Line* line = lines.lines(); line != lines.lines() + lines.count(); ++line) {
       ForEach(*line, visit);
     }
   }
@@ -154,8 +156,10 @@ class ConcurrentIndex {
   using Atomic = typename Policy::template Atomic<T>;
 
   static constexpr size_t kEntries = 7;
-  // On average at most so many entries of a line are in use.
-  static constexpr size_t kFullEntries = 6;
+  static constexpr size_t kMinLines = 4;
+  // On average at most so many entries of a line are in use. With one more, twice as many look-ups
+  // have to go on to the next line: 10 % instead of 5 % of a full index.
+  static constexpr size_t kFullEntries = 5;
 
   struct alignas(64) Line {
     static constexpr uint64_t kLowBits = 0x01010101010101;
@@ -170,7 +174,9 @@ class ConcurrentIndex {
       const uint64_t difference = tags ^ (kLowBits * tag);
       return (difference - kLowBits) & ~difference & kTopBits;
     }
-    static size_t EntryOf(uint64_t bits) { return static_cast<size_t>(std::countr_zero(bits)) / 8; }
+    static size_t EntryOf(uint64_t bits) {
+      return static_cast<unsigned>(std::countr_zero(bits)) / 8;
+    }
     static uint64_t TagAt(uint64_t tags, size_t entry) { return (tags >> (8 * entry)) & 0xff; }
     static uint64_t Passed(uint64_t tags) { return tags >> 56; }
 
@@ -199,7 +205,7 @@ class ConcurrentIndex {
     Atomic<Slot*> slots[kEntries]{};
   };
 
-  struct alignas(128) Header {
+  struct alignas(64) Header {
     Line* replaced = nullptr;  // the lines that these took the place of
     size_t count;
   };
@@ -209,28 +215,22 @@ class ConcurrentIndex {
     size_t entry;
   };
 
-  // Four, five, six or seven times a power of two of lines, as one word: their address, and in its
-  // lowest bits the size.
+  // A power of two of lines, as one word: their address, and in its lowest bits by how much a hash
+  // is shifted to give its line.
   struct Lines {
-    explicit Lines(uintptr_t word)
-        : word(word), lines(reinterpret_cast<Line*>(word & ~uintptr_t{kSizeMask})) {}
-    Lines(Line* lines, size_t size)
-        : Lines(reinterpret_cast<uintptr_t>(lines) | static_cast<uintptr_t>(size)) {}
+    explicit Lines(uintptr_t word) : word(word) {}
+    Lines(Line* lines, int order)
+        : word(reinterpret_cast<uintptr_t>(lines) | static_cast<uintptr_t>(kMaxOrder - order)) {}
 
-    static size_t CountOf(size_t size) { return (4 + size % 4) << (size / 4); }
-    size_t count() const { return CountOf(word & kSizeMask); }
-    // The hash, scaled to the number of lines.
-    Line* Home(uint32_t hash) const {
-      const uint64_t scaled = hash * (4 + (word & 3));
-      return &lines[scaled >> (kSlotHashBits - static_cast<int>((word & kSizeMask) / 4))];
-    }
-    Line* Next(Line* line) const { return line + 1 == lines + count() ? lines : line + 1; }
+    Line* lines() const { return reinterpret_cast<Line*>(word & ~uintptr_t{kShiftMask}); }
+    size_t count() const { return size_t{1} << (kMaxOrder - static_cast<int>(word & kShiftMask)); }
+    Line* Home(uint32_t hash) const { return lines() + (hash >> (word & kShiftMask)); }
+    Line* Next(Line* line) const { return line + 1 == lines() + count() ? lines() : line + 1; }
 
-    static constexpr size_t kMaxSize = 4 * 22 + 3;
-    static constexpr size_t kAlignment = 128;
-    static constexpr uintptr_t kSizeMask = kAlignment - 1;
+    static constexpr int kMaxOrder = kSlotHashBits;
+    static constexpr uintptr_t kShiftMask = 31;
+    static_assert(kMaxOrder <= 31 && alignof(Line) > 31);
     uintptr_t word;
-    Line* lines;
   };
 
   // 0 is a free entry, 1 could be mistaken for one.
@@ -240,25 +240,24 @@ class ConcurrentIndex {
   }
 
   // The fewest lines that so many slots fit in; at most max_slots().
-  static size_t SizeFor(size_t slots) {
-    size_t size = 0;
-    while (size < Lines::kMaxSize && Lines::CountOf(size) * kFullEntries < slots) ++size;
-    return size;
+  static int OrderFor(size_t slots) {
+    const size_t lines = std::max((slots + kFullEntries - 1) / kFullEntries, kMinLines);
+    return std::bit_width(lines - 1);
   }
   static Header* HeaderOf(Line* lines) { return reinterpret_cast<Header*>(lines) - 1; }
-  static Lines NewLines(size_t size) {
-    const size_t count = Lines::CountOf(size);
+  static Lines NewLines(int order) {
+    const size_t count = size_t{1} << order;
     auto* const memory = static_cast<char*>(
-        ::operator new(sizeof(Header) + count * sizeof(Line), std::align_val_t(Lines::kAlignment)));
+        ::operator new(sizeof(Header) + count * sizeof(Line), std::align_val_t(alignof(Line))));
     ::new (memory) Header{nullptr, count};
     auto* const lines = reinterpret_cast<Line*>(memory + sizeof(Header));
     for (size_t i = 0; i < count; ++i) ::new (static_cast<void*>(lines + i)) Line;
-    return Lines(lines, size);
+    return Lines(lines, order);
   }
   static void Delete(Header* header) {
     auto* const lines = reinterpret_cast<Line*>(header + 1);
     for (size_t i = 0; i < header->count; ++i) lines[i].~Line();
-    ::operator delete(header, std::align_val_t(Lines::kAlignment));
+    ::operator delete(header, std::align_val_t(alignof(Line)));
   }
 
   // Acquire pairs with the release in Publish: their content is there.

@@ -21,6 +21,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "cache/internal/slot_index.h"
 #include "cache/internal/table_slot.h"
 #include "weakref/handle_traits.h"
 #include "weakref/internal/control_block.h"
@@ -48,8 +49,14 @@ class ConcurrentSlot : public BlockOf<H> {
   using State = ConcurrentSlotState;
 
   // Relaxed: it tells which slots are worth to be counted in at; the key decides.
-  uint32_t hash() const { return hash_.load(std::memory_order_relaxed); }
-  void set_hash(uint32_t hash) { hash_.store(hash, std::memory_order_relaxed); }
+  uint32_t hash() const { return tagged_hash_.load(std::memory_order_relaxed) & ~kLinkTag; }
+  void set_hash(uint32_t hash) {
+    tagged_hash_.store(hash | (is_link() ? kLinkTag : 0), std::memory_order_relaxed);
+  }
+  // As `hash() == hash && !is_link()`, in one comparison.
+  bool IsResidentOf(uint32_t hash) const {
+    return tagged_hash_.load(std::memory_order_relaxed) == hash;
+  }
 
   bool is_link() const { return is_link_ != 0; }
   // Relaxed: under the table's lock an entered slot is seen as such, and no other is; what else it
@@ -87,9 +94,12 @@ class ConcurrentSlot : public BlockOf<H> {
   void set_pointer(void* pointer) { pointer_ = pointer; }
 
  private:
-  // Invariant: of the key, while somebody is counted in. Written by whoever enters the slot, before
-  // that; read by anybody.
-  typename Policy::template Atomic<uint32_t> hash_{0};
+  static constexpr uint32_t kLinkTag = uint32_t{1} << 31;
+  static_assert(kSlotHashBits < 31);
+
+  // Invariant: the hash of the key, while somebody is counted in; with a tag if it is a link.
+  // Written by whoever enters the slot, before that; read by anybody.
+  typename Policy::template Atomic<uint32_t> tagged_hash_{0};
   const uint32_t distance_to_page_ : 31;  // in bytes
   const uint32_t is_link_ : 1;
   Plain<void*> pointer_{nullptr};  // the next slot; of a resident that is counted in, the object

@@ -95,18 +95,20 @@ class ConcurrentTable {
   H Find(uint32_t hash, Match match) const {
     if constexpr (kNotifies) {
       Slot* const slot = index_.FindFirst(
-          hash, [&](Slot* slot) { return !slot->is_link() && TakeResident(slot, match); });
+          hash, [&](Slot* slot) { return slot->IsResidentOf(hash) && TakeResident(slot, match); });
       if (slot != nullptr) [[likely]]
         return Core::AsResident(slot)->Adopt();
+      const auto found = FindFurther(hash, match);
+      return RefAccess::AdoptAs<H>(found.pointer, found.block);
     } else {
       H linked;
       const auto take = [&](Slot* slot) {
-        return Take(slot, match, linked, Immediately()) == Taken::kYes;
+        return slot->hash() == hash && Take(slot, match, linked, Immediately()) == Taken::kYes;
       };
       if (index_.FindFirst(hash, take) != nullptr) [[likely]]
         return linked;
+      return FindSlowly(hash, match);
     }
-    return FindFurther(hash, match);
   }
 
   struct Entry {
@@ -288,7 +290,11 @@ class ConcurrentTable {
   }
 
   template <typename Match>
-  [[gnu::noinline]] H FindFurther(uint32_t hash, Match match) const {
+  [[gnu::noinline]] auto FindFurther(uint32_t hash, Match match) const {
+    return RefAccess::TakeApart(FindSlowly(hash, match));
+  }
+  template <typename Match>
+  H FindSlowly(uint32_t hash, const Match& match) const {
     constexpr int kAttempts = 4;
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
       H linked;

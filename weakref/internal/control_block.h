@@ -51,13 +51,16 @@ class BasicControlBlock {
   // As TryAddStrong, without any reference: see BasicReferenceCounts. The caller may thereby have
   // had the last reference to another referent, for a moment.
   bool TryAddStrongUnheld() {
-    const auto [added, after] = counts_.TryAddStrongUnheld();
-    if (after != AfterRelease::kNothing) [[unlikely]]
-      FinishRelease(after);
-    return added;
+    typename BasicReferenceCounts<Policy>::Word seen;
+    if (counts_.TryAddStrongUnheld(&seen)) [[likely]]
+      return true;
+    return FinishUnheldUpgrade(seen);
   }
   bool TryAddStrongUnheld(Postponed& postponed) {
-    const auto [added, after] = counts_.TryAddStrongUnheld();
+    typename BasicReferenceCounts<Policy>::Word seen;
+    if (counts_.TryAddStrongUnheld(&seen)) [[likely]]
+      return true;
+    const auto [added, after] = counts_.FinishUnheldUpgrade(seen);
     Finish(after, postponed);
     return added;
   }
@@ -102,6 +105,12 @@ class BasicControlBlock {
   // Destroys the referent and gives back its memory, but for what lies in the block itself.
   virtual void DestroyReferent() noexcept = 0;
   virtual void FreeBlock() noexcept = 0;
+
+  [[gnu::noinline]] bool FinishUnheldUpgrade(typename BasicReferenceCounts<Policy>::Word seen) {
+    const auto [added, after] = counts_.FinishUnheldUpgrade(seen);
+    if (after != AfterRelease::kNothing) FinishRelease(after);
+    return added;
+  }
 
   [[gnu::noinline]] void FinishRelease(AfterRelease after) {
     if (after == AfterRelease::kFreeBlock) {

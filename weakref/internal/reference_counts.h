@@ -30,6 +30,8 @@ struct BornExpired {};
 template <typename Policy>
 class BasicReferenceCounts {
  public:
+  using Word = typename Policy::CountWord;
+
   // Starts with one strong reference, and with the one weak reference that all strong references
   // hold together and that goes when the referent's destruction is complete.
   BasicReferenceCounts() = default;
@@ -60,18 +62,22 @@ class BasicReferenceCounts {
     return FinishUnusualUpgrade(before);
   }
 
+  // As TryAddStrong, by a caller that holds no reference at all, of counts whose memory stays: by
+  // now they may count for another referent, or for none. In two steps, so that what nearly always
+  // happens fits in registers: if this is false, `*seen` is for FinishUnheldUpgrade.
+  bool TryAddStrongUnheld(Word* seen) {
+    // Acquire pairs with the release in Revive: the caller sees whose counts these are.
+    *seen = word_.fetch_add(kStrongOne, std::memory_order_acquire);
+    return IsOrdinaryStrong(*seen & kStrongMask);
+  }
   struct UnheldUpgrade {
     bool added;
     AfterRelease after;  // what is then to do
   };
-  // As TryAddStrong, by a caller that holds no reference at all, of counts whose memory stays: by
-  // now they may count for another referent, or for none.
-  UnheldUpgrade TryAddStrongUnheld() {
-    // Acquire pairs with the release in Revive: the caller sees whose counts these are.
-    const Word before = word_.fetch_add(kStrongOne, std::memory_order_acquire);
-    if (IsOrdinaryStrong(before & kStrongMask)) [[likely]]
-      return {true, AfterRelease::kNothing};
-    return FinishUnheldUpgrade(before);
+  UnheldUpgrade FinishUnheldUpgrade(Word seen) {
+    if ((seen & kExpiredFlag) == 0) return {FinishUnusualUpgrade(seen), AfterRelease::kNothing};
+    // A whole release, not an undo: the count may be another referent's by now, and the last.
+    return {false, ReleaseStrong()};
   }
 
   // Lets counts whose last weak reference has gone count for another referent, as if they had been
@@ -139,8 +145,6 @@ class BasicReferenceCounts {
   }
 
  private:
-  using Word = typename Policy::CountWord;
-
   static constexpr int kHalfBits = sizeof(Word) * CHAR_BIT / 2;
   static constexpr Word kStrongOne = 1;
   static constexpr Word kWeakOne = static_cast<Word>(Word{1} << kHalfBits);
@@ -172,14 +176,6 @@ class BasicReferenceCounts {
     // when every other reference may be gone. The weak reference added here is what it then drops.
     AddWeak();
     return true;
-  }
-
-  [[gnu::noinline]] UnheldUpgrade FinishUnheldUpgrade(Word before) {
-    if ((before & kExpiredFlag) == 0) {
-      return {FinishUnusualUpgrade(before), AfterRelease::kNothing};
-    }
-    // A whole release, not an undo: the count may be another referent's by now, and the last.
-    return {false, ReleaseStrong()};
   }
 
   // After counting down to zero. Of all threads that get here for one referent exactly one sets the
