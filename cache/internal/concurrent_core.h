@@ -38,6 +38,16 @@ class ConcurrentCore {
       if (!core_->queue.Push(slot) && departures_.Leave()) core_->EndPage(slot);
     }
 
+    // Of a resident whose object has ended: the weak reference that the strong ones shared goes
+    // along.
+    void PushExpired(ConcurrentSlot<H, Payload>* slot) {
+      if (core_->queue.Push(slot)) return;
+      // Nobody takes it any more. The last reference leaves once more, as by FreeBlock; that can't
+      // be the last departure, since this one is still to come.
+      if (slot->DropWeak()) static_cast<void>(departures_.Leave());
+      if (departures_.Leave()) core_->EndPage(slot);
+    }
+
     [[nodiscard]] bool LeaveTo(size_t still_to_leave) {
       return departures_.LeaveTo(still_to_leave);
     }
@@ -107,6 +117,13 @@ class ConcurrentCore {
     }
   }
 
+  // Lets go of a resident that has come through the queue for its object's end: its weak reference
+  // and the table's.
+  void DropArrived(Slot* slot) {
+    slot->set_state(State::kReturning);
+    if (slot->DropWeak(2)) Free(slot);
+  }
+
   // How many slots there are, free or not.
   size_t size() const { return links_.size() + residents_.size(); }
   // The first slot at or after `position`, which becomes its position; null at the end.
@@ -159,8 +176,7 @@ class ConcurrentCore {
         arrived->set_state(State::kRemoved);
         arrived->ReleaseStrong();
       } else {
-        arrived->set_state(State::kReturning);
-        if (arrived->DropWeak()) Free(arrived);
+        DropArrived(arrived);
       }
     }
   }

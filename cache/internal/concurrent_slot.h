@@ -150,12 +150,12 @@ class alignas(kSlotAlignment<ConcurrentSlot<H, Payload>>) ConcurrentResident fin
   Owner* owner() const { return static_cast<Owner*>(this->page()); }
   Object* object() const { return static_cast<Object*>(this->pointer()); }
 
-  void DestroyReferent() noexcept override {
+  void Expire() noexcept override {
     Discard(std::allocator<char>(), object());
     this->DestroyPayload();
     // Whoever removes a slot from the index is counted in, so it is one or the other by now.
     if (this->state() == State::kEntered) owner()->queue().CountExpired();
-    owner()->Push(this);
+    this->FinishExpiry([this] { owner()->PushExpired(this); });
   }
   void FreeBlock() noexcept override { owner()->Push(this); }
 };
@@ -224,12 +224,12 @@ class ConcurrentLink final : public ConcurrentSlot<H, Payload>, public LinkWatch
   Owner* owner() const { return static_cast<Owner*>(this->page()); }
 
   // The last one out.
-  void DestroyReferent() noexcept override {
+  void Expire() noexcept override {
     handle_.reset();
     this->DestroyPayload();
     this->set_state(State::kReturning);
-    // The table's; the one that the counts hold together is still to go.
-    static_cast<void>(this->DropWeak());
+    // The table's, and the one that the counts hold together.
+    if (this->DropWeak(2)) owner()->Push(this);
   }
   void FreeBlock() noexcept override { owner()->Push(this); }
 

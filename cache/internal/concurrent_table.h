@@ -396,8 +396,7 @@ class ConcurrentTable {
       slot->set_state(State::kRemoved);
       slot->ReleaseStrong(postponed);
     } else {
-      slot->set_state(State::kReturning);
-      if (slot->DropWeak()) core_->Free(slot);
+      core_->DropArrived(slot);
     }
     return entered;
   }

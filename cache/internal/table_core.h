@@ -66,6 +66,15 @@ class TableCore {
     void Push(TableSlot<H, Payload>* slot) {
       if (!core_->queue.Push(slot)) Leave(slot);
     }
+    // Of a resident whose object has ended: the weak reference that the strong ones shared goes
+    // along.
+    void PushExpired(ResidentSlotBase<H, Payload>* slot) {
+      if (core_->queue.Push(slot)) return;
+      // Nobody takes it any more. The last reference leaves once more, as by FreeBlock; that can't
+      // be the last departure, since this one is still to come.
+      if (slot->DropWeak()) static_cast<void>(departures_.Leave());
+      Leave(slot);
+    }
     // After the table's end. As well.
     void Leave(TableSlot<H, Payload>* slot) {
       if (departures_.Leave()) core_->EndPage(slot);
@@ -159,7 +168,7 @@ class TableCore {
     ~Removed() {
       for (size_t i = 0; i < slots_used_; ++i) {
         core_->EndExpiredPayload(slots_[i]);
-        core_->FinishEmptying(slots_[i]);
+        core_->FinishEmptying(slots_[i], kArrivedReferences);
       }
     }
 
@@ -240,7 +249,9 @@ class TableCore {
       slot->set_state(State::kEmptyingStranded);
       EndExpiredPayload(slot);
       if (slot->state() == State::kArrived) {
-        FinishEmptying(slot);
+        FinishEmptying(slot, kArrivedReferences);
+      } else if (abandoned_) {
+        FinishEmptying(slot, 1);
       } else {
         slot->set_state(State::kLeaving);
       }
@@ -248,7 +259,7 @@ class TableCore {
       slot->set_state(State::kEmptying);
       slot->DestroyPayload();
       if constexpr (kNotifies) {
-        FinishEmptying(slot);
+        FinishEmptying(slot, 1);
       } else {
         AsGuest(slot)->DropReferent();
         slot->set_state(State::kLeaving);
@@ -259,12 +270,16 @@ class TableCore {
   void EndExpiredPayload(Slot* slot) {
     if constexpr (!kNotifies || kLifetime == PayloadLifetime::kUntilPurge) slot->DestroyPayload();
   }
-  // The slot is without payload and not on its way. Afterwards it is free, or returning.
-  void FinishEmptying(Slot* slot) {
+  // The weak references to a resident that has come through the queue for its object's end: the
+  // container's, and the one that the strong references shared.
+  static constexpr int kArrivedReferences = 2;
+  // The slot is without payload and not on its way. Afterwards it is free, or returning. So many
+  // weak references to a resident are given up.
+  void FinishEmptying(Slot* slot, int references) {
     if constexpr (kNotifies) {
       if (slot->is_resident()) {
         slot->set_state(State::kReturning);
-        if (AsResident(slot)->DropWeak()) Free(slot);
+        if (AsResident(slot)->DropWeak(references)) Free(slot);
         return;
       }
     }
@@ -295,7 +310,9 @@ class TableCore {
     for (Slot* slot = queue.Close(); slot != nullptr;) {
       Slot* const arrived = std::exchange(slot, slot->next());
       if (arrived->state() == State::kLeaving) {
-        FinishEmptying(arrived);
+        FinishEmptying(arrived, kArrivedReferences);
+      } else if (arrived->state() == State::kEmptyingStranded) {
+        arrived->set_state(State::kArrived);
       } else {
         Free(arrived);
       }
@@ -334,6 +351,7 @@ class TableCore {
   // queue, or has been, or will be freed by a frame further down the stack.
   static size_t LeaveBehind(Slot* slot) {
     if (slot->is_free()) return 0;
+    if (slot->state() == State::kEmptyingStranded) return 2;
     if (slot->state() == State::kLeaving) {
       if constexpr (kNotifies) {
         if (slot->is_resident()) return AsResident(slot)->DropWeak() ? 1 : 2;

@@ -224,14 +224,18 @@ class alignas(kSlotAlignment<ResidentSlotBase<H, Payload>>) ResidentSlot final
  private:
   Owner* owner() const { return static_cast<Owner*>(this->page()); }
 
-  void DestroyReferent() noexcept override {
+  void Expire() noexcept override {
     auto* const object = const_cast<Object*>(this->reference());
     if constexpr (kIsObjectInSlot<Payload>) {
       std::destroy_at(object);
     } else {
       Discard(std::allocator<char>(), object);
     }
-    if (this->link_.TakeExpired(owner()->queue())) owner()->Push(this);
+    if (this->link_.TakeExpired(owner()->queue())) {
+      this->FinishExpiry([this] { owner()->PushExpired(this); });
+    } else {
+      this->FinishExpiry();
+    }
   }
   void FreeBlock() noexcept override { owner()->Push(this); }
 };

@@ -347,7 +347,7 @@ void WeakTable<H, Payload, kLifetime, Allocator>::Drain(Removed& removed) {
         removed.Count();
         break;
       case State::kLeaving:
-        core_->FinishEmptying(slot);
+        core_->FinishEmptying(slot, Core::kArrivedReferences);
         removed.Count();
         break;
       default:

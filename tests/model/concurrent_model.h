@@ -196,7 +196,10 @@ class alignas(64) GuestBlock final : public Block {
  private:
   explicit GuestBlock(int key) : object_(new Object(key)) {}
 
-  void DestroyReferent() noexcept override { delete object_; }
+  void Expire() noexcept override {
+    delete object_;
+    FinishExpiry();
+  }
   void FreeBlock() noexcept override { delete this; }
 
   Object* const object_;

@@ -56,10 +56,11 @@ class ModelBlock : public internal::BasicControlBlock<RelacyAtomics> {
   // What the referent's destructor does.
   virtual void RunDestructor() {}
 
-  void DestroyReferent() noexcept override {
+  void Expire() noexcept override {
     RL_ASSERT(fate_->destroyed++ == 0);
     alive_ = 0;
     RunDestructor();
+    FinishExpiry();
   }
   void FreeBlock() noexcept override {
     RL_ASSERT(fate_->destroyed == 1);

@@ -212,11 +212,12 @@ class ReusedBlock final : public internal::BasicControlBlock<RelacyAtomics> {
   int destroyed() const { return destroyed_; }
 
  private:
-  void DestroyReferent() noexcept override {
+  void Expire() noexcept override {
     RL_ASSERT(referent_ != 0);
     referent_ = 0;
     RL_ASSERT(++destroyed_ == referents_);
     ended_.store(1, std::memory_order_release);
+    FinishExpiry();
   }
   void FreeBlock() noexcept override {
     RL_ASSERT(destroyed_ == referents_);

@@ -12,6 +12,8 @@ namespace weakcache::internal {
 
 template <typename Policy>
 class BasicControlBlock {
+  using Word = typename BasicReferenceCounts<Policy>::Word;
+
  public:
   using Watcher = BasicWatcher<Policy>;
 
@@ -23,9 +25,9 @@ class BasicControlBlock {
   void AddWeak() { counts_.AddWeak(); }
 
   void ReleaseStrong() {
-    const AfterRelease after = counts_.ReleaseStrong();
-    if (after != AfterRelease::kNothing) [[unlikely]]
-      FinishRelease(after);
+    Word left;
+    if (counts_.ReleaseStrong(&left)) [[unlikely]]
+      SettleZero(left);
   }
 
   // What has been released where nobody's destructor may run; they run when this goes.
@@ -51,13 +53,13 @@ class BasicControlBlock {
   // As TryAddStrong, without any reference: see BasicReferenceCounts. The caller may thereby have
   // had the last reference to another referent, for a moment.
   bool TryAddStrongUnheld() {
-    typename BasicReferenceCounts<Policy>::Word seen;
+    Word seen;
     if (counts_.TryAddStrongUnheld(&seen)) [[likely]]
       return true;
     return FinishUnheldUpgrade(seen);
   }
   bool TryAddStrongUnheld(Postponed& postponed) {
-    typename BasicReferenceCounts<Policy>::Word seen;
+    Word seen;
     if (counts_.TryAddStrongUnheld(&seen)) [[likely]]
       return true;
     const auto [added, after] = counts_.FinishUnheldUpgrade(seen);
@@ -69,8 +71,10 @@ class BasicControlBlock {
     if (counts_.ReleaseWeak()) FreeBlock();
   }
 
-  // As ReleaseWeak, but if it is true the caller frees the block.
-  [[nodiscard]] bool DropWeak() { return counts_.ReleaseWeak(); }
+  // As ReleaseWeak, of several at once; but if it is true the caller frees the block.
+  [[nodiscard]] bool DropWeak(int count = 1) {
+    return counts_.ReleaseWeak(static_cast<Word>(count));
+  }
 
   bool expired() const { return counts_.expired(); }
   size_t strong_count() const { return counts_.strong_count(); }
@@ -91,6 +95,23 @@ class BasicControlBlock {
   explicit BasicControlBlock(BornExpired born_expired) : counts_(born_expired) {}
   ~BasicControlBlock() = default;
 
+  // Ends the weak reference that the strong ones shared.
+  void FinishExpiry() {
+    watchers_.NotifyAll();
+    ReleaseWeak();
+  }
+  // Leaves that weak reference to whoever gets the block by `pass_on()`.
+  template <typename PassOn>
+  void FinishExpiry(PassOn&& pass_on) {
+    if (watchers_.empty()) [[likely]] {
+      pass_on();
+      return;
+    }
+    AddWeak();  // the block is still needed to tell them
+    pass_on();
+    FinishExpiry();
+  }
+
   // Nobody refers to the block; from now on the caller does, weakly, and then strongly too.
   void PrepareRevival() { counts_.PrepareRevival(); }
   void Revive() { counts_.Revive(); }
@@ -102,19 +123,22 @@ class BasicControlBlock {
     BasicControlBlock* deferred;  // linked by next_deferred_
   };
 
-  // Destroys the referent and gives back its memory, but for what lies in the block itself.
-  virtual void DestroyReferent() noexcept = 0;
+  // Every weak reference reads expired already. Destroys the referent and gives back its memory,
+  // but for what lies in the block itself; then calls FinishExpiry. The block may be gone when this
+  // returns.
+  virtual void Expire() noexcept = 0;
   virtual void FreeBlock() noexcept = 0;
 
-  [[gnu::noinline]] bool FinishUnheldUpgrade(typename BasicReferenceCounts<Policy>::Word seen) {
+  [[gnu::noinline]] void SettleZero(Word left) { FinishRelease(counts_.SettleZero(left)); }
+  [[gnu::noinline]] bool FinishUnheldUpgrade(Word seen) {
     const auto [added, after] = counts_.FinishUnheldUpgrade(seen);
-    if (after != AfterRelease::kNothing) FinishRelease(after);
+    FinishRelease(after);
     return added;
   }
 
-  [[gnu::noinline]] void FinishRelease(AfterRelease after) {
-    if (after == AfterRelease::kFreeBlock) {
-      FreeBlock();
+  void FinishRelease(AfterRelease after) {
+    if (after != AfterRelease::kDestroyReferent) {
+      if (after == AfterRelease::kFreeBlock) FreeBlock();
       return;
     }
     auto& destructions = Policy::template ThreadLocal<Destructions>();
@@ -143,13 +167,6 @@ class BasicControlBlock {
     }
     next_deferred_ = postponed.first_;
     postponed.first_ = this;
-  }
-
-  // Every weak reference reads expired already. The block may be gone when this returns.
-  void Expire() {
-    DestroyReferent();
-    watchers_.NotifyAll();
-    ReleaseWeak();
   }
 
   BasicReferenceCounts<Policy> counts_;

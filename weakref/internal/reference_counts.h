@@ -85,9 +85,9 @@ class BasicReferenceCounts {
   // told of its own, and with Revive the strong one. Callers of TryAddStrongUnheld may be at it
   // meanwhile, and their counts stay. Counts can be revived only if they were born expired or held
   // weakly: without that weak reference, the last strong one leaves without a look at them (see
-  // FinishZero).
+  // SettleZero).
   void PrepareRevival() {
-    // Nobody else changes the upper half now. It is 1 if the last one left it so (see ReleaseWeak).
+    // Nobody else changes the upper half now. It is as the last one left it (see ReleaseWeak).
     // Relaxed, both: the releasing threads' last accesses have been handed over with the memory.
     const Word word = word_.load(std::memory_order_relaxed);
     const Word left_over = static_cast<Word>(word & ~static_cast<Word>(kStrongMask));
@@ -98,13 +98,38 @@ class BasicReferenceCounts {
     word_.fetch_add(static_cast<Word>(kStrongOne - kExpiredFlag), std::memory_order_release);
   }
 
-  [[nodiscard]] AfterRelease ReleaseStrong() {
+  // In two steps, so that what nearly always happens is small: true if the count has come to zero;
+  // `*left` is for SettleZero then.
+  [[nodiscard]] bool ReleaseStrong(Word* left) {
     // Release: what this owner did to the referent happens before its destruction (the acquire in
-    // FinishZero).
+    // SettleZero).
     const Word before = word_.fetch_sub(kStrongOne, std::memory_order_release);
-    if ((before & kStrongMask) != kStrongOne) [[likely]]
-      return AfterRelease::kNothing;
-    return FinishZero(static_cast<Word>(before - kStrongOne));
+    *left = static_cast<Word>(before - kStrongOne);
+    return (before & kStrongMask) == kStrongOne;
+  }
+  // Of all threads that get here for one referent exactly one sets the flag; each of the others
+  // drops the weak reference that a revival paid.
+  [[nodiscard]] AfterRelease SettleZero(Word current) {
+    // Acquire, here and below, pairs with the release in ReleaseStrong of every former owner.
+    if (current == kWeakOne) {
+      // There is no weak reference, so nobody else can reach the word. (Whoever lets others reach
+      // it unheld holds a weak reference.)
+      static_cast<void>(word_.load(std::memory_order_acquire));
+      word_.store(kExpiredFlag | kWeakOne, std::memory_order_relaxed);
+      return AfterRelease::kDestroyReferent;
+    }
+    while ((current & kStrongMask) == 0) {
+      // Relaxed on failure: `current` is only compared.
+      if (word_.compare_exchange_weak(current, static_cast<Word>(current | kExpiredFlag),
+                                      std::memory_order_acquire, std::memory_order_relaxed)) {
+        return AfterRelease::kDestroyReferent;
+      }
+    }
+    return ReleaseWeak() ? AfterRelease::kFreeBlock : AfterRelease::kNothing;
+  }
+  [[nodiscard]] AfterRelease ReleaseStrong() {
+    Word left;
+    return ReleaseStrong(&left) ? SettleZero(left) : AfterRelease::kNothing;
   }
 
   // The caller holds a strong or a weak reference.
@@ -116,14 +141,16 @@ class BasicReferenceCounts {
     }
   }
 
-  // True if it was the last reference of all: the caller frees the block.
-  [[nodiscard]] bool ReleaseWeak() {
+  // Gives up so many weak references. True if they were the last of all: the caller frees the
+  // block.
+  [[nodiscard]] bool ReleaseWeak(Word count = 1) {
+    const auto released = static_cast<Word>(count * kWeakOne);
     // Acquire pairs with the release below of every other former holder.
-    if (word_.load(std::memory_order_acquire) == (kExpiredFlag | kWeakOne)) return true;
+    if (word_.load(std::memory_order_acquire) == (kExpiredFlag | released)) return true;
     // Release: this holder's last look at the block happens before it is freed. Acquire: so does
     // everybody else's.
-    const Word before = word_.fetch_sub(kWeakOne, std::memory_order_acq_rel);
-    return (before >> kHalfBits) == 1;
+    const Word before = word_.fetch_sub(released, std::memory_order_acq_rel);
+    return (before >> kHalfBits) == count;
   }
 
   // Relaxed: as TryAddStrong, it says nothing but that the referent can't be had any more.
@@ -176,27 +203,6 @@ class BasicReferenceCounts {
     // when every other reference may be gone. The weak reference added here is what it then drops.
     AddWeak();
     return true;
-  }
-
-  // After counting down to zero. Of all threads that get here for one referent exactly one sets the
-  // flag; each of the others drops the weak reference that a revival paid.
-  AfterRelease FinishZero(Word current) {
-    // Acquire, here and below, pairs with the release in ReleaseStrong of every former owner.
-    if (current == kWeakOne) {
-      // There is no weak reference, so nobody else can reach the word. (Whoever lets others reach
-      // it unheld holds a weak reference.)
-      static_cast<void>(word_.load(std::memory_order_acquire));
-      word_.store(kExpiredFlag | kWeakOne, std::memory_order_relaxed);
-      return AfterRelease::kDestroyReferent;
-    }
-    while ((current & kStrongMask) == 0) {
-      // Relaxed on failure: `current` is only compared.
-      if (word_.compare_exchange_weak(current, static_cast<Word>(current | kExpiredFlag),
-                                      std::memory_order_acquire, std::memory_order_relaxed)) {
-        return AfterRelease::kDestroyReferent;
-      }
-    }
-    return ReleaseWeak() ? AfterRelease::kFreeBlock : AfterRelease::kNothing;
   }
 
   // Invariant: upper half = weak references + 1 until the referent's destruction is complete + one

@@ -124,9 +124,10 @@ class InlineBlock final : public AllocatedBlock<InlineBlock<T, Allocator>, Alloc
   T* referent() { return std::launder(reinterpret_cast<T*>(storage_)); }
 
  private:
-  void DestroyReferent() noexcept override {
+  void Expire() noexcept override {
     Rebound<T, Allocator> allocator(this->allocator());
     std::allocator_traits<decltype(allocator)>::destroy(allocator, referent());
+    this->FinishExpiry();
   }
 
   alignas(T) unsigned char storage_[sizeof(T)];
@@ -146,7 +147,10 @@ class SeparateBlock final : public AllocatedBlock<SeparateBlock<T, Allocator>, A
   T* referent() { return referent_; }
 
  private:
-  void DestroyReferent() noexcept override { Discard(this->allocator(), referent_); }
+  void Expire() noexcept override {
+    Discard(this->allocator(), referent_);
+    this->FinishExpiry();
+  }
 
   T* referent_;
 };
@@ -179,9 +183,10 @@ class ArrayBlock final : public AllocatedBlock<ArrayBlock<T>, std::allocator<cha
   Element* referent() { return referent_; }
 
  private:
-  void DestroyReferent() noexcept override {
+  void Expire() noexcept override {
     for (size_t i = count_; i > 0; --i) std::destroy_at(referent_ + i - 1);
     std::allocator<Element>().deallocate(referent_, count_);
+    this->FinishExpiry();
   }
 
   const size_t count_;
@@ -197,7 +202,10 @@ class AdoptedBlock final : public ControlBlock {
   std::remove_extent_t<T>* referent() { return owner_->get(); }
 
  private:
-  void DestroyReferent() noexcept override { owner_.reset(); }
+  void Expire() noexcept override {
+    owner_.reset();
+    FinishExpiry();
+  }
   void FreeBlock() noexcept override { delete this; }
 
   std::optional<std::unique_ptr<T, Deleter>> owner_;  // so that its deleter goes at the same time

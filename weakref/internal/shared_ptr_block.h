@@ -25,7 +25,10 @@ class SharedPtrBlock final : public ControlBlock {
 
  private:
   const void* foreign_owner() const override { return &owner_; }
-  void DestroyReferent() noexcept override { owner_.reset(); }
+  void Expire() noexcept override {
+    owner_.reset();
+    FinishExpiry();
+  }
   void FreeBlock() noexcept override { delete this; }
 
   std::shared_ptr<void> owner_;

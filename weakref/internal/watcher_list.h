@@ -93,11 +93,14 @@ class BasicWatcherList {
     return true;
   }
 
+  // Once the referent has expired, so that no watcher can be added any more. Relaxed: every Add
+  // happened before its caller's release of the strong reference.
+  bool empty() const { return head_.load(std::memory_order_relaxed) == 0; }
+
   // Tells every watcher, newest first, one at a time: one that is removed in the meantime is not
-  // told. The referent has expired, so no watcher can be added any more.
+  // told. As well.
   void NotifyAll() {
-    // Relaxed: every Add happened before its caller's release of the strong reference.
-    while (head_.load(std::memory_order_relaxed) != 0) {
+    while (!empty()) {
       Watcher* const watcher = Lock();
       if (watcher == nullptr) {
         Unlock(nullptr);
