@@ -123,10 +123,11 @@ class ConcurrentWeakValueMap {
   Strong get_or_create(Key&& key, Factory&& factory) {
     const LookupKey<Key> lookup = key;
     const Place place = PlaceOf(lookup);
-    Strong found = place.shard->Find(place.hash, keys_, lookup);
-    if (found.get() != nullptr) return found;
-    return place.shard->Create(place.hash, keys_, lookup, std::forward<Key>(key),
-                               std::forward<Factory>(factory));
+    Strong found = place.shard->FindQuickly(place.hash, keys_, lookup);
+    if (found.get() != nullptr) [[likely]]
+      return found;
+    return place.shard->FindOrCreate(place.hash, keys_, lookup, std::forward<Key>(key),
+                                     std::forward<Factory>(factory));
   }
 
   // Enters `value` unless there is an object under the key. Returns the object that is there now,

@@ -105,12 +105,10 @@ class BulkLoad {
     const K& key = keys_[part.index];
     present = shard.table.FindLocked(part.place.hash(), core_.Matching(key), departures.postponed);
     if (present.slot != nullptr) return false;
-    bool unclear;
-    const auto* const other =
-        shard.flights.Find(part.place.hash(), core_.MatchingKey(key), &unclear);
-    if (other != nullptr || unclear) return false;
+    const auto other = shard.flights.Find(part.place.hash(), core_.MatchingKey(key));
+    if (other.flight != nullptr || other.unclear) return false;
     shard.table.template Prepare<kResident>(part.prepared);
-    shard.flights.Begin(part.flight);
+    if (!shard.flights.Begin(part.flight, other)) return false;
     part.landing.flight = &part.flight;
     return true;
   }

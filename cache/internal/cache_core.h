@@ -156,8 +156,8 @@ class CacheCore {
     TableEntry present;
     Departures departures(retention_);
     MutexLock lock(table.mutex);
-    bool unclear;  // it has not begun to load then
-    auto* const flight = place.shard->flights.Find(place.hash(), MatchingKey(lookup), &unclear);
+    // One whose key is not there yet has not begun to load.
+    auto* const flight = place.shard->flights.Find(place.hash(), MatchingKey(lookup)).flight;
     if (flight != nullptr) place.shard->flights.Cancel(*flight);
     return RemoveLocked(table, place.hash(), Matching(lookup), RemovalCause::kInvalidated,
                         AnyObject(), present, departures);
@@ -557,6 +557,7 @@ class CacheCore {
     }
     present =
         table.FindLocked(place.hash(), Matching(prepared.payload().key), departures.postponed);
+    table.PurgeUpTo(Table::kPurgesPerOperation, departures.postponed);
     if (present.slot != nullptr && !freshness_.IsStale(present.slot->payload(), now)) {
       result.object = std::move(present.object);
     } else {
@@ -609,6 +610,7 @@ class CacheCore {
     MutexLock lock(table.mutex);
     const auto is_old = [&](const Entry& other) { return &other == old; };
     present = table.FindLocked(place.hash(), is_old, departures.postponed);
+    table.PurgeUpTo(Table::kPurgesPerOperation, departures.postponed);
     if (present.slot == nullptr) {
       lock.unlock();
       return AsRef<V>(std::move(made));

@@ -108,6 +108,14 @@ class ConcurrentCore {
       return links_.Allocate(this);
     }
   }
+  template <bool kResident>
+  Slot* AllocateFree() {
+    if constexpr (kResident) {
+      return residents_.AllocateFree();
+    } else {
+      return links_.AllocateFree();
+    }
+  }
   void Free(Slot* slot) {
     slot->set_state(State::kFree);
     if (slot->is_link()) {

@@ -36,10 +36,12 @@ class ConcurrentIndex {
     }
   }
 
-  // What a reader found out. Without a slot the key is absent if `certain`; else look again.
+  // What a reader found out. Without a slot the key is absent if `certain`, as of that version;
+  // else look again.
   struct Found {
     Slot* slot;
     bool certain;
+    uint64_t version;
   };
 
   // The slot with that hash for which `take(slot)` is true.
@@ -57,13 +59,18 @@ class ConcurrentIndex {
       for (uint64_t candidates = Line::Matching(tags, TagOf(hash)); candidates != 0;
            candidates &= candidates - 1) {
         Slot* const slot = line->slots[Line::EntryOf(candidates)].load(std::memory_order_acquire);
-        if (slot->hash() == hash && take(slot)) return {slot, true};
+        if (slot->hash() == hash && take(slot)) return {slot, true, version};
       }
       line = Line::Passed(tags) == 0 ? home : lines.Next(line);
       if (line == home) break;
     }
-    return {nullptr, version % 2 == 0 && version_.load(std::memory_order_relaxed) == version};
+    return {nullptr, version % 2 == 0 && version_.load(std::memory_order_relaxed) == version,
+            version};
   }
+
+  // Whatever was entered, published or removed before has changed it. Relaxed: whoever concludes
+  // something from it has ordered it.
+  uint64_t version() const { return version_.load(std::memory_order_relaxed); }
 
   // As well, but looks at one slot only, which nearly always is it: null says nothing. The hash is
   // for `take` to look at.
@@ -107,6 +114,9 @@ class ConcurrentIndex {
     NoteChange();
     InsertIn(Current(), slot);
   }
+  // A slot that has been inserted can be had now. Who found it before could not, and has that
+  // version.
+  void NotePublished() { NoteChange(); }
 
   // The slot is there.
   void Erase(const Slot* slot) {
@@ -307,10 +317,11 @@ class ConcurrentIndex {
     }
   }
 
-  // The lines and how many there are. Only the writer writes; grows.
-  Atomic<uintptr_t> lines_{0};
+  // The lines and how many there are. Only the writer writes; grows. All that a hit reads here: it
+  // shares its cache line with nothing that a change writes.
+  alignas(64) Atomic<uintptr_t> lines_{0};
   // Twice the number of changes, and one more during a replacement. Only the writer writes.
-  Atomic<uint64_t> version_{0};
+  alignas(64) Atomic<uint64_t> version_{0};
 };
 
 }  // namespace weakcache::internal

@@ -13,6 +13,7 @@
 #include "cache/internal/single_flight.h"
 #include "cache/internal/stored_handle.h"
 #include "cache/recursive_creation_error.h"
+#include "weakref/handle_traits.h"
 
 namespace weakcache::internal {
 
@@ -78,20 +79,27 @@ class alignas(64) ConcurrentShard {
     return table.Remove(present, postponed);
   }
 
-  // After a miss. Another thread may be at it already, or is done by now.
+  // The object under the key if that takes next to no time; see ConcurrentTable.
+  template <typename Keys, typename Lookup>
+  H FindQuickly(uint32_t hash, const Keys& keys, const Lookup& lookup) const {
+    return table.FindQuickly(hash, Matching(keys, lookup));
+  }
+  // After that has found nothing.
   template <typename Keys, typename Lookup, typename Key, typename Factory>
-  [[gnu::noinline]] H Create(uint32_t hash, const Keys& keys, const Lookup& lookup, Key&& key,
-                             Factory&& factory) {
+  [[gnu::noinline]] H FindOrCreate(uint32_t hash, const Keys& keys, const Lookup& lookup, Key&& key,
+                                   Factory&& factory) {
     using Made = decltype(MakeObjectBy<H>(std::forward<Factory>(factory)));
     constexpr bool kResident = !std::is_same_v<Made, H>;
+    auto [found, version] = table.FindSurely(hash, Matching(keys, lookup));
+    if (found.get() != nullptr) return std::move(found);
     typename Flights::Flight flight(hash);
     typename Table::Prepared prepared;
     Landed<H> result;
-    if (BeginOrJoin<kResident>(hash, keys, lookup, flight, prepared, result)) {
-      return std::move(result.object);
-    }
-    ShardLanding landing{this, &flight, result};  // before its key goes
+    ShardLanding landing{this, nullptr, result};  // before its key goes
     CatchInto(result, [&] {
+      if (!Begin<kResident>(hash, Matching(keys, lookup), &version, flight, prepared, landing)) {
+        return;
+      }
       prepared.MakePayload(std::forward<Key>(key));
       flight.SetKey(&prepared.payload());
       Made made = MakeObjectBy<H>(std::forward<Factory>(factory));
@@ -99,7 +107,7 @@ class alignas(64) ConcurrentShard {
       if constexpr (!kResident) {
         CheckOwns(made, "ConcurrentWeakValueMap::get_or_create");
       }
-      EnterCreated(hash, keys, prepared, made, landing);
+      EnterCreated<kResident>(hash, keys, version, prepared, made, landing);
     });
     landing.Land();
     return std::move(result.object);
@@ -129,43 +137,48 @@ class alignas(64) ConcurrentShard {
   Flights flights;  // guarded by the table's mutex
 
  private:
-  // True if the result is there: the object was in the map, or another thread has created it.
-  template <bool kResident, typename Keys, typename Lookup>
-  bool BeginOrJoin(uint32_t hash, const Keys& keys, const Lookup& lookup,
-                   typename Flights::Flight& flight, typename Table::Prepared& prepared,
-                   Landed<H>& result) {
-    const auto match = Matching(keys, lookup);
-    switch (internal::BeginOrJoin<kResident, Policy>(*this, hash, match, match, flight, prepared,
-                                                     result)) {
-      case Beginning::kBegun:
-        return false;
-      case Beginning::kRecursive:
-        FailRecursiveCreation();
-      case Beginning::kFound:
-      case Beginning::kJoined:
-      case Beginning::kRefused:  // it never is
-        break;
+  // False if the result is there: the object was in the map, or another thread has created it.
+  // `*version` is of a table without the key.
+  template <bool kResident, typename Match>
+  bool Begin(uint32_t hash, const Match& match, uint64_t* version, typename Flights::Flight& flight,
+             typename Table::Prepared& prepared, ShardLanding& landing) {
+    Beginning beginning =
+        BeginAlone<kResident>(*this, hash, match, *version, flight, prepared, landing);
+    if (beginning == Beginning::kRefused) {
+      *version = kNoVersion;
+      beginning = BeginOrJoin<kResident, Policy>(*this, hash, match, match, flight, prepared,
+                                                 landing.result);
+      if (beginning == Beginning::kBegun) landing.flight = &flight;
     }
-    if (result.error != nullptr) std::rethrow_exception(result.error);
-    return true;
+    if (beginning == Beginning::kRecursive) FailRecursiveCreation();
+    if (landing.result.error != nullptr) std::rethrow_exception(landing.result.error);
+    return beginning == Beginning::kBegun;
   }
 
   // Unless the key has got another object meanwhile: then that is the result, and `made` goes.
-  template <typename Keys, typename Made>
-  void EnterCreated(uint32_t hash, const Keys& keys, typename Table::Prepared& prepared, Made& made,
-                    ShardLanding& landing) {
+  template <bool kResident, typename Keys, typename Made>
+  void EnterCreated(uint32_t hash, const Keys& keys, uint64_t version,
+                    typename Table::Prepared& prepared, Made& made, ShardLanding& landing) {
     Landed<H>& result = landing.result;
+    Entry present;
     typename Table::Postponed postponed;
     typename Table::MutexLock lock(table.mutex);
-    Entry present = table.FindLocked(hash, Matching(keys, prepared.payload()), postponed);
+    // Nothing has been entered since. (What has died without notice is still to be removed.)
+    const bool is_absent = HandleTraits<H>::kNotifiesExpiry && table.version() == version;
+    if (!is_absent) {
+      present = table.FindLocked(hash, Matching(keys, prepared.payload()), postponed);
+    }
+    table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
     if (present.slot == nullptr) {
       table.MakeRoom(postponed);
       result.object = table.Enter(prepared, hash, made, Entry(), postponed);
     } else {
       result.object = std::move(present.object);
     }
+    if (landing.flight->has_spares()) table.template KeepSpare<kResident>();
     landing.LandLocked(table);
   }
+  static constexpr uint64_t kNoVersion = ~uint64_t{0};
 
   template <typename Keys, typename Lookup>
   static auto Matching(const Keys& keys, const Lookup& key) {

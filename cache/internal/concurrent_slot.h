@@ -138,11 +138,17 @@ class alignas(kSlotAlignment<ConcurrentSlot<H, Payload>>) ConcurrentResident fin
   // others have it and returns the first reference.
   void Hold(Object* object) {
     this->set_pointer(object);
-    this->PrepareRevival();
-    LinkRefToThis(object, this);
+    if constexpr (HasRefFromThis<Object>) {
+      this->PrepareRevival();
+      LinkRefToThis(object, this);
+    }
   }
   H Publish() {
-    this->Revive();
+    if constexpr (HasRefFromThis<Object>) {
+      this->Revive();
+    } else {
+      this->ReviveAtOnce();
+    }
     return Adopt();
   }
 
@@ -208,12 +214,9 @@ class ConcurrentLink final : public ConcurrentSlot<H, Payload>, public LinkWatch
   bool expired() const { return Traits::Expired(*handle_); }
 
   // As of a resident. One count is the table's, until ReleaseStrong; one is the caller's `object`.
-  void Hold(const H& object) {
-    handle_.emplace(Traits::MakeWeak(object));
-    this->PrepareRevival();
-  }
+  void Hold(const H& object) { handle_.emplace(Traits::MakeWeak(object)); }
   H Publish(const H& object) {
-    this->Revive();
+    this->ReviveAtOnce();
     this->Watch(object);
     return object;
   }

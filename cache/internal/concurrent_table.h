@@ -85,31 +85,48 @@ class ConcurrentTable {
   // Nobody uses the table any more; its objects may live on.
   ~ConcurrentTable() { core_->Abandon(arrived_); }
 
-  // Guards all but Find, size and what threads do that drop references.
-  mutable Mutex mutex;
-
   // The object for whose payload `match` is true, or null. Takes no lock if it is found, or if
   // nobody changes the table meanwhile. (By value: what is passed by reference can't stay in
   // registers across an atomic operation, and costs a hit a third.)
   template <typename Match>
   H Find(uint32_t hash, Match match) const {
     if constexpr (kNotifies) {
-      Slot* const slot = index_.FindFirst(
-          hash, [&](Slot* slot) { return slot->IsResidentOf(hash) && TakeResident(slot, match); });
-      if (slot != nullptr) [[likely]]
-        return Core::AsResident(slot)->Adopt();
+      if (Resident* const resident = FindResident(hash, match)) [[likely]]
+        return resident->Adopt();
       const auto found = FindFurther(hash, match);
       return RefAccess::AdoptAs<H>(found.pointer, found.block);
     } else {
-      H linked;
-      const auto take = [&](Slot* slot) {
-        return slot->hash() == hash && Take(slot, match, linked, Immediately()) == Taken::kYes;
-      };
-      if (index_.FindFirst(hash, take) != nullptr) [[likely]]
-        return linked;
-      return FindSlowly(hash, match);
+      H found = FindQuickly(hash, match);
+      if (found.get() != nullptr) [[likely]]
+        return found;
+      return FindSurely(hash, match).object;
     }
   }
+  // Where Find nearly always finds it; null says nothing.
+  template <typename Match>
+  H FindQuickly(uint32_t hash, Match match) const {
+    H found;
+    if constexpr (kNotifies) {
+      Resident* const resident = FindResident(hash, match);
+      if (resident != nullptr) [[likely]]
+        found = resident->Adopt();
+    } else {
+      const auto take = [&](Slot* slot) {
+        return slot->hash() == hash && Take(slot, match, found, Immediately()) == Taken::kYes;
+      };
+      static_cast<void>(index_.FindFirst(hash, take));
+    }
+    return found;
+  }
+  // As Find, with the version of the table as of which there is nothing, if that is the result.
+  struct Sure {
+    H object;
+    uint64_t version;
+  };
+  template <typename Match>
+  Sure FindSurely(uint32_t hash, const Match& match) const;
+  // See ConcurrentIndex::version.
+  uint64_t version() const { return index_.version(); }
 
   struct Entry {
     Slot* slot = nullptr;
@@ -133,13 +150,30 @@ class ConcurrentTable {
     return entry;
   }
 
-  // A free slot. If memory runs out it throws and changes nothing.
+  // A free slot, if there is none prepared yet. If memory runs out it throws and changes nothing.
   template <bool kResident>
   void Prepare(Prepared& prepared) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    Slot* const slot = core_->template Allocate<kResident>();
+    if (prepared.slot_ != nullptr) return;
+    Prepare(core_->template Allocate<kResident>(), prepared);
+  }
+  // The same without the lock, of a slot that was kept for it; false if there is none. The caller
+  // sees to it that one thread has the spare slots at a time (see SingleFlight).
+  template <bool kResident>
+  bool PrepareSpare(Prepared& prepared) {
+    Slot* const slot = spare_[kResident];
+    if (slot == nullptr) return false;
+    spare_[kResident] = nullptr;
+    Prepare(slot, prepared);
+    return true;
+  }
+  // Keeps one, if that takes no memory. As well.
+  template <bool kResident>
+  void KeepSpare() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    if (spare_[kResident] != nullptr) return;
+    Slot* const slot = core_->template AllocateFree<kResident>();
+    if (slot == nullptr) return;
     slot->set_state(State::kPrepared);
-    prepared.core_ = core_;
-    prepared.slot_ = slot;
+    spare_[kResident] = slot;
   }
 
   // Makes room for one more. As well.
@@ -290,31 +324,13 @@ class ConcurrentTable {
   }
 
   template <typename Match>
-  [[gnu::noinline]] auto FindFurther(uint32_t hash, Match match) const {
-    return RefAccess::TakeApart(FindSlowly(hash, match));
+  Resident* FindResident(uint32_t hash, const Match& match) const {
+    return static_cast<Resident*>(index_.FindFirst(
+        hash, [&](Slot* slot) { return slot->IsResidentOf(hash) && TakeResident(slot, match); }));
   }
   template <typename Match>
-  H FindSlowly(uint32_t hash, const Match& match) const {
-    constexpr int kAttempts = 4;
-    for (int attempt = 0; attempt < kAttempts; ++attempt) {
-      H linked;
-      const auto found = index_.Find(hash, [&](Slot* slot) {
-        return Take(slot, match, linked, Immediately()) == Taken::kYes;
-      });
-      if (found.certain) [[likely]] {
-        if (found.slot == nullptr) return H();
-        return found.slot->is_link() ? std::move(linked) : Core::AsResident(found.slot)->Adopt();
-      }
-    }
-    // A writer is always at it. As the writer, nothing changes meanwhile.
-    Postponed postponed;
-    Entry entry;
-    MutexLock lock(mutex);
-    entry.slot = index_.FindAsWriter(hash, [&](Slot* slot) {
-      return Take(slot, match, entry.object, postponed) == Taken::kYes;
-    });
-    if (entry.slot == nullptr || entry.slot->is_link()) return std::move(entry.object);
-    return Core::AsResident(entry.slot)->Adopt();
+  [[gnu::noinline]] auto FindFurther(uint32_t hash, Match match) const {
+    return RefAccess::TakeApart(FindSurely(hash, match).object);
   }
 
   enum class Taken { kNo, kDead, kYes };
@@ -340,6 +356,12 @@ class ConcurrentTable {
     return Taken::kYes;
   }
 
+  void Prepare(Slot* slot, Prepared& prepared) {
+    slot->set_state(State::kPrepared);
+    prepared.core_ = core_;
+    prepared.slot_ = slot;
+  }
+
   // By no less than to twice the size, or what it replaces would add up.
   void GrowFor(size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     index_.Grow(std::max(size, std::min(2 * index_.max_size(), max_size())));
@@ -355,7 +377,9 @@ class ConcurrentTable {
     if (replaced.slot == nullptr) {
       index_.Insert(slot);
       ++in_index_;
-      return publish();
+      H entered = publish();
+      index_.NotePublished();
+      return entered;
     }
     H entered;
     index_.Replace(replaced.slot, slot, [&] { entered = publish(); });
@@ -416,16 +440,49 @@ class ConcurrentTable {
     return removed;
   }
 
-  // What readers use, in a cache line that others write to only when the table grows or shrinks.
-  alignas(64) Index index_;
-  Core* const core_;
-  alignas(64) size_t in_index_ ABSL_GUARDED_BY(mutex) = 0;
+  // Ends with what every change writes, and shares that cache line with the next fields.
+  [[no_unique_address]] Index index_;
+
+ public:
+  // Guards all but looking up, size and what threads do that drop references.
+  mutable Mutex mutex;
+
+ private:
+  size_t in_index_ ABSL_GUARDED_BY(mutex) = 0;
   Slot* arrived_ ABSL_GUARDED_BY(mutex) = nullptr;  // taken from the queue; linked by next()
-  Position sweep_ ABSL_GUARDED_BY(mutex);
   // Entries, without those that were removed; with the expired ones if the handle notifies. Written
   // under the lock, read by anybody.
   typename Policy::template Atomic<size_t> attached_{0};
+  Core* const core_;
+  // Links and residents in state prepared that nobody uses, or null. See PrepareSpare.
+  typename Policy::template Plain<Slot*> spare_[2]{nullptr, nullptr};
+  Position sweep_ ABSL_GUARDED_BY(mutex);
 };
+
+template <typename H, typename Payload>
+template <typename Match>
+auto ConcurrentTable<H, Payload>::FindSurely(uint32_t hash, const Match& match) const -> Sure {
+  constexpr int kAttempts = 4;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    H linked;
+    const auto found = index_.Find(
+        hash, [&](Slot* slot) { return Take(slot, match, linked, Immediately()) == Taken::kYes; });
+    if (!found.certain) continue;
+    if (found.slot == nullptr) return {H(), found.version};
+    if (found.slot->is_link()) return {std::move(linked), found.version};
+    return {Core::AsResident(found.slot)->Adopt(), found.version};
+  }
+  // A writer is always at it. As the writer, nothing changes meanwhile.
+  Postponed postponed;
+  Entry entry;
+  MutexLock lock(mutex);
+  entry.slot = index_.FindAsWriter(
+      hash, [&](Slot* slot) { return Take(slot, match, entry.object, postponed) == Taken::kYes; });
+  if (entry.slot != nullptr && !entry.slot->is_link()) {
+    entry.object = Core::AsResident(entry.slot)->Adopt();
+  }
+  return {std::move(entry.object), index_.version()};
+}
 
 }  // namespace weakcache::internal
 

@@ -1,7 +1,8 @@
 // One creation per key at a time: who comes later waits for its result.
 //
 // Beginning a creation or joining another thread's, and ending it for those that wait on whatever
-// way its thread leaves, are the same for all thread-safe containers, so they are here.
+// way its thread leaves, are the same for all thread-safe containers, so they are here. Nearly
+// always nothing else is being created in the shard: then beginning takes no lock.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SINGLE_FLIGHT_H_
 #define WEAKCACHE_CACHE_INTERNAL_SINGLE_FLIGHT_H_
 
@@ -24,9 +25,9 @@ struct Landed {
   std::exception_ptr error = nullptr;
 };
 
-// The creations that are under way in one shard, and who waits for them. Guarded by the shard's
-// lock, which all callers hold; flights and waiters are on their threads' stacks. AnyLanded is a
-// Landed or the like.
+// The creations that are under way in one shard, and who waits for them. Flights and waiters are on
+// their threads' stacks. Guarded by the shard's lock, which all callers hold, but for BeginAlone.
+// AnyLanded is a Landed or the like.
 template <typename AnyLanded, typename Key, typename Policy>
 class SingleFlight {
   using Mutex = BasicMutex<Policy>;
@@ -46,8 +47,10 @@ class SingleFlight {
       key_.store(key, std::memory_order_release);
     }
     bool IsThisThreads() const { return thread_ == Policy::CurrentThread(); }
-    // Under the shard's lock.
+    // These are for a thread that holds the shard's lock.
     bool cancelled() const { return cancelled_; }
+    // Whether the spare slots of the shard are this thread's.
+    bool has_spares() const { return alone_ && !cancelled_; }
 
    private:
     friend class SingleFlight;
@@ -59,40 +62,64 @@ class SingleFlight {
 
     const uint32_t hash_;
     const typename Policy::ThreadId thread_;
+    bool alone_ = false;  // it has begun by BeginAlone
+    bool cancelled_ = false;
     // Null until the creating thread has made the key; only that thread writes, once.
     typename Policy::template Atomic<const Key*> key_{nullptr};
     Waiter* waiters_ = nullptr;
+    Flight* previous_ = nullptr;
     Flight* next_ = nullptr;
-    Flight** link_ = nullptr;  // what points to this one
-    bool cancelled_ = false;
   };
 
   SingleFlight() = default;
   SingleFlight(const SingleFlight&) = delete;
   SingleFlight& operator=(const SingleFlight&) = delete;
 
-  void Begin(Flight& flight) {
-    flight.next_ = first_;
-    flight.link_ = &first_;
-    if (first_ != nullptr) first_->link_ = &flight.next_;
-    first_ = &flight;
+  // Without the lock: begins the flight if there is no other. From then on until it is cancelled or
+  // has ended no other begins so. Nobody cancels it before it has a key.
+  bool BeginAlone(Flight& flight) {
+    Flight* none = nullptr;
+    // Release pairs with the acquire in Find. Acquire pairs with the release in Unlink: what all
+    // earlier flights have entered is seen, and what they have kept for this one.
+    flight.alone_ = first_.compare_exchange_strong(none, &flight, std::memory_order_acq_rel,
+                                                   std::memory_order_relaxed);
+    return flight.alone_;
   }
 
-  // The creation under a key for which `match` is true, or null. `*unclear` if there may be one
-  // whose key is not there yet: then look again soon.
+  // What a look at the flights has found.
+  struct Found {
+    Flight* flight;  // under the key, or null
+    bool unclear;    // there may be one whose key is not there yet: then look again soon
+    Flight* first;   // for Begin
+  };
   template <typename Match>
-  Flight* Find(uint32_t hash, const Match& match, bool* unclear) const {
-    *unclear = false;
-    for (Flight* flight = first_; flight != nullptr; flight = flight->next_) {
+  Found Find(uint32_t hash, const Match& match) const {
+    Found found{nullptr, false, first_.load(std::memory_order_acquire)};
+    for (Flight* flight = found.first; flight != nullptr; flight = flight->next_) {
       if (flight->hash_ != hash) continue;
       const Key* const key = flight->key_.load(std::memory_order_acquire);
       if (key == nullptr) {
-        *unclear = !flight->IsThisThreads();
+        found.unclear = !flight->IsThisThreads();
       } else if (match(*key)) {
-        return flight;
+        found.flight = flight;
+        break;
       }
     }
-    return nullptr;
+    return found;
+  }
+
+  // Begins the flight after a Find that has found none, under the same lock. False if another one
+  // has begun alone meanwhile: then look again.
+  bool Begin(Flight& flight, const Found& found) {
+    Flight* first = found.first;
+    flight.next_ = first;
+    // Orders as in BeginAlone.
+    if (!first_.compare_exchange_strong(first, &flight, std::memory_order_acq_rel,
+                                        std::memory_order_relaxed)) {
+      return false;
+    }
+    if (found.first != nullptr) found.first->previous_ = &flight;
+    return true;
   }
 
   // Nobody joins the creation any more: another one under its key may begin at once.
@@ -100,8 +127,14 @@ class SingleFlight {
     Unlink(flight);
     flight.cancelled_ = true;
   }
+  // All that have a key: the others have not got to creating anything.
   void CancelAll() {
-    while (first_ != nullptr) Cancel(*first_);
+    Flight* next;
+    for (Flight* flight = first_.load(std::memory_order_acquire); flight != nullptr;
+         flight = next) {
+      next = flight->next_;
+      if (flight->key_.load(std::memory_order_relaxed) != nullptr) Cancel(*flight);
+    }
   }
 
   // Lets go of the mutex meanwhile.
@@ -122,7 +155,8 @@ class SingleFlight {
     landing_.NotifyAll();
   }
 
-  bool empty() const { return first_ == nullptr; }
+  // For tests, while all is quiet.
+  bool empty() const { return first_.load(std::memory_order_relaxed) == nullptr; }
 
  private:
   // Apart, since GCC can't see that the waiter outlives what points to it: End lets go of it.
@@ -131,11 +165,18 @@ class SingleFlight {
     flight.waiters_ = &waiter;
   }
   void Unlink(Flight& flight) {
-    *flight.link_ = flight.next_;
-    if (flight.next_ != nullptr) flight.next_->link_ = flight.link_;
+    if (flight.next_ != nullptr) flight.next_->previous_ = flight.previous_;
+    if (flight.previous_ != nullptr) {
+      flight.previous_->next_ = flight.next_;
+    } else {
+      // Release pairs with the acquire in BeginAlone.
+      first_.store(flight.next_, std::memory_order_release);
+    }
   }
 
-  Flight* first_ = nullptr;
+  // The flight that began last. From null to a flight by any thread; all else under the shard's
+  // lock.
+  typename Policy::template Atomic<Flight*> first_{nullptr};
   BasicCondition<Policy> landing_;
 };
 
@@ -165,7 +206,6 @@ Beginning BeginOrJoin(Shard& shard, uint32_t hash, const MatchPayload& match_pay
     typename Table::Entry present;
     typename Table::Postponed postponed;
     typename Table::MutexLock lock(table.mutex);
-    if (attempt == 0) table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
     present = table.FindLocked(hash, match_payload, postponed);
     if (present.slot != nullptr) {
       result.object = std::move(present.object);
@@ -173,22 +213,45 @@ Beginning BeginOrJoin(Shard& shard, uint32_t hash, const MatchPayload& match_pay
     }
     // Whatever that let go of goes before this waits, or is waited for.
     if (!postponed.empty()) continue;
-    bool unclear;
-    auto* const other = shard.flights.Find(hash, match_key, &unclear);
-    if (other != nullptr) {
-      if (other->IsThisThreads()) return Beginning::kRecursive;
-      result = shard.flights.Await(*other, table.mutex);
+    const auto other = shard.flights.Find(hash, match_key);
+    if (other.flight != nullptr) {
+      if (other.flight->IsThisThreads()) return Beginning::kRecursive;
+      result = shard.flights.Await(*other.flight, table.mutex);
       return Beginning::kJoined;
     }
-    if (!unclear) {
+    if (!other.unclear) {
       if (!may_begin()) return Beginning::kRefused;
       table.template Prepare<kResident>(prepared);
-      shard.flights.Begin(flight);
-      return Beginning::kBegun;
+      if (shard.flights.Begin(flight, other)) return Beginning::kBegun;
     }
     lock.unlock();
     Policy::Pause(attempt);
   }
+}
+
+// As well, without the lock: kRefused unless nothing else is being created in the shard. The caller
+// has found nothing as of that version of the table. Sets the landing's flight if it has begun.
+template <bool kResident, typename Shard, typename MatchPayload, typename Flight, typename Prepared,
+          typename Landing>
+Beginning BeginAlone(Shard& shard, uint32_t hash, const MatchPayload& match_payload,
+                     uint64_t version, Flight& flight, Prepared& prepared, Landing& landing) {
+  auto& table = shard.table;
+  using Table = std::remove_reference_t<decltype(table)>;
+  if (!shard.flights.BeginAlone(flight)) return Beginning::kRefused;
+  landing.flight = &flight;
+  // What other flights have entered since has changed the version.
+  if (table.version() != version) [[unlikely]] {
+    landing.result.object = table.FindSurely(hash, match_payload).object;
+    if (landing.result.object.get() != nullptr) {
+      landing.Land();
+      return Beginning::kFound;
+    }
+  }
+  if (!table.template PrepareSpare<kResident>(prepared)) {
+    typename Table::MutexLock lock(table.mutex);
+    table.template Prepare<kResident>(prepared);
+  }
+  return Beginning::kBegun;
 }
 
 // Ends a creation for those that wait, on whatever way its thread leaves.

@@ -46,6 +46,13 @@ class SlotPages {
     return slot;
   }
 
+  // As well, but only one that is there: null if there is none.
+  Slot* AllocateFree() {
+    Slot* const slot = free_;
+    if (slot != nullptr) free_ = static_cast<Slot*>(slot->next());
+    return slot;
+  }
+
   void Free(Slot* slot) {
     slot->set_next(free_);
     free_ = slot;

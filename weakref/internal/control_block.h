@@ -115,6 +115,7 @@ class BasicControlBlock {
   // Nobody refers to the block; from now on the caller does, weakly, and then strongly too.
   void PrepareRevival() { counts_.PrepareRevival(); }
   void Revive() { counts_.Revive(); }
+  void ReviveAtOnce() { counts_.ReviveAtOnce(); }
 
  private:
   // A chain of references of any length is destroyed on a fixed amount of stack.

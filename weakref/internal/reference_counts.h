@@ -87,15 +87,18 @@ class BasicReferenceCounts {
   // weakly: without that weak reference, the last strong one leaves without a look at them (see
   // SettleZero).
   void PrepareRevival() {
-    // Nobody else changes the upper half now. It is as the last one left it (see ReleaseWeak).
-    // Relaxed, both: the releasing threads' last accesses have been handed over with the memory.
-    const Word word = word_.load(std::memory_order_relaxed);
-    const Word left_over = static_cast<Word>(word & ~static_cast<Word>(kStrongMask));
-    word_.fetch_add(static_cast<Word>(2 * kWeakOne - left_over), std::memory_order_relaxed);
+    // Relaxed: the releasing threads' last accesses have been handed over with the memory.
+    word_.fetch_add(MissingWeak(), std::memory_order_relaxed);
   }
   void Revive() {
     // Release pairs with the acquire in TryAddStrongUnheld.
     word_.fetch_add(static_cast<Word>(kStrongOne - kExpiredFlag), std::memory_order_release);
+  }
+  // Both steps in one.
+  void ReviveAtOnce() {
+    // Orders as above.
+    word_.fetch_add(static_cast<Word>(MissingWeak() + kStrongOne - kExpiredFlag),
+                    std::memory_order_release);
   }
 
   // In two steps, so that what nearly always happens is small: true if the count has come to zero;
@@ -181,6 +184,14 @@ class BasicReferenceCounts {
   // No count may reach this. It is half of what would touch a flag or the other half: the other
   // threads that count between an overflow and its abort cannot be that many.
   static constexpr Word kLimit = kWeakOne >> 2;
+
+  // What the upper half of expired counts lacks to be two.
+  Word MissingWeak() const {
+    // Nobody else changes the upper half now. It is as the last one left it (see ReleaseWeak).
+    // Relaxed: as in PrepareRevival.
+    const Word left_over = word_.load(std::memory_order_relaxed) & static_cast<Word>(~kStrongMask);
+    return static_cast<Word>(2 * kWeakOne - left_over);
+  }
 
   // Neither zero, nor expired, nor too many: one comparison for what nearly always holds.
   static bool IsOrdinaryStrong(Word strong) {
