@@ -41,11 +41,7 @@ class WeakcacheConcurrentSubject {
   Strong GetOrCreate(const Key& key, int64_t id) {
     return map_.get_or_create(key, [id] { return Object(id); });
   }
-  Strong Assign(const Key& key, int64_t id) {
-    Strong object = HandleTraits<Strong>::Make(id);
-    map_.insert_or_assign(key, object);
-    return object;
-  }
+  Strong Assign(const Key& key, int64_t id) { return map_.emplace_or_assign(key, id); }
   void Reserve(size_t count) { map_.reserve(count); }
 
  private:

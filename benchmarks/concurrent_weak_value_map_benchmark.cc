@@ -16,8 +16,11 @@
 //   get_hit_hot                  look-ups of one key
 //   get_hit_string               as get_hit, with strings of 16 to 64 bytes
 //   mixed_95_5                   95 % look-ups, 5 % replacements by a new object
-//   get_or_create_churn          half the keys are found, for the others an object is made, in
-//                                place of another that goes
+//   get_or_create_churn          half the keys are found; for the others, which are new ones, an
+//                                object is made, in place of another that goes
+//   get_or_create_recurring      as well, with keys from a set of twice the size: a weak_ptr map
+//                                puts the new object where a dead one of the same key was, and so
+//                                it never grows, and never needs a sweep
 //   growth                       the longest look-up of one thread while another fills the map from
 //                                1e5 to 2e6 entries, in `longest_us`, and the 99.99 percentile
 #include <benchmark/benchmark.h>
@@ -37,6 +40,7 @@
 
 #include "benchmarks/benchmark_data.h"
 #include "benchmarks/concurrent_map_subjects.h"
+#include "benchmarks/fixtures.h"
 #include "benchmarks/run_benchmarks.h"
 
 namespace weakcache {
@@ -68,12 +72,9 @@ std::vector<size_t> ZipfPlaces(size_t size, unsigned seed) {
   return places;
 }
 
-// A map with `size` live objects, the last one kept for the next benchmark.
-struct AnyFilled {
-  virtual ~AnyFilled() = default;
-};
+// A map with `size` live objects.
 template <typename Subject>
-struct Filled final : AnyFilled {
+struct Filled {
   using Key = typename Subject::Key;
 
   explicit Filled(size_t size) : held(size) {
@@ -83,23 +84,17 @@ struct Filled final : AnyFilled {
 
   Subject subject;
   std::vector<typename Subject::Strong> held;
-  bool changed = false;
 };
-std::unique_ptr<AnyFilled>& LastFilled() {
-  static std::unique_ptr<AnyFilled> last;
-  return last;
+// One that is changed is no other benchmark's.
+template <typename Subject>
+void Fill(const benchmark::State& state, bool changes) {
+  Fixtures::Get<Filled<Subject>>(state.range(0), changes ? 1 : 0, [&] {
+    return std::make_unique<Filled<Subject>>(static_cast<size_t>(state.range(0)));
+  });
 }
 template <typename Subject>
-Filled<Subject>& Fill(const benchmark::State& state, bool changes) {
-  const auto size = static_cast<size_t>(state.range(0));
-  auto* filled = dynamic_cast<Filled<Subject>*>(LastFilled().get());
-  if (filled == nullptr || filled->held.size() != size || (filled->changed && !changes)) {
-    LastFilled().reset();  // before the next: there may not be room for both
-    LastFilled() = std::make_unique<Filled<Subject>>(size);
-    filled = static_cast<Filled<Subject>*>(LastFilled().get());
-  }
-  filled->changed |= changes;
-  return *filled;
+Filled<Subject>& CurrentlyFilled() {
+  return Fixtures::Current<Filled<Subject>>();
 }
 
 enum class Keys { kUniform, kZipf, kHot, kAbsent };
@@ -121,7 +116,7 @@ void Get(benchmark::State& state) {
   bool right = true;
   for (auto _ : state) {
     // Another thread may have filled it, until here.
-    if (subject == nullptr) subject = &static_cast<Filled<Subject>&>(*LastFilled()).subject;
+    if (subject == nullptr) subject = &CurrentlyFilled<Subject>().subject;
     auto found = subject->Get(keys[next++ % kLookups]);
     right &= (kKeys == Keys::kAbsent) != static_cast<bool>(found);
     benchmark::DoNotOptimize(found);
@@ -140,7 +135,7 @@ void Mixed(benchmark::State& state) {
   size_t next = 0;
   bool right = true;
   for (auto _ : state) {
-    auto& filled = static_cast<Filled<Subject>&>(*LastFilled());
+    auto& filled = CurrentlyFilled<Subject>();
     const size_t place = places[next++ % kLookups];
     // A thread replaces objects of its own only, as nobody else may touch what holds them.
     if (next % 20 == 0) {
@@ -156,32 +151,51 @@ void Mixed(benchmark::State& state) {
   if (!right) state.SkipWithError("wrong answer");
 }
 
-template <typename Subject>
+// Enough for two of a peer's sweeps at least, which come once it has doubled.
+int64_t ChurnSteps(int64_t size) { return std::max<int64_t>(1'000'000, 6 * size); }
+
+template <typename Subject, bool kRecurring>
 void Churn(benchmark::State& state) {
   using Key = typename Subject::Key;
   const auto size = static_cast<size_t>(state.range(0));
-  if (state.thread_index() == 0) {
-    LastFilled().reset();
-    LastFilled() = std::make_unique<Filled<Subject>>(1);
-  }
-  std::mt19937_64 random(static_cast<unsigned>(state.thread_index() + 1));
-  std::vector<typename Subject::Strong> held(size / static_cast<size_t>(state.threads()));
+  const auto threads = static_cast<size_t>(state.threads());
+  const auto thread = static_cast<size_t>(state.thread_index());
+  if (thread == 0) Fixtures::GetNew(std::make_unique<Filled<Subject>>(1));
+  std::mt19937_64 random(static_cast<unsigned>(thread + 1));
+  std::vector<typename Subject::Strong> held(size / threads);
+  size_t next_new = thread + 1;  // counts up by `threads`, so no two threads make the same
+  const auto new_id = [&] { return KeyAt(std::exchange(next_new, next_new + threads)); };
   bool right = true;
-  size_t warm_up = 4 * held.size();
-  const auto step = [&](Subject& subject) {
-    const int64_t id = KeyAt(random() % (2 * size));
-    auto& place = held[random() % held.size()];
+  const auto step = [&](Subject& subject, bool only_new) {
+    const uint64_t bits = random();
+    auto& place = held[bits % held.size()];
+    int64_t id;
+    if (kRecurring) {
+      id = KeyAt((bits >> 32) % (2 * size));
+    } else if ((bits >> 63) != 0 && !only_new) {
+      auto found = subject.GetOrCreate(KeyOf<Key>(place->id), place->id);
+      right &= found->id == place->id;
+      return;
+    } else {
+      id = new_id();
+    }
     place = subject.GetOrCreate(KeyOf<Key>(id), id);
     right &= place->id == id;
   };
+  bool warm = false;
   for (auto _ : state) {
-    auto& subject = static_cast<Filled<Subject>&>(*LastFilled()).subject;
-    if (warm_up != 0) {
+    auto& subject = CurrentlyFilled<Subject>().subject;
+    if (!warm) {
+      warm = true;
       state.PauseTiming();
-      for (; warm_up != 0; --warm_up) step(subject);
+      for (auto& place : held) {
+        const int64_t id = new_id();
+        place = subject.GetOrCreate(KeyOf<Key>(id), id);
+      }
+      for (size_t i = 0; i < 4 * held.size(); ++i) step(subject, true);
       state.ResumeTiming();
     }
-    step(subject);
+    step(subject, false);
   }
   if (!right) state.SkipWithError("wrong answer");
 }
@@ -240,15 +254,19 @@ void RegisterSubject(const std::string& subject) {
   if constexpr (!kIsReadOnly<Plain>) {
     operations.emplace_back("mixed_95_5/", &Mixed<Plain>);
     operations.emplace_back("mixed_95_5_string/", &Mixed<Subject<std::string>>);
-    operations.emplace_back("get_or_create_churn/", &Churn<Plain>);
+    operations.emplace_back("get_or_create_churn/", &Churn<Plain, false>);
+    operations.emplace_back("get_or_create_recurring/", &Churn<Plain, true>);
   }
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
   for (const int64_t size : {1000, 100'000, 1'000'000}) {
     for (const auto& [operation, run] : operations) {
-      benchmark::RegisterBenchmark((operation + subject).c_str(), run)
-          ->Arg(size)
-          ->ThreadRange(1, std::max(2, cores))
-          ->UseRealTime();
+      for (int threads = 1; threads <= std::max(2, cores); threads *= 2) {
+        auto* const registered = benchmark::RegisterBenchmark((operation + subject).c_str(), run);
+        registered->Arg(size)->Threads(threads)->UseRealTime();
+        if (std::string(operation).find("get_or_create") == 0) {
+          registered->Iterations(ChurnSteps(size) / threads);
+        }
+      }
     }
   }
   if constexpr (!kIsReadOnly<Plain>) {

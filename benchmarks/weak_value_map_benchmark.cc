@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "benchmarks/benchmark_data.h"
+#include "benchmarks/fixtures.h"
 #include "benchmarks/mass_expiry.h"
 #include "benchmarks/run_benchmarks.h"
 #include "benchmarks/value_map_subjects.h"
@@ -38,14 +39,9 @@
 namespace weakcache {
 namespace {
 
-// A map with `size` live objects and the keys of the look-ups, in their order. Building it takes
-// longer than most measurements, so the last one is kept for the next benchmark.
-struct AnyFilled {
-  virtual ~AnyFilled() = default;
-};
-
+// A map with `size` live objects and the keys of the look-ups, in their order.
 template <typename Subject>
-class Filled final : public AnyFilled {
+class Filled {
   using Key = typename Subject::Key;
 
  public:
@@ -59,7 +55,6 @@ class Filled final : public AnyFilled {
 
   Subject& subject() { return subject_; }
   size_t size() const { return held_.size(); }
-  bool churned() const { return next_ != held_.size(); }
   const std::vector<Key>& keys() const { return keys_; }
 
   // Another object takes the place of `victim`.
@@ -100,22 +95,12 @@ class Filled final : public AnyFilled {
   size_t next_ = 0;
 };
 
-std::unique_ptr<AnyFilled>& LastFilled() {
-  static std::unique_ptr<AnyFilled> last;
-  return last;
-}
-
+// One that is churned is no other benchmark's.
 template <typename Subject>
-Filled<Subject>& GetFilled(const benchmark::State& state, bool may_be_churned) {
-  const auto size = static_cast<size_t>(state.range(0));
-  auto* filled = dynamic_cast<Filled<Subject>*>(LastFilled().get());
-  if (filled == nullptr || filled->size() != size || (filled->churned() && !may_be_churned)) {
-    LastFilled().reset();  // before the next: there may not be room for both
-    auto next = std::make_unique<Filled<Subject>>(size);
-    filled = next.get();
-    LastFilled() = std::move(next);
-  }
-  return *filled;
+Filled<Subject>& GetFilled(const benchmark::State& state, bool churns) {
+  return Fixtures::Get<Filled<Subject>>(state.range(0), churns ? 1 : 0, [&] {
+    return std::make_unique<Filled<Subject>>(static_cast<size_t>(state.range(0)));
+  });
 }
 
 template <typename Subject>
@@ -159,6 +144,9 @@ void Iterate(benchmark::State& state) {
       benchmark::Counter(entries, benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
 }
 
+// Enough for several of the others' sweeps, which come once their table has doubled.
+int64_t ChurnSteps(int64_t size) { return std::max<int64_t>(1'000'000, 4 * size); }
+
 // Steady state: with each step an object under a new key takes the place of another.
 template <typename Subject>
 void Churn(benchmark::State& state) {
@@ -181,7 +169,9 @@ void RegisterSubject(const std::string& subject) {
   for (const int64_t size : {1000, 100'000, 1'000'000}) {
     for (const auto& [operation, run] : operations) {
       if (run == &Iterate<Subject<int64_t>> && size != 1'000'000) continue;
-      benchmark::RegisterBenchmark((operation + subject).c_str(), run)->Arg(size);
+      auto* const registered = benchmark::RegisterBenchmark((operation + subject).c_str(), run);
+      registered->Arg(size);
+      if (run == &Churn<Subject<int64_t>>) registered->Iterations(ChurnSteps(size));
     }
   }
 }
@@ -189,7 +179,7 @@ void RegisterSubject(const std::string& subject) {
 template <template <typename> typename Subject>
 void RegisterMassExpiry(const std::string& subject) {
   const auto run = [](benchmark::State& state) {
-    LastFilled().reset();
+    Fixtures::Clear();
     MassExpiry<Subject<int64_t>>(state);
   };
   benchmark::RegisterBenchmark(("mass_expiry/" + subject).c_str(), run)

@@ -50,6 +50,7 @@
 #include <cstdint>
 #include <memory>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -66,7 +67,7 @@
 namespace weakcache {
 
 struct ConcurrentWeakValueMapOptions {
-  // Parts with a lock each: a power of two, at most 4096. 0: four for each core, at least eight.
+  // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
   size_t shards = 0;
   // Room for so many entries from the start.
   size_t expected_size = 0;
@@ -135,7 +136,7 @@ class ConcurrentWeakValueMap {
   template <typename Key = K>
   std::pair<Strong, bool> insert(Key&& key, Strong value) {
     internal::CheckOwns(value, "ConcurrentWeakValueMap::insert");
-    Strong present = Enter(std::forward<Key>(key), value, /*replace=*/false);
+    Strong present = Enter(std::forward<Key>(key), value, /*replace=*/false).previous;
     if (present.get() != nullptr) return {std::move(present), false};
     return {std::move(value), true};
   }
@@ -143,7 +144,19 @@ class ConcurrentWeakValueMap {
   template <typename Key = K>
   bool insert_or_assign(Key&& key, const Strong& value) {
     internal::CheckOwns(value, "ConcurrentWeakValueMap::insert_or_assign");
-    return Enter(std::forward<Key>(key), value, /*replace=*/true).get() == nullptr;
+    return Enter(std::forward<Key>(key), value, /*replace=*/true).previous.get() == nullptr;
+  }
+
+  // Enters an object made from `args` in place of what is there; returns it.
+  template <typename Key = K, typename... Args>
+  Strong emplace_or_assign(Key&& key, Args&&... args) {
+    auto made = internal::MakeObject<Strong>(std::forward<Args>(args)...);
+    auto entered = Enter(std::forward<Key>(key), made, /*replace=*/true);
+    if constexpr (std::is_same_v<decltype(made), Strong>) {
+      return made;
+    } else {
+      return std::move(entered.current);
+    }
   }
 
   // How many objects left the map: 0 or 1. They live on if somebody holds them.
@@ -239,7 +252,7 @@ class ConcurrentWeakValueMap {
   }
 
   static size_t DefaultShards() {
-    return std::clamp(std::bit_ceil(4 * size_t{std::thread::hardware_concurrency()}), size_t{8},
+    return std::clamp(std::bit_ceil(8 * size_t{std::thread::hardware_concurrency()}), size_t{16},
                       kMaxShards);
   }
   // With some room to spare, as keys don't spread quite evenly.
@@ -255,11 +268,11 @@ class ConcurrentWeakValueMap {
     const size_t shard = (hash >> (kShift - std::bit_width(kMaxShards))) & (shard_count_ - 1);
     return {&shards_[shard], static_cast<uint32_t>(hash >> kShift)};
   }
-  template <typename Key>
-  Strong Enter(Key&& key, const Strong& value, bool replace) {
+  template <typename Key, typename Made>
+  auto Enter(Key&& key, Made& made, bool replace) {
     const LookupKey<Key> lookup = key;
     const Place place = PlaceOf(lookup);
-    return place.shard->Enter(place.hash, keys_, lookup, std::forward<Key>(key), value, replace);
+    return place.shard->Enter(place.hash, keys_, lookup, std::forward<Key>(key), made, replace);
   }
   template <typename Key, typename Condition>
   size_type EraseIf(const Key& key, Condition&& condition) {

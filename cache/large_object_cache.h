@@ -92,7 +92,7 @@ struct LargeObjectCacheOptions {
   uint64_t budget_bytes = 0;
   // What an object weighs; is called when it comes in, and by UpdateWeight. Empty: DefaultWeight.
   std::function<uint64_t(const V&)> weigher;
-  // Parts with a lock each: a power of two, at most 4096. 0: four for each core, at least eight.
+  // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
   size_t shards = 0;
   std::function<void(const K& key, RemovalCause cause, uint64_t weight)> removal_listener;
   // Must not throw. Empty: absl::Now.
@@ -295,7 +295,7 @@ class LargeObjectCache {
   explicit LargeObjectCache(std::unique_ptr<Core> core) : core_(std::move(core)) {}
 
   static size_t DefaultShards() {
-    return std::clamp(std::bit_ceil(4 * size_t{std::thread::hardware_concurrency()}), size_t{8},
+    return std::clamp(std::bit_ceil(8 * size_t{std::thread::hardware_concurrency()}), size_t{16},
                       Core::kMaxShards);
   }
 

@@ -178,6 +178,17 @@ class WeakValueMap
     return inserted;
   }
 
+  // Enters an object made from `args` in place of what is there; returns it.
+  template <typename Key = K, typename... Args>
+  Strong emplace_or_assign(Key&& key, Args&&... args) {
+    const LookupKey<Key> lookup = key;
+    const uint32_t hash = HashToWrite(lookup);
+    const auto purged = table_.PurgeSome();
+    auto made = internal::MakeObject<Strong>(std::forward<Args>(args)...);
+    Slot* const replaced = Find(hash, lookup);
+    return InsertNew(hash, std::forward<Key>(key), std::move(made), replaced);
+  }
+
   // How many objects left the map: 0 or 1. They live on if somebody holds them.
   template <typename Key = K>
   size_type erase(const Key& key) {

@@ -67,6 +67,7 @@ struct Step {
     kFailToCreate,
     kInsert,
     kInsertOrAssign,
+    kEmplaceOrAssign,
     kErase,
     kEraseExpected,
     kRelease,
@@ -149,6 +150,10 @@ class Actor {
       });
       return;
     }
+    if (step.kind == Step::Kind::kEmplaceOrAssign) {
+      return Record(KeyOperation::kEmplaceOrAssign, step.key, number,
+                    [&] { return Hold(map.emplace_or_assign(step.key, number)); });
+    }
     Handle object = Make<Kind, Numbered>(number);
     if (step.kind == Step::Kind::kInsert) {
       Record(KeyOperation::kInsert, step.key, number,
@@ -216,8 +221,9 @@ class Histories {
     using K = Step::Kind;
     constexpr K kKinds[] = {K::kGet,           K::kGet,          K::kGet,     K::kGetOrCreate,
                             K::kGetOrCreate,   K::kInsert,       K::kErase,   K::kInsertOrAssign,
-                            K::kEraseExpected, K::kFailToCreate, K::kRelease, K::kRelease,
-                            K::kRelease,       K::kRelease,      K::kRelease, K::kPurge};
+                            K::kEraseExpected, K::kFailToCreate, K::kRelease, K::kEmplaceOrAssign,
+                            K::kRelease,       K::kRelease,      K::kRelease, K::kRelease,
+                            K::kPurge};
     for (auto& actor : actors_) {
       std::vector<Step> script;
       for (int i = 0; i < kSteps; ++i) {
@@ -481,6 +487,8 @@ TEST(LinearizationSearchTest, RefusesWhatHasNone) {
   EXPECT_FALSE(IsLinearizable(
       {{K::kInsert, 1, 2, 1, 1}, {K::kErase, 3, 6, 0, 1}, {K::kEraseExpected, 4, 5, 1, 1}}));
   EXPECT_FALSE(IsLinearizable({{K::kInsertOrAssign, 1, 2, 1, 0}}));
+  EXPECT_FALSE(IsLinearizable(
+      {{K::kInsert, 1, 2, 1, 1}, {K::kEmplaceOrAssign, 3, 4, 2, 2}, {K::kGet, 5, 6, 0, 1}}));
 }
 
 }  // namespace

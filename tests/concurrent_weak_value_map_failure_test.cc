@@ -237,6 +237,23 @@ TYPED_TEST(ConcurrentWeakValueMapFailureTest, AllocationsFailInAReplacement) {
   map.Validate();
 }
 
+TYPED_TEST(ConcurrentWeakValueMapFailureTest, AllocationsFailInAReplacementByANewObject) {
+  MapOf<TypeParam, std::string, Tracked> map;
+  const std::string key(40, 'x');
+  const HandleOf<TypeParam, Tracked> present = Make<TypeParam, Tracked>(1);
+  map.insert(key, present);
+  HandleOf<TypeParam, Tracked> fresh;
+  testing::FailEachAllocation([&] { fresh = map.emplace_or_assign(key, 2); },
+                              [&] {
+                                ASSERT_EQ(map.get(key), present);
+                                ASSERT_EQ(map.size(), 1u);
+                                ASSERT_EQ(Tracked::live(), 1);
+                              });
+  EXPECT_EQ(map.get(key), fresh);
+  EXPECT_EQ(fresh->id(), 2);
+  map.Validate();
+}
+
 TYPED_TEST(ConcurrentWeakValueMapFailureTest, AllocationsFailWhereTheMapMakesTheObject) {
   MapOf<TypeParam, std::string, Tracked> map;
   HandleOf<TypeParam, Tracked> object;

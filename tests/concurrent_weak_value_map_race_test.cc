@@ -175,6 +175,32 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, LookUpAgainstReplace) {
   this->ExpectBothOutcomes();
 }
 
+// As well, by an object that the map makes.
+TYPED_TEST(ConcurrentWeakValueMapRaceTest, LookUpAgainstReplacementByANewObject) {
+  typename TestFixture::Map map;
+  typename TestFixture::Handle old_object, new_object;
+  const auto look_up = [&] {
+    const auto first = map.get(1);
+    const auto second = map.get(1);
+    ASSERT_TRUE(first != nullptr && second != nullptr);
+    ASSERT_TRUE(first == old_object || second == first);
+    ++(first == old_object ? this->hits_ : this->misses_);
+  };
+  Race(
+      this->rounds_,
+      [&](int) {
+        new_object.reset();
+        old_object = map.emplace_or_assign(1, 1);
+      },
+      {[&] { new_object = map.emplace_or_assign(1, 1); }, look_up, look_up, look_up},
+      [&](int) {
+        ASSERT_NE(new_object, old_object);
+        ASSERT_EQ(map.get(1), new_object);
+        ASSERT_EQ(map.size(), 1u);
+      });
+  this->ExpectBothOutcomes();
+}
+
 // The entry of key 1 expires, is purged, and is likely to be that of key 2 next.
 TYPED_TEST(ConcurrentWeakValueMapRaceTest, LookUpAgainstPurgeAndReuse) {
   typename TestFixture::Map map;

@@ -133,6 +133,26 @@ TYPED_TEST(ConcurrentWeakValueMapTest, InsertOrAssignReplaces) {
   map.Validate();
 }
 
+TYPED_TEST(ConcurrentWeakValueMapTest, EmplaceOrAssignReplacesByANewObject) {
+  MapOf<TypeParam, std::string, Tracked> map;
+  HandleOf<TypeParam, Tracked> first = map.emplace_or_assign("five", 1);
+  ASSERT_NE(first, nullptr);
+  EXPECT_EQ(map.get("five"), first);
+  HandleOf<TypeParam, Tracked> second = map.emplace_or_assign("five", 2);
+  EXPECT_EQ(map.get("five"), second);
+  EXPECT_EQ(second->id(), 2);
+  EXPECT_EQ(first->id(), 1);  // lives on
+  EXPECT_EQ(map.size(), 1u);
+  first.reset();  // no longer the map's
+  EXPECT_EQ(map.purge(), 0u);
+  EXPECT_EQ(map.get("five"), second);
+  second.reset();
+  EXPECT_EQ(map.get("five"), nullptr);
+  EXPECT_NE(map.emplace_or_assign("five", 3), nullptr);  // over a dead one
+  EXPECT_EQ(LiveSize(map), 0u);
+  map.Validate();
+}
+
 TYPED_TEST(ConcurrentWeakValueMapTest, InsertOrAssignOverADeadObjectIsAnInsertion) {
   MapOf<TypeParam, int, Tracked> map;
   map.insert(5, Make<TypeParam, Tracked>(1));  // dies here
@@ -430,9 +450,12 @@ class Script {
     const int key = Random(kKeys);
     const bool live = IsLive(key);
     const HandleOf<Kind, Tracked> made = Make<Kind, Tracked>(++made_);
-    switch (Random(9)) {
+    switch (Random(10)) {
       case 0:
         Keep(map_.get_or_create(key, [&] { return made; }), key);
+        break;
+      case 8:
+        Keep(map_.emplace_or_assign(key, made_), key);
         break;
       case 1:
         ASSERT_EQ(map_.insert(key, made).second, !live);

@@ -63,6 +63,40 @@ class WeakValueMapOperationsTest : public ::testing::Test {
 using Values = ::testing::Types<Tracked, std::shared_ptr<Tracked>, const Tracked>;
 TYPED_TEST_SUITE(WeakValueMapOperationsTest, Values);
 
+TYPED_TEST(WeakValueMapOperationsTest, EmplaceOrAssignReplacesByANewObject) {
+  typename TestFixture::Map map;
+  auto objects = this->Fill(map, 4);
+  for (int i = 0; i < 6; ++i) {
+    const auto made = map.emplace_or_assign(this->Key(i), 10 + i);
+    ASSERT_NE(made, nullptr);
+    EXPECT_EQ(made->id(), 10 + i);
+    EXPECT_EQ(map.get(this->Key(i)), made);
+    if (i < 4) {
+      EXPECT_EQ(objects[i]->id(), i);  // lives on
+      objects[i] = nullptr;            // no longer the map's
+      EXPECT_EQ(map.get(this->Key(i)), made);
+    }
+    map.Validate();
+  }
+  map.purge();
+  EXPECT_TRUE(map.empty());
+  EXPECT_NE(map.emplace_or_assign(this->Key(0), 1), nullptr);  // over a dead one
+  map.Validate();
+}
+
+TYPED_TEST(WeakValueMapOperationsTest, EmplaceOrAssignThatFailsChangesNothing) {
+  typename TestFixture::Map map;
+  const auto objects = this->Fill(map, 2);
+  typename TestFixture::Strong made;
+  FailEachAllocation([&] { made = map.emplace_or_assign(this->Key(0), 7); },
+                     [&] {
+                       EXPECT_EQ(map.get(this->Key(0)), objects[0]);
+                       EXPECT_EQ(map.size(), 2u);
+                       map.Validate();
+                     });
+  EXPECT_EQ(map.get(this->Key(0)), made);
+}
+
 TYPED_TEST(WeakValueMapOperationsTest, ExtractTakesTheObjectOut) {
   typename TestFixture::Map map;
   auto objects = this->Fill(map, 4);

@@ -432,7 +432,13 @@ class CacheCore {
     entry->object = BlockOfMade(made, prepared.slot());
     entry->attached = true;
     shared_->gauges.Pinned(entry->object_weight());
-    Ref<V> object = table.Enter(prepared, hash, made, present, departures.postponed);
+    Ref<V> object;
+    if constexpr (std::is_same_v<Made, Ref<V>>) {
+      object = made;
+      table.Enter(prepared, hash, object, present, departures.postponed);
+    } else {
+      object = table.Enter(prepared, hash, made, present, departures.postponed);
+    }
     retention_.Admit(entry, departures, reserved);
     return object;
   }

@@ -84,7 +84,17 @@ class ConcurrentIndex {
     return take(slot) ? slot : nullptr;
   }
 
-  // As well, for the writer.
+  // As Find, but looks at no slot: if it is true then there is certainly none, as of that version.
+  // False says nothing.
+  bool IsAbsent(uint32_t hash, uint64_t* version) const {
+    // Orders as in Find.
+    *version = version_.load(std::memory_order_acquire);
+    const uint64_t tags = Current().Home(hash)->tags.load(std::memory_order_acquire);
+    return Line::Matching(tags, TagOf(hash)) == 0 && Line::Passed(tags) == 0 && *version % 2 == 0 &&
+           version_.load(std::memory_order_relaxed) == *version;
+  }
+
+  // As Find, for the writer.
   template <typename Take>
   Slot* FindAsWriter(uint32_t hash, Take&& take) const {
     return Find(hash, take).slot;

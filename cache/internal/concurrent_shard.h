@@ -35,10 +35,15 @@ class alignas(64) ConcurrentShard {
     return table.Find(hash, Matching(keys, lookup));
   }
 
-  // Returns the live object under the key, which stays unless it is replaced, or null.
-  template <typename Keys, typename Lookup, typename Key>
-  H Enter(uint32_t hash, const Keys& keys, const Lookup& lookup, Key&& key, const H& value,
-          bool replace) {
+  struct Entered {
+    H previous;  // the live object under the key, or null; it stays unless it is replaced
+    H current;   // if `made` was no handle and has been entered: the one that it is now
+  };
+  // Enters `made`, a handle or an object that is none yet.
+  template <typename Keys, typename Lookup, typename Key, typename Made>
+  Entered Enter(uint32_t hash, const Keys& keys, const Lookup& lookup, Key&& key, Made& made,
+                bool replace) {
+    constexpr bool kResident = !std::is_same_v<std::remove_const_t<Made>, H>;
     // Copying such a key runs nobody's code.
     constexpr bool kKeyIsPlain = std::is_trivially_copyable_v<K> &&
                                  std::is_trivially_copy_constructible_v<K> &&
@@ -50,9 +55,9 @@ class alignas(64) ConcurrentShard {
     table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
     if (kKeyIsPlain || !replace) {
       present = table.FindLocked(hash, Matching(keys, lookup), postponed);
-      if (present.slot != nullptr && !replace) return std::move(present.object);
+      if (present.slot != nullptr && !replace) return {std::move(present.object), H()};
     }
-    table.template Prepare<false>(prepared);
+    table.template Prepare<kResident>(prepared);
     if constexpr (kKeyIsPlain) {
       prepared.MakePayload(lookup);
     } else {
@@ -60,11 +65,17 @@ class alignas(64) ConcurrentShard {
       prepared.MakePayload(std::forward<Key>(key));
       lock.lock();
       present = table.FindLocked(hash, Matching(keys, prepared.payload()), postponed);
-      if (present.slot != nullptr && !replace) return std::move(present.object);
+      if (present.slot != nullptr && !replace) return {std::move(present.object), H()};
     }
     table.MakeRoom(postponed);
-    table.Enter(prepared, hash, value, present, postponed);
-    return std::move(present.object);
+    Entered entered;
+    if constexpr (kResident) {
+      entered.current = table.Enter(prepared, hash, made, present, postponed);
+    } else {
+      table.Enter(prepared, hash, made, present, postponed);
+    }
+    entered.previous = std::move(present.object);
+    return entered;
   }
 
   // Whether there was an object for which `condition(object)` is true.
@@ -171,7 +182,12 @@ class alignas(64) ConcurrentShard {
     table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
     if (present.slot == nullptr) {
       table.MakeRoom(postponed);
-      result.object = table.Enter(prepared, hash, made, Entry(), postponed);
+      if constexpr (kResident) {
+        result.object = table.Enter(prepared, hash, made, Entry(), postponed);
+      } else {
+        table.Enter(prepared, hash, made, Entry(), postponed);
+        result.object = std::move(made);
+      }
     } else {
       result.object = std::move(present.object);
     }

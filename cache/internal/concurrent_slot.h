@@ -135,7 +135,7 @@ class alignas(kSlotAlignment<ConcurrentSlot<H, Payload>>) ConcurrentResident fin
   }
 
   // Takes over `object`, which has memory of its own. Once the slot is in the index, Publish lets
-  // others have it and returns the first reference.
+  // others have it; the first reference is the caller's.
   void Hold(Object* object) {
     this->set_pointer(object);
     if constexpr (HasRefFromThis<Object>) {
@@ -143,13 +143,12 @@ class alignas(kSlotAlignment<ConcurrentSlot<H, Payload>>) ConcurrentResident fin
       LinkRefToThis(object, this);
     }
   }
-  H Publish() {
+  void Publish() {
     if constexpr (HasRefFromThis<Object>) {
       this->Revive();
     } else {
       this->ReviveAtOnce();
     }
-    return Adopt();
   }
 
  private:
@@ -215,10 +214,9 @@ class ConcurrentLink final : public ConcurrentSlot<H, Payload>, public LinkWatch
 
   // As of a resident. One count is the table's, until ReleaseStrong; one is the caller's `object`.
   void Hold(const H& object) { handle_.emplace(Traits::MakeWeak(object)); }
-  H Publish(const H& object) {
+  void Publish(const H& object) {
     this->ReviveAtOnce();
     this->Watch(object);
-    return object;
   }
   // False if it will be pushed for its object's end, or has been.
   bool Unwatch() { return LinkWatcher<H>::Unwatch(*handle_); }

@@ -124,7 +124,11 @@ class ConcurrentTable {
     uint64_t version;
   };
   template <typename Match>
-  Sure FindSurely(uint32_t hash, const Match& match) const;
+  Sure FindSurely(uint32_t hash, const Match& match) const {
+    Sure sure;
+    if (index_.IsAbsent(hash, &sure.version)) return sure;
+    return FindInAll(hash, match);
+  }
   // See ConcurrentIndex::version.
   uint64_t version() const { return index_.version(); }
 
@@ -191,20 +195,21 @@ class ConcurrentTable {
   static size_t max_size() { return Index::max_slots(); }
 
   // Enters `object` with a prepared payload: there is room, and nothing live under the key but
-  // `replaced`, which leaves the table; the caller holds its object. An object that is no handle
-  // yet is released to the table.
-  H Enter(Prepared& prepared, uint32_t hash, const H& object, const Entry& replaced,
-          Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+  // `replaced`, which leaves the table; the caller holds its object.
+  void Enter(Prepared& prepared, uint32_t hash, const H& object, const Entry& replaced,
+             Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     auto* const link = Core::AsLink(prepared.Take());
     link->Hold(object);
-    return Enter(link, hash, replaced, postponed, [&] { return link->Publish(object); });
+    Enter(link, hash, replaced, postponed, [&] { link->Publish(object); });
   }
+  // As well, an object that is no handle yet; the result is the first.
   template <typename Object, typename Deleter>
   H Enter(Prepared& prepared, uint32_t hash, std::unique_ptr<Object, Deleter>& object,
           const Entry& replaced, Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     auto* const resident = Core::AsResident(prepared.Take());
     resident->Hold(object.release());
-    return Enter(resident, hash, replaced, postponed, [&] { return resident->Publish(); });
+    Enter(resident, hash, replaced, postponed, [&] { resident->Publish(); });
+    return resident->Adopt();
   }
 
   // The caller holds the entry's object. False if somebody else has removed it.
@@ -328,6 +333,9 @@ class ConcurrentTable {
     return static_cast<Resident*>(index_.FindFirst(
         hash, [&](Slot* slot) { return slot->IsResidentOf(hash) && TakeResident(slot, match); }));
   }
+  // As FindSurely.
+  template <typename Match>
+  Sure FindInAll(uint32_t hash, const Match& match) const;
   template <typename Match>
   [[gnu::noinline]] auto FindFurther(uint32_t hash, Match match) const {
     return RefAccess::TakeApart(FindSurely(hash, match).object);
@@ -367,24 +375,22 @@ class ConcurrentTable {
     index_.Grow(std::max(size, std::min(2 * index_.max_size(), max_size())));
   }
 
-  // `publish()` returns the object, which can be had from then on.
+  // From `publish()` on the object can be had.
   template <typename Publish>
-  H Enter(Slot* slot, uint32_t hash, const Entry& replaced, Postponed& postponed, Publish&& publish)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+  void Enter(Slot* slot, uint32_t hash, const Entry& replaced, Postponed& postponed,
+             Publish&& publish) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     slot->set_hash(hash);
     slot->set_state(State::kEntered);
     AddAttached(1);
     if (replaced.slot == nullptr) {
       index_.Insert(slot);
       ++in_index_;
-      H entered = publish();
+      publish();
       index_.NotePublished();
-      return entered;
+    } else {
+      index_.Replace(replaced.slot, slot, publish);
+      Detach(replaced, postponed);
     }
-    H entered;
-    index_.Replace(replaced.slot, slot, [&] { entered = publish(); });
-    Detach(replaced, postponed);
-    return entered;
   }
   // The entry is out of the index.
   void Detach(const Entry& entry, Postponed& postponed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
@@ -461,7 +467,7 @@ class ConcurrentTable {
 
 template <typename H, typename Payload>
 template <typename Match>
-auto ConcurrentTable<H, Payload>::FindSurely(uint32_t hash, const Match& match) const -> Sure {
+auto ConcurrentTable<H, Payload>::FindInAll(uint32_t hash, const Match& match) const -> Sure {
   constexpr int kAttempts = 4;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     H linked;

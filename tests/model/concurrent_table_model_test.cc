@@ -151,6 +151,29 @@ class LookUpAgainstReplacement
   const Object* second_ = nullptr;
 };
 
+// As well, by an object that the map makes.
+class LookUpAgainstReplacementByNew : public MapModel<LookUpAgainstReplacementByNew, 2> {
+ public:
+  void Prepare() {
+    handle(0) = Create(1);
+    first_ = handle(0).get();
+  }
+  void Thread(unsigned index) {
+    if (index == 0) {
+      handle(1) = map().emplace_or_assign(Key(1), 1);
+      RL_ASSERT(Get(1).get() == handle(1).get());
+      handle(0).reset();
+      return;
+    }
+    const Handle found = Get(1);
+    RL_ASSERT(found.get() != nullptr);
+    if (found.get() != first_) RL_ASSERT(Get(1).get() == found.get());
+  }
+
+ private:
+  const Object* first_ = nullptr;
+};
+
 // Of two that insert under one key one wins, and both have its object. Thread 2, if there is one,
 // looks.
 template <int kThreads>
@@ -301,6 +324,8 @@ int RunAll() {
   runner.Bounded<LookUpAgainstReplacement<true, 3>>("two look-ups against replacement", 0, kRandom);
   runner.Bounded<LookUpAgainstReplacement<false, 2>>("a look-up against a guest's replacement", 1,
                                                      kRandom);
+  runner.Bounded<LookUpAgainstReplacementByNew>("a look-up against replacement by a new object", 1,
+                                                kRandom);
   runner.Bounded<InsertAgainstInsert<2>>("insert against insert", 2, kRandom);
   runner.Bounded<InsertAgainstInsert<3>>("insert against insert and a look-up", 1, kRandom);
   runner.Bounded<InsertionAgainstLookUp<true, 2>>("insertion against a look-up", 3, kRandom);

@@ -155,6 +155,45 @@ class TwoKeysAtATime : public MapModel<TwoKeysAtATime, 3> {
   }
 };
 
+// Creations come and go; the slot that one has kept for the next is used by one at a time.
+template <int kThreads>
+class CreationAfterCreation : public MapModel<CreationAfterCreation<kThreads>, kThreads> {
+ public:
+  void Prepare() {
+    // Leaves two slots, one of them kept.
+    for (int key : {3, 4}) this->handle(static_cast<size_t>(key - 3)) = this->Create(key);
+    for (size_t i = 0; i < 2; ++i) this->handle(i).reset();
+    this->map().purge();
+    this->Create(3).get()->UseFor(3);
+    this->map().purge();
+  }
+  void Thread(unsigned index) {
+    const int key = static_cast<int>(index) + 1;
+    for (int i = 0; i < (kThreads == 2 ? 2 : 1); ++i) {
+      const Handle created = this->Create(key);
+      RL_ASSERT(created.get() != nullptr);
+      created.get()->UseFor(key);
+      RL_ASSERT(this->Get(key).get() == created.get());
+    }
+  }
+  void Finish() { RL_ASSERT(census.objects == 0); }
+};
+
+// Thread 0 creates what thread 1 replaces by an object that the map makes, too.
+class CreationAgainstReplacement : public MapModel<CreationAgainstReplacement, 2> {
+ public:
+  void Thread(unsigned index) {
+    if (index == 0) {
+      handle(0) = Create(1);
+      handle(0).get()->UseFor(1);
+    } else {
+      handle(1) = map().emplace_or_assign(Key(1), 1);
+      RL_ASSERT(Get(1).get() == handle(1).get());
+    }
+  }
+  void Finish() { RL_ASSERT(Get(1).get() == handle(1).get()); }
+};
+
 int RunAll() {
   constexpr int kRandom = 20'000;
   ModelRunner runner;
@@ -168,6 +207,9 @@ int RunAll() {
   runner.Bounded<ResidentsThatGo<3>>("residents that go, two wait", 0, kRandom);
   runner.Bounded<CreationAgainstInsertion>("creation against insertion", 1, kRandom);
   runner.Bounded<TwoKeysAtATime>("two keys at a time", 1, kRandom);
+  runner.Bounded<CreationAfterCreation<2>>("creation after creation", 1, kRandom);
+  runner.Bounded<CreationAfterCreation<3>>("three creations", 0, kRandom);
+  runner.Bounded<CreationAgainstReplacement>("creation against replacement", 1, kRandom);
   return runner.result();
 }
 

@@ -72,8 +72,9 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
       case 3:
         return GetOrCreate(side);
       case 4:
-      case 5:
         return TryEmplace(side);
+      case 5:
+        return EmplaceOrAssign(side);
       case 6:
       case 7:
       case 8:
@@ -206,6 +207,21 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
       if (!attempted.done) return;
       const int made = present->second ? Base::IdOf(present->first) : KeyModel::kNone;
       Settle(side, key, *present, made, "try_emplace");
+    });
+  }
+
+  void EmplaceOrAssign(Side& side) {
+    WithKey("emplace_or_assign", [&](int key, const auto& lookup) {
+      this->SetConstructor(Next(4) == 0 ? 1 + Next(2) : 0, Next(16) == 0);
+      Strong made;
+      const Attempted attempted =
+          Attempt([&] { made = side.map->emplace_or_assign(lookup, static_cast<Script*>(this)); },
+                  kEndsAct);
+      if (!attempted.done) return;
+      Require(made != nullptr, "emplace_or_assign: null");
+      Enter(side, key, Base::IdOf(made));
+      CheckKey(side, key);
+      this->Keep(made);
     });
   }
 

@@ -28,6 +28,7 @@ enum class KeyOperation {
   kGet,
   kGetOrCreate,
   kInsert,
+  kEmplaceOrAssign,
   kInsertOrAssign,
   kErase,
   kEraseExpected,
@@ -62,6 +63,8 @@ inline int Apply(const Observed& observed, int present) {
     case KeyOperation::kGetOrCreate:  // null from the factory leaves nothing behind
     case KeyOperation::kInsert:
       if (present != 0 || result == 0) return result == present ? present : kImpossible;
+      return result == object ? object : kImpossible;
+    case KeyOperation::kEmplaceOrAssign:
       return result == object ? object : kImpossible;
     case KeyOperation::kInsertOrAssign:
       return (result == 1) == (present == 0) ? object : kImpossible;
