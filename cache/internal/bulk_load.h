@@ -93,7 +93,7 @@ class BulkLoad {
       return;
     }
     Part& begun = *parts_.emplace_back(std::move(part));
-    begun.prepared.MakePayload(core_.shared_, begun.place.key_hash, keys_[index]);
+    begun.prepared.MakePayload(core_.shared_.get(), begun.place.key_hash, keys_[index]);
     begun.flight.SetKey(&begun.prepared.payload().key);
   }
   // False if another thread loads it, or this one already does, or it has just come in.

@@ -63,12 +63,14 @@ class CacheCore {
   CacheCore(CacheSettings<K, V> settings, Hash hash, Equal equal)
       : keys_(std::move(hash), std::move(equal)),
         freshness_(std::move(settings.freshness)),
+        shared_(std::make_shared<CacheShared<K>>(std::move(settings.listener))),
         shard_count_(settings.shards),
         shards_(std::make_unique<Shard[]>(settings.shards)),
         weigher_(std::move(settings.weigher)),
-        shared_(std::make_shared<CacheShared<K>>(std::move(settings.listener))),
         limiter_(settings.max_concurrent_loads),
-        retention_(settings.budget, shared_) {}
+        retention_(settings.budget, shared_) {
+    for (size_t i = 0; i < shard_count_; ++i) shards_[i].table.SetCompanion(shared_);
+  }
   CacheCore(const CacheCore&) = delete;
   CacheCore& operator=(const CacheCore&) = delete;
   ~CacheCore() { shared_->open.store(false, std::memory_order_relaxed); }  // see the field
@@ -79,7 +81,8 @@ class CacheCore {
   template <typename Key>
   Ref<V> Get(const Key& key) {
     Ref<V> found = GetIfPresent(key);
-    if (found.get() == nullptr) shared_->counters.CountMiss();
+    if (found.get() == nullptr) [[unlikely]]
+      shared_->counters.CountMiss();
     return found;
   }
   // As well, but to find nothing does not count as a miss.
@@ -87,11 +90,10 @@ class CacheCore {
   Ref<V> GetIfPresent(const Key& key) {
     const LookupKeyOf<Key> lookup = key;
     const Place place = PlaceOf(lookup);
-    Sighting sighting(freshness_);
-    Ref<V> found = Find(place, lookup, sighting);
-    if (found.get() != nullptr && Settle(sighting)) [[likely]]
-      return found;
-    return nullptr;
+    if (Resident* const resident = FindOrdinary(place, lookup)) [[likely]]
+      return resident->Adopt();
+    const auto found = FindUnusual(place, lookup);
+    return RefAccess::AdoptAs<Ref<V>>(found.pointer, found.block);
   }
 
   // Has no effect but on the object's count.
@@ -109,20 +111,10 @@ class CacheCore {
   absl::StatusOr<Ref<V>> GetOrLoad(Key&& key, Loader&& loader, uint64_t estimate) {
     const LookupKeyOf<Key> lookup = key;
     const Place place = PlaceOf(lookup);
-    Sighting sighting(freshness_);
-    Ref<V> found = Find(place, lookup, sighting);
-    if (found.get() != nullptr && Settle(sighting)) [[likely]] {
-      if (sighting.refresh_due() && ClaimRefresh(sighting.entry())) {
-        return Refresh(place, std::move(found), sighting.entry(), std::forward<Key>(key),
-                       std::forward<Loader>(loader), estimate);
-      }
-      return found;
-    }
-    // The old object should not wait for the new one.
-    found.reset();
-    sighting.Reset();
-    shared_->counters.CountMiss();
-    return Load(place, lookup, std::forward<Key>(key), std::forward<Loader>(loader), estimate);
+    if (Resident* const resident = FindOrdinary(place, lookup)) [[likely]]
+      return resident->Adopt();
+    return GetUnusualOrLoad(place, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                            estimate);
   }
 
   // Made is a Ref, which owns an object, or an OwnedObject.
@@ -256,7 +248,6 @@ class CacheCore {
   CacheStats Stats() const {
     CacheStats stats;
     shared_->counters.AddTo(&stats);
-    shared_->gauges.AddTo(&stats);
     stats.bytes_retained = retention_.bytes();
     for (size_t i = 0; i < shard_count_; ++i) {
       MutexLock lock(shards_[i].table.mutex);
@@ -283,7 +274,7 @@ class CacheCore {
       (entry.retained() ? retained_bytes : pinned_bytes) += entry.object_weight();
     });
     retention_.Validate(retained, retained_bytes);
-    Check(shared_->gauges.bytes_pinned() == pinned_bytes, "Validate",
+    Check(shared_->counters.bytes_pinned() == pinned_bytes, "Validate",
           "the pinned bytes don't add up");
   }
 
@@ -297,6 +288,7 @@ class CacheCore {
   friend class BulkLoad;
 
   using Table = ConcurrentTable<Ref<V>, Entry>;
+  using Resident = typename Table::Resident;
   using TableEntry = typename Table::Entry;
   using Prepared = typename Table::Prepared;
   using MutexLock = typename Table::MutexLock;
@@ -324,7 +316,11 @@ class CacheCore {
   }
   template <typename Lookup>
   auto Matching(const Lookup& key) const {
-    return [this, &key](const Entry& present) { return keys_.equal(present.key, key); };
+    if constexpr (kIsCheapToCompare<K, Equal>) {
+      return [key](const Entry& present) { return present.key == key; };
+    } else {
+      return [this, &key](const Entry& present) { return keys_.equal(present.key, key); };
+    }
   }
   template <typename Lookup>
   auto MatchingKey(const Lookup& key) const {
@@ -332,6 +328,32 @@ class CacheCore {
   }
 
   uint64_t Weigh(const V& object) const { return weigher_(object); }
+
+  // Nearly every hit: an object that the table has created, where it is looked for first, while
+  // ages don't matter. Null says nothing. The caller is counted in.
+  template <typename Lookup>
+  Resident* FindOrdinary(const Place& place, const Lookup& lookup) {
+    if (freshness_.needed()) return nullptr;
+    Resident* const resident = place.shard->table.FindResident(place.hash(), Matching(lookup));
+    if (resident == nullptr) [[unlikely]]
+      return nullptr;
+    Entry& entry = resident->payload();
+    EvictionPolicy::Touch(entry);
+    if (entry.retained()) [[likely]] {
+      shared_->counters.CountHit();
+    } else {
+      NoteWeakHit(&entry);
+    }
+    return resident;
+  }
+  // Any other.
+  template <typename Lookup>
+  [[gnu::noinline]] auto FindUnusual(const Place& place, const Lookup& lookup) {
+    Sighting sighting(freshness_);
+    Ref<V> found = Find(place, lookup, sighting);
+    if (found.get() != nullptr && !Settle(sighting)) found.reset();
+    return RefAccess::TakeApart(std::move(found));
+  }
 
   template <typename Lookup>
   Ref<V> Find(const Place& place, const Lookup& lookup, Sighting& sighting) const {
@@ -360,12 +382,17 @@ class CacheCore {
       shared_->counters.CountHit();
       return true;
     }
-    shared_->counters.CountWeakHit();
-    if (retention_.Fits(entry->object_weight())) {
-      Departures departures(retention_);
-      retention_.Admit(entry, departures);
-    }
+    NoteWeakHit(entry);
     return true;
+  }
+  // The caller is counted in at the entry, or holds its object.
+  [[gnu::noinline]] void NoteWeakHit(Entry* entry) {
+    // Relaxed: see the field.
+    entry->left_idle.store(false, std::memory_order_relaxed);
+    shared_->counters.CountWeakHit();
+    if (!retention_.Fits(entry->object_weight())) return;
+    Departures departures(retention_);
+    retention_.Admit(entry, departures);
   }
 
   struct AnyObject {
@@ -398,7 +425,7 @@ class CacheCore {
       MutexLock lock(place.shard->table.mutex);
       place.shard->table.template Prepare<kResident>(prepared);
     }
-    prepared.MakePayload(shared_, place.key_hash, std::forward<Key>(key));
+    prepared.MakePayload(shared_.get(), place.key_hash, std::forward<Key>(key));
   }
   void SetUp(Entry& entry, uint64_t weight, int64_t now) {
     entry.set_object_weight(weight);
@@ -431,7 +458,7 @@ class CacheCore {
     entry->slot = prepared.slot();
     entry->object = BlockOfMade(made, prepared.slot());
     entry->attached = true;
-    shared_->gauges.Pinned(entry->object_weight());
+    shared_->counters.Pinned(entry->object_weight());
     Ref<V> object;
     if constexpr (std::is_same_v<Made, Ref<V>>) {
       object = made;
@@ -461,12 +488,9 @@ class CacheCore {
   class LoadTimer {
    public:
     explicit LoadTimer(const CacheCore& core) : core_(core), began_(core.freshness_.Now()) {
-      core_.shared_->gauges.LoadBegan();
+      core_.shared_->counters.LoadBegan();
     }
-    ~LoadTimer() {
-      core_.shared_->counters.CountLoad(core_.freshness_.Now() - began_, succeeded_);
-      core_.shared_->gauges.LoadEnded();
-    }
+    ~LoadTimer() { core_.shared_->counters.LoadEnded(core_.freshness_.Now() - began_, succeeded_); }
     void Succeed() { succeeded_ = true; }
 
    private:
@@ -492,6 +516,26 @@ class CacheCore {
     return status;
   }
 
+  template <typename Lookup, typename Key, typename Loader>
+  [[gnu::noinline]] absl::StatusOr<Ref<V>> GetUnusualOrLoad(const Place& place,
+                                                            const Lookup& lookup, Key&& key,
+                                                            Loader&& loader, uint64_t estimate) {
+    Sighting sighting(freshness_);
+    Ref<V> found = Find(place, lookup, sighting);
+    if (found.get() != nullptr && Settle(sighting)) {
+      if (sighting.refresh_due() && ClaimRefresh(sighting.entry())) {
+        return Refresh(place, std::move(found), sighting.entry(), std::forward<Key>(key),
+                       std::forward<Loader>(loader), estimate);
+      }
+      return found;
+    }
+    // The old object should not wait for the new one.
+    found.reset();
+    sighting.Reset();
+    shared_->counters.CountMiss();
+    return Load(place, lookup, std::forward<Key>(key), std::forward<Loader>(loader), estimate);
+  }
+
   // A miss. Another thread may be at it already, or is done by now.
   template <typename Lookup, typename Key, typename Loader>
   [[gnu::noinline]] absl::StatusOr<Ref<V>> Load(const Place& place, const Lookup& lookup, Key&& key,
@@ -501,13 +545,13 @@ class CacheCore {
     Prepared prepared;
     LandedLoad<V> result;
     LoadLimiter::Leave leave(limiter_);
+    Landing landing{place.shard, nullptr, result};  // before its key goes
     const Beginning beginning = BeginOrJoinLoad<!std::is_same_v<Made, Ref<V>>>(
-        place, lookup, flight, prepared, result, leave);
+        place, lookup, flight, prepared, landing, leave);
     if (beginning != Beginning::kBegun) return Joined(beginning, std::move(result));
     Made made{};
-    Landing landing{place.shard, &flight, result};  // before its key goes
     CatchInto(result, [&] {
-      prepared.MakePayload(shared_, place.key_hash, std::forward<Key>(key));
+      prepared.MakePayload(shared_.get(), place.key_hash, std::forward<Key>(key));
       flight.SetKey(&prepared.payload().key);
       Reservation reservation{retention_};
       Reserve(reservation, estimate);
@@ -521,17 +565,24 @@ class CacheCore {
 
   template <bool kResident, typename Lookup>
   Beginning BeginOrJoinLoad(const Place& place, const Lookup& lookup,
-                            typename Flights::Flight& flight, Prepared& prepared,
-                            LandedLoad<V>& result, LoadLimiter::Leave& leave) {
+                            typename Flights::Flight& flight, Prepared& prepared, Landing& landing,
+                            LoadLimiter::Leave& leave) {
     const int64_t now = freshness_.NowIfNeeded();
     const auto match = [&](const Entry& present) {
       return keys_.equal(present.key, lookup) && !freshness_.IsStale(present, now);
     };
+    // Who has to wait for leave must not have begun.
+    if (leave.is_free()) {
+      const Beginning beginning =
+          BeginAlone<kResident>(*place.shard, place.hash(), match, flight, prepared, landing);
+      if (beginning != Beginning::kRefused) return beginning;
+    }
     const auto try_leave = [&] { return leave.TryAcquire(); };
     for (;;) {
       const Beginning beginning =
           BeginOrJoin<kResident, StdAtomics>(*place.shard, place.hash(), match, MatchingKey(lookup),
-                                             flight, prepared, result, try_leave);
+                                             flight, prepared, landing.result, try_leave);
+      if (beginning == Beginning::kBegun) landing.flight = &flight;
       if (beginning != Beginning::kRefused) return beginning;
       leave.Acquire();
     }
@@ -569,6 +620,9 @@ class CacheCore {
     } else {
       result.object = Enter(table, place.hash(), prepared, made, present, RemovalCause::kAge,
                             std::exchange(reservation.bytes, 0), departures);
+    }
+    if (landing.flight->has_spares()) {
+      table.template KeepSpare<!std::is_same_v<Made, Ref<V>>>();
     }
     landing.LandLocked(table);
   }
@@ -627,10 +681,10 @@ class CacheCore {
 
   KeyFunctions<Hash, Equal> keys_;
   const Freshness freshness_;
+  const std::shared_ptr<CacheShared<K>> shared_;  // the companion of all tables
   const size_t shard_count_;
   const std::unique_ptr<Shard[]> shards_;
   const std::function<uint64_t(const V&)> weigher_;
-  const std::shared_ptr<CacheShared<K>> shared_;
   LoadLimiter limiter_;
   Retention<K> retention_;
 };

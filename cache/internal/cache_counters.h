@@ -80,40 +80,55 @@ class __attribute__((visibility("default"))) ThreadNumber {
 // A thread with a number of its own counts in a cell of its own, with a load and a store; others
 // share cells and add atomically. In a hit, between the object's increment and decrement, the first
 // costs about 0.3 ns, and an atomic addition 2.6 ns even if no other thread makes one in that cell
-// (//benchmarks:cache_counters_benchmark).
+// (//benchmarks:cache_counters_benchmark). What goes up and down is counted the same way: a cell
+// has what its thread has added, less what it has taken off, and only the sum of all means
+// something.
 class CacheCounters {
  public:
   CacheCounters() = default;
   CacheCounters(const CacheCounters&) = delete;
   CacheCounters& operator=(const CacheCounters&) = delete;
 
-  void CountHit() { Count(kHits); }
-  void CountWeakHit() { Count(kWeakHits); }
-  void CountMiss() { Count(kMisses); }
-  void CountRemoval(RemovalCause cause) { Count(kRemovals + static_cast<size_t>(cause)); }
+  void CountHit() { Count(kHits, 1); }
+  void CountWeakHit() { Count(kWeakHits, 1); }
+  void CountMiss() { Count(kMisses, 1); }
+  void CountRemoval(RemovalCause cause) { Count(kRemovals + static_cast<size_t>(cause), 1); }
 
-  // A load that took that long has ended. A negative time, of a clock that was set back, is 0.
-  void CountLoad(absl::Duration time, bool ok) {
-    LoadCell& cell = load_cells_[ThreadNumber::Claim() % load_cells_.size()];
-    // Relaxed: the figures say nothing about each other, nor about the objects.
-    cell.buckets[CacheStats::LoadTimeBucket(time)].fetch_add(1, std::memory_order_relaxed);
-    if (!ok) cell.failures.fetch_add(1, std::memory_order_relaxed);
-    const int64_t nanoseconds = std::max<int64_t>(absl::ToInt64Nanoseconds(time), 0);
-    int64_t sum = cell.nanoseconds.load(std::memory_order_relaxed);
-    while (!cell.nanoseconds.compare_exchange_weak(
-        sum, sum + std::min(nanoseconds, std::numeric_limits<int64_t>::max() - sum),
-        std::memory_order_relaxed)) {
-    }
+  // An object is in the cache without being retained, or no longer.
+  void Pinned(uint64_t bytes) { Count(kBytesPinned, bytes); }
+  void Unpinned(uint64_t bytes) { Count(kBytesPinned, uint64_t{0} - bytes); }
+  // Modulo 2^64.
+  uint64_t bytes_pinned() const {
+    uint64_t sum = 0;
+    for (const Cell& cell : cells_)
+      sum += cell.counts[kBytesPinned].load(std::memory_order_relaxed);
+    return sum;
+  }
+
+  void LoadBegan() { Count(kLoadsInFlight, 1); }
+  // After so much time. A negative one, of a clock that was set back, is 0.
+  void LoadEnded(absl::Duration time, bool ok) {
+    Count(kLoadsInFlight, uint64_t{0} - 1);
+    if (!ok) Count(kLoadFailures, 1);
+    const uint32_t number = ThreadNumber::Claim();
+    // Relaxed: see the field.
+    load_times_[number % load_times_.size()].buckets[CacheStats::LoadTimeBucket(time)].fetch_add(
+        1, std::memory_order_relaxed);
+    AddTime(cells_[number].counts[kLoadNanoseconds],
+            static_cast<uint64_t>(std::max<int64_t>(absl::ToInt64Nanoseconds(time), 0)));
   }
 
   // Adds the counts so far to `stats`. What a thread counted is in it if that happened before; what
-  // is counted meanwhile may be, each figure on its own. Gauges are left alone.
+  // is counted meanwhile may be, each figure on its own.
   void AddTo(CacheStats* stats) const {
     std::array<uint64_t, kFigures> sums{};
     for (const Cell& cell : cells_) {
       for (size_t i = 0; i < kFigures; ++i) {
         sums[i] += cell.counts[i].load(std::memory_order_relaxed);
       }
+      // On its own, as they may come to more than a count can be.
+      stats->load_time += absl::Nanoseconds(
+          static_cast<int64_t>(cell.counts[kLoadNanoseconds].load(std::memory_order_relaxed)));
     }
     stats->hits += sums[kHits];
     stats->weak_hits += sums[kWeakHits];
@@ -124,60 +139,81 @@ class CacheCounters {
     stats->removals_replaced += removals[static_cast<size_t>(RemovalCause::kReplaced)];
     stats->removals_invalidated += removals[static_cast<size_t>(RemovalCause::kInvalidated)];
     stats->removals_died += removals[static_cast<size_t>(RemovalCause::kDied)];
-    AddLoadsTo(stats);
+    stats->bytes_pinned += NotNegative(sums[kBytesPinned]);
+    stats->loads_in_flight += NotNegative(sums[kLoadsInFlight]);
+    stats->load_failures += sums[kLoadFailures];
+    for (const LoadTimes& times : load_times_) {
+      for (size_t i = 0; i < CacheStats::kLoadTimeBuckets; ++i) {
+        const uint64_t loads = times.buckets[i].load(std::memory_order_relaxed);
+        stats->load_time_histogram[i] += loads;
+        stats->loads += loads;
+      }
+    }
   }
 
  private:
-  enum : size_t { kHits, kWeakHits, kMisses, kRemovals, kFigures = kRemovals + kRemovalCauses };
+  // Those of a hit are in a cell's first cache line, with what is rarely counted.
+  enum : size_t {
+    kHits,
+    kWeakHits,
+    kMisses,
+    kRemovals,
+    kBytesPinned = kRemovals + kRemovalCauses,
+    kLoadsInFlight,
+    kLoadFailures,
+    kLoadNanoseconds,
+    kFigures
+  };
 
   struct alignas(64) Cell {
     // How often each thing happened in the threads with this number. In a cell with an owner's
     // number only that thread writes, and the next owner after it (see ThreadNumber::taken_, which
-    // makes it go on from the last count); in a shared one any thread adds. They only grow.
-    // Relaxed: no thread concludes from them that anything else has happened.
+    // makes it go on from the last count); in a shared one any thread adds. Modulo 2^64; but the
+    // nanoseconds end at the largest int64_t. Relaxed, all: no thread concludes from them that
+    // anything else has happened.
     std::array<std::atomic<uint64_t>, kFigures> counts{};
   };
-  static_assert(sizeof(Cell) == 64, "a count should touch one line, that no other thread writes");
+  static_assert(kBytesPinned == 8 && sizeof(Cell) == 128,
+                "a count should touch one line, that no other thread writes");
 
-  struct alignas(64) LoadCell {
-    // Any thread adds to these three, and none concludes anything from them: relaxed. They only
-    // grow. `loads` of CacheStats is the sum of the buckets, so that it is also their sum there.
+  struct alignas(64) LoadTimes {
+    // Any thread adds 1, and none concludes anything from them: relaxed. They only grow. `loads` of
+    // CacheStats is the sum of the buckets, so that it is also their sum there.
     std::array<std::atomic<uint64_t>, CacheStats::kLoadTimeBuckets> buckets{};
-    std::atomic<uint64_t> failures{0};
-    std::atomic<int64_t> nanoseconds{0};  // of all loads here; ends at the largest value
   };
 
-  void Count(size_t figure) {
+  // The threads' sums are read one after the other: what is taken off may be seen before it was
+  // added.
+  static uint64_t NotNegative(uint64_t sum) { return static_cast<int64_t>(sum) < 0 ? 0 : sum; }
+
+  void Count(size_t figure, uint64_t change) {
     const uint32_t number = ThreadNumber::Current();
-    if (ABSL_PREDICT_FALSE(number >= ThreadNumber::kOwned)) return CountSlowly(figure);
-    AddInOwnCell(cells_[number].counts[figure]);
+    if (ABSL_PREDICT_FALSE(number >= ThreadNumber::kOwned)) return CountSlowly(figure, change);
+    AddInOwnCell(cells_[number].counts[figure], change);
   }
 
-  static void AddInOwnCell(std::atomic<uint64_t>& count) {
-    count.store(count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  static void AddInOwnCell(std::atomic<uint64_t>& count, uint64_t change) {
+    count.store(count.load(std::memory_order_relaxed) + change, std::memory_order_relaxed);
   }
 
-  ABSL_ATTRIBUTE_NOINLINE void CountSlowly(size_t figure) {
+  ABSL_ATTRIBUTE_NOINLINE void CountSlowly(size_t figure, uint64_t change) {
     const uint32_t number = ThreadNumber::Claim();
     std::atomic<uint64_t>& count = cells_[number].counts[figure];
-    if (number < ThreadNumber::kOwned) return AddInOwnCell(count);
-    count.fetch_add(1, std::memory_order_relaxed);
+    if (number < ThreadNumber::kOwned) return AddInOwnCell(count, change);
+    count.fetch_add(change, std::memory_order_relaxed);
   }
 
-  void AddLoadsTo(CacheStats* stats) const {
-    for (const LoadCell& cell : load_cells_) {
-      for (size_t i = 0; i < CacheStats::kLoadTimeBuckets; ++i) {
-        const uint64_t loads = cell.buckets[i].load(std::memory_order_relaxed);
-        stats->load_time_histogram[i] += loads;
-        stats->loads += loads;
-      }
-      stats->load_failures += cell.failures.load(std::memory_order_relaxed);
-      stats->load_time += absl::Nanoseconds(cell.nanoseconds.load(std::memory_order_relaxed));
+  // In a cell of whichever kind: loads are rare.
+  static void AddTime(std::atomic<uint64_t>& time, uint64_t nanoseconds) {
+    constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
+    uint64_t sum = time.load(std::memory_order_relaxed);
+    while (!time.compare_exchange_weak(sum, sum + std::min(nanoseconds, kMost - sum),
+                                       std::memory_order_relaxed)) {
     }
   }
 
   std::array<Cell, ThreadNumber::kAll> cells_;
-  std::array<LoadCell, 4> load_cells_;  // loads are rare: they don't want a cell for each thread
+  std::array<LoadTimes, 4> load_times_;  // loads are rare: they don't want one for each thread
 };
 
 }  // namespace weakcache::internal

@@ -11,7 +11,6 @@
 
 #include "cache/cache_stats.h"
 #include "cache/internal/cache_counters.h"
-#include "cache/internal/cache_gauges.h"
 #include "cache/internal/eviction_policy.h"
 #include "weakref/expiry.h"
 #include "weakref/internal/control_block.h"
@@ -42,7 +41,6 @@ struct CacheShared {
 
   const Listener listener;
   CacheCounters counters;
-  CacheGauges gauges;
   // Whether the cache is there. True to false by the cache's end, once. Relaxed: a thread that lets
   // an object go at the same time may be told of either.
   std::atomic<bool> open{true};
@@ -62,11 +60,10 @@ struct CacheKey {
 template <typename K>
 class CacheEntry : public CacheKey<K>, public EvictionNode {
  public:
+  // `shared` outlives the entry.
   template <typename Key>
-  CacheEntry(std::shared_ptr<CacheShared<K>> shared, uint64_t hash, Key&& key)
-      : CacheKey<K>(std::in_place, std::forward<Key>(key)),
-        key_hash(hash),
-        shared_(std::move(shared)) {}
+  CacheEntry(CacheShared<K>* shared, uint64_t hash, Key&& key)
+      : CacheKey<K>(std::in_place, std::forward<Key>(key)), key_hash(hash), shared_(shared) {}
   CacheEntry(const CacheEntry&) = delete;
   CacheEntry& operator=(const CacheEntry&) = delete;
 
@@ -74,7 +71,7 @@ class CacheEntry : public CacheKey<K>, public EvictionNode {
   ~CacheEntry() {
     if (!attached) return;
     const uint64_t weight = object_weight();
-    shared_->gauges.Unpinned(weight);
+    shared_->counters.Unpinned(weight);
     // Relaxed, both: see the fields.
     if (left_idle.load(std::memory_order_relaxed)) return;
     shared_->counters.CountRemoval(RemovalCause::kDied);
@@ -121,7 +118,7 @@ class CacheEntry : public CacheKey<K>, public EvictionNode {
   // Written before the entry is entered, and then under the mutex. Relaxed: look-ups only guess by
   // it whether the object may be retained.
   std::atomic<uint64_t> weight_{0};
-  const std::shared_ptr<CacheShared<K>> shared_;
+  CacheShared<K>* const shared_;
 };
 
 }  // namespace internal

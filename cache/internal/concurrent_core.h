@@ -3,6 +3,7 @@
 #define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CORE_H_
 
 #include <cstddef>
+#include <memory>
 #include <new>
 #include <type_traits>
 #include <utility>
@@ -170,6 +171,8 @@ class ConcurrentCore {
   }
 
   BasicExpiredQueue<Policy, Slot> queue;
+  // What the payloads need to the last.
+  std::shared_ptr<const void> companion;
 
  private:
   ConcurrentCore() = default;

@@ -154,7 +154,7 @@ class alignas(64) ConcurrentShard {
   bool Begin(uint32_t hash, const Match& match, uint64_t* version, typename Flights::Flight& flight,
              typename Table::Prepared& prepared, ShardLanding& landing) {
     Beginning beginning =
-        BeginAlone<kResident>(*this, hash, match, *version, flight, prepared, landing);
+        BeginAlone<kResident>(*this, hash, match, flight, prepared, landing, *version);
     if (beginning == Beginning::kRefused) {
       *version = kNoVersion;
       beginning = BeginOrJoin<kResident, Policy>(*this, hash, match, match, flight, prepared,
@@ -194,7 +194,6 @@ class alignas(64) ConcurrentShard {
     if (landing.flight->has_spares()) table.template KeepSpare<kResident>();
     landing.LandLocked(table);
   }
-  static constexpr uint64_t kNoVersion = ~uint64_t{0};
 
   template <typename Keys, typename Lookup>
   static auto Matching(const Keys& keys, const Lookup& key) {

@@ -82,6 +82,11 @@ class ConcurrentTable {
   ConcurrentTable() : core_(Core::New()) {}
   ConcurrentTable(const ConcurrentTable&) = delete;
   ConcurrentTable& operator=(const ConcurrentTable&) = delete;
+  // Before anybody uses the table: keeps `companion` as long as there is any payload, also after
+  // the table's end.
+  void SetCompanion(std::shared_ptr<const void> companion) {
+    core_->companion = std::move(companion);
+  }
   // Nobody uses the table any more; its objects may live on.
   ~ConcurrentTable() { core_->Abandon(arrived_); }
 
@@ -102,7 +107,14 @@ class ConcurrentTable {
       return FindSurely(hash, match).object;
     }
   }
-  // Where Find nearly always finds it; null says nothing.
+  // Where Find nearly always finds an object that the table has created; null says nothing. The
+  // caller is counted in at it, which is a reference to its object.
+  template <typename Match>
+  Resident* FindResident(uint32_t hash, const Match& match) const {
+    return static_cast<Resident*>(index_.FindFirst(
+        hash, [&](Slot* slot) { return slot->IsResidentOf(hash) && TakeResident(slot, match); }));
+  }
+  // As well, any object.
   template <typename Match>
   H FindQuickly(uint32_t hash, Match match) const {
     H found;
@@ -328,11 +340,6 @@ class ConcurrentTable {
     return true;
   }
 
-  template <typename Match>
-  Resident* FindResident(uint32_t hash, const Match& match) const {
-    return static_cast<Resident*>(index_.FindFirst(
-        hash, [&](Slot* slot) { return slot->IsResidentOf(hash) && TakeResident(slot, match); }));
-  }
   // As FindSurely.
   template <typename Match>
   Sure FindInAll(uint32_t hash, const Match& match) const;

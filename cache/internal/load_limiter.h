@@ -29,6 +29,8 @@ class LoadLimiter {
       if (acquired_) limiter_.Release();
     }
 
+    // Whether nobody ever waits for it.
+    bool is_free() const { return limiter_.limit_ == 0; }
     bool TryAcquire() {
       acquired_ = acquired_ || limiter_.TryAcquire();
       return acquired_;

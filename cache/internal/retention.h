@@ -66,7 +66,7 @@ class Retention {
     ControlBlock::Postponed postponed;
     MutexLock lock(mutex_);
     while (auto* const entry = static_cast<Entry*>(policy_.PopVictim())) {
-      shared_->gauges.Pinned(entry->object_weight());
+      shared_->counters.Pinned(entry->object_weight());
       entry->set_retained(false);
       entry->left_idle.store(true, std::memory_order_relaxed);  // see the field
       entry->object->ReleaseStrong(postponed);
@@ -89,7 +89,7 @@ class Retention {
     if (!entry->attached || entry->retained() || entry->departing || !Fits(weight)) return;
     entry->object->AddStrong();
     entry->set_retained(true);
-    shared_->gauges.Unpinned(weight);
+    shared_->counters.Unpinned(weight);
     policy_.Insert(entry, entry->key_hash, weight);
     EvictSurplus(departures);
   }
@@ -102,7 +102,7 @@ class Retention {
       LetGo(entry, departures);
     }
     entry->attached = false;
-    shared_->gauges.Unpinned(entry->object_weight());
+    shared_->counters.Unpinned(entry->object_weight());
     Depart(entry, cause, departures);
   }
 
@@ -148,8 +148,8 @@ class Retention {
       policy_.Remove(entry);
       Evict(entry, departures);
     }
-    shared_->gauges.Unpinned(before);
-    shared_->gauges.Pinned(weight);
+    shared_->counters.Unpinned(before);
+    shared_->counters.Pinned(weight);
     entry->set_object_weight(weight);
   }
 
@@ -213,7 +213,7 @@ class Retention {
     LetGo(entry, departures);
   }
   void LetGo(Entry* entry, Departures& departures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    shared_->gauges.Pinned(entry->object_weight());
+    shared_->counters.Pinned(entry->object_weight());
     entry->set_retained(false);
     entry->object->ReleaseStrong(departures.postponed);
   }

@@ -229,12 +229,14 @@ Beginning BeginOrJoin(Shard& shard, uint32_t hash, const MatchPayload& match_pay
   }
 }
 
-// As well, without the lock: kRefused unless nothing else is being created in the shard. The caller
-// has found nothing as of that version of the table. Sets the landing's flight if it has begun.
+// As well, without the lock: kRefused unless nothing else is being created in the shard. Sets the
+// landing's flight if it has begun. If the caller has found nothing as of `version` of the table,
+// it is only searched again if it has changed.
+inline constexpr uint64_t kNoVersion = ~uint64_t{0};
 template <bool kResident, typename Shard, typename MatchPayload, typename Flight, typename Prepared,
           typename Landing>
-Beginning BeginAlone(Shard& shard, uint32_t hash, const MatchPayload& match_payload,
-                     uint64_t version, Flight& flight, Prepared& prepared, Landing& landing) {
+Beginning BeginAlone(Shard& shard, uint32_t hash, const MatchPayload& match_payload, Flight& flight,
+                     Prepared& prepared, Landing& landing, uint64_t version = kNoVersion) {
   auto& table = shard.table;
   using Table = std::remove_reference_t<decltype(table)>;
   if (!shard.flights.BeginAlone(flight)) return Beginning::kRefused;
