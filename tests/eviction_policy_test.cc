@@ -15,11 +15,15 @@
 #include <vector>
 
 #include "cache/internal/eviction_ghost.h"
+#include "tests/support/race.h"
 
 namespace weakcache::internal {
 namespace {
 
 struct Object : EvictionNode {
+  Object() : EvictionNode(&own_mark) {}
+
+  EvictionMark own_mark;
   uint64_t key = 0;
 };
 
@@ -32,7 +36,7 @@ class KeyCache {
   bool Access(uint64_t key, uint64_t weight = 1) {
     const auto found = objects_.find(key);
     if (found != objects_.end()) {
-      EvictionPolicy::Touch(*found->second);
+      found->second->own_mark.Touch();
       return true;
     }
     auto object = std::make_unique<Object>();
@@ -143,7 +147,7 @@ TEST(EvictionPolicyTest, RecognisesWhatComesBack) {
   for (uint64_t key = 0; key < 11; ++key) cache.Access(key);
   ASSERT_FALSE(cache.contains(0));
   cache.Access(0);
-  EXPECT_EQ(cache.object(0).frequency, 1);
+  EXPECT_EQ(cache.object(0).counted, 1);
   for (uint64_t key = 100; key < 150; ++key) cache.Access(key);
   EXPECT_TRUE(cache.contains(0));
 }
@@ -153,17 +157,39 @@ TEST(EvictionPolicyTest, DoesNotRecogniseWhatWasRemovedOrWentLongAgo) {
   cache.Access(0);
   cache.Remove(0);
   cache.Access(0);
-  EXPECT_EQ(cache.object(0).frequency, 0);
+  EXPECT_EQ(cache.object(0).counted, 0);
   for (uint64_t key = 100; key < 200; ++key) cache.Access(key);
   ASSERT_FALSE(cache.contains(0));
   cache.Access(0);
-  EXPECT_EQ(cache.object(0).frequency, 0);
+  EXPECT_EQ(cache.object(0).counted, 0);
 }
 
-TEST(EvictionPolicyTest, FrequencySaturates) {
+TEST(EvictionPolicyTest, MarksKnowWhetherTheyAreInThePolicy) {
+  EvictionPolicy policy(10);
   Object object;
-  for (int hit = 0; hit < 1000; ++hit) EvictionPolicy::Touch(object);
-  EXPECT_EQ(object.frequency, EvictionPolicy::kSaturated);
+  EXPECT_FALSE(object.own_mark.Touch());
+  policy.Insert(&object, 1, 1);
+  for (int hit = 0; hit < 1000; ++hit) ASSERT_TRUE(object.own_mark.Touch());
+  policy.Remove(&object);
+  for (int hit = 0; hit < 1000; ++hit) ASSERT_FALSE(object.own_mark.Touch());
+  policy.Insert(&object, 1, 1);
+  EXPECT_TRUE(object.own_mark.is_in_policy());
+  EXPECT_EQ(policy.PopVictim(), &object);
+  EXPECT_FALSE(object.own_mark.is_in_policy());
+}
+
+// A hit that begins before an object goes and ends after it must not bring it back. Of the two
+// outcomes that are counted one has the hit before, the other the hit in vain.
+TEST(EvictionPolicyTest, HitsDontHideThatAnObjectHasGone) {
+  constexpr int kRounds = 20'000;
+  EvictionPolicy policy(10);
+  Object object;
+  int hits = 0;
+  testing::Race(
+      testing::RaceRounds(kRounds), [&](int) { policy.Insert(&object, 1, 1); },
+      {[&] { policy.Remove(&object); }, [&] { hits += object.own_mark.Touch() ? 1 : 0; }},
+      [&](int) { ASSERT_FALSE(object.own_mark.is_in_policy()); });
+  EXPECT_GT(hits, 0);
 }
 
 // A saturated frequency must not make an object immortal, nor its hits invisible.
@@ -174,12 +200,12 @@ TEST(EvictionPolicyTest, SaturatedObjectsStillShowTheirHits) {
   policy.Insert(&hot, 1, 1);
   policy.Insert(&cold, 2, 1);
   for (int hit = 0; hit < 100; ++hit) {
-    EvictionPolicy::Touch(hot);
-    EvictionPolicy::Touch(cold);
+    hot.own_mark.Touch();
+    cold.own_mark.Touch();
   }
   // The cold one, looked at first, is spared once and then seen to be unused.
   EXPECT_EQ(policy.PopVictim(), &hot);
-  EvictionPolicy::Touch(cold);
+  cold.own_mark.Touch();
   policy.Insert(&hot, 3, 1);
   EXPECT_EQ(policy.PopVictim(), &hot);
   EXPECT_EQ(policy.PopVictim(), &cold);
@@ -268,7 +294,7 @@ TEST(EvictionPolicyTest, VisitsInTheOrderOfEviction) {
   EXPECT_EQ(visited, 3);
 }
 
-class EvictionPolicyRandomTest : public testing::TestWithParam<uint64_t> {};
+class EvictionPolicyRandomTest : public ::testing::TestWithParam<uint64_t> {};
 
 TEST_P(EvictionPolicyRandomTest, AgreesWithAModel) {
   std::mt19937_64 random(GetParam());
@@ -298,7 +324,7 @@ TEST_P(EvictionPolicyRandomTest, AgreesWithAModel) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, EvictionPolicyRandomTest, testing::Range<uint64_t>(1, 6));
+INSTANTIATE_TEST_SUITE_P(Seeds, EvictionPolicyRandomTest, ::testing::Range<uint64_t>(1, 6));
 
 TEST(EvictionPolicyTest, TheGhostIsBounded) {
   KeyCache cache(1000);
@@ -318,7 +344,7 @@ TEST(EvictionPolicyTest, TouchNeedsNoLock) {
   std::atomic<bool> done{false};
   std::thread toucher([&] {
     while (!done) {
-      for (Object& object : objects) EvictionPolicy::Touch(object);
+      for (Object& object : objects) object.own_mark.Touch();
     }
   });
   for (int round = 0; round < 2000; ++round) {

@@ -93,7 +93,7 @@ class BulkLoad {
       return;
     }
     Part& begun = *parts_.emplace_back(std::move(part));
-    begun.prepared.MakePayload(core_.shared_.get(), begun.place.key_hash, keys_[index]);
+    core_.MakePayload(begun.place, begun.prepared, keys_[index]);
     begun.flight.SetKey(&begun.prepared.payload().key);
   }
   // False if another thread loads it, or this one already does, or it has just come in.
@@ -155,7 +155,7 @@ class BulkLoad {
     if (status.ok()) timer.Succeed();
   }
   void Enter(Part& part) {
-    core_.SetUp(part.prepared.payload(), core_.Weigh(*part.made), core_.freshness_.NowIfNeeded());
+    core_.SetUp(part.prepared.cold(), core_.Weigh(*part.made), core_.freshness_.NowIfNeeded());
     typename Core::Reservation reservation{core_.retention_};
     core_.EnterLoaded(part.place, part.prepared, part.made, part.landing, reservation);
   }

@@ -102,9 +102,7 @@ class CacheCore {
     const LookupKeyOf<Key> lookup = key;
     const Place place = PlaceOf(lookup);
     const int64_t now = freshness_.NowIfNeeded();
-    return place.shard->table.Find(place.hash(), [&](const Entry& entry) {
-      return keys_.equal(entry.key, lookup) && !freshness_.IsStale(entry, now);
-    });
+    return place.shard->table.Find(place.hash(), Fresh(Matching(lookup), now));
   }
 
   template <typename Key, typename Loader>
@@ -126,7 +124,7 @@ class CacheCore {
     Prepared prepared;
     Prepare<!std::is_same_v<Made, Ref<V>>>(place, prepared, std::forward<Key>(key));
     const int64_t now = freshness_.NowIfNeeded();
-    SetUp(prepared.payload(), weight, now);
+    SetUp(prepared.cold(), weight, now);
 
     Table& table = place.shard->table;
     TableEntry present;
@@ -165,8 +163,7 @@ class CacheCore {
 
   // Removes the entry if it is still there. The caller is counted in at it.
   bool Remove(const Entry& entry, RemovalCause cause) {
-    const auto same = [&](const Entry& other) { return &other == &entry; };
-    return RemoveIf(PlaceOfHash(entry.key_hash), same, cause, AnyObject());
+    return RemoveIf(PlaceOfHash(entry.key_hash), Same(entry), cause, AnyObject());
   }
 
   void CancelLoads() {
@@ -182,9 +179,10 @@ class CacheCore {
     const Place place = PlaceOf(lookup);
     Departures departures(retention_);
     Sighting sighting(freshness_);
-    const Ref<V> object = place.shard->table.Find(place.hash(), [&](Entry& entry) {
-      if (!keys_.equal(entry.key, lookup)) return false;
-      sighting.Hold(entry);
+    const auto match = Matching(lookup);
+    const Ref<V> object = place.shard->table.Find(place.hash(), [&](Slot& slot) {
+      if (!match(slot)) return false;
+      sighting.Hold(Table::ColdOf(&slot));
       return true;
     });
     if (object.get() == nullptr) return false;
@@ -206,7 +204,7 @@ class CacheCore {
         }
         while (!collected.empty()) {
           collected.VisitNext([&](const TableEntry& entry) {
-            visit(std::as_const(entry.slot->payload()), entry.object);
+            visit(std::as_const(Table::ColdOf(entry.slot)), entry.object);
           });
         }
       }
@@ -287,7 +285,8 @@ class CacheCore {
   template <typename Core, typename Key, typename Object, typename Loader>
   friend class BulkLoad;
 
-  using Table = ConcurrentTable<Ref<V>, Entry>;
+  using Table = ConcurrentTable<Ref<V>, CacheKey<K>>;
+  using Slot = typename Table::Slot;
   using Resident = typename Table::Resident;
   using TableEntry = typename Table::Entry;
   using Prepared = typename Table::Prepared;
@@ -317,10 +316,20 @@ class CacheCore {
   template <typename Lookup>
   auto Matching(const Lookup& key) const {
     if constexpr (kIsCheapToCompare<K, Equal>) {
-      return [key](const Entry& present) { return present.key == key; };
+      return [key](const Slot& slot) { return slot.payload().key == key; };
     } else {
-      return [this, &key](const Entry& present) { return keys_.equal(present.key, key); };
+      return [this, &key](const Slot& slot) { return keys_.equal(slot.payload().key, key); };
     }
+  }
+  // That, and not too old.
+  template <typename Match>
+  auto Fresh(Match match, int64_t now) const {
+    return [this, match, now](Slot& slot) {
+      return match(slot) && (!ages_matter_ || !freshness_.IsStale(Table::ColdOf(&slot), now));
+    };
+  }
+  static auto Same(const Entry& entry) {
+    return [&entry](const Slot& slot) { return &slot.payload().key == &entry.key; };
   }
   template <typename Lookup>
   auto MatchingKey(const Lookup& key) const {
@@ -332,17 +341,16 @@ class CacheCore {
   // Nearly every hit: an object that the table has created, where it is looked for first, while
   // ages don't matter. Null says nothing. The caller is counted in.
   template <typename Lookup>
-  Resident* FindOrdinary(const Place& place, const Lookup& lookup) {
-    if (freshness_.needed()) return nullptr;
+  [[gnu::always_inline]] Resident* FindOrdinary(Place place, const Lookup& lookup) {
+    if (ages_matter_) [[unlikely]]
+      return nullptr;
     Resident* const resident = place.shard->table.FindResident(place.hash(), Matching(lookup));
     if (resident == nullptr) [[unlikely]]
       return nullptr;
-    Entry& entry = resident->payload();
-    EvictionPolicy::Touch(entry);
-    if (entry.retained()) [[likely]] {
+    if (resident->payload().mark.Touch()) [[likely]] {
       shared_->counters.CountHit();
     } else {
-      NoteWeakHit(&entry);
+      NoteWeakHit(&Table::ColdOf(resident));
     }
     return resident;
   }
@@ -357,9 +365,10 @@ class CacheCore {
 
   template <typename Lookup>
   Ref<V> Find(const Place& place, const Lookup& lookup, Sighting& sighting) const {
-    return place.shard->table.Find(place.hash(), [&](Entry& entry) {
-      if (!keys_.equal(entry.key, lookup)) return false;
-      sighting.See(entry);
+    const auto match = Matching(lookup);
+    return place.shard->table.Find(place.hash(), [&](Slot& slot) {
+      if (!match(slot)) return false;
+      sighting.See(Table::ColdOf(&slot));
       return true;
     });
   }
@@ -414,7 +423,7 @@ class CacheCore {
     table.PurgeUpTo(Table::kPurgesPerOperation, departures.postponed);
     present = table.FindLocked(hash, match, departures.postponed);
     if (present.slot == nullptr || !condition(present.object)) return false;
-    retention_.Remove(&present.slot->payload(), cause, departures);
+    retention_.Remove(&Table::ColdOf(present.slot), cause, departures);
     table.Remove(present, departures.postponed);
     return true;
   }
@@ -425,7 +434,12 @@ class CacheCore {
       MutexLock lock(place.shard->table.mutex);
       place.shard->table.template Prepare<kResident>(prepared);
     }
-    prepared.MakePayload(shared_.get(), place.key_hash, std::forward<Key>(key));
+    MakePayload(place, prepared, std::forward<Key>(key));
+  }
+  template <typename Key>
+  void MakePayload(const Place& place, Prepared& prepared, Key&& key) {
+    prepared.MakePayload(std::in_place, std::forward<Key>(key));
+    prepared.cold().SetUp(shared_.get(), place.key_hash);
   }
   void SetUp(Entry& entry, uint64_t weight, int64_t now) {
     entry.set_object_weight(weight);
@@ -435,7 +449,7 @@ class CacheCore {
   }
 
   RemovalCause CauseOfReplacing(const TableEntry& present, int64_t now) const {
-    return present.slot != nullptr && freshness_.IsStale(present.slot->payload(), now)
+    return present.slot != nullptr && freshness_.IsStale(Table::ColdOf(present.slot), now)
                ? RemovalCause::kAge
                : RemovalCause::kReplaced;
   }
@@ -452,10 +466,9 @@ class CacheCore {
                Departures& departures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
     table.MakeRoom(departures.postponed);
     if (present.slot != nullptr) {
-      retention_.Remove(&present.slot->payload(), cause, departures);
+      retention_.Remove(&Table::ColdOf(present.slot), cause, departures);
     }
-    Entry* const entry = &prepared.payload();
-    entry->slot = prepared.slot();
+    Entry* const entry = &prepared.cold();
     entry->object = BlockOfMade(made, prepared.slot());
     entry->attached = true;
     shared_->counters.Pinned(entry->object_weight());
@@ -551,11 +564,11 @@ class CacheCore {
     if (beginning != Beginning::kBegun) return Joined(beginning, std::move(result));
     Made made{};
     CatchInto(result, [&] {
-      prepared.MakePayload(shared_.get(), place.key_hash, std::forward<Key>(key));
+      MakePayload(place, prepared, std::forward<Key>(key));
       flight.SetKey(&prepared.payload().key);
       Reservation reservation{retention_};
       Reserve(reservation, estimate);
-      result.status = Make(prepared.payload(), std::forward<Loader>(loader), made);
+      result.status = Make(prepared.cold(), std::forward<Loader>(loader), made);
       if (result.status.ok()) EnterLoaded(place, prepared, made, landing, reservation);
     });
     landing.Land();
@@ -568,9 +581,7 @@ class CacheCore {
                             typename Flights::Flight& flight, Prepared& prepared, Landing& landing,
                             LoadLimiter::Leave& leave) {
     const int64_t now = freshness_.NowIfNeeded();
-    const auto match = [&](const Entry& present) {
-      return keys_.equal(present.key, lookup) && !freshness_.IsStale(present, now);
-    };
+    const auto match = Fresh(Matching(lookup), now);
     // Who has to wait for leave must not have begun.
     if (leave.is_free()) {
       const Beginning beginning =
@@ -615,7 +626,7 @@ class CacheCore {
     present =
         table.FindLocked(place.hash(), Matching(prepared.payload().key), departures.postponed);
     table.PurgeUpTo(Table::kPurgesPerOperation, departures.postponed);
-    if (present.slot != nullptr && !freshness_.IsStale(present.slot->payload(), now)) {
+    if (present.slot != nullptr && !freshness_.IsStale(Table::ColdOf(present.slot), now)) {
       result.object = std::move(present.object);
     } else {
       result.object = Enter(table, place.hash(), prepared, made, present, RemovalCause::kAge,
@@ -653,7 +664,7 @@ class CacheCore {
       Prepare<!std::is_same_v<Made, Ref<V>>>(place, prepared, std::forward<Key>(key));
       Reservation reservation{retention_};
       Reserve(reservation, estimate);
-      if (!Make(prepared.payload(), std::forward<Loader>(loader), made).ok()) return old;
+      if (!Make(prepared.cold(), std::forward<Loader>(loader), made).ok()) return old;
       return EnterRefreshed(place, prepared, made, entry, reservation);
 #ifdef __cpp_exceptions
     } catch (...) {
@@ -668,8 +679,7 @@ class CacheCore {
     TableEntry present;
     Departures departures(retention_);
     MutexLock lock(table.mutex);
-    const auto is_old = [&](const Entry& other) { return &other == old; };
-    present = table.FindLocked(place.hash(), is_old, departures.postponed);
+    present = table.FindLocked(place.hash(), Same(*old), departures.postponed);
     table.PurgeUpTo(Table::kPurgesPerOperation, departures.postponed);
     if (present.slot == nullptr) {
       lock.unlock();
@@ -681,6 +691,7 @@ class CacheCore {
 
   KeyFunctions<Hash, Equal> keys_;
   const Freshness freshness_;
+  const bool ages_matter_ = freshness_.needed();
   const std::shared_ptr<CacheShared<K>> shared_;  // the companion of all tables
   const size_t shard_count_;
   const std::unique_ptr<Shard[]> shards_;

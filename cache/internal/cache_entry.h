@@ -46,26 +46,40 @@ struct CacheShared {
   std::atomic<bool> open{true};
 };
 
-// The key comes first, since look-ups compare it; what else a hit looks at comes next.
+template <typename K>
+class CacheEntry;
+
+// What a hit looks at; the rest lies apart.
 template <typename K>
 struct CacheKey {
+  using Cold = CacheEntry<K>;
+
   template <typename Key>
-  CacheKey(std::in_place_t, Key&& key) : key(std::forward<Key>(key)) {}
+  explicit CacheKey(std::in_place_t, Key&& key) : key(std::forward<Key>(key)) {}
+  CacheKey(const CacheKey&) = delete;
+  CacheKey& operator=(const CacheKey&) = delete;
+
   const K key;
+  EvictionMark mark;
 };
 
 // Who may touch what: a look-up that is counted in at the slot, the key and what is atomic. The
 // rest belongs to the thread that prepares the slot, until it enters it; then it is guarded by the
 // mutex of the cache's Retention; in the end it is the last reader's.
 template <typename K>
-class CacheEntry : public CacheKey<K>, public EvictionNode {
+class CacheEntry : public EvictionNode {
  public:
-  // `shared` outlives the entry.
-  template <typename Key>
-  CacheEntry(CacheShared<K>* shared, uint64_t hash, Key&& key)
-      : CacheKey<K>(std::in_place, std::forward<Key>(key)), key_hash(hash), shared_(shared) {}
+  template <typename Slot>
+  explicit CacheEntry(Slot* slot) noexcept
+      : EvictionNode(&slot->payload().mark), key(slot->payload().key), slot(slot) {}
   CacheEntry(const CacheEntry&) = delete;
   CacheEntry& operator=(const CacheEntry&) = delete;
+
+  // Before it is entered. `shared` outlives the entry.
+  void SetUp(CacheShared<K>* shared, uint64_t hash) {
+    shared_ = shared;
+    key_hash = hash;
+  }
 
   // If it is still in the cache, its object has died without being retained.
   ~CacheEntry() {
@@ -76,15 +90,12 @@ class CacheEntry : public CacheKey<K>, public EvictionNode {
     if (left_idle.load(std::memory_order_relaxed)) return;
     shared_->counters.CountRemoval(RemovalCause::kDied);
     if (!shared_->listener || !shared_->open.load(std::memory_order_relaxed)) return;
-    shared_->Tell(this->key, RemovalCause::kDied, weight);
+    shared_->Tell(key, RemovalCause::kDied, weight);
   }
 
   // Relaxed, all of these: see the fields.
   // Invariant: the cache counts as an owner of the object, and the entry is in the policy.
-  bool retained() const { return EvictionNode::retained.load(std::memory_order_relaxed); }
-  void set_retained(bool retained) {
-    EvictionNode::retained.store(retained, std::memory_order_relaxed);
-  }
+  bool retained() const { return mark->is_in_policy(); }
   uint64_t object_weight() const { return weight_.load(std::memory_order_relaxed); }
   void set_object_weight(uint64_t weight) { weight_.store(weight, std::memory_order_relaxed); }
 
@@ -101,9 +112,10 @@ class CacheEntry : public CacheKey<K>, public EvictionNode {
   // counts order the look-up's end before the entry's.
   std::atomic<bool> left_idle{false};
 
-  const uint64_t key_hash;
+  const K& key;
+  uint64_t key_hash = 0;
   // The counts of the slot, and those of the object, which are the same for a resident.
-  ControlBlock* slot = nullptr;
+  ControlBlock* const slot;
   ControlBlock* object = nullptr;
   bool attached = false;  // in the cache, as far as anybody but its death is concerned
 
@@ -118,7 +130,7 @@ class CacheEntry : public CacheKey<K>, public EvictionNode {
   // Written before the entry is entered, and then under the mutex. Relaxed: look-ups only guess by
   // it whether the object may be retained.
   std::atomic<uint64_t> weight_{0};
-  CacheShared<K>* const shared_;
+  CacheShared<K>* shared_ = nullptr;
 };
 
 }  // namespace internal

@@ -34,6 +34,9 @@ class ConcurrentCore {
     explicit PageOwner(ConcurrentCore* core) : core_(core) {}
 
     auto& queue() { return core_->queue; }
+    static void DestroyPayload(ConcurrentSlot<H, Payload>* slot) {
+      ConcurrentCore::DestroyPayload(slot);
+    }
     // The slot may be gone afterwards, and so may the page.
     void Push(ConcurrentSlot<H, Payload>* slot) {
       if (!core_->queue.Push(slot) && departures_.Leave()) core_->EndPage(slot);
@@ -67,8 +70,9 @@ class ConcurrentCore {
   using Slot = ConcurrentSlot<H, Payload>;
   using Resident = ConcurrentResident<H, Payload, PageOwner>;
   using Link = ConcurrentLink<H, Payload, PageOwner>;
-  using Residents = SlotPages<Resident, PageOwner, Allocator>;
-  using Links = SlotPages<Link, PageOwner, Allocator>;
+  using Cold = typename ColdOf<Payload>::type;
+  using Residents = SlotPages<Resident, PageOwner, Allocator, Cold>;
+  using Links = SlotPages<Link, PageOwner, Allocator, Cold>;
 
   // A place in the links' pages, or after them in the residents'.
   class Position {
@@ -100,6 +104,16 @@ class ConcurrentCore {
     return AsResident(slot)->Adopt();
   }
   static Link* AsLink(Slot* slot) { return static_cast<Link*>(slot); }
+
+  // Of a payload that has one. While there is none, it is memory for it.
+  static Cold* ColdAt(Slot* slot) {
+    return static_cast<Cold*>(slot->is_link() ? Links::ColdOf(AsLink(slot))
+                                              : Residents::ColdOf(AsResident(slot)));
+  }
+  static void DestroyPayload(Slot* slot) {
+    if constexpr (!std::is_void_v<Cold>) std::destroy_at(ColdAt(slot));
+    slot->DestroyPayload();
+  }
 
   template <bool kResident>
   Slot* Allocate() {

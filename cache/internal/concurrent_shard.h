@@ -28,6 +28,7 @@ class alignas(64) ConcurrentShard {
  public:
   using Table = ConcurrentTable<H, K>;
   using Entry = typename Table::Entry;
+  using Slot = typename Table::Slot;
 
   // The object under the key, or null; see ConcurrentTable.
   template <typename Keys, typename Lookup>
@@ -108,9 +109,7 @@ class alignas(64) ConcurrentShard {
     Landed<H> result;
     ShardLanding landing{this, nullptr, result};  // before its key goes
     CatchInto(result, [&] {
-      if (!Begin<kResident>(hash, Matching(keys, lookup), &version, flight, prepared, landing)) {
-        return;
-      }
+      if (!Begin<kResident>(hash, keys, lookup, &version, flight, prepared, landing)) return;
       prepared.MakePayload(std::forward<Key>(key));
       flight.SetKey(&prepared.payload());
       Made made = MakeObjectBy<H>(std::forward<Factory>(factory));
@@ -150,15 +149,17 @@ class alignas(64) ConcurrentShard {
  private:
   // False if the result is there: the object was in the map, or another thread has created it.
   // `*version` is of a table without the key.
-  template <bool kResident, typename Match>
-  bool Begin(uint32_t hash, const Match& match, uint64_t* version, typename Flights::Flight& flight,
-             typename Table::Prepared& prepared, ShardLanding& landing) {
+  template <bool kResident, typename Keys, typename Lookup>
+  bool Begin(uint32_t hash, const Keys& keys, const Lookup& lookup, uint64_t* version,
+             typename Flights::Flight& flight, typename Table::Prepared& prepared,
+             ShardLanding& landing) {
+    const auto match = Matching(keys, lookup);
     Beginning beginning =
         BeginAlone<kResident>(*this, hash, match, flight, prepared, landing, *version);
     if (beginning == Beginning::kRefused) {
       *version = kNoVersion;
-      beginning = BeginOrJoin<kResident, Policy>(*this, hash, match, match, flight, prepared,
-                                                 landing.result);
+      beginning = BeginOrJoin<kResident, Policy>(*this, hash, match, MatchingKey(keys, lookup),
+                                                 flight, prepared, landing.result);
       if (beginning == Beginning::kBegun) landing.flight = &flight;
     }
     if (beginning == Beginning::kRecursive) FailRecursiveCreation();
@@ -198,10 +199,14 @@ class alignas(64) ConcurrentShard {
   template <typename Keys, typename Lookup>
   static auto Matching(const Keys& keys, const Lookup& key) {
     if constexpr (kIsCheapToCompare<K, decltype(keys.equal)>) {
-      return [key](const K& present) { return present == key; };
+      return [key](const Slot& slot) { return slot.payload() == key; };
     } else {
-      return [&keys, &key](const K& present) { return keys.equal(present, key); };
+      return [&keys, &key](const Slot& slot) { return keys.equal(slot.payload(), key); };
     }
+  }
+  template <typename Keys, typename Lookup>
+  static auto MatchingKey(const Keys& keys, const Lookup& key) {
+    return [&keys, &key](const K& present) { return keys.equal(present, key); };
   }
 };
 

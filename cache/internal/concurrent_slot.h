@@ -24,12 +24,26 @@
 #include "cache/internal/slot_index.h"
 #include "cache/internal/table_slot.h"
 #include "weakref/handle_traits.h"
+#include "weakref/internal/check.h"
 #include "weakref/internal/control_block.h"
 #include "weakref/internal/ref_from_this.h"
 #include "weakref/internal/referent_storage.h"
 #include "weakref/ref.h"
 
 namespace weakcache::internal {
+
+// What of a payload a hit does not look at, if anything, is its `Cold` and lies apart from the
+// slots, which stay small thereby. It lives as long as the payload, begins after it and ends before
+// it.
+template <typename Payload>
+struct ColdOf {
+  using type = void;
+};
+template <typename Payload>
+requires requires { typename Payload::Cold; }
+struct ColdOf<Payload> {
+  using type = typename Payload::Cold;
+};
 
 enum class ConcurrentSlotState : uint8_t {
   kFree,
@@ -67,7 +81,7 @@ class ConcurrentSlot : public BlockOf<H> {
 
   // What the page begins with that the slot is in.
   void* page() const {
-    return const_cast<char*>(reinterpret_cast<const char*>(this)) - distance_to_page_;
+    return const_cast<char*>(reinterpret_cast<const char*>(this)) - kDistanceUnit * distance_;
   }
 
   // The pages' while it is free, the queue's while it is on its way.
@@ -84,33 +98,40 @@ class ConcurrentSlot : public BlockOf<H> {
 
  protected:
   ConcurrentSlot(void* page, bool is_link)
-      : BlockOf<H>(BornExpired()),
-        distance_to_page_(
-            static_cast<uint32_t>(reinterpret_cast<char*>(this) - static_cast<char*>(page))),
-        is_link_(is_link ? 1 : 0) {}
+      : BlockOf<H>(BornExpired()), distance_(DistanceFrom(page)), is_link_(is_link ? 1 : 0) {}
   ~ConcurrentSlot() {}  // it is empty
 
   void* pointer() const { return pointer_; }
   void set_pointer(void* pointer) { pointer_ = pointer; }
 
  private:
+  static constexpr size_t kDistanceUnit = 8;
+  uint32_t DistanceFrom(const void* page) const {
+    const auto bytes =
+        static_cast<size_t>(reinterpret_cast<const char*>(this) - static_cast<const char*>(page));
+    // Eight slots of nearly eight megabytes.
+    Check(bytes / kDistanceUnit < size_t{1} << 23, "ConcurrentWeakValueMap", "huge keys");
+    return static_cast<uint32_t>(bytes / kDistanceUnit);
+  }
+
   static constexpr uint32_t kLinkTag = uint32_t{1} << 31;
   static_assert(kSlotHashBits < 31);
 
   // Invariant: the hash of the key, while somebody is counted in; with a tag if it is a link.
   // Written by whoever enters the slot, before that; read by anybody.
   typename Policy::template Atomic<uint32_t> tagged_hash_{0};
-  const uint32_t distance_to_page_ : 31;  // in bytes
+  const uint32_t distance_ : 23;  // to the page's beginning, in units
   const uint32_t is_link_ : 1;
+  // Invariant: entered if and only if in the index. To entered and from there to removed or
+  // returning only under the table's lock. Others are set by whoever has the slot: free to prepared
+  // to returning by the thread that prepares it; removed to returning by a link's last reader, or
+  // under the lock; returning to free under the lock. Beside the distance: a slot with a key of
+  // eight bytes is one cache line then, with a few bytes to spare.
+  typename Policy::template Atomic<State> state_{State::kFree};
   Plain<void*> pointer_{nullptr};  // the next slot; of a resident that is counted in, the object
   union {
     Payload payload_;  // from kPrepared until nobody is counted in
   };
-  // Invariant: entered if and only if in the index. To entered and from there to removed or
-  // returning only under the table's lock. Others are set by whoever has the slot: free to prepared
-  // to returning by the thread that prepares it; removed to returning by a link's last reader, or
-  // under the lock; returning to free under the lock.
-  typename Policy::template Atomic<State> state_{State::kFree};
 };
 
 // Owner is what the slot's page begins with.
@@ -157,7 +178,7 @@ class alignas(kSlotAlignment<ConcurrentSlot<H, Payload>>) ConcurrentResident fin
 
   void Expire() noexcept override {
     Discard(std::allocator<char>(), object());
-    this->DestroyPayload();
+    Owner::DestroyPayload(this);
     // Whoever removes a slot from the index is counted in, so it is one or the other by now.
     if (this->state() == State::kEntered) owner()->queue().CountExpired();
     this->FinishExpiry([this] { owner()->PushExpired(this); });
@@ -227,7 +248,7 @@ class ConcurrentLink final : public ConcurrentSlot<H, Payload>, public LinkWatch
   // The last one out.
   void Expire() noexcept override {
     handle_.reset();
-    this->DestroyPayload();
+    Owner::DestroyPayload(this);
     this->set_state(State::kReturning);
     // The table's, and the one that the counts hold together.
     if (this->DropWeak(2)) owner()->Push(this);

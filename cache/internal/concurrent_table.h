@@ -57,7 +57,7 @@ class ConcurrentTable {
     Prepared& operator=(const Prepared&) = delete;
     ~Prepared() {
       if (slot_ == nullptr) return;
-      if (has_payload_) slot_->DestroyPayload();
+      if (has_payload_) Core::DestroyPayload(slot_);
       slot_->set_state(State::kReturning);
       static_cast<void>(core_->queue.Push(slot_));
     }
@@ -65,9 +65,14 @@ class ConcurrentTable {
     template <typename... Args>
     void MakePayload(Args&&... args) {
       slot_->MakePayload(std::forward<Args>(args)...);
+      if constexpr (!std::is_void_v<typename Core::Cold>) {
+        static_assert(std::is_nothrow_constructible_v<typename Core::Cold, Slot*>);
+        ::new (static_cast<void*>(Core::ColdAt(slot_))) typename Core::Cold(slot_);
+      }
       has_payload_ = true;
     }
     Payload& payload() { return slot_->payload(); }
+    auto& cold() { return ColdOf(slot_); }
     Slot* slot() const { return slot_; }
 
    private:
@@ -90,7 +95,7 @@ class ConcurrentTable {
   // Nobody uses the table any more; its objects may live on.
   ~ConcurrentTable() { core_->Abandon(arrived_); }
 
-  // The object for whose payload `match` is true, or null. Takes no lock if it is found, or if
+  // The object for whose slot `match` is true, or null. Takes no lock if it is found, or if
   // nobody changes the table meanwhile. (By value: what is passed by reference can't stay in
   // registers across an atomic operation, and costs a hit a third.)
   template <typename Match>
@@ -205,6 +210,9 @@ class ConcurrentTable {
     if (size > index_.max_size()) GrowFor(size);
   }
   static size_t max_size() { return Index::max_slots(); }
+
+  // What lies apart from the slot, for whoever may look at its payload.
+  static auto& ColdOf(Slot* slot) { return *Core::ColdAt(slot); }
 
   // Enters `object` with a prepared payload: there is room, and nothing live under the key but
   // `replaced`, which leaves the table; the caller holds its object.
@@ -335,7 +343,7 @@ class ConcurrentTable {
   static bool TakeResident(Slot* slot, const Match& match) {
     if (!slot->TryAddStrongUnheld()) return false;
     CountedIn counted{slot};
-    if (!match(slot->payload())) return false;
+    if (!match(*slot)) return false;
     counted.slot = nullptr;
     return true;
   }
@@ -362,7 +370,7 @@ class ConcurrentTable {
       Slot* slot;
       When& when;
     } counted{slot, when};
-    if (!match(slot->payload())) return Taken::kNo;
+    if (!match(*slot)) return Taken::kNo;
     if (slot->is_link()) {
       linked = Core::AsLink(slot)->Lock();
       return linked.get() != nullptr ? Taken::kYes : Taken::kDead;

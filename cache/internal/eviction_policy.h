@@ -30,18 +30,49 @@
 
 namespace weakcache::internal {
 
-// What an object carries while it is in a policy, which owns all of it but the first two. Those are
-// what other threads look at, so they are next to each other and come first.
+// What other threads look at of an object that may be in a policy: they have it beside the key that
+// they look up. A byte, so that a hit is one look at it.
+class EvictionMark {
+ public:
+  static constexpr uint8_t kMaxFrequency = EvictionGhost::kMaxFrequency;
+  // One more, so that an object of maximal frequency can still show that it was hit.
+  static constexpr uint8_t kSaturated = kMaxFrequency + 1;
+
+  // Counts a hit. False if it is not in the policy. An object that nobody evicts soon stops being
+  // written to.
+  bool Touch() {
+    // Relaxed, all: see the field.
+    uint8_t frequency = value_.load(std::memory_order_relaxed);
+    if (frequency == kSaturated) return true;
+    if (frequency > kSaturated) [[unlikely]]
+      return false;
+    // Not a store: it could hide that the object has just left. A hit at the same time is lost.
+    value_.compare_exchange_strong(frequency, static_cast<uint8_t>(frequency + 1),
+                                   std::memory_order_relaxed, std::memory_order_relaxed);
+    return true;
+  }
+  bool is_in_policy() const { return value_.load(std::memory_order_relaxed) != kNotInPolicy; }
+
+ private:
+  friend class EvictionPolicy;
+  static constexpr uint8_t kNotInPolicy = 255;
+
+  uint8_t frequency() const { return value_.load(std::memory_order_relaxed); }
+  void set_frequency(uint8_t frequency) { value_.store(frequency, std::memory_order_relaxed); }
+
+  // How often the object was used, up to kSaturated; kNotInPolicy while it is not in the policy.
+  // Any thread adds 1, unless it is one of the last two. The policy, under its lock, makes it any
+  // other value; it may overwrite a hit as it does. Relaxed: it is an estimate, and nobody
+  // concludes from it that anything else has happened.
+  std::atomic<uint8_t> value_{kNotInPolicy};
+};
+
+// What an object carries while it is in a policy, which owns all of it.
 struct EvictionNode {
-  // How often it was used, up to EvictionPolicy::kSaturated. Any thread adds 1 with a load and a
-  // store, and two that do so at once may count as one: it is an estimate, and no thread concludes
-  // from it that anything else has happened. The policy alone, under its lock, lowers it, from
-  // kSaturated to kMaxFrequency, so that later hits show again; it may overwrite a hit as it does.
-  std::atomic<uint8_t> frequency{0};
-  // Whether it is in the policy: for the owner, who sets it under the policy's lock. Any thread may
-  // look, relaxed: it concludes nothing else from it.
-  std::atomic<bool> retained{false};
-  uint8_t counted = 0;  // the part of the frequency that the priority accounts for
+  explicit EvictionNode(EvictionMark* mark) : mark(mark) {}
+
+  EvictionMark* const mark;  // lives as long
+  uint8_t counted = 0;       // the part of the frequency that the priority accounts for
   uint8_t queue = 0;
   EvictionNode* older = nullptr;  // neighbours in its queue
   EvictionNode* newer = nullptr;
@@ -50,14 +81,12 @@ struct EvictionNode {
   uint64_t priority = 0;
 };
 
-// Thread-compatible, but for Touch. The caller owns the nodes, and takes victims while
+// Thread-compatible, but for the marks. The caller owns the nodes, and takes victims while
 // `bytes() > budget()`. Operations are amortised O(1): what a victim search passes over has been
 // hit since it was queued.
 class EvictionPolicy {
  public:
-  static constexpr uint8_t kMaxFrequency = EvictionGhost::kMaxFrequency;
-  // One more, so that an object of maximal frequency can still show that it was hit.
-  static constexpr uint8_t kSaturated = kMaxFrequency + 1;
+  static constexpr uint8_t kMaxFrequency = EvictionMark::kMaxFrequency;
 
   // A greater budget counts as this one, so that an object more can't make the bytes overflow.
   static constexpr uint64_t kMaxBudget = UINT64_MAX / 2;
@@ -66,16 +95,6 @@ class EvictionPolicy {
   EvictionPolicy(const EvictionPolicy&) = delete;
   EvictionPolicy& operator=(const EvictionPolicy&) = delete;
 
-  // Counts a hit. Any thread, without the lock, as long as the node exists; a node that nobody
-  // evicts soon stops being written to.
-  static void Touch(EvictionNode& node) {
-    // Relaxed, both: see the field.
-    const uint8_t frequency = node.frequency.load(std::memory_order_relaxed);
-    if (frequency < kSaturated) {
-      node.frequency.store(static_cast<uint8_t>(frequency + 1), std::memory_order_relaxed);
-    }
-  }
-
   // Admits an object that is not heavier than the budget. If it is worth less than all others it is
   // the next victim itself.
   void Insert(EvictionNode* node, uint64_t hash, uint64_t weight) {
@@ -83,8 +102,7 @@ class EvictionPolicy {
     const int frequency = past.has_value() ? std::min(*past + 1, int{kMaxFrequency}) : 0;
     node->hash = hash;
     node->weight = weight;
-    // Relaxed: see the field.
-    node->frequency.store(static_cast<uint8_t>(frequency), std::memory_order_relaxed);
+    node->mark->set_frequency(static_cast<uint8_t>(frequency));
     bytes_ += weight;
     ++size_;
     Enqueue(node, static_cast<uint8_t>(frequency));
@@ -97,8 +115,7 @@ class EvictionPolicy {
       EvictionNode* const node = LeastPriority();
       if (node == nullptr) return nullptr;
       clock_ = node->priority;
-      // Relaxed, both: see the field.
-      uint8_t frequency = node->frequency.load(std::memory_order_relaxed);
+      uint8_t frequency = node->mark->frequency();
       if (frequency == node->counted || passed == size_) {
         Remove(node);
         Remember(*node, std::min(frequency, kMaxFrequency));
@@ -107,7 +124,7 @@ class EvictionPolicy {
       Dequeue(node);
       if (frequency > kMaxFrequency) {
         frequency = kMaxFrequency;
-        node->frequency.store(frequency, std::memory_order_relaxed);
+        node->mark->set_frequency(frequency);
       }
       Enqueue(node, frequency);
     }
@@ -115,6 +132,7 @@ class EvictionPolicy {
 
   // Lets a node go that is not evicted, so it is not remembered.
   void Remove(EvictionNode* node) {
+    node->mark->set_frequency(EvictionMark::kNotInPolicy);
     Dequeue(node);
     bytes_ -= node->weight;
     --size_;

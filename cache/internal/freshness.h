@@ -90,8 +90,8 @@ class EntrySighting {
 
   // The caller is counted in at the entry. It may have been so at another one before, in vain.
   void See(Entry& entry) {
-    EvictionPolicy::Touch(entry);
-    if (entry.retained() && !ages_matter_ && entry_ == nullptr) [[likely]]
+    const bool retained = entry.mark->Touch();
+    if (retained && !ages_matter_ && entry_ == nullptr) [[likely]]
       return;
     SeeUnusual(entry);
   }

@@ -67,7 +67,6 @@ class Retention {
     MutexLock lock(mutex_);
     while (auto* const entry = static_cast<Entry*>(policy_.PopVictim())) {
       shared_->counters.Pinned(entry->object_weight());
-      entry->set_retained(false);
       entry->left_idle.store(true, std::memory_order_relaxed);  // see the field
       entry->object->ReleaseStrong(postponed);
     }
@@ -88,7 +87,6 @@ class Retention {
     const uint64_t weight = entry->object_weight();
     if (!entry->attached || entry->retained() || entry->departing || !Fits(weight)) return;
     entry->object->AddStrong();
-    entry->set_retained(true);
     shared_->counters.Unpinned(weight);
     policy_.Insert(entry, entry->key_hash, weight);
     EvictSurplus(departures);
@@ -214,7 +212,6 @@ class Retention {
   }
   void LetGo(Entry* entry, Departures& departures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     shared_->counters.Pinned(entry->object_weight());
-    entry->set_retained(false);
     entry->object->ReleaseStrong(departures.postponed);
   }
 

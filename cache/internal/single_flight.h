@@ -192,12 +192,12 @@ struct MayAlwaysBegin {
   bool operator()() const { return true; }
 };
 
-// Begins `flight`, with a prepared slot, unless there is an object for whose payload
-// `match_payload` is true, which goes to `result`, or a creation for whose key `match_key` is true,
+// Begins `flight`, with a prepared slot, unless there is an object for whose slot
+// `match_slot` is true, which goes to `result`, or a creation for whose key `match_key` is true,
 // whose end the caller awaits. The shard has a table and flights.
-template <bool kResident, typename Policy, typename Shard, typename MatchPayload, typename MatchKey,
+template <bool kResident, typename Policy, typename Shard, typename MatchSlot, typename MatchKey,
           typename Flight, typename Prepared, typename Result, typename MayBegin = MayAlwaysBegin>
-Beginning BeginOrJoin(Shard& shard, uint32_t hash, const MatchPayload& match_payload,
+Beginning BeginOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slot,
                       const MatchKey& match_key, Flight& flight, Prepared& prepared, Result& result,
                       const MayBegin& may_begin = MayBegin()) {
   auto& table = shard.table;
@@ -206,7 +206,7 @@ Beginning BeginOrJoin(Shard& shard, uint32_t hash, const MatchPayload& match_pay
     typename Table::Entry present;
     typename Table::Postponed postponed;
     typename Table::MutexLock lock(table.mutex);
-    present = table.FindLocked(hash, match_payload, postponed);
+    present = table.FindLocked(hash, match_slot, postponed);
     if (present.slot != nullptr) {
       result.object = std::move(present.object);
       return Beginning::kFound;
@@ -233,9 +233,9 @@ Beginning BeginOrJoin(Shard& shard, uint32_t hash, const MatchPayload& match_pay
 // landing's flight if it has begun. If the caller has found nothing as of `version` of the table,
 // it is only searched again if it has changed.
 inline constexpr uint64_t kNoVersion = ~uint64_t{0};
-template <bool kResident, typename Shard, typename MatchPayload, typename Flight, typename Prepared,
+template <bool kResident, typename Shard, typename MatchSlot, typename Flight, typename Prepared,
           typename Landing>
-Beginning BeginAlone(Shard& shard, uint32_t hash, const MatchPayload& match_payload, Flight& flight,
+Beginning BeginAlone(Shard& shard, uint32_t hash, const MatchSlot& match_slot, Flight& flight,
                      Prepared& prepared, Landing& landing, uint64_t version = kNoVersion) {
   auto& table = shard.table;
   using Table = std::remove_reference_t<decltype(table)>;
@@ -243,7 +243,7 @@ Beginning BeginAlone(Shard& shard, uint32_t hash, const MatchPayload& match_payl
   landing.flight = &flight;
   // What other flights have entered since has changed the version.
   if (table.version() != version) [[unlikely]] {
-    landing.result.object = table.FindSurely(hash, match_payload).object;
+    landing.result.object = table.FindSurely(hash, match_slot).object;
     if (landing.result.object.get() != nullptr) {
       landing.Land();
       return Beginning::kFound;

@@ -1,4 +1,4 @@
-// Slots that never move, in pages.
+// Slots that never move, in pages; and apart from each, in the same page, what is rarely looked at.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_PAGES_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_PAGES_H_
 
@@ -15,10 +15,28 @@
 
 namespace weakcache::internal {
 
+template <typename T>
+constexpr size_t SizeOf() {
+  return sizeof(T);
+}
+template <>
+constexpr size_t SizeOf<void>() {
+  return 0;
+}
+template <typename T>
+constexpr size_t AlignmentOf() {
+  return alignof(T);
+}
+template <>
+constexpr size_t AlignmentOf<void>() {
+  return 1;
+}
+
 // Slot is constructible from a Header* without throwing, has is_free(), and has next() and
 // set_next(), which are the pages' while it is free. Header is what a page begins with, and
 // constructible from whatever Allocate is given.
-template <typename Slot, typename Header, typename Allocator>
+// Cold is what lies apart: memory only, its life is its user's affair.
+template <typename Slot, typename Header, typename Allocator, typename Cold = void>
 class SlotPages {
  public:
   // A place that a slot has or could have. It stays valid whatever is allocated or freed.
@@ -68,6 +86,13 @@ class SlotPages {
       if (page != nullptr && position.slot < page->size) return page->slots() + position.slot;
     }
     return nullptr;
+  }
+
+  // Where the slot has what lies apart.
+  static void* ColdOf(Slot* slot) {
+    auto* const page = static_cast<Page*>(static_cast<Header*>(slot->page()));
+    const size_t index = static_cast<size_t>(slot - page->slots());
+    return reinterpret_cast<char*>(page) + FirstCold(page->size) + index * kColdBytes;
   }
 
   // Gives back the pages all of whose slots are free.
@@ -139,8 +164,13 @@ class SlotPages {
 
     const size_t size;
   };
-  static constexpr size_t kAlignment = std::max(alignof(Slot), alignof(Page));
+  static constexpr size_t kColdBytes = SizeOf<Cold>();
+  static constexpr size_t kColdAlignment = AlignmentOf<Cold>();
+  static constexpr size_t kAlignment = std::max({alignof(Slot), alignof(Page), kColdAlignment});
   static constexpr size_t kFirstSlot = (sizeof(Page) + alignof(Slot) - 1) & ~(alignof(Slot) - 1);
+  static size_t FirstCold(size_t slots) {
+    return (kFirstSlot + slots * sizeof(Slot) + kColdAlignment - 1) & ~(kColdAlignment - 1);
+  }
   struct alignas(kAlignment) Unit {
     unsigned char bytes[kAlignment];
   };
@@ -149,7 +179,7 @@ class SlotPages {
   using UnitTraits = std::allocator_traits<Rebind<Unit>>;
 
   static size_t UnitsFor(size_t slots) {
-    return (kFirstSlot + slots * sizeof(Slot) + sizeof(Unit) - 1) / sizeof(Unit);
+    return (FirstCold(slots) + slots * kColdBytes + sizeof(Unit) - 1) / sizeof(Unit);
   }
 
   // A few percent of the slots that there are, so that hardly more than that is unused; and so
@@ -157,7 +187,8 @@ class SlotPages {
   size_t NextPageSize() const {
     constexpr size_t kMaxSlots = 1024;
     constexpr size_t kMaxBytes = 64 * 1024;
-    constexpr size_t kMaxPage = std::clamp(kMaxBytes / sizeof(Slot), kMinPage, kMaxSlots);
+    constexpr size_t kSlotBytes = sizeof(Slot) + kColdBytes;
+    constexpr size_t kMaxPage = std::clamp(kMaxBytes / kSlotBytes, kMinPage, kMaxSlots);
     return std::clamp(size_ / 32, kMinPage, kMaxPage);
   }
 
