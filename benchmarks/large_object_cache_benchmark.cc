@@ -6,7 +6,9 @@
 //   concurrent_map  ConcurrentWeakValueMap<int64_t, Object>, all objects held; no budget
 //   mutex_lru       std::mutex, a list and an unordered_map of std::shared_ptr
 //
-//   hit             look-ups of retained objects, all keys alike
+//   hit             look-ups of retained objects, all keys alike, that have been hit before
+//   hit_young       the same, of objects that have just come in: until it has been hit 16 times an
+//                   object counts its hits
 //   weak_hit        look-ups of objects that the cache does not retain (it has no budget)
 //   miss            loads of new keys by a trivial loader; each evicts another
 //   zipf            the k-th key in proportion to 1 / k ^ 0.99, with room for so many objects (of
@@ -134,11 +136,17 @@ std::unique_ptr<Shared<Subject>>& Current() {
   return current;
 }
 
-template <typename Subject, bool kRetained>
+enum class Objects { kRetained, kYoung, kHeld };
+
+template <typename Subject, Objects kObjects>
 void Hit(benchmark::State& state) {
   const auto size = static_cast<size_t>(state.range(0));
   if (state.thread_index() == 0) {
-    Current<Subject>() = std::make_unique<Shared<Subject>>(kRetained ? size : 0, size, true);
+    const size_t room = kObjects == Objects::kHeld ? 0 : size;
+    Current<Subject>() = std::make_unique<Shared<Subject>>(room, size, true);
+    for (size_t i = 0; i < 20 * size && kObjects != Objects::kYoung; ++i) {
+      benchmark::DoNotOptimize(Current<Subject>()->subject.Get(KeyAt(i % size)));
+    }
   }
   std::mt19937_64 random(static_cast<unsigned>(state.thread_index() + 1));
   std::vector<int64_t> keys(kLookups);
@@ -205,19 +213,29 @@ void Zipf(benchmark::State& state) {
 }
 
 template <typename Function>
-void Register(const char* name, Function function, std::vector<int64_t> sizes) {
-  auto* const registered = benchmark::RegisterBenchmark(name, function);
-  for (const int64_t size : sizes) registered->Arg(size);
-  registered->Threads(1)->Threads(2)->UseRealTime();
+void Register(const char* name, Function function, std::vector<int64_t> sizes,
+              int64_t iterations = 0) {
+  for (const int threads : {1, 2}) {
+    auto* const registered = benchmark::RegisterBenchmark(name, function);
+    for (const int64_t size : sizes) registered->Arg(size);
+    registered->Threads(threads)->UseRealTime();
+    if (iterations != 0) registered->Iterations(iterations / threads);
+  }
 }
 
 void RegisterAll() {
   const std::vector<int64_t> sizes = {1000, 100000};
-  Register("hit/weakcache", Hit<WeakcacheSubject, true>, sizes);
-  Register("hit/concurrent_map", Hit<ConcurrentMapSubject, true>, sizes);
-  Register("hit/mutex_lru", Hit<MutexLruSubject, true>, sizes);
-  Register("weak_hit/weakcache", Hit<WeakcacheSubject, false>, sizes);
-  Register("weak_hit/concurrent_map", Hit<ConcurrentMapSubject, false>, sizes);
+  Register("hit/weakcache", Hit<WeakcacheSubject, Objects::kRetained>, sizes);
+  Register("hit/concurrent_map", Hit<ConcurrentMapSubject, Objects::kRetained>, sizes);
+  Register("hit/mutex_lru", Hit<MutexLruSubject, Objects::kRetained>, sizes);
+  // So few that most objects have not been hit 16 times in the end.
+  constexpr int64_t kYoungSize = 100'000;
+  Register("hit_young/weakcache", Hit<WeakcacheSubject, Objects::kYoung>, {kYoungSize},
+           8 * kYoungSize);
+  Register("hit_young/concurrent_map", Hit<ConcurrentMapSubject, Objects::kYoung>, {kYoungSize},
+           8 * kYoungSize);
+  Register("weak_hit/weakcache", Hit<WeakcacheSubject, Objects::kHeld>, sizes);
+  Register("weak_hit/concurrent_map", Hit<ConcurrentMapSubject, Objects::kHeld>, sizes);
   Register("miss/weakcache", Miss<WeakcacheSubject>, sizes);
   Register("miss/concurrent_map", Miss<ConcurrentMapSubject>, sizes);
   Register("miss/mutex_lru", Miss<MutexLruSubject>, sizes);

@@ -350,7 +350,7 @@ class CacheCore {
     if (resident->payload().mark.Touch()) [[likely]] {
       shared_->counters.CountHit();
     } else {
-      NoteWeakHit(&Table::ColdOf(resident));
+      NoteWeakHit(resident);
     }
     return resident;
   }
@@ -391,14 +391,17 @@ class CacheCore {
       shared_->counters.CountHit();
       return true;
     }
-    NoteWeakHit(entry);
+    shared_->counters.CountWeakHit();
+    AdmitFound(entry);
     return true;
   }
-  // The caller is counted in at the entry, or holds its object.
-  [[gnu::noinline]] void NoteWeakHit(Entry* entry) {
-    // Relaxed: see the field.
-    entry->left_idle.store(false, std::memory_order_relaxed);
+  // The caller is counted in at it.
+  [[gnu::noinline]] void NoteWeakHit(Resident* resident) {
+    resident->payload().mark.NoteUse();
     shared_->counters.CountWeakHit();
+    if (retention_.has_budget()) AdmitFound(&Table::ColdOf(resident));
+  }
+  void AdmitFound(Entry* entry) {
     if (!retention_.Fits(entry->object_weight())) return;
     Departures departures(retention_);
     retention_.Admit(entry, departures);

@@ -86,9 +86,9 @@ class CacheEntry : public EvictionNode {
     if (!attached) return;
     const uint64_t weight = object_weight();
     shared_->counters.Unpinned(weight);
-    // Relaxed, both: see the fields.
-    if (left_idle.load(std::memory_order_relaxed)) return;
+    if (mark->left_idle()) return;  // its death was the eviction's doing
     shared_->counters.CountRemoval(RemovalCause::kDied);
+    // Relaxed: see the field.
     if (!shared_->listener || !shared_->open.load(std::memory_order_relaxed)) return;
     shared_->Tell(key, RemovalCause::kDied, weight);
   }
@@ -107,10 +107,6 @@ class CacheEntry : public EvictionNode {
   // Whether a thread is replacing the object by a fresh one. False to true by that thread, which
   // wins by an exchange, and back if it has failed. Relaxed: it orders nothing but who loads.
   std::atomic<bool> refreshing{false};
-  // Whether nobody used the object when it was evicted, nor found it since: then its death was the
-  // eviction's doing. Set under the mutex, cleared by a look-up that is counted in. Relaxed: the
-  // counts order the look-up's end before the entry's.
-  std::atomic<bool> left_idle{false};
 
   const K& key;
   uint64_t key_hash = 0;

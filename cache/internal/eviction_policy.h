@@ -51,19 +51,33 @@ class EvictionMark {
                                    std::memory_order_relaxed, std::memory_order_relaxed);
     return true;
   }
-  bool is_in_policy() const { return value_.load(std::memory_order_relaxed) != kNotInPolicy; }
+  bool is_in_policy() const { return value_.load(std::memory_order_relaxed) <= kSaturated; }
+
+  // Of an object that is not in the policy: nobody used it when it left, nor, as far as NoteUse has
+  // been called, since. By whoever holds the policy's lock.
+  void SetLeftIdle() { value_.store(kLeftIdle, std::memory_order_relaxed); }
+  bool left_idle() const { return value_.load(std::memory_order_relaxed) == kLeftIdle; }
+  // By a thread that holds the object.
+  void NoteUse() {
+    uint8_t idle = kLeftIdle;
+    if (value_.load(std::memory_order_relaxed) != idle) return;
+    value_.compare_exchange_strong(idle, kNotInPolicy, std::memory_order_relaxed,
+                                   std::memory_order_relaxed);
+  }
 
  private:
   friend class EvictionPolicy;
   static constexpr uint8_t kNotInPolicy = 255;
+  static constexpr uint8_t kLeftIdle = 254;
 
   uint8_t frequency() const { return value_.load(std::memory_order_relaxed); }
   void set_frequency(uint8_t frequency) { value_.store(frequency, std::memory_order_relaxed); }
 
-  // How often the object was used, up to kSaturated; kNotInPolicy while it is not in the policy.
-  // Any thread adds 1, unless it is one of the last two. The policy, under its lock, makes it any
-  // other value; it may overwrite a hit as it does. Relaxed: it is an estimate, and nobody
-  // concludes from it that anything else has happened.
+  // How often the object was used, up to kSaturated; kNotInPolicy or kLeftIdle while it is not in
+  // the policy. Any thread adds 1 below kSaturated, and makes kNotInPolicy of kLeftIdle. Whoever
+  // holds the policy's lock makes it any other value, and may overwrite a hit. Relaxed: it is an
+  // estimate, and nobody concludes from it that anything else has happened; how an object was left
+  // is read when the last one has let go of it, which its counts order.
   std::atomic<uint8_t> value_{kNotInPolicy};
 };
 

@@ -15,6 +15,17 @@ template <typename Policy>
 struct MutexesOf {
   using Mutex = std::mutex;
   using ConditionVariable = std::condition_variable;
+
+  // What is done under these locks takes a fraction of a microsecond, and to be put to sleep and
+  // woken takes many: so it looks a few times more first.
+  static void Lock(Mutex& mutex) {
+    constexpr int kLooks = 32;
+    for (int attempt = 0; attempt < kLooks; ++attempt) {
+      if (mutex.try_lock()) return;
+      Policy::Pause(attempt);
+    }
+    mutex.lock();
+  }
 };
 
 template <typename Policy>
@@ -24,7 +35,7 @@ class ABSL_LOCKABLE BasicMutex {
   BasicMutex(const BasicMutex&) = delete;
   BasicMutex& operator=(const BasicMutex&) = delete;
 
-  void lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { mutex_.lock(); }
+  void lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { MutexesOf<Policy>::Lock(mutex_); }
   void unlock() ABSL_UNLOCK_FUNCTION() { mutex_.unlock(); }
 
  private:

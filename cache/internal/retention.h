@@ -67,17 +67,14 @@ class Retention {
     MutexLock lock(mutex_);
     while (auto* const entry = static_cast<Entry*>(policy_.PopVictim())) {
       shared_->counters.Pinned(entry->object_weight());
-      entry->left_idle.store(true, std::memory_order_relaxed);  // see the field
+      entry->mark->SetLeftIdle();
       entry->object->ReleaseStrong(postponed);
     }
   }
 
-  // Whether an object of that weight is ever retained.
-  bool Fits(uint64_t weight) const {
-    // Relaxed: see the field.
-    const uint64_t budget = budget_.load(std::memory_order_relaxed);
-    return budget != 0 && weight <= budget;
-  }
+  // Whether an object of that weight is ever retained; and whether any is.
+  bool Fits(uint64_t weight) const { return has_budget() && weight <= budget(); }
+  bool has_budget() const { return budget() != 0; }
 
   // Retains the object, unless it is retained, is too heavy, has left, or is just leaving. The
   // caller holds it. `reserved` bytes, which the caller has reserved, are given back.
@@ -206,7 +203,7 @@ class Retention {
   // It is out of the policy already, as below.
   void Evict(Entry* entry, Departures& departures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     // A hint: somebody may just find it, and then says so.
-    entry->left_idle.store(entry->object->strong_count() == 1, std::memory_order_relaxed);
+    if (entry->object->strong_count() == 1) entry->mark->SetLeftIdle();
     Depart(entry, RemovalCause::kBudget, departures);
     LetGo(entry, departures);
   }

@@ -309,6 +309,7 @@ template <>
 struct weakcache::internal::MutexesOf<weakcache::model::RelacyAtomics> {
   using Mutex = weakcache::model::RelacyMutex;
   using ConditionVariable = weakcache::model::RelacyConditionVariable;
+  static void Lock(Mutex& mutex) { mutex.lock(); }
 };
 
 #endif  // WEAKCACHE_TESTS_MODEL_RELACY_POLICY_H_
