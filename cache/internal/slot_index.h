@@ -32,7 +32,10 @@ void SwapAllocators(Allocator& a, Allocator& b) noexcept {
   }
 }
 
-template <typename Slot, typename Allocator = std::allocator<Slot>>
+// On average at most kFullEntries entries of a line are in use. With fewer, fewer look-ups have to
+// go on to the next line (of a full index 10 % at six, 5 % at five), and an entry takes more
+// memory.
+template <typename Slot, typename Allocator = std::allocator<Slot>, size_t kFullEntries = 6>
 class SlotIndex {
  public:
   explicit SlotIndex(const Allocator& allocator = Allocator()) : allocator_(allocator) {}
@@ -132,8 +135,6 @@ class SlotIndex {
 
  private:
   static constexpr size_t kEntries = 7;
-  // On average at most so many entries of a line are in use.
-  static constexpr size_t kFullEntries = 6;
 
   struct alignas(64) Line {
     static constexpr uint64_t kLowBits = 0x01010101010101;

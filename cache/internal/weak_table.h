@@ -37,6 +37,8 @@ class WeakTable {
   using Core = TableCore<H, Payload, kLifetime, Allocator>;
   using State = SlotState;
   static constexpr bool kNotifies = Traits::kNotifiesExpiry;
+  // Swept slots are small: there is room for an index that is less full.
+  using Index = SlotIndex<TableSlot<H, Payload>, Allocator, kNotifies ? 6 : 5>;
 
  public:
   using Slot = TableSlot<H, Payload>;
@@ -203,7 +205,7 @@ class WeakTable {
     if (in_index_ != 0) {
       RebuildIndex(in_index_);
     } else {
-      index_ = SlotIndex<Slot, Allocator>(allocator_);
+      index_ = Index(allocator_);
       ++changes_;
     }
   }
@@ -256,7 +258,7 @@ class WeakTable {
     ++changes_;
   }
   void RebuildIndex(size_t size) {
-    SlotIndex<Slot, Allocator> index(size, allocator_);
+    Index index(size, allocator_);
     for (Position position; Slot* const slot = Next(position); ++position) {
       index.Insert(slot->hash(), slot);
     }
@@ -316,7 +318,7 @@ class WeakTable {
 
   [[no_unique_address]] Allocator allocator_;
   Core* core_ = nullptr;
-  SlotIndex<Slot, Allocator> index_;
+  Index index_;
   size_t in_index_ = 0;  // live slots
   uint64_t changes_ = 0;
   // Since the beginning: slots inserted, and detached before their referents expired.
