@@ -2,6 +2,7 @@
 //
 //   ./bazelw run //examples:image_cache [-- [OPTION]... [PATH]...]
 
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -97,15 +98,25 @@ std::unique_ptr<ImageStore> Make(ImageDecoder decode) {
 
 std::vector<ReportRow> ReplayEach(const std::vector<StoreKind>& kinds, const Images& images,
                                   const SessionOptions& options) {
-  const int64_t lookups = int64_t{options.viewers} * options.lookups;
-  ProgressBar progress(static_cast<int64_t>(kinds.size()) * lookups);
+  using Clock = std::chrono::steady_clock;
+  const bool for_some_time = options.seconds > 0;
+  // In look-ups or in milliseconds.
+  const int64_t steps =
+      for_some_time ? int64_t{options.seconds} * 1000 : int64_t{options.viewers} * options.lookups;
+  ProgressBar progress(static_cast<int64_t>(kinds.size()) * steps);
   std::vector<ReportRow> rows;
   for (const StoreKind& kind : kinds) {
     ImageLedger ledger;
     const std::unique_ptr<ImageStore> store =
         kind.make([&ledger](const std::string& path) { return DecodeImage(path, ledger); });
-    rows.push_back({kind.name, ReplaySession(images.paths, options, *store, ledger,
-                                             [&progress] { progress.Step(); })});
+    const auto before = static_cast<int64_t>(rows.size()) * steps;
+    const Clock::time_point start = Clock::now();
+    const auto after_lookup = [&] {
+      if (!for_some_time) return progress.Step();
+      progress.StepTo(before + (Clock::now() - start) / std::chrono::milliseconds(1));
+    };
+    SessionResult result = ReplaySession(images.paths, options, *store, ledger, after_lookup);
+    rows.push_back({kind.name, result, store->Details()});
   }
   return rows;
 }
@@ -125,9 +136,14 @@ int Run(const std::vector<std::string>& arguments) {
     Complain("no image could be decoded");
     return kNothingDecoded;
   }
+  const uint64_t budget_bytes = static_cast<uint64_t>(options->budget_mb) * 1'000'000;
   const std::vector<StoreKind> kinds = {{"no cache", Make<NoStore>},
                                         {"strong map", Make<StrongMapStore>},
-                                        {"weak map", Make<WeakMapStore>}};
+                                        {"weak map", Make<WeakMapStore>},
+                                        {"large object cache", [budget_bytes](ImageDecoder decode) {
+                                           return std::make_unique<CacheStore>(std::move(decode),
+                                                                               budget_bytes);
+                                         }}};
   const SessionOptions& session = options->session;
   std::cout << FormatReport(ReplayEach(kinds, images, session))
             << absl::StrFormat(

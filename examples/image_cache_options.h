@@ -12,6 +12,7 @@ namespace image_cache {
 
 struct Options {
   SessionOptions session;
+  int budget_mb = 64;
   std::vector<std::string> paths;
   bool help = false;
 };

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <string>
 
@@ -17,12 +18,23 @@ ProgressBar::~ProgressBar() {
 void ProgressBar::Step() {
   if (!shown_) return;
   std::lock_guard<std::mutex> lock(mutex_);
-  const int64_t percent = ++done_ * 100 / steps_;
+  Show(done_ + 1);
+}
+
+void ProgressBar::StepTo(int64_t done) {
+  if (!shown_) return;
+  std::lock_guard<std::mutex> lock(mutex_);
+  Show(std::clamp(done, done_, steps_));
+}
+
+void ProgressBar::Show(int64_t done) {
+  done_ = done;
+  const int64_t percent = done_ * 100 / steps_;
   if (percent == percent_) return;
   percent_ = percent;
   constexpr int kWidth = 50;
-  const std::string done(percent * kWidth / 100, '#');
-  std::fprintf(stderr, "\r[%-*s] %3d%%", kWidth, done.c_str(), static_cast<int>(percent));
+  const std::string bar(percent * kWidth / 100, '#');
+  std::fprintf(stderr, "\r[%-*s] %3d%%", kWidth, bar.c_str(), static_cast<int>(percent));
 }
 
 }  // namespace image_cache

@@ -16,8 +16,12 @@ class ProgressBar {
   ProgressBar& operator=(const ProgressBar&) = delete;
 
   void Step();
+  // As far as that, if it is not further already.
+  void StepTo(int64_t done);
 
  private:
+  void Show(int64_t done);  // under the mutex
+
   const bool shown_;
   const int64_t steps_;
   std::mutex mutex_;  // guards all that follows

@@ -47,6 +47,9 @@ std::string FormatReport(const std::vector<ReportRow>& rows) {
     }
     absl::StrAppend(&text, "\n");
   }
+  for (const ReportRow& row : rows) {
+    if (!row.details.empty()) absl::StrAppend(&text, "\n", row.details);
+  }
   return text;
 }
 

@@ -12,8 +12,10 @@ namespace image_cache {
 struct ReportRow {
   std::string store;
   SessionResult result;
+  std::string details;
 };
 
+// A table, and below it the details that there are.
 std::string FormatReport(const std::vector<ReportRow>& rows);
 
 }  // namespace image_cache

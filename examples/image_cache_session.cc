@@ -1,6 +1,7 @@
 #include "examples/image_cache_session.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <deque>
 #include <mutex>
@@ -92,11 +93,17 @@ SessionResult ReplaySession(const std::vector<std::string>& paths, const Session
   PeakMemory memory;
 
   const auto start = std::chrono::steady_clock::now();
+  const auto is_through = [&](int lookups) {
+    if (options.seconds == 0) return lookups == options.lookups;
+    return std::chrono::steady_clock::now() - start >= std::chrono::seconds(options.seconds);
+  };
+  std::atomic<int64_t> lookups = 0;
   {
     std::vector<std::jthread> threads;
     for (Viewer& viewer : viewers) {
       threads.emplace_back([&] {
-        for (int i = 0; i < options.lookups; ++i) {
+        for (int i = 0; !is_through(i); ++i) {
+          ++lookups;
           absl::StatusOr<Ref<Image>> image = store.Get(viewer.PickNext(paths, popularity));
           memory.Sample();  // before an older image leaves the screen
           // A file that has gone bad meanwhile is not shown.
@@ -111,7 +118,7 @@ SessionResult ReplaySession(const std::vector<std::string>& paths, const Session
   for (Viewer& viewer : viewers) viewer.EmptyScreen();
 
   SessionResult result;
-  result.lookups = int64_t{options.viewers} * options.lookups;
+  result.lookups = lookups;
   result.decodes = ledger.decodes();
   result.hits = result.lookups - result.decodes;
   result.peak_bytes = ledger.peak_bytes();

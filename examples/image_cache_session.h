@@ -16,7 +16,8 @@ namespace image_cache {
 
 struct SessionOptions {
   int viewers = 4;
-  int lookups = 40;  // of each viewer
+  int lookups = 40;  // of each viewer, unless they look for so many seconds
+  int seconds = 0;
   int on_screen = 3;
   uint64_t seed = 1;
   double zipf = 1.0;  // 0: all equally popular
@@ -36,7 +37,8 @@ struct SessionResult {
 
 // Replays the session that `options` describe against `store`, whose decoder keeps its books in
 // `ledger`. The first path is the most popular one. Who looks at what, and in which order, depends
-// on the options only. Calls `after_lookup` after each look-up, on any thread.
+// on the options only; how far they come, if they look for some time, on the store. Calls
+// `after_lookup` after each look-up, on any thread.
 SessionResult ReplaySession(const std::vector<std::string>& paths, const SessionOptions& options,
                             ImageStore& store, const ImageLedger& ledger,
                             const std::function<void()>& after_lookup);

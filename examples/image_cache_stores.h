@@ -6,6 +6,7 @@
 #define WEAKCACHE_EXAMPLES_IMAGE_CACHE_STORES_H_
 
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <string>
@@ -14,6 +15,8 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "cache/cache_stats.h"
+#include "cache/large_object_cache.h"
 #include "cache/weak_value_map.h"
 #include "examples/image_cache_image.h"
 #include "weakref/ref.h"
@@ -28,6 +31,8 @@ class ImageStore {
  public:
   virtual ~ImageStore() = default;
   virtual absl::StatusOr<weakcache::Ref<Image>> Get(const std::string& path) = 0;
+  // What there is to tell about the store beside what it decoded and kept.
+  virtual std::string Details() const { return ""; }
 };
 
 // Decodes every time, and keeps nothing.
@@ -92,6 +97,27 @@ class WeakMapStore final : public MapStore {
   }
 
   weakcache::WeakValueMap<std::string, Image> images_;
+};
+
+// Finds every image that somebody still uses, and keeps the best of the others within a budget. All
+// that the stores above do by hand is the cache's affair: whom a look-up waits for, what runs under
+// which lock, and what is let go.
+class CacheStore final : public ImageStore {
+ public:
+  CacheStore(ImageDecoder decode, uint64_t budget_bytes);
+
+  absl::StatusOr<weakcache::Ref<Image>> Get(const std::string& path) override {
+    return images_.GetOrLoad(path, decode_);
+  }
+  std::string Details() const override;
+
+  weakcache::CacheStats stats() const { return images_.Stats(); }
+
+ private:
+  using Images = weakcache::LargeObjectCache<std::string, Image>;
+
+  const ImageDecoder decode_;
+  Images images_;
 };
 
 }  // namespace image_cache

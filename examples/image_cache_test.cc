@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -13,10 +15,12 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "cache/cache_stats.h"
 #include "examples/image_cache_files.h"
 #include "examples/image_cache_image.h"
 #include "examples/image_cache_options.h"
@@ -221,9 +225,19 @@ TEST(ParseOptionsTest, NamesTheRange) {
 
 // ---- Stores.
 
+// As the others are made: with a budget for everything.
+class RoomyCacheStore : public ImageStore {
+ public:
+  explicit RoomyCacheStore(ImageDecoder decode) : store_(std::move(decode), 1'000'000'000) {}
+  absl::StatusOr<Ref<Image>> Get(const std::string& path) override { return store_.Get(path); }
+
+ private:
+  CacheStore store_;
+};
+
 template <typename Store>
 class MapStoreTest : public ::testing::Test {};
-using MapStores = ::testing::Types<StrongMapStore, WeakMapStore>;
+using MapStores = ::testing::Types<StrongMapStore, WeakMapStore, RoomyCacheStore>;
 TYPED_TEST_SUITE(MapStoreTest, MapStores);
 
 Ref<Image> EmptyImage(ImageLedger& ledger) { return MakeRef<Image>(0, 0, 3, nullptr, ledger); }
@@ -296,18 +310,42 @@ TEST(WeakMapStoreTest, KeepsNothing) {
   EXPECT_EQ(decodes, 2);
 }
 
+TEST(CacheStoreTest, KeepsWhatFitsAndFindsTheRestWhileItIsShown) {
+  ImageLedger ledger;
+  int decodes = 0;
+  const auto decode = [&](const std::string&) {
+    ++decodes;
+    return MakeRef<Image>(10, 10, 1, nullptr, ledger);
+  };
+  CacheStore store(decode, /*budget_bytes=*/250);
+  Ref<Image> shown = *store.Get("a");
+  for (const char* path : {"b", "c", "d", "e", "f"}) EXPECT_TRUE(store.Get(path).ok());
+  EXPECT_EQ(decodes, 6);
+  EXPECT_EQ(store.stats().bytes_retained, 200u);
+  // Let go, but on the screen.
+  EXPECT_EQ(*store.Get("a"), shown);
+  EXPECT_EQ(decodes, 6);
+  EXPECT_EQ(store.stats().weak_hits, 1u);
+  EXPECT_NE(store.Details().find("It found 1 images that it had let go"), std::string::npos)
+      << store.Details();
+}
+
 // ---- The session, and what the example claims.
 
 using SessionTest = ImageCacheTest;
 
-template <typename Store>
-SessionResult Replay(const std::vector<std::string>& paths, const SessionOptions& options) {
+template <typename Store, typename... Arguments>
+SessionResult Replay(const std::vector<std::string>& paths, const SessionOptions& options,
+                     Arguments... arguments) {
   ImageLedger ledger;
-  Store store([&ledger](const std::string& path) { return DecodeImage(path, ledger); });
+  Store store([&ledger](const std::string& path) { return DecodeImage(path, ledger); },
+              arguments...);
   std::atomic<int64_t> steps = 0;
   const SessionResult result = ReplaySession(paths, options, store, ledger, [&] { ++steps; });
   EXPECT_EQ(steps, result.lookups);
-  EXPECT_EQ(result.lookups, int64_t{options.viewers} * options.lookups);
+  if (options.seconds == 0) {
+    EXPECT_EQ(result.lookups, int64_t{options.viewers} * options.lookups);
+  }
   EXPECT_EQ(result.hits + result.decodes, result.lookups);
   EXPECT_GE(result.peak_bytes, result.final_bytes);
   EXPECT_GT(result.peak_resident_bytes, 0);
@@ -329,6 +367,13 @@ void CheckClaims(const std::vector<std::string>& paths, const SessionOptions& op
   EXPECT_GE(weak.decodes, strong.decodes);
   EXPECT_EQ(weak.most_copies, 1);
   EXPECT_EQ(weak.final_bytes, 0);
+
+  const uint64_t half = static_cast<uint64_t>(strong.peak_bytes) / 2;
+  const SessionResult cache = Replay<CacheStore>(paths, options, half);
+  EXPECT_LT(cache.decodes, none.decodes);
+  EXPECT_GE(cache.decodes, strong.decodes);
+  EXPECT_EQ(cache.most_copies, 1);
+  EXPECT_LE(cache.final_bytes, static_cast<int64_t>(half));
 }
 
 TEST_F(SessionTest, ClaimsHoldForSmallImages) {
@@ -348,6 +393,14 @@ TEST_F(SessionTest, AStrongMapKeepsEverything) {
       Replay<StrongMapStore>(MakeImages(5), {.viewers = 2, .lookups = 200, .zipf = 0.0});
   EXPECT_EQ(result.decodes, 5);
   EXPECT_EQ(result.final_bytes, 5 * kBytes);
+}
+
+TEST_F(SessionTest, ViewersLookForSomeTime) {
+  const SessionResult result = Replay<CacheStore>(
+      MakeImages(3), {.viewers = 2, .lookups = 1, .seconds = 1}, uint64_t{1'000'000});
+  EXPECT_GT(result.lookups, 2);
+  EXPECT_GE(result.time, std::chrono::seconds(1));
+  EXPECT_EQ(result.decodes, 3);
 }
 
 TEST_F(SessionTest, WithoutACacheOneImageIsThereSeveralTimes) {
@@ -420,10 +473,11 @@ TEST_F(ProgramTest, ShowsItsOwnImagesByDefault) {
   const Outcome outcome = Run("--viewers=2 --lookups=1");
   EXPECT_EQ(outcome.exit_code, 0);
   EXPECT_EQ(outcome.errors, "");  // no progress bar where there is no terminal
-  for (const char* store : {"no cache", "strong map", "weak map"}) {
+  for (const char* store : {"no cache", "strong map", "weak map", "large object cache"}) {
     EXPECT_NE(outcome.output.find(store), std::string::npos) << outcome.output;
   }
   EXPECT_NE(outcome.output.find("Images: 7, 153.3 MB"), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("The cache may keep 64.0 MB"), std::string::npos) << outcome.output;
 }
 
 TEST_F(ProgramTest, ReportsBadFilesAndGoesOn) {
