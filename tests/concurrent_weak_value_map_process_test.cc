@@ -38,7 +38,11 @@ TYPED_TEST_SUITE(ConcurrentWeakValueMapProcessTest, Kinds);
 
 // Threads that have been leave nothing behind in the map.
 TYPED_TEST(ConcurrentWeakValueMapProcessTest, ThreadsComeAndGo) {
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+  constexpr int kThreads = 10'000;  // each takes a millisecond then
+#else
   constexpr int kThreads = 100'000;
+#endif
   constexpr int kBatch = 20;
   ConcurrentWeakValueMap<int, testing::ValueOf<TypeParam, Object>> map;
   const HandleOf<TypeParam, Object> object =

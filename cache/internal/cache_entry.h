@@ -81,9 +81,12 @@ class CacheEntry : public EvictionNode {
     key_hash = hash;
   }
 
-  // If it is still in the cache, its object has died without being retained.
-  ~CacheEntry() {
-    if (!attached) return;
+  ~CacheEntry() { OnObjectExpired(); }
+
+  // If it is still in the cache, its object has died without being retained. Nobody else has a use
+  // for the entry then.
+  void OnObjectExpired() noexcept {
+    if (!std::exchange(attached, false)) return;
     const uint64_t weight = object_weight();
     shared_->counters.Unpinned(weight);
     if (mark->left_idle()) return;  // its death was the eviction's doing

@@ -58,8 +58,16 @@ class ConcurrentCore {
 
    private:
     void OnTaken() noexcept override { core_->queue.CountExpired(); }
+    // The slot is the table's until it has come through the queue; after the table's end it is this
+    // thread's to let go of.
     void OnExpired(BasicWatcher<Policy>* watcher) noexcept override {
-      if constexpr (kNotifies) Push(static_cast<Link*>(watcher));
+      if constexpr (kNotifies) {
+        auto* const link = static_cast<Link*>(watcher);
+        if constexpr (requires { ColdAt(link)->OnObjectExpired(); }) {
+          ColdAt(link)->OnObjectExpired();
+        }
+        if (!core_->queue.Push(link)) link->ReleaseStrong();
+      }
     }
 
     ConcurrentCore* const core_;
@@ -222,10 +230,12 @@ class ConcurrentCore {
     // For its object's end, and when the last weak reference to that goes.
     if (!slot->is_link()) return slot->DropWeak() ? 1 : 2;
     if (slot->state() == State::kRemoved) return 1;
-    // For the watcher, if it comes too late to be removed, and for the link's own end.
-    const size_t pushes = AsLink(slot)->Unwatch() ? 1 : 2;
+    // For the link's end. If the watcher can't be removed, the thread that is being told lets go of
+    // the table's reference, which may be at once: counted in here, the handle stays.
+    if (!slot->TryAddStrong()) return 1;
+    if (AsLink(slot)->Unwatch()) slot->ReleaseStrong();
     slot->ReleaseStrong();
-    return pushes;
+    return 1;
   }
 
   // By the last thread that needs a page, after the table's end.

@@ -102,14 +102,14 @@ class alignas(64) ConcurrentShard {
                                    Factory&& factory) {
     using Made = decltype(MakeObjectBy<H>(std::forward<Factory>(factory)));
     constexpr bool kResident = !std::is_same_v<Made, H>;
-    auto [found, version] = table.FindSurely(hash, Matching(keys, lookup));
-    if (found.get() != nullptr) return std::move(found);
+    auto seen = table.FindSurely(hash, Matching(keys, lookup));
+    if (seen.object.get() != nullptr) return std::move(seen.object);
     typename Flights::Flight flight(hash);
     typename Table::Prepared prepared;
     Landed<H> result;
     ShardLanding landing{this, nullptr, result};  // before its key goes
     CatchInto(result, [&] {
-      if (!Begin<kResident>(hash, keys, lookup, &version, flight, prepared, landing)) return;
+      if (!Begin<kResident>(hash, keys, lookup, &seen.version, flight, prepared, landing)) return;
       prepared.MakePayload(std::forward<Key>(key));
       flight.SetKey(&prepared.payload());
       Made made = MakeObjectBy<H>(std::forward<Factory>(factory));
@@ -117,7 +117,7 @@ class alignas(64) ConcurrentShard {
       if constexpr (!kResident) {
         CheckOwns(made, "ConcurrentWeakValueMap::get_or_create");
       }
-      EnterCreated<kResident>(hash, keys, version, prepared, made, landing);
+      EnterCreated<kResident>(hash, keys, seen.version, prepared, made, landing);
     });
     landing.Land();
     return std::move(result.object);

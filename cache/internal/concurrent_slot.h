@@ -34,7 +34,8 @@ namespace weakcache::internal {
 
 // What of a payload a hit does not look at, if anything, is its `Cold` and lies apart from the
 // slots, which stay small thereby. It lives as long as the payload, begins after it and ends before
-// it.
+// it. Of a link whose object tells of its end, OnObjectExpired() is called in between, by the
+// thread that drops the last reference, before the slot goes to the queue.
 template <typename Payload>
 struct ColdOf {
   using type = void;

@@ -89,9 +89,7 @@ class ConcurrentTable {
   ConcurrentTable& operator=(const ConcurrentTable&) = delete;
   // Before anybody uses the table: keeps `companion` as long as there is any payload, also after
   // the table's end.
-  void SetCompanion(std::shared_ptr<const void> companion) {
-    core_->companion = std::move(companion);
-  }
+  void SetCompanion(const std::shared_ptr<const void>& companion) { core_->companion = companion; }
   // Nobody uses the table any more; its objects may live on.
   ~ConcurrentTable() { core_->Abandon(arrived_); }
 

@@ -41,12 +41,14 @@ struct Observed {
   int64_t began;  // by a clock of which no two readings are the same
   int64_t ended;
   int object;  // that was given, made by the call's own factory, expected, or died
-  int result;  // the object that was returned; for the last four 1 for true or one, or 0
+  int result;  // the object that was returned; for what follows emplace_or_assign 1 for true or
+               // one, or 0
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Observed& observed) {
-  constexpr const char* kNames[] = {"get",   "get_or_create",  "insert", "insert_or_assign",
-                                    "erase", "erase expected", "death"};
+  constexpr const char* kNames[] = {
+      "get",   "get_or_create",  "insert", "emplace_or_assign", "insert_or_assign",
+      "erase", "erase expected", "death"};
   return out << "[" << observed.began << ", " << observed.ended << "] "
              << kNames[static_cast<int>(observed.operation)] << "(" << observed.object
              << ") = " << observed.result << "\n";
