@@ -198,6 +198,33 @@ TEST(LargeObjectCacheTest, RetainsReferencesFromElsewhere) {
   cache.Validate();
 }
 
+// Without a purge, whether the cache made the object or only refers to it.
+TEST(LargeObjectCacheTest, HearsOfADeathAtOnce) {
+  Cache::Options options;
+  int told = 0;
+  options.removal_listener = [&](const std::string&, RemovalCause cause, uint64_t weight) {
+    EXPECT_EQ(cause, RemovalCause::kDied);
+    EXPECT_EQ(weight, 10u);
+    ++told;
+  };
+  Cache cache = std::move(Cache::Create(options)).value();
+  Ref<Blob> made = Load(cache, "made", 10, 1);
+  Ref<Blob> linked = *cache.GetOrLoad("linked", [] { return MakeRef<Blob>(10, 2); });
+  EXPECT_EQ(cache.Stats().bytes_pinned, 20u);
+  made.reset();
+  EXPECT_EQ(told, 1);
+  EXPECT_EQ(cache.Stats().bytes_pinned, 10u);
+  linked.reset();
+  EXPECT_EQ(told, 2);
+  EXPECT_EQ(cache.Stats().bytes_pinned, 0u);
+  EXPECT_EQ(cache.Stats().removals_died, 2u);
+  EXPECT_EQ(cache.Stats().expired_unpurged, 2u);
+  cache.Purge();
+  EXPECT_EQ(told, 2);
+  EXPECT_EQ(cache.Stats().expired_unpurged, 0u);
+  cache.Validate();
+}
+
 TEST(LargeObjectCacheTest, RetainsNothingWithoutABudget) {
   LargeObjectCache<int, Tracked> cache =
       std::move(LargeObjectCache<int, Tracked>::Create({})).value();
