@@ -331,5 +331,49 @@ TEST(LargeObjectCacheRaceTest, EvictionMeetsLookUpAndRelease) {
       });
 }
 
+// An object is evicted while its last user lets it go: the listener hears of its death last, if at
+// all, and not while it is still being told of the eviction.
+template <typename Make>
+void EvictAsTheLastUserLeaves(Make&& make) {
+  std::atomic<bool> telling{false};
+  std::vector<RemovalCause> told;
+  Cache::Options options;
+  options.budget_bytes = 10;
+  options.removal_listener = [&](int, RemovalCause cause, uint64_t) {
+    EXPECT_FALSE(telling.exchange(true));
+    told.push_back(cause);
+    std::this_thread::yield();
+    telling = false;
+  };
+  Cache cache = MakeCache(options);
+  Ref<Blob> held;
+  int died = 0;
+  Race(
+      RaceRounds(50000),
+      [&](int) {
+        told.clear();
+        held = cache.GetOrLoad(1, make).value();
+      },
+      {[&] { cache.Trim(0); }, [&] { held.reset(); }},
+      [&](int) {
+        EXPECT_EQ(live[1], 0);
+        EXPECT_EQ(cache.Stats().bytes_pinned, 0u);
+        ASSERT_FALSE(told.empty());
+        EXPECT_EQ(told[0], RemovalCause::kBudget);
+        if (told.size() == 1) return;  // nobody used it
+        ++died;
+        EXPECT_EQ(told.size(), 2u);
+        EXPECT_EQ(told[1], RemovalCause::kDied);
+      });
+  EXPECT_GT(died, 0);
+  EXPECT_LT(died, RaceRounds(50000));
+}
+TEST(LargeObjectCacheRaceTest, TellsInOrderOfWhatItMade) {
+  EvictAsTheLastUserLeaves([] { return Blob(1, 10); });
+}
+TEST(LargeObjectCacheRaceTest, TellsInOrderOfWhatIsLinked) {
+  EvictAsTheLastUserLeaves([] { return MakeRef<Blob>(1, 10); });
+}
+
 }  // namespace
 }  // namespace weakcache

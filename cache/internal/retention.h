@@ -44,7 +44,9 @@ class Retention {
       while (first_ != nullptr) {
         Entry* const entry = std::exchange(first_, first_->next_departure);
         ControlBlock* const slot = entry->slot;
+        ControlBlock* const object = entry->object;
         retention_.TellAbout(entry);
+        if (object != slot) object->ReleaseStrong();
         slot->ReleaseStrong();
       }
     }
@@ -55,7 +57,7 @@ class Retention {
    private:
     friend class Retention;
     Retention& retention_;
-    Entry* first_ = nullptr;  // linked by next_departure; counted in at each
+    Entry* first_ = nullptr;  // linked by next_departure; counted in at each and its object
   };
 
   Retention(uint64_t budget, std::shared_ptr<CacheShared<K>> shared)
@@ -212,7 +214,8 @@ class Retention {
     entry->object->ReleaseStrong(departures.postponed);
   }
 
-  // The entry and its object stay at least until `departures` goes, if there is somebody to tell.
+  // The entry and its object, which is there, stay until `departures` goes if there is somebody to
+  // tell: of its death last.
   void Depart(Entry* entry, RemovalCause cause, Departures& departures)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     Count(cause);
@@ -225,6 +228,7 @@ class Retention {
     entry->cause = cause;
     entry->told_weight = entry->object_weight();
     entry->slot->AddStrong();
+    if (entry->object != entry->slot) entry->object->AddStrong();
     entry->next_departure = std::exchange(departures.first_, entry);
   }
   void Count(RemovalCause cause) { shared_->counters.CountRemoval(cause); }
