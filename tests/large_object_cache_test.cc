@@ -147,6 +147,46 @@ TEST(LargeObjectCacheTest, TakesWhateverALoaderReturns) {
   cache.Validate();
 }
 
+// What a std::unique_ptr owns ends as that would have ended it.
+template <typename V>
+void LoadAndDrop(std::unique_ptr<V> object) {
+  auto cache = std::move(LargeObjectCache<int, V>::Create({})).value();
+  Ref<V> loaded = cache.GetOrLoad(1, [&] { return std::move(object); }).value();
+  EXPECT_EQ(cache.Get(1), loaded);
+  loaded.reset();
+  EXPECT_EQ(cache.Get(1), nullptr);
+  cache.Validate();
+}
+struct Shape {
+  virtual ~Shape() = default;
+};
+struct Circle final : Shape {
+  ~Circle() override { ++ended; }
+  std::string name = "a name that has memory of its own";
+  inline static int ended = 0;
+};
+struct Pooled {
+  static void operator delete(void* memory) {
+    ++given_back;
+    ::operator delete(memory);
+  }
+  int value = 0;
+  inline static int given_back = 0;
+};
+struct alignas(128) Aligned {
+  char bytes[256] = {};
+};
+TEST(LargeObjectCacheTest, EndsWhatAUniquePtrOwned) {
+  LoadAndDrop<Shape>(std::make_unique<Circle>());
+  EXPECT_EQ(Circle::ended, 1);
+  LoadAndDrop(std::make_unique<Circle>());
+  EXPECT_EQ(Circle::ended, 2);
+  LoadAndDrop(std::make_unique<Pooled>());
+  EXPECT_EQ(Pooled::given_back, 1);
+  LoadAndDrop(std::make_unique<Aligned>());
+  LoadAndDrop<const Aligned>(std::make_unique<const Aligned>());
+}
+
 TEST(LargeObjectCacheTest, KeepsTheBudget) {
   Cache cache = MakeCache(100);
   for (int i = 0; i < 1000; ++i) {
