@@ -17,6 +17,7 @@
 //                            time_per_entry is the figure to compare
 //   churn                    an object's whole life in a map at its steady size
 //   mass_expiry              see mass_expiry.h
+//   memory                   see value_map_memory.h
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -34,6 +35,7 @@
 #include "benchmarks/fixtures.h"
 #include "benchmarks/mass_expiry.h"
 #include "benchmarks/run_benchmarks.h"
+#include "benchmarks/value_map_memory.h"
 #include "benchmarks/value_map_subjects.h"
 
 namespace weakcache {
@@ -176,17 +178,25 @@ void RegisterSubject(const std::string& subject) {
   }
 }
 
+// With nothing else in memory.
+template <void (*kRun)(benchmark::State&)>
+void Alone(benchmark::State& state) {
+  Fixtures::Clear();
+  kRun(state);
+}
+
 template <template <typename> typename Subject>
-void RegisterMassExpiry(const std::string& subject) {
-  const auto run = [](benchmark::State& state) {
-    Fixtures::Clear();
-    MassExpiry<Subject<int64_t>>(state);
-  };
-  benchmark::RegisterBenchmark(("mass_expiry/" + subject).c_str(), run)
+void RegisterAlone(const std::string& subject) {
+  benchmark::RegisterBenchmark(("mass_expiry/" + subject).c_str(),
+                               &Alone<&MassExpiry<Subject<int64_t>>>)
       ->Arg(kMassEntries)
       ->Iterations(kMassRepetitions)
       ->UseManualTime()
       ->Unit(benchmark::kMillisecond);
+  auto* const memory = benchmark::RegisterBenchmark(("memory/" + subject).c_str(),
+                                                    &Alone<&MapMemory<Subject<int64_t>>>);
+  memory->Iterations(1);
+  for (const int64_t size : {1000, 1500, 70'000, 100'000, 700'000, 1'000'000}) memory->Arg(size);
 }
 
 void RegisterAll() {
@@ -196,12 +206,12 @@ void RegisterAll() {
   RegisterSubject<FloorSubject>("floor");
   RegisterSubject<StdMutexSubject>("std_mutex_unordered_map");
   RegisterSubject<AbslSubject>("absl_flat_hash_map");
-  RegisterMassExpiry<CreatedSubject>("weakcache");
-  RegisterMassExpiry<InsertedSubject>("weakcache_inserted");
-  RegisterMassExpiry<SharedPtrSubject>("weakcache_shared_ptr");
-  RegisterMassExpiry<FloorSubject>("floor");
-  RegisterMassExpiry<StdMutexSubject>("std_mutex_unordered_map");
-  RegisterMassExpiry<AbslSubject>("absl_flat_hash_map");
+  RegisterAlone<CreatedSubject>("weakcache");
+  RegisterAlone<InsertedSubject>("weakcache_inserted");
+  RegisterAlone<SharedPtrSubject>("weakcache_shared_ptr");
+  RegisterAlone<FloorSubject>("floor");
+  RegisterAlone<StdMutexSubject>("std_mutex_unordered_map");
+  RegisterAlone<AbslSubject>("absl_flat_hash_map");
 }
 
 }  // namespace

@@ -69,6 +69,16 @@ CONTAINER_TESTS = [
     os.path.basename(path)[:-len(".cc")] for path in sorted(glob.glob("tests/*script_test.cc"))
 ]
 
+# Those of the thread-safe containers; the heads of the files that they look at.
+CONCURRENT_TESTS = [
+    "concurrent_weak_value_map_test",
+    "concurrent_weak_value_map_race_test",
+    "concurrent_linearizability_test",
+    "large_object_cache_test",
+    "large_object_cache_race_test",
+]
+CONCURRENT_HEADERS = ("concurrent_", "single_flight", "retention")
+
 # The last lane, through bazel, for mutants that nothing else has killed.
 SLOW_TESTS = [
     "//tests:expiry_test",
@@ -530,11 +540,13 @@ def make_lanes():
         model = os.path.basename(source)[:-len("_model_test.cc")]
         lanes[model] = fast_lane(model + "_model_test", source, ["-Og", "-U_FORTIFY_SOURCE"],
                                  libraries)
-    libraries = package_libraries("absl_hash", "absl_strings")
-    for name in CONTAINER_TESTS:
+    libraries = package_libraries("absl_hash", "absl_strings", "absl_statusor", "absl_time",
+                                  "absl_str_format")
+    for name in CONTAINER_TESTS + CONCURRENT_TESTS:
+        scripts = sorted(glob.glob("tests/script/*.cc")) if name == "script_test" else []
         lanes[name] = fast_lane(name, f"tests/{name}.cc",
-                                ["-O0", "tests/support/allocations.cc",
-                                 *sorted(glob.glob("weakref/*.cc"))],
+                                ["-O0", "tests/support/allocations.cc", *scripts,
+                                 *sorted(glob.glob("weakref/*.cc") + glob.glob("cache/*.cc"))],
                                 [*libraries, "-lgtest", "-lgtest_main", "-lpthread"])
     lanes["narrow_counts"] = fast_lane("narrow_counts_test", "tests/narrow_counts_test.cc", ["-O0"],
                                        ["-lgtest", "-lgtest_main", "-lpthread"])
@@ -544,9 +556,12 @@ def make_lanes():
 def lanes_for(mutant, lanes):
     """The names of those of the lanes that look at the mutant, in order."""
     if mutant.header.startswith("cache/"):
-        return CACHE_MODELS_OF.get(os.path.basename(mutant.header), []) + CONTAINER_TESTS
+        header = os.path.basename(mutant.header)
+        tests = CONCURRENT_TESTS if header.startswith(CONCURRENT_HEADERS) else CONTAINER_TESTS
+        return CACHE_MODELS_OF.get(header, []) + tests
     first = LANES_OF.get(os.path.basename(mutant.header), [])
-    return first + [name for name in lanes if name not in first and name not in CONTAINER_TESTS]
+    return first + [name for name in lanes if name not in first and
+                    name not in CONTAINER_TESTS + CONCURRENT_TESTS]
 
 
 def make_slow_lane():
