@@ -79,7 +79,7 @@ struct CacheStats {
   // Gauges: what is true at the moment.
 
   uint64_t bytes_retained = 0;    // weights of the objects that the cache keeps alive
-  uint64_t bytes_pinned = 0;      // weights of those that only users do, beyond the budget
+  uint64_t bytes_pinned = 0;      // weights of those that only users do, each up to 2^48
   uint64_t loads_in_flight = 0;   // loads that have begun and not ended
   uint64_t expired_unpurged = 0;  // entries whose objects have gone, that wait to be removed
 

@@ -53,6 +53,23 @@ class ConcurrentWeakValueMapFailureTest : public ::testing::Test {
 using Kinds = ::testing::Types<OwnHandles, SharedPointers>;
 TYPED_TEST_SUITE(ConcurrentWeakValueMapFailureTest, Kinds);
 
+// Pain: a failed load is left behind, if only a slot of the table's.
+TYPED_TEST(ConcurrentWeakValueMapFailureTest, FailingFactoriesTakeNoMemory) {
+  auto map = std::move(MapOf<TypeParam, int, Tracked>::Create({.shards = 1})).value();
+  const auto fail_often = [&] {
+    for (int i = 0; i < 2000; ++i) {
+      EXPECT_EQ(map.get_or_create(i, [] { return HandleOf<TypeParam, Tracked>(); }), nullptr);
+      EXPECT_THROW(map.get_or_create(i, []() -> Tracked { throw std::runtime_error("no"); }),
+                   std::runtime_error);
+    }
+  };
+  fail_often();
+  const int64_t before = testing::LiveAllocatedBytes();
+  fail_often();
+  EXPECT_LE(testing::LiveAllocatedBytes(), before);
+  map.Validate();
+}
+
 // Pain: a failed load is left behind.
 TYPED_TEST(ConcurrentWeakValueMapFailureTest, ThrowingFactoryLeavesNothingBehind) {
   MapOf<TypeParam, int, Tracked> map;

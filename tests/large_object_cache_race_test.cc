@@ -331,6 +331,55 @@ TEST(LargeObjectCacheRaceTest, EvictionMeetsLookUpAndRelease) {
       });
 }
 
+// A load is cancelled while another one of its shard begins, which takes over what it has left.
+TEST(LargeObjectCacheRaceTest, ClearMeetsLoads) {
+  Cache::Options options;
+  options.shards = 1;
+  Cache cache = MakeCache(options);
+  int round = 0;
+  std::atomic<int> loads{0};
+  const auto load = [&](int key) {
+    const auto loaded = cache.GetOrLoad(key, [&] {
+      ++loads;
+      std::this_thread::yield();
+      return Blob(key, 10);
+    });
+    EXPECT_EQ(loaded.value()->key, key);
+  };
+  Race(
+      RaceRounds(20000), [&](int i) { round = i; },
+      {[&] { load(round % 8); }, [&] { load(8 + round % 8); }, [&] { cache.Clear(); }},
+      [&](int) { cache.Validate(); });
+  EXPECT_GE(loads, 2 * RaceRounds(20000));
+}
+
+// Whoever has found an object holds it when it is evicted: its end is told of.
+TEST(LargeObjectCacheRaceTest, EvictionMeetsLookUpOfWhatNobodyUses) {
+  Cache::Options options;
+  options.budget_bytes = 10;
+  std::atomic<int> died{0};
+  options.removal_listener = [&](int, RemovalCause cause, uint64_t) {
+    died += cause == RemovalCause::kDied ? 1 : 0;
+  };
+  Cache cache = MakeCache(options);
+  Ref<Blob> found;
+  int held = 0;
+  const int rounds = RaceRounds(100000);
+  Race(
+      rounds, [&](int) { cache.Put(1, Blob(1, 10)); },
+      {[&] { cache.Trim(0); }, [&] { found = cache.Get(1); }},
+      [&](int) {
+        const bool retained = cache.Stats().bytes_retained != 0;
+        const bool expected = found.get() != nullptr && !retained;
+        died = 0;
+        found.reset();
+        EXPECT_EQ(died, expected ? 1 : 0);
+        held += expected ? 1 : 0;
+      });
+  EXPECT_GT(held, 0);
+  EXPECT_LT(held, rounds);
+}
+
 // An object is evicted while its last user lets it go: the listener hears of its death last, if at
 // all, and not while it is still being told of the eviction.
 template <typename Make>

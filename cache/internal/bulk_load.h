@@ -5,6 +5,7 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_BULK_LOAD_H_
 #define WEAKCACHE_CACHE_INTERNAL_BULK_LOAD_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -47,13 +48,17 @@ class BulkLoad {
     {
       LoadLimiter::Leave leave(core_.limiter_);
       for (size_t i = 0; i < keys_.size(); ++i) {
-        results_[i] = core_.Get(keys_[i]);
+        results_[i] = core_.GetIfPresent(keys_[i]);
         if (results_[i].value().get() != nullptr) continue;
         // Before any flight begins, so that nobody waits for this thread while it waits here.
         if (parts_.empty()) leave.Acquire();
         Begin(i);
       }
       if (!parts_.empty()) LoadParts();
+    }
+    for (const auto& [index, first] : repeated_) {
+      core_.shared_->counters.CountMiss();
+      results_[index] = results_[first];
     }
     for (const size_t index : others_) {
       results_[index] = core_.GetOrLoad(keys_[index], OneLoader(), /*estimate=*/0);
@@ -88,15 +93,15 @@ class BulkLoad {
     auto part = std::make_unique<Part>(core_.PlaceOf(keys_[index]), index);
     parts_.reserve(parts_.size() + 1);
     others_.reserve(others_.size() + 1);
-    if (!TryBegin(*part)) {
-      others_.push_back(index);
-      return;
-    }
+    repeated_.reserve(repeated_.size() + 1);
+    if (!TryBegin(*part)) return;
+    core_.shared_->counters.CountMiss();
     Part& begun = *parts_.emplace_back(std::move(part));
     core_.MakePayload(begun.place, begun.prepared, keys_[index]);
     begun.flight.SetKey(&begun.prepared.payload().key);
   }
-  // False if another thread loads it, or this one already does, or it has just come in.
+  // False if another thread loads it, or this part of this one already does, or it has just come
+  // in: then it is noted for later.
   bool TryBegin(Part& part) {
     typename Core::Shard& shard = *part.place.shard;
     typename Core::TableEntry present;
@@ -104,11 +109,19 @@ class BulkLoad {
     typename Core::MutexLock lock(shard.table.mutex);
     const K& key = keys_[part.index];
     present = shard.table.FindLocked(part.place.hash(), core_.Matching(key), departures.postponed);
-    if (present.slot != nullptr) return false;
     const auto other = shard.flights.Find(part.place.hash(), core_.MatchingKey(key));
-    if (other.flight != nullptr || other.unclear) return false;
+    const auto first = std::find_if(parts_.begin(), parts_.end(), [&](const auto& begun) {
+      return &begun->flight == other.flight;
+    });
+    if (present.slot == nullptr && first != parts_.end()) {
+      repeated_.emplace_back(part.index, (*first)->index);
+      return false;
+    }
+    others_.push_back(part.index);
+    if (present.slot != nullptr || other.flight != nullptr || other.unclear) return false;
     shard.table.template Prepare<kResident>(part.prepared);
     if (!shard.flights.Begin(part.flight, other)) return false;
+    others_.pop_back();
     part.landing.flight = &part.flight;
     return true;
   }
@@ -177,7 +190,8 @@ class BulkLoad {
   Loader& loader_;
   std::vector<Result> results_;
   std::vector<std::unique_ptr<Part>> parts_;
-  std::vector<size_t> others_;  // indices of keys that others load
+  std::vector<size_t> others_;                       // indices of keys that others load
+  std::vector<std::pair<size_t, size_t>> repeated_;  // indices, and of the same keys' first ones
 };
 
 }  // namespace weakcache::internal

@@ -127,14 +127,18 @@ class CacheCore {
     SetUp(prepared.cold(), weight, now);
 
     Table& table = place.shard->table;
+    Flights& flights = place.shard->flights;
+    Reservation none{retention_};
     TableEntry present;
     Departures departures(retention_);
     MutexLock lock(table.mutex);
-    table.PurgeUpTo(Table::kPurgesPerOperation, departures.postponed);
     present =
         table.FindLocked(place.hash(), Matching(prepared.payload().key), departures.postponed);
-    return Enter(table, place.hash(), prepared, made, present, CauseOfReplacing(present, now), 0,
-                 departures);
+    auto* const flight = flights.Find(place.hash(), MatchingKey(prepared.payload().key)).flight;
+    Ref<V> entered = Enter(table, place.hash(), prepared, made, present,
+                           CauseOfReplacing(present, now), none, departures);
+    if (flight != nullptr) flights.Overtake(*flight);
+    return entered;
   }
 
   // Also keeps a load under way from entering what it loads.
@@ -186,7 +190,9 @@ class CacheCore {
       return true;
     });
     if (object.get() == nullptr) return false;
-    retention_.SetWeight(sighting.entry(), Weigh(*object), departures);
+    Entry* const entry = sighting.entry();
+    const uint32_t weighing = retention_.BeginWeighing(entry);
+    retention_.SetWeight(entry, weighing, Weigh(*object), departures);
     return true;
   }
 
@@ -269,7 +275,11 @@ class CacheCore {
     ForEach([&](const Entry& entry, const Ref<V>&) {
       Check(!entry.departing, "Validate", "an entry is stuck on its way out");
       retained += entry.retained() ? 1 : 0;
-      (entry.retained() ? retained_bytes : pinned_bytes) += entry.object_weight();
+      if (entry.retained()) {
+        retained_bytes += entry.object_weight();
+      } else {
+        pinned_bytes += CacheCounters::AsPinned(entry.object_weight());
+      }
     });
     retention_.Validate(retained, retained_bytes);
     Check(shared_->counters.bytes_pinned() == pinned_bytes, "Validate",
@@ -397,7 +407,6 @@ class CacheCore {
   }
   // The caller is counted in at it.
   [[gnu::noinline]] void NoteWeakHit(Resident* resident) {
-    resident->payload().mark.NoteUse();
     shared_->counters.CountWeakHit();
     if (retention_.has_budget()) AdmitFound(&Table::ColdOf(resident));
   }
@@ -434,8 +443,11 @@ class CacheCore {
   template <bool kResident, typename Key>
   void Prepare(const Place& place, Prepared& prepared, Key&& key) {
     {
-      MutexLock lock(place.shard->table.mutex);
-      place.shard->table.template Prepare<kResident>(prepared);
+      Table& table = place.shard->table;
+      typename Table::Postponed postponed;
+      MutexLock lock(table.mutex);
+      table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
+      table.template Prepare<kResident>(prepared);
     }
     MakePayload(place, prepared, std::forward<Key>(key));
   }
@@ -462,10 +474,19 @@ class CacheCore {
   }
   static ControlBlock* BlockOfMade(const OwnedObject&, ControlBlock* slot) { return slot; }
 
-  // In place of `present`, if that is something.
+  // Bytes that are kept free for a load.
+  struct Reservation {
+    ~Reservation() {
+      if (bytes != 0) retention.GiveBack(bytes);
+    }
+    Retention<K>& retention;
+    uint64_t bytes = 0;
+  };
+
+  // In place of `present`, if that is something. Gives the reservation back.
   template <typename Made>
   Ref<V> Enter(Table& table, uint32_t hash, Prepared& prepared, Made& made,
-               const TableEntry& present, RemovalCause cause, uint64_t reserved,
+               const TableEntry& present, RemovalCause cause, Reservation& reservation,
                Departures& departures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
     table.MakeRoom(departures.postponed);
     if (present.slot != nullptr) {
@@ -482,18 +503,10 @@ class CacheCore {
     } else {
       object = table.Enter(prepared, hash, made, present, departures.postponed);
     }
-    retention_.Admit(entry, departures, reserved);
+    retention_.Admit(entry, departures, std::exchange(reservation.bytes, 0));
     return object;
   }
 
-  // Bytes that are kept free for a load.
-  struct Reservation {
-    ~Reservation() {
-      if (bytes != 0) retention.GiveBack(bytes);
-    }
-    Retention<K>& retention;
-    uint64_t bytes = 0;
-  };
   void Reserve(Reservation& reservation, uint64_t estimate) {
     if (estimate == 0 || !retention_.Fits(estimate)) return;
     Departures departures(retention_);
@@ -587,6 +600,7 @@ class CacheCore {
     const auto match = Fresh(Matching(lookup), now);
     // Who has to wait for leave must not have begun.
     if (leave.is_free()) {
+      leave.Acquire();
       const Beginning beginning =
           BeginAlone<kResident>(*place.shard, place.hash(), match, flight, prepared, landing);
       if (beginning != Beginning::kRefused) return beginning;
@@ -611,7 +625,7 @@ class CacheCore {
   }
 
   // Unless the key has got another object meanwhile: then that is the result, and `made` goes. If
-  // it was invalidated meanwhile, only those that wait get the object.
+  // it was invalidated meanwhile, or the other object has gone again, only those that wait get it.
   template <typename Made>
   void EnterLoaded(const Place& place, Prepared& prepared, Made& made, Landing& landing,
                    Reservation& reservation) {
@@ -621,19 +635,21 @@ class CacheCore {
     TableEntry present;
     Departures departures(retention_);
     MutexLock lock(table.mutex);
-    if (landing.flight->cancelled()) {
-      lock.unlock();
-      result.object = AsRef<V>(std::move(made));
-      return;
+    const bool cancelled = landing.flight->cancelled();
+    if (!cancelled || landing.flight->overtaken()) {
+      present =
+          table.FindLocked(place.hash(), Matching(prepared.payload().key), departures.postponed);
     }
-    present =
-        table.FindLocked(place.hash(), Matching(prepared.payload().key), departures.postponed);
     table.PurgeUpTo(Table::kPurgesPerOperation, departures.postponed);
     if (present.slot != nullptr && !freshness_.IsStale(Table::ColdOf(present.slot), now)) {
       result.object = std::move(present.object);
+    } else if (cancelled) {
+      lock.unlock();
+      result.object = AsRef<V>(std::move(made));
+      return;
     } else {
       result.object = Enter(table, place.hash(), prepared, made, present, RemovalCause::kAge,
-                            std::exchange(reservation.bytes, 0), departures);
+                            reservation, departures);
     }
     if (landing.flight->has_spares()) {
       table.template KeepSpare<!std::is_same_v<Made, Ref<V>>>();
@@ -688,8 +704,8 @@ class CacheCore {
       lock.unlock();
       return AsRef<V>(std::move(made));
     }
-    return Enter(table, place.hash(), prepared, made, present, RemovalCause::kReplaced,
-                 std::exchange(reservation.bytes, 0), departures);
+    return Enter(table, place.hash(), prepared, made, present, RemovalCause::kReplaced, reservation,
+                 departures);
   }
 
   KeyFunctions<Hash, Equal> keys_;

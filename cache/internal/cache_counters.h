@@ -95,8 +95,11 @@ class CacheCounters {
   void CountRemoval(RemovalCause cause) { Count(kRemovals + static_cast<size_t>(cause), 1); }
 
   // An object is in the cache without being retained, or no longer.
-  void Pinned(uint64_t bytes) { Count(kBytesPinned, bytes); }
-  void Unpinned(uint64_t bytes) { Count(kBytesPinned, uint64_t{0} - bytes); }
+  void Pinned(uint64_t bytes) { Count(kBytesPinned, AsPinned(bytes)); }
+  void Unpinned(uint64_t bytes) { Count(kBytesPinned, uint64_t{0} - AsPinned(bytes)); }
+  // What an object counts for: some weigh UINT64_MAX, so as never to be retained, and the sum of
+  // two of them would mean nothing.
+  static uint64_t AsPinned(uint64_t bytes) { return std::min(bytes, uint64_t{1} << 48); }
   // Modulo 2^64.
   uint64_t bytes_pinned() const {
     uint64_t sum = 0;

@@ -118,8 +118,13 @@ class CacheEntry : public EvictionNode {
   ControlBlock* object = nullptr;
   bool attached = false;  // in the cache, as far as anybody but its death is concerned
 
+  // Weighings of the object that have begun, and the last one of them that has ended.
+  uint32_t weighings = 0;
+  uint32_t weighed = 0;
+
   // While a thread tells the listener about it, which it alone does until nothing is left to tell.
   bool departing = false;
+  bool evicted_idle = false;  // nobody used it when it was evicted last
   RemovalCause cause = RemovalCause::kBudget;
   uint64_t told_weight = 0;
   std::optional<RemovalCause> next_cause;

@@ -107,12 +107,13 @@ class alignas(64) ConcurrentShard {
     typename Flights::Flight flight(hash);
     typename Table::Prepared prepared;
     Landed<H> result;
+    Made made{};                                  // goes when the creation has ended
     ShardLanding landing{this, nullptr, result};  // before its key goes
     CatchInto(result, [&] {
       if (!Begin<kResident>(hash, keys, lookup, &seen.version, flight, prepared, landing)) return;
       prepared.MakePayload(std::forward<Key>(key));
       flight.SetKey(&prepared.payload());
-      Made made = MakeObjectBy<H>(std::forward<Factory>(factory));
+      made = MakeObjectBy<H>(std::forward<Factory>(factory));
       if (made.get() == nullptr) return;
       if constexpr (!kResident) {
         CheckOwns(made, "ConcurrentWeakValueMap::get_or_create");

@@ -63,12 +63,13 @@ class ConcurrentSlot : public BlockOf<H> {
  public:
   using State = ConcurrentSlotState;
 
-  // Relaxed: it tells which slots are worth to be counted in at; the key decides.
-  uint32_t hash() const { return tagged_hash_.load(std::memory_order_relaxed) & ~kLinkTag; }
+  // It tells which slots are worth to be counted in at; the key decides. Acquire pairs with the
+  // release in set_hash: who passes a slot by because it has been used again sees that it had left.
+  uint32_t hash() const { return tagged_hash_.load(std::memory_order_acquire) & ~kLinkTag; }
   void set_hash(uint32_t hash) {
-    tagged_hash_.store(hash | (is_link() ? kLinkTag : 0), std::memory_order_relaxed);
+    tagged_hash_.store(hash | (is_link() ? kLinkTag : 0), std::memory_order_release);
   }
-  // As `hash() == hash && !is_link()`, in one comparison.
+  // As `hash() == hash && !is_link()`, in one comparison. Relaxed: to be false says nothing.
   bool IsResidentOf(uint32_t hash) const {
     return tagged_hash_.load(std::memory_order_relaxed) == hash;
   }

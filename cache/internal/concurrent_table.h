@@ -484,14 +484,22 @@ auto ConcurrentTable<H, Payload>::FindInAll(uint32_t hash, const Match& match) c
   constexpr int kAttempts = 4;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     H linked;
-    const auto found = index_.Find(
-        hash, [&](Slot* slot) { return Take(slot, match, linked, Immediately()) == Taken::kYes; });
+    bool met_dead = false;
+    const auto found = index_.Find(hash, [&](Slot* slot) {
+      const Taken taken = Take(slot, match, linked, Immediately());
+      met_dead |= taken == Taken::kDead;
+      return taken == Taken::kYes;
+    });
     if (!found.certain) continue;
-    if (found.slot == nullptr) return {H(), found.version};
+    if (found.slot == nullptr) {
+      // A weak handle's failure is ordered with nothing, so its successor may have been missed.
+      if (met_dead) break;
+      return {H(), found.version};
+    }
     if (found.slot->is_link()) return {std::move(linked), found.version};
     return {Core::AsResident(found.slot)->Adopt(), found.version};
   }
-  // A writer is always at it. As the writer, nothing changes meanwhile.
+  // As the writer, nothing changes meanwhile.
   Postponed postponed;
   Entry entry;
   MutexLock lock(mutex);

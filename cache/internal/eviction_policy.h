@@ -53,17 +53,10 @@ class EvictionMark {
   }
   bool is_in_policy() const { return value_.load(std::memory_order_relaxed) <= kSaturated; }
 
-  // Of an object that is not in the policy: nobody used it when it left, nor, as far as NoteUse has
-  // been called, since. By whoever holds the policy's lock.
+  // Of an object that is not in the policy: nobody used it when it left, nor since. By the thread
+  // that has let go of it as the last, before it ends: nobody finds it any more.
   void SetLeftIdle() { value_.store(kLeftIdle, std::memory_order_relaxed); }
   bool left_idle() const { return value_.load(std::memory_order_relaxed) == kLeftIdle; }
-  // By a thread that holds the object.
-  void NoteUse() {
-    uint8_t idle = kLeftIdle;
-    if (value_.load(std::memory_order_relaxed) != idle) return;
-    value_.compare_exchange_strong(idle, kNotInPolicy, std::memory_order_relaxed,
-                                   std::memory_order_relaxed);
-  }
 
  private:
   friend class EvictionPolicy;
@@ -74,10 +67,9 @@ class EvictionMark {
   void set_frequency(uint8_t frequency) { value_.store(frequency, std::memory_order_relaxed); }
 
   // How often the object was used, up to kSaturated; kNotInPolicy or kLeftIdle while it is not in
-  // the policy. Any thread adds 1 below kSaturated, and makes kNotInPolicy of kLeftIdle. Whoever
-  // holds the policy's lock makes it any other value, and may overwrite a hit. Relaxed: it is an
-  // estimate, and nobody concludes from it that anything else has happened; how an object was left
-  // is read when the last one has let go of it, which its counts order.
+  // the policy. Any thread adds 1 below kSaturated. Whoever holds the policy's lock makes it any
+  // other value, and may overwrite a hit; kLeftIdle is the last of all, see SetLeftIdle. Relaxed:
+  // it is an estimate, and nobody concludes from it that anything else has happened.
   std::atomic<uint8_t> value_{kNotInPolicy};
 };
 

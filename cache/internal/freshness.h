@@ -114,7 +114,6 @@ class EntrySighting {
     stale_ = freshness_.IsStale(entry, now_);
     refresh_due_ = !stale_ && freshness_.IsRefreshDue(entry, now_);
     if (!stale_) freshness_.NoteAccess(entry, now_);
-    if (weak_) entry.mark->NoteUse();
     if (weak_ || stale_ || refresh_due_ || entry_ != nullptr) Hold(entry);
   }
 

@@ -10,7 +10,7 @@
 
 namespace weakcache::internal {
 
-// Thread-safe. A load inside a load, on the same thread, needs no leave of its own: the outer one
+// Thread-safe. A load inside a load, on the same thread, needs no place of its own: the outer one
 // would wait for it while it waits for the outer one's.
 class LoadLimiter {
  public:
@@ -51,16 +51,16 @@ class LoadLimiter {
   using Mutex = BasicMutex<StdAtomics>;
   using MutexLock = BasicMutexLock<StdAtomics>;
 
-  // How many leaves a thread has, of any cache. One cache's loads inside another's count as nested,
-  // too: two caches whose loaders use each other must not wait for each other either.
+  // How many leaves a thread has, of any cache, also one without a limit. One cache's loads inside
+  // another's count as nested, too: two caches whose loaders use each other must not wait for each
+  // other either.
   struct Nesting {
     size_t depth;
   };
   static size_t& Depth() { return StdAtomics::ThreadLocal<Nesting>().depth; }
 
   bool TryAcquire() {
-    if (limit_ == 0) return true;
-    if (Depth() == 0) {
+    if (Depth() == 0 && limit_ != 0) {
       MutexLock lock(mutex_);
       if (running_ == limit_) return false;
       ++running_;
@@ -69,8 +69,7 @@ class LoadLimiter {
     return true;
   }
   void Acquire() {
-    if (limit_ == 0) return;
-    if (Depth() == 0) {
+    if (Depth() == 0 && limit_ != 0) {
       MutexLock lock(mutex_);
       released_.Wait(mutex_, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return running_ < limit_; });
       ++running_;
@@ -78,7 +77,7 @@ class LoadLimiter {
     ++Depth();
   }
   void Release() {
-    if (limit_ == 0 || --Depth() > 0) return;
+    if (--Depth() > 0 || limit_ == 0) return;
     MutexLock lock(mutex_);
     --running_;
     released_.NotifyAll();

@@ -46,9 +46,9 @@ inline constexpr bool kIsUniquePtr = false;
 template <typename T, typename Deleter>
 inline constexpr bool kIsUniquePtr<std::unique_ptr<T, Deleter>> = true;
 
-// An object of the table's own, made from what `function()` returns, in place if it can be.
+// An object of the table's own, as MakeObject makes it.
 template <typename V>
-using Owned = decltype(MakeObjectBy<Ref<V>>(std::declval<std::remove_cv_t<V> (*)()>()));
+using Owned = std::unique_ptr<std::remove_cv_t<V>, ObjectDiscarder<std::remove_cv_t<V>>>;
 
 // Whether `delete object` runs a function of the object's class.
 template <typename T>

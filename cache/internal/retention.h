@@ -45,9 +45,10 @@ class Retention {
         Entry* const entry = std::exchange(first_, first_->next_departure);
         ControlBlock* const slot = entry->slot;
         ControlBlock* const object = entry->object;
-        retention_.TellAbout(entry);
-        if (object != slot) object->ReleaseStrong();
-        slot->ReleaseStrong();
+        const bool evicted_idle = retention_.TellAbout(entry);
+        ControlBlock::Postponed last;
+        if (object->ReleaseStrong(last) && evicted_idle) entry->mark->SetLeftIdle();
+        if (object != slot) slot->ReleaseStrong();
       }
     }
 
@@ -67,9 +68,11 @@ class Retention {
   ~Retention() {
     ControlBlock::Postponed postponed;
     MutexLock lock(mutex_);
+    // What destructors find in the cache after this is not retained again.
+    policy_.SetBudget(0);
+    budget_.store(0, std::memory_order_relaxed);  // see the field
     while (auto* const entry = static_cast<Entry*>(policy_.PopVictim())) {
       shared_->counters.Pinned(entry->object_weight());
-      entry->mark->SetLeftIdle();
       entry->object->ReleaseStrong(postponed);
     }
   }
@@ -130,10 +133,17 @@ class Retention {
     MutexLock lock(mutex_);
     EvictDownTo(bytes, departures, /*weightless_too=*/bytes == 0);
   }
-  // The object has another weight now. If it is too heavy it is not retained any longer.
-  void SetWeight(Entry* entry, uint64_t weight, Departures& departures) {
+  // Before an object is weighed anew.
+  uint32_t BeginWeighing(Entry* entry) {
     MutexLock lock(mutex_);
-    if (!entry->attached) return;
+    return ++entry->weighings;
+  }
+  // The object has another weight now, unless a later weighing has ended before. If it is too heavy
+  // it is not retained any longer.
+  void SetWeight(Entry* entry, uint32_t weighing, uint64_t weight, Departures& departures) {
+    MutexLock lock(mutex_);
+    if (!entry->attached || static_cast<int32_t>(weighing - entry->weighed) < 0) return;
+    entry->weighed = weighing;
     const uint64_t before = entry->object_weight();
     if (entry->retained() && Fits(weight)) {
       entry->set_object_weight(weight);
@@ -204,14 +214,14 @@ class Retention {
 
   // It is out of the policy already, as below.
   void Evict(Entry* entry, Departures& departures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    // A hint: somebody may just find it, and then says so.
-    if (entry->object->strong_count() == 1) entry->mark->SetLeftIdle();
+    entry->evicted_idle = entry->object->strong_count() == 1;
     Depart(entry, RemovalCause::kBudget, departures);
-    LetGo(entry, departures);
+    if (LetGo(entry, departures)) entry->mark->SetLeftIdle();
   }
-  void LetGo(Entry* entry, Departures& departures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  // Whether nobody else had it.
+  bool LetGo(Entry* entry, Departures& departures) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     shared_->counters.Pinned(entry->object_weight());
-    entry->object->ReleaseStrong(departures.postponed);
+    return entry->object->ReleaseStrong(departures.postponed);
   }
 
   // The entry and its object, which is there, stay until `departures` goes if there is somebody to
@@ -233,14 +243,14 @@ class Retention {
   }
   void Count(RemovalCause cause) { shared_->counters.CountRemoval(cause); }
 
-  // All that there is to tell about an entry, one after the other.
-  void TellAbout(Entry* entry) {
-    for (bool more = true; more;) {
+  // All that there is to tell about an entry, one after the other. Returns whether nobody used its
+  // object when it was evicted.
+  bool TellAbout(Entry* entry) {
+    for (;;) {
       shared_->Tell(entry->key, entry->cause, entry->told_weight);
       MutexLock lock(mutex_);
-      more = entry->next_cause.has_value();
-      entry->departing = more;
-      if (!more) break;
+      entry->departing = entry->next_cause.has_value();
+      if (!entry->departing) return entry->evicted_idle;
       entry->cause = *std::exchange(entry->next_cause, std::nullopt);
       entry->told_weight = entry->object_weight();
     }

@@ -49,6 +49,7 @@ class SingleFlight {
     bool IsThisThreads() const { return thread_ == Policy::CurrentThread(); }
     // These are for a thread that holds the shard's lock.
     bool cancelled() const { return cancelled_; }
+    bool overtaken() const { return overtaken_; }
     // Whether the spare slots of the shard are this thread's.
     bool has_spares() const { return alone_ && !cancelled_; }
 
@@ -64,6 +65,7 @@ class SingleFlight {
     const typename Policy::ThreadId thread_;
     bool alone_ = false;  // it has begun by BeginAlone
     bool cancelled_ = false;
+    bool overtaken_ = false;
     // Null until the creating thread has made the key; only that thread writes, once.
     typename Policy::template Atomic<const Key*> key_{nullptr};
     Waiter* waiters_ = nullptr;
@@ -99,7 +101,7 @@ class SingleFlight {
       if (flight->hash_ != hash) continue;
       const Key* const key = flight->key_.load(std::memory_order_acquire);
       if (key == nullptr) {
-        found.unclear = !flight->IsThisThreads();
+        found.unclear |= !flight->IsThisThreads();
       } else if (match(*key)) {
         found.flight = flight;
         break;
@@ -127,13 +129,19 @@ class SingleFlight {
     Unlink(flight);
     flight.cancelled_ = true;
   }
+  // As well, since an object has come in under its key that is newer than what it creates.
+  void Overtake(Flight& flight) {
+    Cancel(flight);
+    flight.overtaken_ = true;
+  }
   // All that have a key: the others have not got to creating anything.
   void CancelAll() {
     Flight* next;
     for (Flight* flight = first_.load(std::memory_order_acquire); flight != nullptr;
          flight = next) {
       next = flight->next_;
-      if (flight->key_.load(std::memory_order_relaxed) != nullptr) Cancel(*flight);
+      // Acquire, as in Find: whoever begins alone after it takes over what this one has left.
+      if (flight->key_.load(std::memory_order_acquire) != nullptr) Cancel(*flight);
     }
   }
 
@@ -265,7 +273,10 @@ struct Landing {
   void Land() {
     if (flight == nullptr) return;
     Table& table = shard->table;
+    typename Table::Postponed postponed;
     typename Table::MutexLock lock(table.mutex);
+    // If it has come to nothing its slot goes to the queue, and nobody may ever enter anything.
+    table.PurgeUpTo(Table::kPurgesPerOperation, postponed);
     LandLocked(table);
   }
   // The table is the shard's.

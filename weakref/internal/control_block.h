@@ -48,7 +48,12 @@ class BasicControlBlock {
     friend class BasicControlBlock;
     BasicControlBlock* first_ = nullptr;  // linked by next_deferred_
   };
-  void ReleaseStrong(Postponed& postponed) { Finish(counts_.ReleaseStrong(), postponed); }
+  // True if it was the last: the destruction is yet to come.
+  bool ReleaseStrong(Postponed& postponed) {
+    const AfterRelease after = counts_.ReleaseStrong();
+    Finish(after, postponed);
+    return after == AfterRelease::kDestroyReferent;
+  }
 
   // As TryAddStrong, without any reference: see BasicReferenceCounts. The caller may thereby have
   // had the last reference to another referent, for a moment.
