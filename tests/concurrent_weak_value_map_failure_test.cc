@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -68,6 +69,51 @@ TYPED_TEST(ConcurrentWeakValueMapFailureTest, FailingFactoriesTakeNoMemory) {
   fail_often();
   EXPECT_LE(testing::LiveAllocatedBytes(), before);
   map.Validate();
+}
+
+// An object that was made and can't be entered ends when its creation has: it may ask for its key.
+TYPED_TEST(ConcurrentWeakValueMapFailureTest, AnObjectThatCannotBeEnteredMayAskForItsKey) {
+  struct Asking {
+    explicit Asking(std::function<void()> ask) : ask(std::move(ask)) {}
+    Asking(Asking&& other) noexcept : ask(std::exchange(other.ask, nullptr)) {}
+    Asking& operator=(Asking&&) = delete;
+    ~Asking() {
+      if (ask) ask();
+    }
+    std::function<void()> ask;
+    char large[64] = {};
+  };
+  auto map = std::move(MapOf<TypeParam, int, Asking>::Create({.shards = 1})).value();
+  constexpr int kKeys = 100;
+  std::vector<HandleOf<TypeParam, Asking>> held;
+  held.reserve(kKeys);
+  int asked = 0;
+  for (int key = 0; key < kKeys; ++key) {
+    bool done = false;
+    for (int countdown = 1; !done; ++countdown) {
+      try {
+        held.push_back(map.get_or_create(key, [&] {
+          Asking made([&, key] {
+            try {
+              EXPECT_EQ(map.get_or_create(key, [] { return HandleOf<TypeParam, Asking>(); }),
+                        nullptr);
+              ++asked;
+            } catch (const RecursiveCreationError&) {
+              // There was no memory for what the factory had returned: that is part of the factory.
+              EXPECT_TRUE((std::is_same_v<TypeParam, SharedPointers>));
+            }
+          });
+          testing::FailAllocation(countdown);
+          return made;
+        }));
+        done = true;
+      } catch (const std::bad_alloc&) {
+      }
+      testing::FailAllocation(0);
+    }
+  }
+  EXPECT_GT(asked, 0);
+  for (auto& object : held) object->ask = nullptr;
 }
 
 // Pain: a failed load is left behind.

@@ -103,7 +103,8 @@ class BlockModel : public rl::test_suite<Derived, kThreads> {
 // with the history of the schedule that failed.
 class ModelRunner {
  public:
-  // Every interleaving, with the older values and the spurious failures that Relacy tries.
+  // Every interleaving, with the spurious failures that Relacy tries, and for each load the last
+  // value and the one before. (Of older ones the random search tries one more.)
   template <typename Model>
   void Exhaustive(const char* name) {
     rl::test_params params;

@@ -3,8 +3,11 @@
 // leaves nothing. A wake-up that is missing shows as a deadlock.
 #include <array>
 #include <cstdlib>
+#include <optional>
 #include <string_view>
 
+#include "cache/internal/mutex.h"
+#include "cache/internal/single_flight.h"
 #include "tests/model/concurrent_model.h"
 #include "tests/model/model.h"
 #include "tests/model/relacy_policy.h"
@@ -196,6 +199,50 @@ class CreationAgainstReplacement : public MapModel<CreationAgainstReplacement, 2
   void Finish() { RL_ASSERT(Get(1).get() == handle(1).get()); }
 };
 
+// A creation is cancelled while another one may begin, which takes over what only one has at a
+// time.
+class CancelledFlight : public rl::test_suite<CancelledFlight, 3> {
+ public:
+  void before() {
+    ++current_schedule;
+    shard_.emplace();
+  }
+  void thread(unsigned index) {
+    if (index == 1) {
+      Lock lock(shard_->mutex);
+      shard_->flights.CancelAll();
+    } else {
+      Fly(index);
+    }
+  }
+  void after() {
+    RL_ASSERT(shard_->flights.empty());
+    shard_.reset();
+  }
+
+ private:
+  using Flights = internal::SingleFlight<internal::Landed<Handle>, int, RelacyAtomics>;
+  using Lock = internal::BasicMutexLock<RelacyAtomics>;
+  struct Shard {
+    internal::BasicMutex<RelacyAtomics> mutex;
+    Flights flights;
+    RelacyPlain<int> spare{0};
+  };
+
+  void Fly(unsigned index) {
+    const int key = static_cast<int>(index);
+    Flights::Flight flight(index);
+    if (!shard_->flights.BeginAlone(flight)) return;
+    shard_->spare = shard_->spare + 1;
+    flight.SetKey(&key);
+    Lock lock(shard_->mutex);
+    if (flight.has_spares()) shard_->spare = shard_->spare + 1;
+    shard_->flights.End(flight, internal::Landed<Handle>());
+  }
+
+  std::optional<Shard> shard_;
+};
+
 int RunAll() {
   constexpr int kRandom = 20'000;
   ModelRunner runner;
@@ -214,6 +261,7 @@ int RunAll() {
   const unsigned preemptions = rounds != nullptr && std::string_view(rounds) == "all" ? 1 : 0;
   runner.Bounded<CreationAfterCreation<2>>("creation after creation", preemptions, 5 * kRandom);
   runner.Bounded<CreationAfterCreation<3>>("three creations", 0, kRandom);
+  runner.Bounded<CancelledFlight>("a cancelled flight", 2, 5 * kRandom);
   runner.Bounded<CreationAgainstReplacement>("creation against replacement", 1, kRandom);
   return runner.result();
 }

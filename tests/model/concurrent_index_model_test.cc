@@ -1,0 +1,110 @@
+// The shipped index of a concurrent table alone, under the model checker: small enough for a reader
+// to be late by several changes. Only the random search lets a load give a value older than the
+// last but one, which is what a reader of a replaced entry needs to go wrong.
+#include <cstdint>
+#include <optional>
+
+#include "cache/internal/concurrent_index.h"
+#include "tests/model/concurrent_model.h"
+#include "tests/model/model.h"
+#include "tests/model/relacy_policy.h"
+
+namespace weakcache::model {
+namespace {
+
+// As far as the index is concerned, with the orders of ConcurrentSlot.
+struct IndexedSlot {
+  uint32_t hash() const { return tagged_hash.load(std::memory_order_acquire); }
+  void set_hash(uint32_t hash) { tagged_hash.store(hash, std::memory_order_release); }
+  RelacyAtomic<uint32_t> tagged_hash{0};
+};
+
+// Thread 0 changes an index in which there always is a slot of one hash; the others never miss it.
+template <typename Derived, int kThreads>
+class IndexModel : public rl::test_suite<Derived, kThreads> {
+ public:
+  static constexpr uint32_t kHash = 7;
+  static constexpr uint32_t kOtherHash = 9;
+
+  void before() {
+    ++current_schedule;
+    index_.emplace();
+    for (auto& slot : slots_) slot.emplace();
+    Enter(slot(0), kHash);
+  }
+  void thread(unsigned i) {
+    if (i == 0) {
+      static_cast<Derived*>(this)->Change();
+      return;
+    }
+    const auto found = index_->Find(kHash, [](IndexedSlot*) { return true; });
+    RL_ASSERT(found.slot != nullptr || !found.certain);
+    uint64_t version;
+    RL_ASSERT(!index_->IsAbsent(kHash, &version));
+  }
+  void after() {
+    index_->Validate(static_cast<Derived*>(this)->kSlots);
+    index_.reset();
+    for (auto& slot : slots_) slot.reset();
+    AlignedMemory::End();
+  }
+
+ protected:
+  IndexedSlot* slot(int i) { return &*slots_[i]; }
+  void Enter(IndexedSlot* slot, uint32_t hash) {
+    slot->set_hash(hash);
+    index_->Insert(slot);
+    index_->NotePublished();
+  }
+  void Replace(IndexedSlot* replaced, IndexedSlot* slot) {
+    slot->set_hash(replaced->hash());
+    index_->Replace(replaced, slot, [] {});
+  }
+  auto& index() { return *index_; }
+
+ private:
+  std::optional<internal::ConcurrentIndex<IndexedSlot, RelacyAtomics>> index_;
+  std::optional<IndexedSlot> slots_[2];
+};
+
+// A replaced slot is used again, for another hash.
+template <int kThreads>
+struct Reuse : IndexModel<Reuse<kThreads>, kThreads> {
+  static constexpr size_t kSlots = 2;
+  void Change() {
+    this->Replace(this->slot(0), this->slot(1));
+    this->Enter(this->slot(0), this->kOtherHash);
+  }
+};
+template <int kThreads>
+struct Growth : IndexModel<Growth<kThreads>, kThreads> {
+  static constexpr size_t kSlots = 2;
+  void Change() {
+    this->index().Grow(this->index().max_size() + 1);
+    this->Enter(this->slot(1), this->kHash);
+  }
+};
+// The other of two leaves.
+template <int kThreads>
+struct Erasure : IndexModel<Erasure<kThreads>, kThreads> {
+  static constexpr size_t kSlots = 1;
+  void Change() {
+    this->Enter(this->slot(1), this->kHash);
+    this->index().Erase(this->slot(0));
+  }
+};
+
+int RunAll() {
+  constexpr int kRandom = 200'000;
+  ModelRunner runner;
+  runner.Bounded<Reuse<2>>("reuse of a replaced slot", 3, kRandom);
+  runner.Bounded<Reuse<3>>("reuse of a replaced slot, two look-ups", 1, kRandom);
+  runner.Bounded<Growth<2>>("growth", 2, kRandom / 10);
+  runner.Bounded<Erasure<2>>("erasure of another", 3, kRandom);
+  return runner.result();
+}
+
+}  // namespace
+}  // namespace weakcache::model
+
+int main() { return weakcache::model::RunAll(); }
