@@ -227,8 +227,10 @@ struct RefAccess {
   };
   template <typename R>
   static auto TakeApart(R reference) {
-    return Parts{std::exchange(reference.pointer_, nullptr),
-                 std::exchange(reference.block_, nullptr)};
+    using Pointer = std::remove_pointer_t<decltype(reference.pointer_)>;
+    using AnyBlock = std::remove_pointer_t<decltype(reference.block_)>;
+    return Parts<Pointer, AnyBlock>{std::exchange(reference.pointer_, nullptr),
+                                    std::exchange(reference.block_, nullptr)};
   }
   // The result counts one more weak reference.
   template <typename T>
@@ -236,10 +238,6 @@ struct RefAccess {
     return WeakRef<T>(pointer, block);
   }
 };
-
-}  // namespace internal
-
-namespace internal {
 
 // The first reference to the referent of a new block.
 template <typename T, typename Block>

@@ -199,6 +199,13 @@ class CreationAgainstReplacement : public MapModel<CreationAgainstReplacement, 2
   void Finish() { RL_ASSERT(Get(1).get() == handle(1).get()); }
 };
 
+using FlightsOfInts = internal::SingleFlight<internal::Landed<Handle>, int, RelacyAtomics>;
+struct ShardWithSpare {
+  internal::BasicMutex<RelacyAtomics> mutex;
+  FlightsOfInts flights;
+  RelacyPlain<int> spare{0};
+};
+
 // A creation is cancelled while another one may begin, which takes over what only one has at a
 // time.
 class CancelledFlight : public rl::test_suite<CancelledFlight, 3> {
@@ -221,17 +228,10 @@ class CancelledFlight : public rl::test_suite<CancelledFlight, 3> {
   }
 
  private:
-  using Flights = internal::SingleFlight<internal::Landed<Handle>, int, RelacyAtomics>;
   using Lock = internal::BasicMutexLock<RelacyAtomics>;
-  struct Shard {
-    internal::BasicMutex<RelacyAtomics> mutex;
-    Flights flights;
-    RelacyPlain<int> spare{0};
-  };
-
   void Fly(unsigned index) {
     const int key = static_cast<int>(index);
-    Flights::Flight flight(index);
+    FlightsOfInts::Flight flight(index);
     if (!shard_->flights.BeginAlone(flight)) return;
     shard_->spare = shard_->spare + 1;
     flight.SetKey(&key);
@@ -240,7 +240,7 @@ class CancelledFlight : public rl::test_suite<CancelledFlight, 3> {
     shard_->flights.End(flight, internal::Landed<Handle>());
   }
 
-  std::optional<Shard> shard_;
+  std::optional<ShardWithSpare> shard_;
 };
 
 int RunAll() {
