@@ -49,12 +49,19 @@ void* operator new[](size_t size, std::align_val_t alignment) {
   return Allocate(size, static_cast<size_t>(alignment));
 }
 // Sanitizers' own would not go through those above.
-void* operator new(size_t size, const std::nothrow_t&) noexcept {
+void* operator new(size_t size, std::align_val_t alignment, const std::nothrow_t&) noexcept {
   try {
-    return Allocate(size, 1);
+    return operator new(size, alignment);
   } catch (const std::bad_alloc&) {
     return nullptr;
   }
+}
+void* operator new(size_t size, const std::nothrow_t& nothrow) noexcept {
+  return operator new(size, std::align_val_t(1), nothrow);
+}
+void* operator new[](size_t size, std::align_val_t alignment,
+                     const std::nothrow_t& nothrow) noexcept {
+  return operator new(size, alignment, nothrow);
 }
 void* operator new[](size_t size, const std::nothrow_t& nothrow) noexcept {
   return operator new(size, nothrow);
