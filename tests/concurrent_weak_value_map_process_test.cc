@@ -39,7 +39,7 @@ TYPED_TEST_SUITE(ConcurrentWeakValueMapProcessTest, Kinds);
 // Threads that have been leave nothing behind in the map.
 TYPED_TEST(ConcurrentWeakValueMapProcessTest, ThreadsComeAndGo) {
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-  constexpr int kThreads = 10'000;  // each takes a millisecond then
+  constexpr int kThreads = 4'000;  // each takes milliseconds then
 #else
   constexpr int kThreads = 100'000;
 #endif
