@@ -27,9 +27,8 @@
 //    that is not OK. A loader that asks for its own key gets FailedPrecondition (and must not wait
 //    for another thread that does).
 //  - What a load returns that was invalidated meanwhile goes to those that wait, and is not kept.
-//  An
-//    object that was put meanwhile is newer than what is loaded: it wins, or if it has gone already
-//    the loaded one is not kept.
+//    An object that was put meanwhile is newer than what is loaded: it wins, or if it has gone
+//    already the loaded one is not kept.
 //  - A refresh is not waited for, so a load of the same key may run beside it; if it fails in any
 //    way, the old object is good enough.
 //  - Objects that are too old are let go when they are found, evicted, or at the next Purge().

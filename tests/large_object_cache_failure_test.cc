@@ -253,58 +253,5 @@ TEST(LargeObjectCacheFailureTest, AnOldWeighingIsForgotten) {
   EXPECT_EQ(cache.Stats().bytes_retained, 500u);
 }
 
-TEST(LargeObjectCacheFailureTest, TheHeaviestObjectsAddUp) {
-  Cache cache = MakeCache(100);
-  const Ref<Blob> a = cache.Put(1, Blob(1, UINT64_MAX));
-  const Ref<Blob> b = cache.Put(2, Blob(2, UINT64_MAX));
-  const Ref<Blob> c = cache.Put(3, Blob(3, 101));
-  EXPECT_EQ(cache.Stats().bytes_retained, 0u);
-  EXPECT_EQ(cache.Stats().bytes_pinned, (uint64_t{2} << 48) + 101);
-  cache.Validate();
-}
-
-TEST(LargeObjectCacheFailureTest, GetAllLoadsARepeatedKeyOnce) {
-  Cache cache = MakeCache(100);
-  int calls = 0;
-  const std::vector<int> keys = {1, 2, 1, 1};
-  const auto loaded = cache.GetAll(keys, [&](const std::vector<int>& missing) {
-    ++calls;
-    EXPECT_EQ(missing, std::vector<int>({1, 2}));
-    std::vector<Blob> blobs;
-    for (const int key : missing) blobs.emplace_back(key);
-    return blobs;
-  });
-  EXPECT_EQ(calls, 1);
-  for (size_t i = 0; i < keys.size(); ++i) EXPECT_EQ(loaded[i].value()->id, keys[i]);
-  EXPECT_EQ(loaded[2].value(), loaded[0].value());
-  EXPECT_EQ(cache.Stats().requests(), keys.size());
-  const std::vector<int> others = {5, 5, 5};
-  const auto failed =
-      cache.GetAll(others, [&](const std::vector<int>&) -> absl::StatusOr<std::vector<Blob>> {
-        ++calls;
-        return absl::NotFoundError("no");
-      });
-  EXPECT_EQ(calls, 2);
-  for (const auto& result : failed) EXPECT_EQ(result.status(), absl::NotFoundError("no"));
-  EXPECT_EQ(cache.Stats().requests(), keys.size() + others.size());
-  cache.Validate();
-}
-
-// V need not be a type that there are objects of.
-struct Shape {
-  virtual ~Shape() = default;
-  virtual int corners() const = 0;
-};
-struct Square final : Shape {
-  int corners() const override { return 4; }
-};
-TEST(LargeObjectCacheFailureTest, TakesAnAbstractType) {
-  auto cache = std::move(LargeObjectCache<int, Shape>::Create({})).value();
-  const auto loaded = cache.GetOrLoad(1, [] { return std::make_unique<Square>(); });
-  EXPECT_EQ(loaded.value()->corners(), 4);
-  const Ref<Shape> put = cache.Put(2, MakeRef<Square>());
-  EXPECT_EQ(cache.Get(2), put);
-}
-
 }  // namespace
 }  // namespace weakcache

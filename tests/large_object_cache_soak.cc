@@ -19,50 +19,29 @@
 #include <memory>
 #include <random>
 #include <stdexcept>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include "absl/flags/flag.h"
-#include "absl/flags/parse.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "cache/cache_stats.h"
 #include "cache/large_object_cache.h"
-#include "tests/support/allocations.h"
+#include "tests/support/soak.h"
 #include "weakref/expiry.h"
 #include "weakref/ref.h"
-
-ABSL_FLAG(int64_t, operations, 50'000'000, "on all threads and caches together");
-ABSL_FLAG(int, threads, 4, "that use a cache at once");
-ABSL_FLAG(uint64_t, seed, 1, "of the random choice of operations, keys and weights");
-ABSL_FLAG(int64_t, keys, 256, "of which the first are used most");
 
 namespace weakcache::testing {
 namespace {
 
-std::atomic<int64_t> errors{0};
-void Expect(bool condition, const char* what) {
-  if (condition) return;
-  if (errors.fetch_add(1) < 20) std::fprintf(stderr, "large_object_cache_soak: %s\n", what);
-}
-
 constexpr uint64_t kMostBytes = 200;
 
-struct Blob {
-  Blob(int64_t key, uint64_t size) : key(key), check(~key), size(size) { ++live; }
-  Blob(Blob&& other) noexcept : Blob(other.key, other.size.load()) {}
+struct Blob : SoakObject {
+  Blob(int64_t key, uint64_t size) : SoakObject(key), size(size) {}
+  Blob(Blob&& other) noexcept : Blob(other.key(), other.size.load()) {}
   Blob& operator=(Blob&&) = delete;
-  ~Blob() {
-    check = key;  // no longer good
-    asm volatile("" : : "r"(this) : "memory");
-    --live;
-  }
-  const int64_t key;
-  int64_t check;
+
   std::atomic<uint64_t> size;
-  inline static std::atomic<int64_t> live{0};
 };
 
 using Cache = LargeObjectCache<int64_t, Blob>;
@@ -137,7 +116,7 @@ class Worker {
   static constexpr size_t kHeld = 16;
 
   void Step() {
-    const int64_t key = Key();
+    const int64_t key = SoakKey(random_);
     const uint64_t choice = random_() % 1000;
     if (choice < 300) {
       Hold(key, cache_.Get(key));
@@ -187,7 +166,7 @@ class Worker {
       cache_.Invalidate(key);
     } else {
       const Object& expected = held_[choice % kHeld];
-      if (expected != nullptr) cache_.Invalidate(expected->key, expected);
+      if (expected != nullptr) cache_.Invalidate(expected->key(), expected);
     }
   }
 
@@ -198,7 +177,7 @@ class Worker {
         cache_.Clear();
         break;
       case 1:
-        cache_.ForEach([&](int64_t key, const Object& object) { Check(key, object); });
+        cache_.ForEach([](int64_t key, const Object& object) { object->ExpectGood(key); });
         break;
       case 2:
         cache_.InvalidateIf([](int64_t key, const Object&) { return key % 16 == 0; });
@@ -216,43 +195,19 @@ class Worker {
     }
   }
 
-  // Small keys are the frequent ones.
-  int64_t Key() { return static_cast<int64_t>(random_() % (1 + random_() % keys_)); }
   uint64_t Size() { return random_() % kMostBytes; }
-  void Check(int64_t key, const Object& found) {
-    Expect(found->key == key, "an object of another key");
-    Expect(found->check == ~key, "an object that has gone");
-  }
   void Hold(int64_t key, Object found) {
     if (found == nullptr) return;
-    Check(key, found);
+    found->ExpectGood(key);
     held_[random_() % kHeld] = std::move(found);
   }
 
   Cache& cache_;
   const uint64_t budget_;
-  const uint64_t keys_ = static_cast<uint64_t>(absl::GetFlag(FLAGS_keys));
   std::mt19937_64 random_;
   std::vector<Object> held_;
   int64_t thrown_ = 0;
 };
-
-int64_t RunWorkers(Cache& cache, uint64_t budget, int64_t operations) {
-  const int count = absl::GetFlag(FLAGS_threads);
-  std::vector<std::unique_ptr<Worker>> workers;
-  std::vector<std::thread> threads;
-  for (int i = 0; i < count; ++i) {
-    workers.push_back(std::make_unique<Worker>(
-        cache, budget, absl::GetFlag(FLAGS_seed) * 1000 + static_cast<uint64_t>(i)));
-    threads.emplace_back([&worker = *workers.back(), part = operations / count + 1] {  //
-      worker.Run(part);
-    });
-  }
-  int64_t thrown = 0;
-  for (std::thread& thread : threads) thread.join();
-  for (const auto& worker : workers) thrown += worker->thrown();
-  return thrown;
-}
 
 // While nobody else uses the cache and no object is held outside it.
 void CheckQuiet(Cache& cache, const Environment& environment) {
@@ -278,7 +233,7 @@ void CheckQuiet(Cache& cache, const Environment& environment) {
 void CheckEmpties(Cache& cache) {
   cache.Trim(0);
   cache.Purge();
-  Expect(Blob::live == 0, "objects are left");
+  Expect(Blob::live() == 0, "objects are left");
   Expect(cache.empty(), "entries are left");
   const CacheStats stats = cache.Stats();
   Expect(stats.bytes_retained == 0, "bytes are retained after Trim(0)");
@@ -289,22 +244,22 @@ void CheckEmpties(Cache& cache) {
 
 void Soak(const Configuration& configuration, int64_t operations) {
   const auto begin = std::chrono::steady_clock::now();
-  const int64_t allocations_before = LiveAllocations();
-  const int64_t bytes_before = LiveAllocatedBytes();
   CacheStats stats;
   int64_t thrown = 0;
   {
+    const NothingIsLeft nothing_is_left;
     Environment environment;
     Cache cache = MakeCache(configuration, environment);
     environment.throws = configuration.hostile;
-    thrown = RunWorkers(cache, configuration.budget, operations);
+    const auto workers = RunWorkers<Worker>(operations, [&](uint64_t seed) {
+      return std::make_unique<Worker>(cache, configuration.budget, seed);
+    });
+    for (const auto& worker : workers) thrown += worker->thrown();
     environment.throws = false;
     CheckQuiet(cache, environment);
     CheckEmpties(cache);
     stats = cache.Stats();
   }
-  Expect(LiveAllocations() == allocations_before, "blocks of memory are left");
-  Expect(LiveAllocatedBytes() == bytes_before, "bytes are left");
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
   std::printf("budget %llu, %zu shard(s)%s: %lld operations in %.1f s, %lld threw\n",
               static_cast<unsigned long long>(configuration.budget), configuration.shards,
@@ -340,32 +295,18 @@ void SoakAll(int64_t operations) {
   }
 }
 
-// What is allocated once, at the first use, is no leak.
 void WarmUp() {
-  std::thread([] {
-    Environment environment;
-    Cache cache = MakeCache({1000, 1, true}, environment);
-    static_cast<void>(cache.GetOrLoad(1, [] { return Blob(1, 1); }));
-    static_cast<void>(cache.Stats().ToJson());
-  }).join();
+  SetExpiryErrorHandler([](std::exception_ptr) {});  // for what the listener throws
+  Environment environment;
+  Cache cache = MakeCache({1000, 1, true}, environment);
+  static_cast<void>(cache.GetOrLoad(1, [] { return Blob(1, 1); }));
+  static_cast<void>(cache.Stats().ToJson());
 }
 
 }  // namespace
 }  // namespace weakcache::testing
 
 int main(int argc, char** argv) {
-  absl::ParseCommandLine(argc, argv);
-  const int64_t operations = absl::GetFlag(FLAGS_operations);
-  if (operations < 1 || absl::GetFlag(FLAGS_threads) < 1 || absl::GetFlag(FLAGS_keys) < 1) {
-    std::fprintf(stderr,
-                 "large_object_cache_soak: --operations, --threads and --keys are at least 1\n");
-    return 1;
-  }
-  // What the listener throws goes there.
-  weakcache::SetExpiryErrorHandler([](std::exception_ptr) {});
-  weakcache::testing::WarmUp();
-  weakcache::testing::SoakAll(operations);
-  const int64_t errors = weakcache::testing::errors;
-  std::printf("%lld errors\n", static_cast<long long>(errors));
-  return errors == 0 ? 0 : 1;
+  return weakcache::testing::RunSoak(argc, argv, &weakcache::testing::WarmUp,
+                                     &weakcache::testing::SoakAll);
 }

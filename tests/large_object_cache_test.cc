@@ -159,9 +159,11 @@ void LoadAndDrop(std::unique_ptr<V> object) {
 }
 struct Shape {
   virtual ~Shape() = default;
+  virtual int corners() const = 0;  // there need not be objects of V itself
 };
 struct Circle final : Shape {
   ~Circle() override { ++ended; }
+  int corners() const override { return 0; }
   std::string name = "a name that has memory of its own";
   inline static int ended = 0;
 };
@@ -295,6 +297,16 @@ TEST(LargeObjectCacheTest, HandsOutWhatIsTooHeavy) {
   EXPECT_EQ(cache.Get("heavy"), nullptr);
   const Ref<Blob> heaviest = Load(cache, "a", std::numeric_limits<uint64_t>::max());
   EXPECT_NE(cache.Get("light"), nullptr);
+  cache.Validate();
+}
+
+TEST(LargeObjectCacheTest, TheHeaviestObjectsAddUp) {
+  Cache cache = MakeCache(100);
+  const Ref<Blob> a = Load(cache, "a", UINT64_MAX);
+  const Ref<Blob> b = Load(cache, "b", UINT64_MAX);
+  const Ref<Blob> c = Load(cache, "c", 101);
+  EXPECT_EQ(cache.Stats().bytes_retained, 0u);
+  EXPECT_EQ(cache.Stats().bytes_pinned, (uint64_t{2} << 48) + 101);
   cache.Validate();
 }
 
@@ -758,6 +770,31 @@ TEST(LargeObjectCacheTest, LoadsManyAtOnce) {
   EXPECT_EQ(found[3].value(), found[0].value());
   EXPECT_EQ(cache.Stats().loads, 2u);
   EXPECT_TRUE(cache.GetAll({}, load).empty());
+  cache.Validate();
+}
+
+TEST(LargeObjectCacheTest, ABulkLoadLoadsARepeatedKeyOnce) {
+  Cache cache = MakeCache(100);
+  int calls = 0;
+  const std::vector<std::string> keys = {"a", "b", "a", "a"};
+  const auto loaded = cache.GetAll(keys, [&](const std::vector<std::string>& missing) {
+    ++calls;
+    EXPECT_EQ(missing, std::vector<std::string>({"a", "b"}));
+    return std::vector<Blob>{Blob(1, 1), Blob(1, 2)};
+  });
+  EXPECT_EQ(calls, 1);
+  EXPECT_EQ(loaded[1].value()->id, 2);
+  for (const size_t i : {0, 2, 3}) EXPECT_EQ(loaded[i].value(), loaded[0].value());
+  EXPECT_EQ(cache.Stats().requests(), 4u);
+  const std::vector<std::string> others = {"c", "c", "c"};
+  const auto failed = cache.GetAll(
+      others, [&](const std::vector<std::string>&) -> absl::StatusOr<std::vector<Blob>> {
+        ++calls;
+        return absl::NotFoundError("no");
+      });
+  EXPECT_EQ(calls, 2);
+  for (const auto& result : failed) EXPECT_EQ(result.status(), absl::NotFoundError("no"));
+  EXPECT_EQ(cache.Stats().requests(), 7u);
   cache.Validate();
 }
 

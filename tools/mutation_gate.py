@@ -71,13 +71,15 @@ CONTAINER_TESTS = [
 
 # Those of the thread-safe containers; the heads of the files that they look at.
 CONCURRENT_TESTS = [
+    "concurrent_weak_value_map_failure_test",
+    "large_object_cache_failure_test",
     "concurrent_weak_value_map_test",
     "concurrent_weak_value_map_race_test",
     "concurrent_linearizability_test",
     "large_object_cache_test",
     "large_object_cache_race_test",
 ]
-CONCURRENT_HEADERS = ("concurrent_", "single_flight", "retention")
+CONCURRENT_HEADERS = ("bulk_load", "cache_", "concurrent_", "load_", "retention", "single_flight")
 
 # The last lane, through bazel, for mutants that nothing else has killed.
 SLOW_TESTS = [
@@ -432,6 +434,44 @@ RECHECKS = [
      "const bool is_absent = HandleTraits<H>::kNotifiesExpiry;"),
     ("slot of what came to nothing", "cache/internal/single_flight.h",
      "    table.PurgeUpTo(Table::kPurgesPerOperation, postponed);\n", ""),
+    ("failed refresh's slot", "cache/internal/cache_core.h",
+     "      table.PurgeUpTo(Table::kPurgesPerOperation, postponed);\n"
+     "      table.template Prepare<kResident>(prepared);",
+     "      table.template Prepare<kResident>(prepared);"),
+    ("put objects overtake loads", "cache/internal/cache_core.h",
+     "    if (flight != nullptr) flights.Overtake(*flight);\n",
+     "    static_cast<void>(flight);\n"),
+    ("overtaken loads look for what was put", "cache/internal/cache_core.h",
+     "if (!cancelled || landing.flight->overtaken()) {", "if (!cancelled) {"),
+    ("reservation is given back once", "cache/internal/cache_core.h",
+     "retention_.Admit(entry, departures, std::exchange(reservation.bytes, 0));",
+     "retention_.Admit(entry, departures, reservation.bytes);"),
+    ("caches without a limit nest", "cache/internal/load_limiter.h",
+     "    if (Depth() == 0 && limit_ != 0) {\n      MutexLock lock(mutex_);\n      released_",
+     "    if (limit_ == 0) return;\n    if (Depth() == 0) {\n      MutexLock lock(mutex_);\n"
+     "      released_"),
+    ("repeated keys", "cache/internal/bulk_load.h",
+     "if (present.slot == nullptr && first != parts_.end()) {", "if (false) {"),
+    ("heaviest objects", "cache/internal/cache_counters.h",
+     "return std::min(bytes, uint64_t{1} << 48);", "return bytes;"),
+    ("objects of classes with a delete of their own", "cache/internal/load_result.h",
+     "    !kHasOwnDelete<T> && (", "    ("),
+    ("linked object's death is heard of", "cache/internal/concurrent_core.h",
+     "          ColdAt(link)->OnObjectExpired();\n", ""),
+    ("old weighings", "cache/internal/retention.h",
+     "!entry->attached || static_cast<int32_t>(weighing - entry->weighed) < 0", "!entry->attached"),
+    ("nothing is admitted at the end", "cache/internal/retention.h",
+     "    policy_.SetBudget(0);\n    budget_.store(0, std::memory_order_relaxed);", ""),
+    ("use after the eviction", "cache/internal/retention.h",
+     "if (object->ReleaseStrong(last) && evicted_idle) entry->mark->SetLeftIdle();",
+     "if (evicted_idle) entry->mark->SetLeftIdle();\n        object->ReleaseStrong(last);"),
+    ("use at the eviction", "cache/internal/retention.h",
+     "if (object->ReleaseStrong(last) && evicted_idle)", "if (object->ReleaseStrong(last))"),
+    ("idle objects' deaths", "cache/internal/retention.h",
+     "if (LetGo(entry, departures)) entry->mark->SetLeftIdle();", "LetGo(entry, departures);"),
+    ("made object's end", "cache/internal/concurrent_shard.h",
+     "      made = MakeObjectBy<H>(std::forward<Factory>(factory));",
+     "      Made made = MakeObjectBy<H>(std::forward<Factory>(factory));"),
     ("object in use until told", "cache/internal/retention.h",
      "    if (entry->object != entry->slot) entry->object->AddStrong();\n", ""),
 ]

@@ -50,26 +50,19 @@ inline constexpr bool kIsUniquePtr<std::unique_ptr<T, Deleter>> = true;
 template <typename V>
 using Owned = std::unique_ptr<std::remove_cv_t<V>, ObjectDiscarder<std::remove_cv_t<V>>>;
 
-// Whether `delete object` runs a function of the object's class.
-template <typename T>
-inline constexpr bool kHasOwnDelete = requires(T* object, size_t size, std::align_val_t alignment,
-                                               std::destroying_delete_t destroying) {
-  requires requires { T::operator delete(object); } || requires {
-    T::operator delete(object, size);
-  } || requires {
-    T::operator delete(object, alignment);
-  } || requires {
-    T::operator delete(object, size, alignment);
-  } || requires {
-    T::operator delete(object, destroying);
-  } || requires {
-    T::operator delete(object, destroying, size);
-  } || requires {
-    T::operator delete(object, destroying, alignment);
-  } || requires {
-    T::operator delete(object, destroying, size, alignment);
-  };
+// Whether `delete object` runs a function of the object's class, of any of the forms that there
+// are.
+template <typename T, typename... Arguments>
+concept HasDelete = requires(T* object, Arguments... arguments) {
+  T::operator delete(object, arguments...);
 };
+template <typename T, typename... First>
+inline constexpr bool kHasSizedDelete =
+    HasDelete<T, First...> || HasDelete<T, First..., size_t> ||
+    HasDelete<T, First..., std::align_val_t> || HasDelete<T, First..., size_t, std::align_val_t>;
+template <typename T>
+inline constexpr bool kHasOwnDelete =
+    kHasSizedDelete<T> || kHasSizedDelete<T, std::destroying_delete_t>;
 
 // Whether a unique_ptr's object is as the table would have allocated it: then the table takes it
 // over with its counts in the slot, and a look-up touches one cache line less.
