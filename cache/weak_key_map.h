@@ -261,9 +261,10 @@ class WeakKeyMap
   // Moves the values of `other` here, except those whose keys have one here.
   void merge(WeakKeyMap& other) {
     if (&other == this) return;
-    Base::MoveEach(other, other.table_, [&](const Entry& entry) {
-      return try_emplace(entry.key, std::move(entry.value)).second;
-    });
+    Base::MoveEach(
+        other, other.table_,
+        [&](const Entry& entry) { return try_emplace(entry.key, std::move(entry.value)).second; },
+        [&](const Entry& entry) { other.erase(entry.key); });
   }
 
   // The live keys, held; copies of their values; both; and a map of such copies, which keeps no key

@@ -251,8 +251,10 @@ class WeakValueMap
   template <typename OtherHash, typename OtherEqual, typename OtherAllocator>
   void merge(WeakValueMap<K, V, OtherHash, OtherEqual, OtherAllocator>& other) {
     if (static_cast<const void*>(&other) == this) return;
-    Base::MoveEach(other, other.table_,
-                   [&](const auto& entry) { return insert(entry.key, entry.value).second; });
+    Base::MoveEach(
+        other, other.table_,
+        [&](const auto& entry) { return insert(entry.key, entry.value).second; },
+        [&](const auto& entry) { other.erase(entry.key, entry.value); });
   }
 
   // Copies of the keys of the live objects; the objects; both. (These and the copies below need

@@ -298,7 +298,9 @@ TYPED_TEST(ConcurrentWeakValueMapTest, DeadEntriesLeaveByThemselves) {
       int64_t& most_bytes = key < 100'000 ? most_bytes_early : most_bytes_late;
       if (key % 64 == 0) most_bytes = std::max(most_bytes, LiveAllocatedBytes() - before);
     }
-    EXPECT_LE(most_bytes_late, most_bytes_early);
+    // A chain of a table grows a little if the hashes want it; dead entries would be ten times
+    // more.
+    EXPECT_LE(most_bytes_late, 2 * most_bytes_early);
     // Far below the 40 MB and more that a million entries would take.
     EXPECT_LT(most_bytes_late, 4 << 20);
     map->Validate();

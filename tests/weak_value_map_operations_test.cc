@@ -14,6 +14,7 @@
 
 #include "cache/weak_value_map.h"
 #include "tests/support/allocations.h"
+#include "tests/support/object.h"
 #include "tests/support/tracked.h"
 #include "weakref/expiry.h"
 #include "weakref/finalizer.h"
@@ -82,6 +83,26 @@ TYPED_TEST(WeakValueMapOperationsTest, EmplaceOrAssignReplacesByANewObject) {
   EXPECT_TRUE(map.empty());
   EXPECT_NE(map.emplace_or_assign(this->Key(0), 1), nullptr);  // over a dead one
   map.Validate();
+}
+
+// What the factory enters may take the very place of the expired object.
+TYPED_TEST(WeakValueMapOperationsTest, FactoryMayEnterItsOwnKeyInPlaceOfWhatHasExpired) {
+  using Strong = typename TestFixture::Strong;
+  constexpr int kCount = 20;  // so many that most have not been purged when it is their turn
+  typename TestFixture::Map map;
+  auto objects = this->Fill(map, kCount);
+  for (int i = 0; i < kCount; ++i) {
+    objects[i].reset();
+    const Strong inner = HandleTraits<Strong>::Make(kCount + i);
+    const Strong outer = map.get_or_create(this->Key(i), [&] {
+      EXPECT_TRUE(map.insert_or_assign(this->Key(i), inner));
+      return HandleTraits<Strong>::Make(0);
+    });
+    EXPECT_EQ(outer, inner);
+    EXPECT_EQ(map.get(this->Key(i)), inner);
+    objects[i] = inner;
+  }
+  EXPECT_EQ(this->ContentsOf(map).size(), size_t{kCount});
 }
 
 TYPED_TEST(WeakValueMapOperationsTest, EmplaceOrAssignThatFailsChangesNothing) {
@@ -161,6 +182,32 @@ TYPED_TEST(WeakValueMapOperationsTest, UpdateAndMergeWithItselfChangeNothing) {
   map.update(map);
   map.merge(map);
   EXPECT_EQ(this->ContentsOf(map), contents);
+}
+
+// The end of an expired entry's key enters a successor into the map that the object comes from.
+TEST(WeakValueMapMergeTest, TakesTheObjectAndNotItsSuccessor) {
+  struct Key {
+    bool operator==(const Key& other) const { return id == other.id; }
+    int id = 0;
+    Ref<testing::Object> at_end = nullptr;
+  };
+  struct HashOfKey {
+    size_t operator()(const Key& key) const { return static_cast<size_t>(key.id); }
+  };
+  using Map = WeakValueMap<Key, Tracked, HashOfKey>;
+  Map map, other;
+  const Ref<Tracked> object = MakeRef<Tracked>(1);
+  const Ref<Tracked> successor = MakeRef<Tracked>(2);
+  other.insert(Key{1}, object);
+  map.insert(
+      Key{2, MakeRef<testing::Object>(0,
+                                      [&](const testing::Object&) {
+                                        EXPECT_FALSE(other.insert_or_assign(Key{1}, successor));
+                                      })},
+      MakeRef<Tracked>(3));
+  map.merge(other);
+  EXPECT_EQ(map.get(Key{1}), object);
+  EXPECT_EQ(other.get(Key{1}), successor);
 }
 
 TYPED_TEST(WeakValueMapOperationsTest, CopiesOfTheContents) {

@@ -154,6 +154,24 @@ TEST(WeakValueMapTest, ReinsertDuringTheOldDestructorSurvives) {
   EXPECT_EQ(map.size(), 1u);
 }
 
+TEST(WeakValueMapTest, FactoryMayEnterItsOwnKeyDuringTheOldDestructor) {
+  using testing::Object;
+  WeakValueMap<int, Object> map;
+  const Ref<Object> inner = MakeRef<Object>(2);
+  Ref<Object> outer;
+  Ref<Object> old = MakeRef<Object>(1, [&](const Object&) {
+    outer = map.get_or_create(1, [&] {
+      EXPECT_TRUE(map.insert_or_assign(1, inner));
+      return MakeRef<Object>(3);
+    });
+  });
+  map.insert(1, old);
+  old.reset();
+  EXPECT_EQ(outer, inner);
+  EXPECT_EQ(map.get(1), inner);
+  EXPECT_EQ(map.size(), 1u);
+}
+
 TEST(WeakValueMapTest, GuardedEraseSparesTheSuccessor) {
   WeakValueMap<int, Tracked> map;
   Ref<Tracked> old = MakeRef<Tracked>(1);

@@ -84,8 +84,8 @@ class WeakContainer {
   }
 
   // Erases the entries of `other` that `take(entry)` has entered here, which it says by true.
-  template <typename Other, typename OtherTable, typename Take>
-  static void MoveEach(Other& other, OtherTable& table, Take&& take) {
+  template <typename Other, typename OtherTable, typename Take, typename Erase>
+  static void MoveEach(Other& other, OtherTable& table, Take&& take, Erase&& erase) {
     for (auto entry = other.begin(); entry != other.end(); ++entry) {
       const uint64_t changes = table.changes();
       if (!take(*entry)) continue;
@@ -93,7 +93,7 @@ class WeakContainer {
       if (table.changes() == changes) {
         table.Erase(entry.slot());
       } else {
-        other.erase((*entry).key);
+        erase(*entry);
       }
     }
   }

@@ -81,7 +81,7 @@ class WeakTable {
     return core_ == nullptr ? 0 : inserted_ - detached_ - core_->queue.expired_count();
   }
 
-  // Changes whenever a slot found before may be gone, or another be found.
+  // Changes whenever a slot found before may be gone or refer to another, or another be found.
   uint64_t changes() const { return changes_; }
 
   // The live slot with this hash for which `equal(slot)` is true, or null. Its referent may have
@@ -144,6 +144,7 @@ class WeakTable {
     if (slot->Is(referent)) return true;
     if (slot->is_resident() || !Core::Detach(slot)) return false;
     Core::AsGuest(slot)->Reassign(referent);
+    ++changes_;  // what was found expired is so no longer
     return true;
   }
 
