@@ -170,20 +170,8 @@ class WeakKeyMap
     internal::CheckOwns(key, "WeakKeyMap::try_emplace");
     Strong held = key;
     const auto purged = table_.PurgeSome();
-    const auto& lookup = Keys::Lookup(held);
-    const uint32_t hash = keys_.HashOf(lookup);
-    table_.MakeRoom();
-    auto found = keys_.Find(table_, hash, lookup);
-    if (found.slot != nullptr) return {internal::MakeFound<pointer>(std::move(found)), false};
-    const uint64_t changes = table_.changes();
-    auto prepared = table_.Prepare(std::forward<Args>(args)...);
-    // The value's constructor may have attached one. Otherwise nothing can fail any more.
-    if (table_.changes() != changes) found = keys_.Find(table_, hash, lookup);
-    const bool inserted = found.slot == nullptr;
-    if (inserted) {
-      Slot* const slot = table_.Enter(std::move(prepared), hash, held);
-      found = Keys::FoundIn(slot, std::move(held));
-    }
+    auto [found, inserted] = Emplace(
+        std::move(held), [] { return true; }, std::forward<Args>(args)...);
     return {internal::MakeFound<pointer>(std::move(found)), inserted};
   }
   std::pair<pointer, bool> insert(const Strong& key, V value) {
@@ -198,15 +186,8 @@ class WeakKeyMap
     internal::CheckOwns(key, "WeakKeyMap::insert_or_assign");
     const Strong held = key;
     const auto purged = table_.PurgeSome();
-    const auto& lookup = Keys::Lookup(held);
-    const uint32_t hash = keys_.HashOf(lookup);
-    table_.MakeRoom();
-    auto found = keys_.Find(table_, hash, lookup);
-    const uint64_t changes = table_.changes();
-    auto prepared = table_.Prepare(std::forward<Value>(value));
-    if (table_.changes() != changes) found = keys_.Find(table_, hash, lookup);
-    table_.Enter(std::move(prepared), hash, held, found.slot);
-    return found.slot == nullptr;
+    return Assign(
+        held, [] { return true; }, std::forward<Value>(value));
   }
 
   // Detaches and destroys the key's value: 0 or 1.
@@ -256,15 +237,17 @@ class WeakKeyMap
   // Enters copies of all values of `other`, in place of those under the same keys.
   void update(const WeakKeyMap& other) {
     if (&other == this) return;
-    for (const auto& [key, value] : other) insert_or_assign(key, value);
+    for (const auto& [key, value] : other) {
+      const auto purged = table_.PurgeSome();
+      Assign(key, other.Unchanged(), value);
+    }
   }
   // Moves the values of `other` here, except those whose keys have one here.
   void merge(WeakKeyMap& other) {
     if (&other == this) return;
-    Base::MoveEach(
-        other, other.table_,
-        [&](const Entry& entry) { return try_emplace(entry.key, std::move(entry.value)).second; },
-        [&](const Entry& entry) { other.erase(entry.key); });
+    Base::MoveEach(other, other.table_, [&](const Entry& entry) {
+      return Emplace(entry.key, other.Unchanged(), std::move(entry.value)).second;
+    });
   }
 
   // The live keys, held; copies of their values; both; and a map of such copies, which keeps no key
@@ -335,6 +318,49 @@ class WeakKeyMap
   auto Find(const Key& key) const {
     const auto& lookup = Keys::Lookup(key);
     return keys_.Find(table_, keys_.HashOf(lookup), lookup);
+  }
+
+  // Whether nothing has changed since, so that a value that lies here is still there.
+  auto Unchanged() const {
+    return [this, changes = table_.changes()] { return table_.changes() == changes; };
+  }
+
+  // Where the key's value is, and whether it is new: made from `args`, if they are `still_there`
+  // when it has turned out that there is none. Before, a destructor may run (see ValueKeys).
+  template <typename StillThere, typename... Args>
+  auto Emplace(Strong key, StillThere still_there, Args&&... args) {
+    const auto& lookup = Keys::Lookup(key);
+    const uint32_t hash = keys_.HashOf(lookup);
+    table_.MakeRoom();
+    auto found = keys_.Find(table_, hash, lookup);
+    if (found.slot != nullptr || !still_there()) return std::pair(std::move(found), false);
+    const uint64_t changes = table_.changes();
+    auto prepared = table_.Prepare(std::forward<Args>(args)...);
+    // The value's constructor may have attached one. Otherwise nothing can fail any more.
+    if (table_.changes() != changes) found = keys_.Find(table_, hash, lookup);
+    const bool inserted = found.slot == nullptr;
+    if (inserted) {
+      Slot* const slot = table_.Enter(std::move(prepared), hash, key);
+      found = Keys::FoundIn(slot, std::move(key));
+    }
+    return std::pair(std::move(found), inserted);
+  }
+  // As well, in place of what is there. True if there was none.
+  template <typename StillThere, typename Value>
+  bool Assign(const Strong& key, StillThere still_there, Value&& value) {
+    const auto& lookup = Keys::Lookup(key);
+    const uint32_t hash = keys_.HashOf(lookup);
+    table_.MakeRoom();
+    auto found = keys_.Find(table_, hash, lookup);
+    if (!still_there()) return false;
+    const uint64_t changes = table_.changes();
+    auto prepared = table_.Prepare(std::forward<Value>(value));
+    if (table_.changes() != changes) {
+      found = {};  // first: this may be the end of a key, whose destructor may change the map
+      found = keys_.Find(table_, hash, lookup);
+    }
+    table_.Enter(std::move(prepared), hash, key, found.slot);
+    return found.slot == nullptr;
   }
 
   bool IsIn(const WeakKeyMap& other) const {

@@ -251,10 +251,9 @@ class WeakValueMap
   template <typename OtherHash, typename OtherEqual, typename OtherAllocator>
   void merge(WeakValueMap<K, V, OtherHash, OtherEqual, OtherAllocator>& other) {
     if (static_cast<const void*>(&other) == this) return;
-    Base::MoveEach(
-        other, other.table_,
-        [&](const auto& entry) { return insert(entry.key, entry.value).second; },
-        [&](const auto& entry) { other.erase(entry.key, entry.value); });
+    Base::MoveEach(other, other.table_, [&](const auto& entry) {
+      return InsertHashed(HashToWrite(entry.key), entry.key, entry.key, entry.value).second;
+    });
   }
 
   // Copies of the keys of the live objects; the objects; both. (These and the copies below need

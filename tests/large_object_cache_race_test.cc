@@ -397,25 +397,31 @@ void EvictAsTheLastUserLeaves(Make&& make) {
   Cache cache = MakeCache(options);
   Ref<Blob> held;
   int died = 0;
-  Race(
-      RaceRounds(50000),
-      [&](int) {
-        told.clear();
-        held = cache.GetOrLoad(1, make).value();
-      },
-      {[&] { cache.Trim(0); }, [&] { held.reset(); }},
-      [&](int) {
-        EXPECT_EQ(live[1], 0);
-        EXPECT_EQ(cache.Stats().bytes_pinned, 0u);
-        ASSERT_FALSE(told.empty());
-        EXPECT_EQ(told[0], RemovalCause::kBudget);
-        if (told.size() == 1) return;  // nobody used it
-        ++died;
-        EXPECT_EQ(told.size(), 2u);
-        EXPECT_EQ(told[1], RemovalCause::kDied);
-      });
+  int rounds = 0;
+  const auto race = [&] {
+    Race(
+        RaceRounds(50000),
+        [&](int) {
+          told.clear();
+          held = cache.GetOrLoad(1, make).value();
+        },
+        {[&] { cache.Trim(0); }, [&] { held.reset(); }},
+        [&](int) {
+          ++rounds;
+          EXPECT_EQ(live[1], 0);
+          EXPECT_EQ(cache.Stats().bytes_pinned, 0u);
+          ASSERT_FALSE(told.empty());
+          EXPECT_EQ(told[0], RemovalCause::kBudget);
+          if (told.size() == 1) return;  // nobody used it
+          ++died;
+          EXPECT_EQ(told.size(), 2u);
+          EXPECT_EQ(told[1], RemovalCause::kDied);
+        });
+  };
+  // The one that evicts has more to do: it is seldom the first.
+  for (int attempt = 0; attempt < 20 && died == 0; ++attempt) race();
   EXPECT_GT(died, 0);
-  EXPECT_LT(died, RaceRounds(50000));
+  EXPECT_LT(died, rounds);
 }
 TEST(LargeObjectCacheRaceTest, TellsInOrderOfWhatItMade) {
   EvictAsTheLastUserLeaves([] { return Blob(1, 10); });

@@ -284,6 +284,42 @@ TEST(WeakKeyMapByValueReentryValueTest, AValuesDestructorMayEnterTheKeyThatIsLoo
   map.Validate();
 }
 
+// A look-up here ends a key, whose value's end erases what is just to be taken from there.
+TEST(WeakKeyMapByValueReentryValueTest, ALookUpMayEndTheEntryThatIsMergedOrCopied) {
+  struct Deed {
+    explicit Deed(int number) : number(std::make_shared<int>(number)) {}
+    explicit Deed(std::function<void()> act) : act(std::move(act)) {}
+    Deed(const Deed& other) : number(other.number) {}
+    ~Deed() {
+      if (act) act();
+    }
+    std::shared_ptr<int> number;
+    std::function<void()> act;
+  };
+  for (const bool merges : {false, true}) {
+    WordLog log;
+    log.collide = true;
+    using Map = WeakKeyMap<Word, Deed, ByValue<WordHash, WordEqual>>;
+    Map map({WordHash{&log}, WordEqual{&log}});
+    Map other({WordHash{&log}, WordEqual{&log}});
+    const Ref<Word> wanted = MakeRef<Word>("wanted");
+    Ref<Word> dying = MakeRef<Word>("dying");
+    other.try_emplace(wanted, 1);
+    map.try_emplace(dying, [&] { EXPECT_EQ(other.erase(wanted), 1u); });
+    log.on_compare = [&](const Word& candidate) {
+      if (&candidate == dying.get()) dying.reset();
+    };
+    if (merges) {
+      map.merge(other);
+    } else {
+      map.update(other);
+    }
+    EXPECT_EQ(dying, nullptr);
+    EXPECT_TRUE(map.empty());
+    EXPECT_TRUE(other.empty());
+  }
+}
+
 // A condition that lets the key that it stands on go, whose destructor changes the map.
 TEST(WeakKeyMapByValueReentryValueTest, AnIterationMayBeTheLastToHoldItsKey) {
   WeakKeyMap<Word, int, ByValue<WordHash, WordEqual>> map;

@@ -14,7 +14,6 @@
 
 #include "cache/weak_value_map.h"
 #include "tests/support/allocations.h"
-#include "tests/support/object.h"
 #include "tests/support/tracked.h"
 #include "weakref/expiry.h"
 #include "weakref/finalizer.h"
@@ -182,32 +181,6 @@ TYPED_TEST(WeakValueMapOperationsTest, UpdateAndMergeWithItselfChangeNothing) {
   map.update(map);
   map.merge(map);
   EXPECT_EQ(this->ContentsOf(map), contents);
-}
-
-// The end of an expired entry's key enters a successor into the map that the object comes from.
-TEST(WeakValueMapMergeTest, TakesTheObjectAndNotItsSuccessor) {
-  struct Key {
-    bool operator==(const Key& other) const { return id == other.id; }
-    int id = 0;
-    Ref<testing::Object> at_end = nullptr;
-  };
-  struct HashOfKey {
-    size_t operator()(const Key& key) const { return static_cast<size_t>(key.id); }
-  };
-  using Map = WeakValueMap<Key, Tracked, HashOfKey>;
-  Map map, other;
-  const Ref<Tracked> object = MakeRef<Tracked>(1);
-  const Ref<Tracked> successor = MakeRef<Tracked>(2);
-  other.insert(Key{1}, object);
-  map.insert(
-      Key{2, MakeRef<testing::Object>(0,
-                                      [&](const testing::Object&) {
-                                        EXPECT_FALSE(other.insert_or_assign(Key{1}, successor));
-                                      })},
-      MakeRef<Tracked>(3));
-  map.merge(other);
-  EXPECT_EQ(map.get(Key{1}), object);
-  EXPECT_EQ(other.get(Key{1}), successor);
 }
 
 TYPED_TEST(WeakValueMapOperationsTest, CopiesOfTheContents) {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "tests/support/allocations.h"
+#include "tests/support/last_words.h"
 #include "tests/support/object.h"
 #include "tests/support/race.h"
 #include "tests/support/tracked.h"
@@ -27,6 +28,7 @@
 namespace weakcache {
 namespace {
 
+using testing::LastWords;
 using testing::LiveAllocations;
 using testing::Tracked;
 
@@ -250,28 +252,6 @@ TEST(WeakValueMapTest, IteratesOverLiveObjects) {
   }
   EXPECT_EQ(keys, std::vector<std::string>{"a"});
 }
-
-// A key that does something when the last of its copies goes.
-struct LastWords {
-  explicit LastWords(int id, std::function<void()> speak = nullptr)
-      : id(id), speak(std::make_shared<std::function<void()>>(std::move(speak))) {
-    ++live;
-  }
-  LastWords(const LastWords& other) : id(other.id), speak(other.speak) { ++live; }
-  LastWords& operator=(const LastWords&) = delete;
-  ~LastWords() {
-    --live;
-    if (speak.use_count() == 1 && *speak) (*speak)();
-  }
-  bool operator==(const LastWords& other) const { return id == other.id; }
-  struct Hash {
-    size_t operator()(const LastWords& key) const { return static_cast<size_t>(key.id); }
-  };
-
-  inline static int live = 0;
-  int id;
-  std::shared_ptr<std::function<void()>> speak;
-};
 
 // The key's destructor purges, erases, clears and inserts, whatever operation it runs in.
 TEST(WeakValueMapTest, KeysDestructorMayUseTheMap) {

@@ -26,7 +26,7 @@ class IdentityKeys {
   static constexpr bool kHoldsFoundKey = false;
   template <typename Slot>
   struct Found {
-    Slot* slot;  // null if there is none
+    Slot* slot = nullptr;  // if there is none
   };
   template <typename Slot>
   static Found<Slot> FoundIn(Slot* slot, const H&) {

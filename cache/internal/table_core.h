@@ -258,12 +258,7 @@ class TableCore {
     } else {
       slot->set_state(State::kEmptying);
       slot->DestroyPayload();
-      if constexpr (kNotifies) {
-        FinishEmptying(slot, 1);
-      } else {
-        AsGuest(slot)->DropReferent();
-        slot->set_state(State::kLeaving);
-      }
+      FinishEmptying(slot, 1);
     }
   }
   // Of an expired slot: what the thread that takes it to the queue leaves to the container.
@@ -370,6 +365,8 @@ class TableCore {
       } else {
         DeletePage(page, AsGuest(slot));
       }
+    } else {
+      DeletePage(page, AsGuest(slot));
     }
     if (departures_.Leave()) Delete();
   }

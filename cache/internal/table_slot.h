@@ -44,7 +44,7 @@ enum class SlotState : uint32_t {
   kStranded,          // still to be emptied
   kEmptyingStranded,  // being emptied
   kArrived,           // being emptied, and it has come through meanwhile
-  kLeaving,           // emptied; or a swept slot, which leaves when its turn comes
+  kLeaving,           // emptied
   // Resident and emptied; when its object's last weak reference goes it comes through the queue.
   kReturning,
 };
@@ -289,12 +289,25 @@ class SweptSlot final : public TableSlot<H, Payload> {
   bool Detach() { return true; }
   void DropReferent() { std::destroy_at(&this->reference()); }
 
-  // The next one that the table looks at for its object's end.
+  // Those that the table looks at for their objects' ends, in turn.
   SweptSlot* sweep_next() const { return sweep_next_; }
-  void set_sweep_next(SweptSlot* next) { sweep_next_ = next; }
+  // Into the ring that `last` is in, or to be the only one.
+  void EnterRing(SweptSlot* last) {
+    sweep_previous_ = last == nullptr ? this : last;
+    sweep_next_ = last == nullptr ? this : last->sweep_next_;
+    sweep_previous_->sweep_next_ = sweep_next_->sweep_previous_ = this;
+  }
+  // Returns the one before, or null if there is no other.
+  SweptSlot* LeaveRing() {
+    if (sweep_next_ == this) return nullptr;
+    sweep_previous_->sweep_next_ = sweep_next_;
+    sweep_next_->sweep_previous_ = sweep_previous_;
+    return sweep_previous_;
+  }
 
  private:
   SweptSlot* sweep_next_;
+  SweptSlot* sweep_previous_;
 };
 
 template <typename H, typename Payload>

@@ -83,18 +83,14 @@ class WeakContainer {
     return erased;
   }
 
-  // Erases the entries of `other` that `take(entry)` has entered here, which it says by true.
-  template <typename Other, typename OtherTable, typename Take, typename Erase>
-  static void MoveEach(Other& other, OtherTable& table, Take&& take, Erase&& erase) {
+  // Erases the entries of `other` that `take(entry)` has entered here, which it says by true; but
+  // not one that a destructor may have changed meanwhile.
+  template <typename Other, typename OtherTable, typename Take>
+  void MoveEach(Other& other, OtherTable& table, Take&& take) {
     for (auto entry = other.begin(); entry != other.end(); ++entry) {
+      const auto purged = table_.PurgeSome();  // its end comes after the entry's
       const uint64_t changes = table.changes();
-      if (!take(*entry)) continue;
-      // Not by key if it can be avoided: the hash may throw, and the entry is without its value.
-      if (table.changes() == changes) {
-        table.Erase(entry.slot());
-      } else {
-        erase(*entry);
-      }
+      if (take(*entry) && table.changes() == changes) table.Erase(entry.slot());
     }
   }
 

@@ -8,9 +8,8 @@
 // slot (see table_slot.h) also waits for the last weak reference to its object. An index never has
 // two live slots for one key.
 //
-// Handles that notify nobody (std::shared_ptr) don't use the queue: their slots are in a ring, and
-// every operation that adds or removes looks at the next few of it. What is erased stays in the
-// ring until its turn.
+// Handles that notify nobody (std::shared_ptr) don't use the queue: their live slots are in a ring,
+// and every operation that adds or removes looks at the next few of it.
 //
 // User code (destructors of payloads, allocators of referents) runs only while the table is
 // consistent: it may use the same container.
@@ -269,6 +268,7 @@ class WeakTable {
 
   // Lets a live slot's referent tell it nothing any more, unless its expiry comes first.
   void Detach(Slot* slot) {
+    if constexpr (!kNotifies) LeaveRing(slot);
     if (Core::Detach(slot)) {
       ++detached_;
       slot->set_state(State::kRemoved);
@@ -284,17 +284,13 @@ class WeakTable {
 
   // As the last that Sweep comes to.
   void EnterRing(Slot* slot) {
-    auto* const entered = Core::AsGuest(slot);
-    entered->set_sweep_next(sweep_last_ == nullptr ? entered : sweep_last_->sweep_next());
-    if (sweep_last_ != nullptr) sweep_last_->set_sweep_next(entered);
-    sweep_last_ = entered;
+    Core::AsGuest(slot)->EnterRing(sweep_last_);
+    sweep_last_ = Core::AsGuest(slot);
     ++sweep_count_;
   }
-  // The next that Sweep looks at.
   void LeaveRing(Slot* slot) {
-    auto* const left = Core::AsGuest(slot);
-    sweep_last_->set_sweep_next(left->sweep_next());
-    if (left == sweep_last_) sweep_last_ = nullptr;
+    auto* const previous = Core::AsGuest(slot)->LeaveRing();
+    if (slot == sweep_last_) sweep_last_ = previous;
     --sweep_count_;
   }
 
@@ -364,11 +360,7 @@ template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allo
 void WeakTable<H, Payload, kLifetime, Allocator>::Sweep(Removed& removed) {
   while (sweep_last_ != nullptr && !removed.full()) {
     auto* const slot = sweep_last_->sweep_next();
-    if (slot->state() == State::kLeaving) {
-      LeaveRing(slot);
-      core_->Free(slot);
-      removed.Count();
-    } else if (slot->state() == State::kLive && slot->expired()) {
+    if (slot->expired()) {
       LeaveRing(slot);
       RemoveFromIndex(slot);
       slot->set_state(State::kEmptying);
