@@ -23,12 +23,13 @@
 //  - Look-up by what the object would be made from, without making it; Intern makes it only if it
 //    is new.
 //  - A look-up holds each candidate while it compares it, so it can be the one to destroy it.
-//    Objects' destructors may use the interner; hash and equality must not.
+//    Objects' destructors may use the interner, but not end it inside an operation on many
+//    objects, iteration too; hash and equality must not use it.
 //
 // The allocator, and what is left after the interner's end: as of WeakValueMap.
 //
 // Every operation leaves the interner as it was if an allocation, the hash, the equality or a
-// constructor throws. Objects are limited to 2^28.
+// constructor throws. More than 2^28 objects abort.
 //
 // Complexity: O(1) amortised, unless stated. Interning enters at most one object and removes up to
 // four expired ones.
@@ -96,6 +97,7 @@ class WeakInterner
   using typename Base::size_type;
 
   WeakInterner() requires std::default_initializable<Hash> : WeakInterner(Hash()) {}
+  explicit WeakInterner(const Allocator& allocator) : WeakInterner(Hash(), Equal(), allocator) {}
   explicit WeakInterner(Hash hash, Equal equal = Equal(), const Allocator& allocator = Allocator())
       : Base(Keys(std::move(hash), std::move(equal)), allocator) {}
   WeakInterner(WeakInterner&&) noexcept = default;
@@ -111,7 +113,8 @@ class WeakInterner
   using Base::Validate;
 
   // The object equal to `value`; if there is none, one made from it. `value` is a T or, if hash and
-  // equality take it, anything that a T can be made from. Or a handle: then the object itself.
+  // equality take it, anything that a T can be made from. Or a handle: then the object itself, to
+  // which nobody may keep a handle by which it can be changed.
   template <typename Value = internal::InternedObject<T>>
   Strong Intern(Value&& value) {
     const auto& lookup = Keys::Lookup(value);

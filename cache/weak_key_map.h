@@ -35,7 +35,8 @@
 //    erasure and expiry meanwhile. insert_or_assign makes a new entry, which it may visit too, or
 //    miss.
 //  - Map and keys may go in either order, on any threads; the map's destructor waits for nobody.
-//    Keys' and values' destructors may use the map; hash and equality must not.
+//    Keys' and values' destructors may use the map, but not end it inside an operation on many
+//    entries, iteration too; hash and equality must not use it.
 //  - A key that is released inside 32 nested destructions keeps its value until the thread gets
 //    to it (see weakref/ref.h).
 //  - A value that holds a Ref to its own key keeps it, and itself, alive until it is erased:
@@ -45,7 +46,7 @@
 // allocation of its own, which goes back with it.
 //
 // Every operation on one key leaves the map as it was if an allocation, the hash, the equality or a
-// constructor throws; one on many keys stops there. Entries are limited to 2^28.
+// constructor throws; one on many keys stops there. More than 2^28 entries abort.
 //
 // Complexity: O(1) amortised, unless stated. An insertion adds one entry and removes up to four
 // expired ones.
@@ -131,7 +132,7 @@ class WeakKeyMap
   using Base::Validate;
 
   // The value attached to the key. By value, `key` is a handle, an object, or what hash and
-  // equality take in its place.
+  // equality take in its place. Precondition, of all look-ups by value: a handle is not null.
   template <typename Key = Strong>
   [[nodiscard]] pointer get(const Key& key) {
     return internal::MakeFound<pointer>(Find(key));
@@ -242,7 +243,8 @@ class WeakKeyMap
       Assign(key, other.Unchanged(), value);
     }
   }
-  // Moves the values of `other` here, except those whose keys have one here.
+  // Moves the values of `other` here, except those whose keys have one here. An entry that a
+  // destructor changes meanwhile, in `other`, stays there as it then is.
   void merge(WeakKeyMap& other) {
     if (&other == this) return;
     Base::MoveEach(other, other.table_, [&](const Entry& entry) {

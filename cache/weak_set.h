@@ -21,13 +21,14 @@
 //  - Iteration visits the live members, holds each while it stands on it, and survives insertion,
 //    erasure and expiry meanwhile.
 //  - Set and objects may go in either order, on any threads; the set's destructor waits for nobody.
-//    Objects' destructors may use the set.
+//    Objects' destructors may use the set, but not end it inside an operation on many members,
+//    iteration too.
 //  - Copies are explicit: Clone() (weak), Snapshot() (strong).
 //
 // The allocator: as of WeakValueMap.
 //
 // Every operation on one object leaves the set as it was if an allocation throws; one on many stops
-// there. Members are limited to 2^28.
+// there. More than 2^28 members abort.
 //
 // Complexity: O(1) amortised, unless stated. Adding enters one member and removes up to four
 // expired ones.

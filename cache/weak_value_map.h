@@ -3,7 +3,7 @@
 // Why not unordered_map<K, std::weak_ptr<V>>: its dead entries stay until somebody scans for them,
 // and each pins the memory of its make_shared object. Here an object's memory goes back when its
 // last Ref goes, and its entry leaves by itself: the release puts it on a queue, and every later
-// operation that adds or removes takes up to four entries off that queue.
+// operation that adds or removes under a key takes up to four entries off that queue.
 //
 //   weakcache::WeakValueMap<std::string, Image> images;
 //   weakcache::Ref<Image> cover =
@@ -14,10 +14,10 @@
 //
 // WeakValueMap<std::string, std::shared_ptr<Image>> does the same with std::shared_ptr (and with
 // any handle that weakref/handle_traits.h is specialised for), as a drop-in for the map above.
-// Those tell nobody of their end, so an operation that adds or removes looks at the next four
-// entries instead. While objects come and go, at most about a third as many dead entries are left
-// as there are live ones; after many ends at once the last leaves within a quarter as many
-// operations as there are entries.
+// Those tell nobody of their end, so such an operation looks at the next four entries instead, and
+// size() counts the dead that are still there. While objects come and go, at most about a third as
+// many dead entries are left as there are live ones; after many ends at once the last leaves within
+// a quarter as many operations as there are entries. Look-ups, being const, remove nothing.
 //
 // Thread safety: thread-compatible: const operations may run at once on any threads, others need
 // exclusive access; objects may be released on any thread at any time, whatever the map is doing.
@@ -26,13 +26,14 @@
 //  - Values are handed in and out as strong references; get() replaces find(), which could only
 //    hand out something that dies under the caller.
 //  - Iteration visits the live objects, holds each while it stands on it, and survives insertion,
-//    erasure and expiry meanwhile. Entries do not move, but for the map's own move; only where
-//    insert_or_assign replaces an object that the map has created, there is a new entry, which an
-//    iteration may visit too, or miss.
+//    erasure and expiry meanwhile. Entries do not move, but for the map's own move; only where an
+//    object that the map has created is replaced, or one that it creates replaces another, there
+//    is a new entry, which an iteration may visit too, or miss.
 //  - A look-up between an object's last release and the end of its destructor is a miss and may
 //    create a new object for the key; both exist then until that destructor is through.
 //  - Object and map may go in either order, on any threads; the map's destructor waits for nobody.
-//  - Values' and keys' destructors may use the map. Hash, equality and key copies must not.
+//  - Values' and keys' destructors may use the map, and end it; but not end it inside pop() or an
+//    operation on many entries, iteration too. Hash, equality and key copies must not use it.
 //  - An object that is released inside 32 nested destructions counts until the thread gets to it
 //    (see weakref/ref.h).
 //  - The counts of an object that the map has created are in its entry. After the map's end they
@@ -43,7 +44,7 @@
 //    the map's end; the last of these, on its thread, gives it back.
 //
 // Every operation on one key leaves the map as it was if an allocation, the hash, the equality or a
-// constructor throws; one on many keys stops there. Entries are limited to 2^28.
+// constructor throws; one on many keys stops there. More than 2^28 entries abort.
 //
 // Complexity: O(1) amortised, unless stated. An insertion adds one entry and removes up to four
 // expired ones, whose places are used again.
@@ -240,14 +241,15 @@ class WeakValueMap
     return map.erase_if(std::forward<Condition>(condition));
   }
 
-  // Enters all objects of `other`, in place of those under the same keys.
+  // Enters all objects of `other`, in place of those under the same keys, which it copies.
   template <typename OtherHash, typename OtherEqual, typename OtherAllocator>
   void update(const WeakValueMap<K, V, OtherHash, OtherEqual, OtherAllocator>& other) {
     if (static_cast<const void*>(&other) == this) return;
     for (const auto& [key, value] : other) insert_or_assign(key, value);
   }
 
-  // Moves the objects of `other` here, except those whose keys have an object here.
+  // Moves the objects of `other` here, except those whose keys have an object here. Copies the
+  // keys. An entry that a destructor changes meanwhile, in `other`, stays there as it then is.
   template <typename OtherHash, typename OtherEqual, typename OtherAllocator>
   void merge(WeakValueMap<K, V, OtherHash, OtherEqual, OtherAllocator>& other) {
     if (static_cast<const void*>(&other) == this) return;

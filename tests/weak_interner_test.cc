@@ -458,8 +458,7 @@ TEST(WeakInternerTest, TheTableIsInMemoryOfTheAllocator) {
   std::atomic<int> live{0};
   Ref<const Word> survivor;
   {
-    WeakInterner<Word, WordHash, WordEqual, Allocator> words{WordHash(), WordEqual(),
-                                                             Allocator(&live)};
+    WeakInterner<Word, WordHash, WordEqual, Allocator> words{Allocator(&live)};
     std::vector<Ref<const Word>> held;
     for (int i = 0; i < 100; ++i) held.push_back(words.Intern(std::to_string(i)));
     survivor = held[7];

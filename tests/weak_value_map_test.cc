@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -58,6 +59,16 @@ TEST(WeakValueMapTest, LooksUpByOtherTypesThanTheKeys) {
   testing::FailAllocation(0);
   EXPECT_EQ(LiveAllocations(), before);
   EXPECT_EQ(map.erase(view), 1u);
+}
+
+// What the hash does not take is made a key first, as by std::unordered_map.
+TEST(WeakValueMapTest, LooksUpByWhatAKeyCanBeMadeFrom) {
+  WeakValueMap<std::string, Tracked> map;
+  const std::filesystem::path path = "images/cover.png";
+  const Ref<Tracked> object = map.get_or_create(path, [] { return Tracked(1); });
+  EXPECT_EQ(map.get(path), object);
+  EXPECT_EQ(map.get("images/cover.png"), object);
+  EXPECT_EQ(map.erase(path), 1u);
 }
 
 TEST(WeakValueMapTest, InsertKeepsTheLiveObject) {

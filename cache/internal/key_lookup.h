@@ -90,8 +90,11 @@ concept TransparentLookup = requires {
   typename Equal::is_transparent;
 };
 template <typename Key, typename Hash, typename Equal, typename Argument>
-using LookupKey = std::conditional_t<TransparentLookup<Hash, Equal>,
-                                     const std::remove_cvref_t<Argument>&, const Key&>;
+using LookupKey =
+    std::conditional_t<TransparentLookup<Hash, Equal> &&
+                           std::is_invocable_v<const Hash&, const Argument&> &&
+                           std::is_invocable_v<const Equal&, const Key&, const Argument&>,
+                       const std::remove_cvref_t<Argument>&, const Key&>;
 
 }  // namespace weakcache::internal
 
