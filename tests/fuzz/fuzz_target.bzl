@@ -2,17 +2,17 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_test")
 
-def fuzz_target(name, deps):
-    """A fuzz target `name`.cc, with its corpus in the directory `name`_corpus.
+def fuzz_target(name, script):
+    """A fuzz target with its corpus in the directory `name`_corpus.
 
     Args:
       name: of the target.
-      deps: as of cc_test.
+      script: the function that runs one, of those in //tests/script.
     """
     corpus = native.glob([name + "_corpus/*"])
     cc_test(
         name = name,
-        srcs = [name + ".cc"] + select({
+        srcs = ["script_fuzz.cc"] + select({
             "//tools:fuzz": [],
             "//conditions:default": ["main.cc"],
         }),
@@ -26,5 +26,13 @@ def fuzz_target(name, deps):
             ],
             "//conditions:default": [],
         }),
-        deps = deps,
+        tags = ["one-thread"],
+        local_defines = ["WEAKCACHE_FUZZED_SCRIPT=" + script],
+        deps = [
+            "//tests/script",
+            "//tests/script:weak_interner_script",
+            "//tests/script:weak_key_map_script",
+            "//tests/script:weak_set_script",
+            "//tests/script:weak_value_map_script",
+        ],
     )
