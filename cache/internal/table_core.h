@@ -102,7 +102,8 @@ class TableCore {
   using Slot = TableSlot<H, Payload>;
   using Guest = std::conditional_t<kNotifies, GuestSlot<H, Payload>, SweptSlot<H, Payload>>;
   using Resident = ResidentSlot<H, Payload, PageOwner>;
-  using Guests = SlotPages<Guest, PageOwner, Allocator>;
+  using GuestCold = std::conditional_t<kNotifies, void, SweepLinks<Guest>>;
+  using Guests = SlotPages<Guest, PageOwner, Allocator, GuestCold>;
   using Residents =
       std::conditional_t<kNotifies, SlotPages<Resident, PageOwner, Allocator>, Guests>;
 
@@ -213,6 +214,8 @@ class TableCore {
     }
   }
   static Guest* AsGuest(Slot* slot) { return static_cast<Guest*>(slot); }
+  // Of a swept slot.
+  static auto& LinksOf(Guest* slot) { return *static_cast<GuestCold*>(Guests::ColdOf(slot)); }
   static Resident* AsResident(Slot* slot) {
     return static_cast<Resident*>(static_cast<ResidentSlotBase<H, Payload>*>(slot));
   }

@@ -273,8 +273,11 @@ class GuestSlot final : public BlockOf<H>::Watcher, public TableSlot<H, Payload>
   BlockOf<H>* block_;
 };
 
+// One of 32 bytes is not spread over two cache lines.
 template <typename H, typename Payload>
-class SweptSlot final : public TableSlot<H, Payload> {
+class alignas(sizeof(TableSlot<H, Payload>) == 32 ? 32
+                                                  : alignof(TableSlot<H, Payload>)) SweptSlot final
+    : public TableSlot<H, Payload> {
  public:
   template <typename Owner>
   explicit SweptSlot(Owner* owner) : TableSlot<H, Payload>(owner, false) {}
@@ -288,26 +291,14 @@ class SweptSlot final : public TableSlot<H, Payload> {
   }
   bool Detach() { return true; }
   void DropReferent() { std::destroy_at(&this->reference()); }
+};
 
-  // Those that the table looks at for their objects' ends, in turn.
-  SweptSlot* sweep_next() const { return sweep_next_; }
-  // Into the ring that `last` is in, or to be the only one.
-  void EnterRing(SweptSlot* last) {
-    sweep_previous_ = last == nullptr ? this : last;
-    sweep_next_ = last == nullptr ? this : last->sweep_next_;
-    sweep_previous_->sweep_next_ = sweep_next_->sweep_previous_ = this;
-  }
-  // Returns the one before, or null if there is no other.
-  SweptSlot* LeaveRing() {
-    if (sweep_next_ == this) return nullptr;
-    sweep_previous_->sweep_next_ = sweep_next_;
-    sweep_next_->sweep_previous_ = sweep_previous_;
-    return sweep_previous_;
-  }
-
- private:
-  SweptSlot* sweep_next_;
-  SweptSlot* sweep_previous_;
+// Lies apart from a swept slot: those before and after it in the ring that the table looks at for
+// its objects' ends.
+template <typename Slot>
+struct SweepLinks {
+  Slot* previous;
+  Slot* next;
 };
 
 template <typename H, typename Payload>

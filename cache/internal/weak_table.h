@@ -284,13 +284,19 @@ class WeakTable {
 
   // As the last that Sweep comes to.
   void EnterRing(Slot* slot) {
-    Core::AsGuest(slot)->EnterRing(sweep_last_);
-    sweep_last_ = Core::AsGuest(slot);
+    auto* const entered = Core::AsGuest(slot);
+    auto* const last = sweep_last_ == nullptr ? entered : sweep_last_;
+    auto* const first = sweep_last_ == nullptr ? entered : Core::LinksOf(last).next;
+    ::new (static_cast<void*>(&Core::LinksOf(entered))) typename Core::GuestCold{last, first};
+    Core::LinksOf(last).next = Core::LinksOf(first).previous = entered;
+    sweep_last_ = entered;
     ++sweep_count_;
   }
   void LeaveRing(Slot* slot) {
-    auto* const previous = Core::AsGuest(slot)->LeaveRing();
-    if (slot == sweep_last_) sweep_last_ = previous;
+    const auto links = Core::LinksOf(Core::AsGuest(slot));
+    Core::LinksOf(links.previous).next = links.next;
+    Core::LinksOf(links.next).previous = links.previous;
+    if (slot == sweep_last_) sweep_last_ = links.previous == slot ? nullptr : links.previous;
     --sweep_count_;
   }
 
@@ -359,7 +365,7 @@ void WeakTable<H, Payload, kLifetime, Allocator>::Drain(Removed& removed) {
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
 void WeakTable<H, Payload, kLifetime, Allocator>::Sweep(Removed& removed) {
   while (sweep_last_ != nullptr && !removed.full()) {
-    auto* const slot = sweep_last_->sweep_next();
+    auto* const slot = Core::LinksOf(sweep_last_).next;
     if (slot->expired()) {
       LeaveRing(slot);
       RemoveFromIndex(slot);
