@@ -23,7 +23,9 @@ TEST(RaceTest, RacersMeet) {
     expected_rounds += kRounds;
     ASSERT_EQ(rounds, expected_rounds);
   } while (can_meet && overlapped < kEnough && rounds < 30 * kRounds);
-  if (can_meet) EXPECT_GE(overlapped, kEnough) << "in " << rounds << " rounds";
+  if (can_meet) {
+    EXPECT_GE(overlapped, kEnough) << "in " << rounds << " rounds";
+  }
   RecordProperty("overlapped", overlapped);
   RecordProperty("rounds", rounds);
 }
