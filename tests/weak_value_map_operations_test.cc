@@ -484,7 +484,7 @@ TEST(WeakValueMapCreatedTest, DeepChainsGoOnAFixedAmountOfStack) {
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
   constexpr int kDepth = 200'000;
 #else
-  constexpr int kDepth = 10'000'000;
+  constexpr int kDepth = 2'000'000;
 #endif
   for (const int depth : {kDepth, kDepth / 100}) {
     const bool map_goes_first = depth != kDepth;
