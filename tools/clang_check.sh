@@ -8,6 +8,7 @@ check() {
   local flags=(-std=c++20 -Wall -Wextra -Werror -Wthread-safety -I.)
   case $1 in
     tests/*no_exceptions_test.cc) flags+=(-fno-exceptions -fno-rtti) ;;
+    tests/fuzz/script_fuzz.cc) flags+=(-DWEAKCACHE_FUZZED_SCRIPT=RunWeakValueMapScript) ;;
   esac
   clang++ -fsyntax-only "${flags[@]}" "$1"
 }
