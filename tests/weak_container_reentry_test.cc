@@ -33,6 +33,14 @@ class WeakContainerReentryTest : public ::testing::Test {
   static void EnterDying(ValueMap& map, int id, std::function<void()> speak) {
     map.insert_or_assign(LastWords(id, std::move(speak)), Make<Kind, Tracked>(id));
   }
+  // As well, in the midst of so many that the next operation does not purge it.
+  static void EnterDyingAmongOthers(ValueMap& map, int id, const std::function<void()>& speak) {
+    std::vector<Handle> objects;
+    for (int i = 0; i < 9; ++i) {
+      objects.push_back(Make<Kind, Tracked>(i));
+      map.insert(i == 4 ? LastWords(id, speak) : LastWords(100 + i), objects.back());
+    }
+  }
   void TearDown() override { EXPECT_EQ(LastWords::live, 0); }
 };
 using Kinds = ::testing::Types<OwnHandles, SharedPointers>;
@@ -45,7 +53,12 @@ TYPED_TEST(WeakContainerReentryTest, AnEntryMayLeaveWhileItIsMerged) {
   const auto object = Make<TypeParam, Tracked>(1);
   for (const bool under_the_same_key : {false, true}) {
     other.insert(LastWords(1), object);
-    this->EnterDying(map, under_the_same_key ? 1 : 2, [&] { other.erase(LastWords(1)); });
+    const auto erase = [&] { other.erase(LastWords(1)); };
+    if (under_the_same_key) {
+      this->EnterDyingAmongOthers(map, 1, erase);
+    } else {
+      this->EnterDying(map, 2, erase);
+    }
     map.merge(other);
     EXPECT_EQ(other.size(), 0u);
     EXPECT_EQ(map.get(LastWords(1)), object);
@@ -60,7 +73,7 @@ TYPED_TEST(WeakContainerReentryTest, MergeTakesTheObjectAndNotItsSuccessor) {
   const auto successor = Make<TypeParam, Tracked>(2);
   other.insert(LastWords(1), object);
   // Its end comes in the midst of the merge, since it makes way for the other.
-  this->EnterDying(map, 1, [&] { other.insert_or_assign(LastWords(1), successor); });
+  this->EnterDyingAmongOthers(map, 1, [&] { other.insert_or_assign(LastWords(1), successor); });
   map.merge(other);
   EXPECT_EQ(map.get(LastWords(1)), object);
   EXPECT_EQ(other.get(LastWords(1)), successor);
