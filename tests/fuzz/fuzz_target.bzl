@@ -28,11 +28,5 @@ def fuzz_target(name, script):
         }),
         tags = ["one-thread"],
         local_defines = ["WEAKCACHE_FUZZED_SCRIPT=" + script],
-        deps = [
-            "//tests/script",
-            "//tests/script:weak_interner_script",
-            "//tests/script:weak_key_map_script",
-            "//tests/script:weak_set_script",
-            "//tests/script:weak_value_map_script",
-        ],
+        deps = ["//tests/script:scripts"],
     )
