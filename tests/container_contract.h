@@ -492,6 +492,22 @@ TYPED_TEST_P(ContainerContract, MovesAndSwaps) {
   moved.Validate();
 }
 
+// What a bounded purge has taken out of the queue and not yet looked at is the container's, too.
+TYPED_TEST_P(ContainerContract, WhatIsLeftToPurgeGoesAlongWithASwap) {
+  auto objects = this->AddNewOnes(100);
+  objects.resize(1);
+  objects.push_back(this->adapter_->AddNew(1000));
+  TypeParam other;
+  const auto object_of_the_other = other.AddNew(2000);
+  swap(this->adapter_->container, other.container);
+  EXPECT_EQ(this->adapter_->container.purge(), 0u);
+  EXPECT_EQ(this->Ids(), std::multiset<int>{2000});
+  EXPECT_GT(other.container.purge(), 0u);
+  EXPECT_EQ(other.container.size(), 2u);
+  other.container.Validate();
+  this->adapter_->container.Validate();
+}
+
 TYPED_TEST_P(ContainerContract, AFailedAllocationLeavesItAsItWas) {
   std::vector<typename TestFixture::Handle> objects;
   std::multiset<int> ids;
@@ -650,11 +666,12 @@ REGISTER_TYPED_TEST_SUITE_P(
     WeakReferencesAndEntriesEndInAnyOrder, ARemovedObjectLeavesItsSuccessorAlone,
     DestructorMayUseItsOwnContainer, ClearInADestructorEmptiesAtOnce, ClearForgetsAllAndKeepsNone,
     IterationSurvivesInsertionErasureAndExpiry, IterationHoldsTheObjectThatItStandsOn,
-    MovesAndSwaps, AFailedAllocationLeavesItAsItWas, AThrowingConstructorLeavesItAsItWas,
-    GetsItsMemoryBackByShrinking, RaceOfExpiryAgainstEveryOperation,
-    RaceOfTheLastReleaseAgainstErasure, RaceOfTheLastReleaseAgainstItsSuccessor,
-    RaceOfTheLastReleaseAgainstClear, RaceOfTheLastReleaseAgainstPurgeAndShrinking,
-    RaceOfTheLastReleaseAgainstTheEnd, RaceOfManyExpiriesAgainstTheEnd);
+    MovesAndSwaps, WhatIsLeftToPurgeGoesAlongWithASwap, AFailedAllocationLeavesItAsItWas,
+    AThrowingConstructorLeavesItAsItWas, GetsItsMemoryBackByShrinking,
+    RaceOfExpiryAgainstEveryOperation, RaceOfTheLastReleaseAgainstErasure,
+    RaceOfTheLastReleaseAgainstItsSuccessor, RaceOfTheLastReleaseAgainstClear,
+    RaceOfTheLastReleaseAgainstPurgeAndShrinking, RaceOfTheLastReleaseAgainstTheEnd,
+    RaceOfManyExpiriesAgainstTheEnd);
 
 }  // namespace weakcache::testing
 
