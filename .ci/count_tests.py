@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Counts the tests of one `bazel test` from its --build_event_json_file.
 
 Prints "PASSED FAILED" on stdout and the end of each failed test's log on stderr.

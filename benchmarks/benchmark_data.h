@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the benchmarks of the containers store and look for.
 #ifndef WEAKCACHE_BENCHMARKS_BENCHMARK_DATA_H_
 #define WEAKCACHE_BENCHMARKS_BENCHMARK_DATA_H_

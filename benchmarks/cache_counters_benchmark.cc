@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a count costs, alone and between an object's increment and decrement, as in a hit.
 //
 //   weakcache    CacheCounters: a cell for each thread, a load and a store
@@ -15,7 +16,7 @@
 #include <vector>
 
 #include "benchmarks/run_benchmarks.h"
-#include "cache/internal/cache_counters.h"
+#include "weakcache/cache/internal/stats/cache_counters.h"
 
 namespace weakcache {
 namespace {

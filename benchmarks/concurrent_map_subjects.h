@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The thread-safe maps that are compared, behind one interface:
 //
 //   Strong Get(lookup)             null if there is none
@@ -25,8 +26,8 @@
 #include "absl/synchronization/mutex.h"
 #include "benchmarks/benchmark_data.h"
 #include "benchmarks/value_map_subjects.h"
-#include "cache/concurrent_weak_value_map.h"
-#include "weakref/handle_traits.h"
+#include "weakcache/cache/concurrent_weak_value_map.h"
+#include "weakcache/weakref/handle_traits.h"
 
 namespace weakcache {
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Thread-safe maps of weak references, against what people write by hand and against the physical
 // floor. Names are operation/subject/size; compare the rows of one run. Times are per operation of
 // one thread: with two threads, twice the throughput is the same time.

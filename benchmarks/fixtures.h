@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tables that take longer to fill than to measure, kept from one benchmark to the next.
 //
 // Usually one is kept: the benchmarks that follow each other on one subject share it, and there may

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // LargeObjectCache, against the map that it is built on and what people write by hand. Names are
 // operation/subject/size; compare the rows of one run. Times are per operation of one thread: with
 // two threads, twice the throughput is the same time.
@@ -29,9 +30,9 @@
 
 #include "benchmarks/benchmark_data.h"
 #include "benchmarks/run_benchmarks.h"
-#include "cache/concurrent_weak_value_map.h"
-#include "cache/large_object_cache.h"
-#include "weakref/ref.h"
+#include "weakcache/cache/concurrent_weak_value_map.h"
+#include "weakcache/cache/large_object_cache.h"
+#include "weakcache/weakref/ref.h"
 
 namespace weakcache {
 namespace {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A million of two million objects end at once. Until the table has got rid of their entries, how
 // long can a single operation take?
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What every benchmark program does once it has registered its benchmarks.
 #ifndef WEAKCACHE_BENCHMARKS_RUN_BENCHMARKS_H_
 #define WEAKCACHE_BENCHMARKS_RUN_BENCHMARKS_H_

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a map of weak references costs in memory. The times mean nothing.
 //
 //   bytes_per_live_entry     `size` live objects, keys of 8 bytes: what the map takes beyond what

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The maps that are compared, behind one interface:
 //
 //   Strong Insert(key, id)   makes an object, which lives as long as the result or copies of it
@@ -23,9 +24,9 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
 #include "benchmarks/benchmark_data.h"
-#include "cache/weak_value_map.h"
-#include "weakref/handle_traits.h"
-#include "weakref/ref.h"
+#include "weakcache/cache/weak_value_map.h"
+#include "weakcache/weakref/handle_traits.h"
+#include "weakcache/weakref/ref.h"
 
 namespace weakcache {
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // WeakInterner, WeakSet and WeakKeyMap against what people use instead. Names are
 // operation/subject/size; compare the rows of one run. Each source says what its subjects are.
 #include "benchmarks/weak_containers_benchmark.h"

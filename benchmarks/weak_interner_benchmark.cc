@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One object for equal strings of 16 to 64 bytes.
 //
 //   weakcache                          WeakInterner<std::string>, asked with string_views
@@ -31,8 +32,8 @@
 
 #include "benchmarks/benchmark_data.h"
 #include "benchmarks/weak_containers_benchmark.h"
-#include "cache/weak_interner.h"
-#include "weakref/ref.h"
+#include "weakcache/cache/weak_interner.h"
+#include "weakcache/weakref/ref.h"
 
 namespace weakcache {
 namespace {
@@ -40,7 +41,7 @@ namespace {
 class WeakcacheSubject {
  public:
   using Strong = Ref<const std::string>;
-  Strong Intern(const std::string& text) { return interner_.Intern(std::string_view(text)); }
+  Strong intern(const std::string& text) { return interner_.intern(std::string_view(text)); }
   static const std::string* Address(const Strong& interned) { return interned.get(); }
 
  private:
@@ -54,7 +55,7 @@ class FlyweightSubject {
   using Strong = boost::flyweights::flyweight<std::string, boost::flyweights::hashed_factory<>,
                                               boost::flyweights::refcounted, Locking,
                                               boost::flyweights::static_holder>;
-  Strong Intern(const std::string& text) { return Strong(text); }
+  Strong intern(const std::string& text) { return Strong(text); }
   static const std::string* Address(const Strong& interned) { return &interned.get(); }
 };
 
@@ -62,7 +63,7 @@ class StdMutexSubject {
  public:
   using Strong = std::shared_ptr<const std::string>;
 
-  Strong Intern(const std::string& text) {
+  Strong intern(const std::string& text) {
     const std::lock_guard lock(mutex_);
     const Lookup lookup{std::hash<std::string_view>()(text), text};
     if (const auto found = entries_.find(lookup); found != entries_.end()) {
@@ -120,7 +121,7 @@ void InternHit(benchmark::State& state) {
   const auto size = static_cast<size_t>(state.range(0));
   Subject subject;
   std::vector<typename Subject::Strong> held;
-  for (size_t i = 0; i < size; ++i) held.push_back(subject.Intern(TextOf(KeyAt(i))));
+  for (size_t i = 0; i < size; ++i) held.push_back(subject.intern(TextOf(KeyAt(i))));
 
   struct Lookup {
     std::string text;
@@ -135,7 +136,7 @@ void InternHit(benchmark::State& state) {
   size_t next = 0;
   for (auto _ : state) {
     const Lookup& lookup = lookups[next++ & (lookups.size() - 1)];
-    const auto found = subject.Intern(lookup.text);
+    const auto found = subject.intern(lookup.text);
     if (Subject::Address(found) != lookup.expected) state.SkipWithError("wrong answer");
     benchmark::DoNotOptimize(found);
   }
@@ -147,7 +148,7 @@ void InternChurn(benchmark::State& state) {
   Subject subject;
   std::vector<typename Subject::Strong> held;
   size_t next_key = 0;
-  for (; next_key < size; ++next_key) held.push_back(subject.Intern(TextOf(KeyAt(next_key))));
+  for (; next_key < size; ++next_key) held.push_back(subject.intern(TextOf(KeyAt(next_key))));
 
   std::mt19937_64 random(1);
   std::string text;
@@ -155,7 +156,7 @@ void InternChurn(benchmark::State& state) {
   for (auto _ : state) {
     AssignText(KeyAt(next_key++), text);
     auto& victim = held[random() % size];
-    victim = subject.Intern(text);
+    victim = subject.intern(text);
     if (*Subject::Address(victim) != text) state.SkipWithError("wrong answer");
   }
 }

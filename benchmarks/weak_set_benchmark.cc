@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Sets of objects by identity.
 //
 //   weakcache             WeakSet<T>
@@ -23,8 +24,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "benchmarks/benchmark_data.h"
 #include "benchmarks/weak_containers_benchmark.h"
-#include "cache/weak_set.h"
-#include "weakref/ref.h"
+#include "weakcache/cache/weak_set.h"
+#include "weakcache/weakref/ref.h"
 
 namespace weakcache {
 namespace {
@@ -33,8 +34,8 @@ class WeakcacheSubject {
  public:
   using Strong = Ref<Object>;
   static Strong Make(int64_t id) { return MakeRef<Object>(id); }
-  bool Add(const Strong& object) { return set_.add(object); }
-  bool Discard(const Strong& object) { return set_.discard(object) == 1; }
+  bool Add(const Strong& object) { return set_.insert(object); }
+  bool Discard(const Strong& object) { return set_.erase(object) == 1; }
   bool Contains(const Strong& object) { return set_.contains(object); }
   template <typename Visit>
   void ForEach(Visit visit) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Maps of weak references, against what people write by hand and against the physical floor. Names
 // are operation/subject/size; compare the rows of one run.
 //

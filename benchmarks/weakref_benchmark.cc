@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The handles themselves: copying, upgrading, making and ending them, against std, Boost and the
 // bare atomic operations. Names are operation/subject/size; compare the rows of one run.
 //
@@ -20,9 +21,9 @@
 #include <vector>
 
 #include "benchmarks/run_benchmarks.h"
-#include "weakref/expiry.h"
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
+#include "weakcache/weakref/expiry.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 namespace {

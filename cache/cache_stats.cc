@@ -1,4 +1,5 @@
-#include "cache/cache_stats.h"
+// SPDX-License-Identifier: Apache-2.0
+#include "weakcache/cache/cache_stats.h"
 
 #include <algorithm>
 #include <array>
@@ -38,7 +39,7 @@ constexpr std::array<Figure, 5> kCounters = {{
 // In the order of RemovalCause.
 constexpr std::array<Figure, kRemovalCauses> kRemovals = {{
     {"evictions_budget", &CacheStats::evictions_budget},
-    {"evictions_age", &CacheStats::evictions_age},
+    {"evictions_expired", &CacheStats::evictions_expired},
     {"removals_replaced", &CacheStats::removals_replaced},
     {"removals_invalidated", &CacheStats::removals_invalidated},
     {"removals_died", &CacheStats::removals_died},
@@ -47,7 +48,7 @@ constexpr std::array<Figure, 4> kGauges = {{
     {"bytes_retained", &CacheStats::bytes_retained},
     {"bytes_pinned", &CacheStats::bytes_pinned},
     {"loads_in_flight", &CacheStats::loads_in_flight},
-    {"expired_unpurged", &CacheStats::expired_unpurged},
+    {"dead_entries", &CacheStats::dead_entries},
 }};
 
 // Abseil may have a string_view of its own, which its StrAppend takes instead of std's.
@@ -181,22 +182,6 @@ class PrometheusText {
 
 }  // namespace
 
-std::string_view RemovalCauseName(RemovalCause cause) {
-  switch (cause) {
-    case RemovalCause::kBudget:
-      return "budget";
-    case RemovalCause::kAge:
-      return "age";
-    case RemovalCause::kReplaced:
-      return "replaced";
-    case RemovalCause::kInvalidated:
-      return "invalidated";
-    case RemovalCause::kDied:
-      return "died";
-  }
-  return "unknown";
-}
-
 uint64_t CacheStats::requests() const {
   return SaturatingAdd(SaturatingAdd(hits, weak_hits), misses);
 }
@@ -208,7 +193,9 @@ double CacheStats::hit_ratio() const {
   return all == 0 ? 1 : served / all;
 }
 
-uint64_t CacheStats::evictions() const { return SaturatingAdd(evictions_budget, evictions_age); }
+uint64_t CacheStats::evictions() const {
+  return SaturatingAdd(evictions_budget, evictions_expired);
+}
 
 absl::Duration CacheStats::mean_load_time() const {
   return loads == 0 ? absl::ZeroDuration() : load_time / static_cast<double>(loads);
@@ -281,8 +268,9 @@ std::string CacheStats::ToText() const {
                         "removals  %d by budget, %d by age, %d replaced, %d invalidated, %d died\n"
                         "bytes     %d retained, %d pinned by users\n"
                         "entries   %d expired and not yet purged\n",
-                        evictions_budget, evictions_age, removals_replaced, removals_invalidated,
-                        removals_died, bytes_retained, bytes_pinned, expired_unpurged);
+                        evictions_budget, evictions_expired, removals_replaced,
+                        removals_invalidated, removals_died, bytes_retained, bytes_pinned,
+                        dead_entries);
   return text;
 }
 
@@ -334,7 +322,7 @@ std::string ToPrometheus(std::string_view name_prefix, const Caches& caches) {
   text.Metric("pinned_bytes", "gauge", "Weights of the objects that only their users keep alive.",
               {kGauges[1]});
   text.Metric("loads_in_flight", "gauge", "Loads that have begun and not ended.", {kGauges[2]});
-  text.Metric("expired_unpurged", "gauge", "Entries of expired objects that wait for a purge.",
+  text.Metric("dead_entries", "gauge", "Entries of expired objects that wait for a purge.",
               {kGauges[3]});
   return text.Take();
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // CacheStats: what a cache has done so far and holds now, as plain figures that an operator can
 // read.
 //
@@ -37,21 +38,9 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "weakcache/cache/removal_cause.h"
 
 namespace weakcache {
-
-// Why an object is no longer in a cache.
-enum class RemovalCause {
-  kBudget,       // others needed its bytes
-  kAge,          // it was no longer fresh
-  kReplaced,     // its key got another object
-  kInvalidated,  // somebody asked for it
-  kDied,         // its last user let it go, and the cache did not retain it
-};
-inline constexpr size_t kRemovalCauses = 5;
-
-// "budget", "age", "replaced", "invalidated" or "died".
-std::string_view RemovalCauseName(RemovalCause cause);
 
 struct CacheStats {
   // Names and values to tell this cache from others.
@@ -71,17 +60,17 @@ struct CacheStats {
   absl::Duration load_time;    // of all loads together; those at the same time count in full
   std::array<uint64_t, kLoadTimeBuckets> load_time_histogram{};
   uint64_t evictions_budget = 0;
-  uint64_t evictions_age = 0;
+  uint64_t evictions_expired = 0;
   uint64_t removals_replaced = 0;
   uint64_t removals_invalidated = 0;
   uint64_t removals_died = 0;
 
   // Gauges: what is true at the moment.
 
-  uint64_t bytes_retained = 0;    // weights of the objects that the cache keeps alive
-  uint64_t bytes_pinned = 0;      // weights of those that only users do, each up to 2^48
-  uint64_t loads_in_flight = 0;   // loads that have begun and not ended
-  uint64_t expired_unpurged = 0;  // entries whose objects have gone, that wait to be removed
+  uint64_t bytes_retained = 0;   // weights of the objects that the cache keeps alive
+  uint64_t bytes_pinned = 0;     // weights of those that only users do, each up to 2^48
+  uint64_t loads_in_flight = 0;  // loads that have begun and not ended
+  uint64_t dead_entries = 0;     // entries whose objects have gone, that wait to be removed
 
   uint64_t requests() const;
   // Of all requests, how many were hits or weak hits: 0 to 1. It is 1 if there were no requests.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // ConcurrentWeakValueMap<K, V>: finds large objects that are in use on any thread, without a lock,
 // and keeps none alive.
 //
@@ -56,13 +57,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "cache/internal/concurrent_shard.h"
-#include "cache/internal/key_lookup.h"
-#include "cache/internal/stored_handle.h"
-#include "cache/recursive_creation_error.h"
-#include "weakref/handle_traits.h"
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
+#include "weakcache/cache/internal/concurrent/concurrent_shard.h"
+#include "weakcache/cache/internal/key/key_lookup.h"
+#include "weakcache/cache/internal/slot/stored_handle.h"
+#include "weakcache/cache/recursive_creation_error.h"
+#include "weakcache/weakref/handle_traits.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 
@@ -110,8 +111,8 @@ class ConcurrentWeakValueMap {
   template <typename Key = K>
   Strong get(const Key& key) const {
     const LookupKey<Key> lookup = key;
-    const Place place = PlaceOf(lookup);
-    return place.shard->Find(place.hash, keys_, lookup);
+    const KeyLocation location = Locate(lookup);
+    return location.shard->Find(location.hash, keys_, lookup);
   }
   template <typename Key = K>
   bool contains(const Key& key) const {
@@ -123,12 +124,12 @@ class ConcurrentWeakValueMap {
   template <typename Key = K, typename Factory>
   Strong get_or_create(Key&& key, Factory&& factory) {
     const LookupKey<Key> lookup = key;
-    const Place place = PlaceOf(lookup);
-    Strong found = place.shard->FindQuickly(place.hash, keys_, lookup);
+    const KeyLocation location = Locate(lookup);
+    Strong found = location.shard->FindFast(location.hash, keys_, lookup);
     if (found.get() != nullptr) [[likely]]
       return found;
-    return place.shard->FindOrCreate(place.hash, keys_, lookup, std::forward<Key>(key),
-                                     std::forward<Factory>(factory));
+    return location.shard->FindOrCreate(location.hash, keys_, lookup, std::forward<Key>(key),
+                                        std::forward<Factory>(factory));
   }
 
   // Enters `value` unless there is an object under the key. Returns the object that is there now,
@@ -140,14 +141,14 @@ class ConcurrentWeakValueMap {
     if (present.get() != nullptr) return {std::move(present), false};
     return {std::move(value), true};
   }
-  // Enters `value` in place of what is there. True if there was no object.
+  // Enters `value` in location of what is there. True if there was no object.
   template <typename Key = K>
   bool insert_or_assign(Key&& key, const Strong& value) {
     internal::CheckOwns(value, "ConcurrentWeakValueMap::insert_or_assign");
     return Enter(std::forward<Key>(key), value, /*replace=*/true).previous.get() == nullptr;
   }
 
-  // Enters an object made from `args` in place of what is there; returns it.
+  // Enters an object made from `args` in location of what is there; returns it.
   template <typename Key = K, typename... Args>
   Strong emplace_or_assign(Key&& key, Args&&... args) {
     auto made = internal::MakeObject<Strong>(std::forward<Args>(args)...);
@@ -197,9 +198,9 @@ class ConcurrentWeakValueMap {
   size_type purge() {
     size_t purged = 0;
     for (size_t i = 0; i < shard_count_; ++i) {
-      typename Table::Postponed postponed;
+      typename Table::DeferredReleases deferred;
       typename Table::MutexLock lock(shards_[i].table.mutex);
-      purged += shards_[i].table.PurgeUpTo(SIZE_MAX, postponed);
+      purged += shards_[i].table.PurgeUpTo(SIZE_MAX, deferred);
     }
     return purged;
   }
@@ -208,9 +209,9 @@ class ConcurrentWeakValueMap {
     for (size_t i = 0; i < shard_count_; ++i) {
       Table& table = shards_[i].table;
       shards_[i].ForEach([&](const Entry& entry) {
-        typename Table::Postponed postponed;
+        typename Table::DeferredReleases deferred;
         typename Table::MutexLock lock(table.mutex);
-        table.Remove(entry, postponed);
+        table.Remove(entry, deferred);
       });
     }
   }
@@ -227,8 +228,8 @@ class ConcurrentWeakValueMap {
 
   // For tests, while the map is quiet and no object is released: aborts, and says why, if the map
   // is inconsistent.
-  void Validate() const {
-    for (size_t i = 0; i < shard_count_; ++i) shards_[i].Validate();
+  void CheckInvariantsForTesting() const {
+    for (size_t i = 0; i < shard_count_; ++i) shards_[i].CheckInvariantsForTesting();
   }
 
  private:
@@ -239,7 +240,7 @@ class ConcurrentWeakValueMap {
   using Entry = typename Shard::Entry;
 
   static constexpr size_t kMaxShards = 4096;
-  struct Place {
+  struct KeyLocation {
     Shard* shard;
     uint32_t hash;
   };
@@ -262,7 +263,7 @@ class ConcurrentWeakValueMap {
   }
 
   template <typename Lookup>
-  Place PlaceOf(const Lookup& key) const {
+  KeyLocation Locate(const Lookup& key) const {
     const uint64_t hash = internal::MixedHash<Hash>(keys_.hash(key));
     constexpr int kShift = internal::kBitsBelowSlotHash;
     const size_t shard = (hash >> (kShift - std::bit_width(kMaxShards))) & (shard_count_ - 1);
@@ -271,14 +272,15 @@ class ConcurrentWeakValueMap {
   template <typename Key, typename Made>
   auto Enter(Key&& key, Made& made, bool replace) {
     const LookupKey<Key> lookup = key;
-    const Place place = PlaceOf(lookup);
-    return place.shard->Enter(place.hash, keys_, lookup, std::forward<Key>(key), made, replace);
+    const KeyLocation location = Locate(lookup);
+    return location.shard->Enter(location.hash, keys_, lookup, std::forward<Key>(key), made,
+                                 replace);
   }
   template <typename Key, typename Condition>
   size_type EraseIf(const Key& key, Condition&& condition) {
     const LookupKey<Key> lookup = key;
-    const Place place = PlaceOf(lookup);
-    return place.shard->EraseIf(place.hash, keys_, lookup, condition) ? 1 : 0;
+    const KeyLocation location = Locate(lookup);
+    return location.shard->EraseIf(location.hash, keys_, lookup, condition) ? 1 : 0;
   }
 
   internal::KeyFunctions<Hash, Equal> keys_;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // LargeObjectCache<K, V>: loads each large object once, keeps those that are worth it within a
 // budget of bytes, and never has a second copy of one that is still in use.
 //
@@ -43,7 +44,7 @@
 //
 // Complexity: O(1) for all operations on a key, amortised; a hit writes nothing that is shared but
 // the object's count and, up to 16 times until its next turn, one byte. Others: O(number of entries
-// that there were) for ForEach, InvalidateIf, Clear and Validate.
+// that there were) for ForEach, InvalidateIf, Clear and CheckInvariantsForTesting.
 #ifndef WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
 #define WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
 
@@ -65,16 +66,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
-#include "cache/cache_stats.h"
-#include "cache/internal/cache_core.h"
-#include "cache/internal/cache_entry.h"
-#include "cache/internal/freshness.h"
-#include "cache/internal/key_lookup.h"
-#include "cache/internal/load_task.h"
-#include "cache/internal/stored_handle.h"
-#include "weakref/internal/check.h"
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
+#include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/internal/key/key_lookup.h"
+#include "weakcache/cache/internal/loading/cache_core.h"
+#include "weakcache/cache/internal/loading/freshness.h"
+#include "weakcache/cache/internal/loading/load_task.h"
+#include "weakcache/cache/internal/retention/cache_entry.h"
+#include "weakcache/cache/internal/slot/stored_handle.h"
+#include "weakcache/weakref/internal/check.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 
@@ -243,21 +244,21 @@ class LargeObjectCache {
   // time.
   void Purge() {
     core_->ForEach([&](const Entry& entry, const Strong&) {
-      if (core_->IsStale(entry)) core_->Remove(entry, RemovalCause::kAge);
+      if (core_->IsExpired(entry)) core_->Remove(entry, RemovalCause::kExpired);
     });
     core_->Purge();
   }
 
   // Takes effect before it returns.
   void SetBudget(uint64_t budget_bytes) {
-    typename Core::Departures departures(core_->retention());
-    core_->retention().SetBudget(budget_bytes, departures);
+    typename Core::PendingRemovals removals(core_->retention());
+    core_->retention().SetBudget(budget_bytes, removals);
   }
   uint64_t budget_bytes() const { return core_->retention().budget(); }
   // For memory pressure: evicts until at most `bytes` are retained; the budget stays.
   void Trim(uint64_t bytes) {
-    typename Core::Departures departures(core_->retention());
-    core_->retention().Trim(bytes, departures);
+    typename Core::PendingRemovals removals(core_->retention());
+    core_->retention().Trim(bytes, removals);
   }
   // Weighs the object again, because it has grown or shrunk. False if there is none.
   template <typename Key = K>
@@ -290,7 +291,7 @@ class LargeObjectCache {
 
   // For tests, while the cache is quiet and no object is released: aborts, and says why, if the
   // cache is inconsistent. Purges the entries of dead objects.
-  void Validate() const { core_->Validate(); }
+  void CheckInvariantsForTesting() const { core_->CheckInvariantsForTesting(); }
 
  private:
   using Core = internal::CacheCore<K, V, Hash, Equal>;

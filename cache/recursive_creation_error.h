@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // RecursiveCreationError: a factory has asked for the very key that it creates.
 //
 // Why: it would wait for itself.
@@ -17,7 +18,7 @@
 
 #include <stdexcept>
 
-#include "weakref/internal/check.h"
+#include "weakcache/weakref/internal/check.h"
 
 namespace weakcache {
 

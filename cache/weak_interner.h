@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // WeakInterner<T>: one object for all equal values, for as long as anybody uses it.
 //
 // Why not a static std::set<T>: it keeps every value that was ever seen. Why not
@@ -5,8 +6,8 @@
 // be compared, and stay.
 //
 //   weakcache::WeakInterner<std::string> names;
-//   weakcache::Ref<const std::string> a = names.Intern("position");
-//   weakcache::Ref<const std::string> b = names.Intern("position");
+//   weakcache::Ref<const std::string> a = names.intern("position");
+//   weakcache::Ref<const std::string> b = names.intern("position");
 //   a == b;                                     // one object: equality is one comparison
 //   names.contains("velocity");                 // false, and does not enter it
 //
@@ -45,11 +46,11 @@
 #include <utility>
 #include <vector>
 
-#include "cache/internal/key_lookup.h"
-#include "cache/internal/key_matching.h"
-#include "cache/internal/live_iterator.h"
-#include "cache/internal/stored_handle.h"
-#include "cache/internal/weak_container.h"
+#include "weakcache/cache/internal/key/key_lookup.h"
+#include "weakcache/cache/internal/key/key_matching.h"
+#include "weakcache/cache/internal/slot/stored_handle.h"
+#include "weakcache/cache/internal/table/live_iterator.h"
+#include "weakcache/cache/internal/table/weak_container.h"
 
 namespace weakcache {
 
@@ -63,7 +64,7 @@ using InternedObject = std::remove_cv_t<ReferentOf<InternedHandle<T>>>;
 // A small object lies in its slot.
 template <typename T>
 using InternerPayload =
-    std::conditional_t<kHasResidents<InternedHandle<T>> && kFitsInSlot<InternedObject<T>>,
+    std::conditional_t<kHasEmbeddedSlots<InternedHandle<T>> && kFitsInSlot<InternedObject<T>>,
                        ObjectInSlot<InternedObject<T>>, Nothing>;
 
 }  // namespace internal
@@ -103,6 +104,7 @@ class WeakInterner
   WeakInterner(WeakInterner&&) noexcept = default;
   WeakInterner& operator=(WeakInterner&&) noexcept = default;
 
+  using Base::CheckInvariantsForTesting;
   using Base::clear;  // what has been given out stays, but is not found any more
   using Base::empty;
   using Base::get_allocator;
@@ -110,19 +112,18 @@ class WeakInterner
   using Base::reserve;
   using Base::shrink_to_fit;
   using Base::size;
-  using Base::Validate;
 
   // The object equal to `value`; if there is none, one made from it. `value` is a T or, if hash and
   // equality take it, anything that a T can be made from. Or a handle: then the object itself, to
   // which nobody may keep a handle by which it can be changed.
   template <typename Value = internal::InternedObject<T>>
-  Strong Intern(Value&& value) {
+  Strong intern(Value&& value) {
     const auto& lookup = Keys::Lookup(value);
     const uint32_t hash = keys_.HashOf(lookup);
     if (auto found = keys_.Find(table_, hash, lookup); found.slot != nullptr) {
       return std::move(found.key);
     }
-    const auto purged = table_.PurgeSome();
+    const auto purged = table_.PurgeUpTo();
     return InternNew(hash, std::forward<Value>(value));
   }
 
@@ -147,7 +148,7 @@ class WeakInterner
   std::default_sentinel_t end() const { return {}; }
 
   // The live objects, held.
-  std::vector<Strong> Snapshot() const {
+  std::vector<Strong> snapshot() const {
     return Base::template Collect<Strong>(begin(), [](const Strong& object) { return object; });
   }
 
@@ -159,28 +160,28 @@ class WeakInterner
   template <typename Value>
   Strong InternNew(uint32_t hash, Value&& value) {
     table_.MakeRoom();
-    const uint64_t changes = table_.changes();
-    if constexpr (internal::kHasResidents<Strong> && !std::is_convertible_v<Value, Strong>) {
-      constexpr bool kResident = true;
-      auto prepared = table_.template Prepare<kResident>();
+    const uint64_t version = table_.version();
+    if constexpr (internal::kHasEmbeddedSlots<Strong> && !std::is_convertible_v<Value, Strong>) {
+      constexpr bool kEmbedded = true;
+      auto prepared = table_.template Prepare<kEmbedded>();
       auto made = Make(prepared, std::forward<Value>(value));
-      if (Strong other = FindIfChanged(changes, hash, *made); other.get() != nullptr) return other;
-      return table_.EnterResident(std::move(prepared), hash, std::move(made));
+      if (Strong other = FindIfChanged(version, hash, *made); other.get() != nullptr) return other;
+      return table_.EnterEmbedded(std::move(prepared), hash, std::move(made));
     } else {
       Strong made = MakeHandle(std::forward<Value>(value));
-      if (Strong other = FindIfChanged(changes, hash, *made.get()); other.get() != nullptr) {
+      if (Strong other = FindIfChanged(version, hash, *made.get()); other.get() != nullptr) {
         return other;
       }
       table_.Enter(table_.Prepare(), hash, made);
       return made;
     }
   }
-  Strong FindIfChanged(uint64_t changes, uint32_t hash,
+  Strong FindIfChanged(uint64_t version, uint32_t hash,
                        const internal::InternedObject<T>& object) const {
-    return table_.changes() == changes ? Strong() : keys_.Find(table_, hash, object).key;
+    return table_.version() == version ? Strong() : keys_.Find(table_, hash, object).key;
   }
-  template <typename NewSlot, typename Value>
-  static auto Make(NewSlot& prepared, Value&& value) {
+  template <typename PreparedSlot, typename Value>
+  static auto Make(PreparedSlot& prepared, Value&& value) {
     if constexpr (internal::kIsObjectInSlot<Payload>) {
       return internal::NewObjectIn(prepared.payload(), std::forward<Value>(value));
     } else {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // WeakKeyMap<K, V>: attaches data to large objects from outside, for as long as they live.
 //
 // Why not unordered_map<const K*, V>: its values stay when their keys die, and a new object at the
@@ -40,7 +41,7 @@
 //  - A key that is released inside 32 nested destructions keeps its value until the thread gets
 //    to it (see weakref/ref.h).
 //  - A value that holds a Ref to its own key keeps it, and itself, alive until it is erased:
-//    FindSelfReferences() reports such keys.
+//    find_self_references() reports such keys.
 //
 // The allocator, which is for entries: as of WeakValueMap. A value of more than 64 bytes has an
 // allocation of its own, which goes back with it.
@@ -64,11 +65,14 @@
 #include <utility>
 #include <vector>
 
-#include "cache/internal/key_matching.h"
-#include "cache/internal/key_policy.h"
-#include "cache/internal/live_iterator.h"
-#include "cache/internal/stored_handle.h"
-#include "cache/internal/weak_container.h"
+#include "weakcache/cache/held_value.h"
+#include "weakcache/cache/internal/key/key_matching.h"
+#include "weakcache/cache/internal/key/key_selection.h"
+#include "weakcache/cache/internal/slot/stored_handle.h"
+#include "weakcache/cache/internal/table/live_iterator.h"
+#include "weakcache/cache/internal/table/mapped_value.h"
+#include "weakcache/cache/internal/table/weak_container.h"
+#include "weakcache/cache/key_policy.h"
 
 namespace weakcache {
 
@@ -122,6 +126,7 @@ class WeakKeyMap
   WeakKeyMap(WeakKeyMap&&) noexcept = default;
   WeakKeyMap& operator=(WeakKeyMap&&) noexcept = default;
 
+  using Base::CheckInvariantsForTesting;
   using Base::clear;
   using Base::empty;
   using Base::get_allocator;
@@ -129,7 +134,6 @@ class WeakKeyMap
   using Base::reserve;
   using Base::shrink_to_fit;
   using Base::size;
-  using Base::Validate;
 
   // The value attached to the key. By value, `key` is a handle, an object, or what hash and
   // equality take in its place. Precondition, of all look-ups by value: a handle is not null.
@@ -170,7 +174,7 @@ class WeakKeyMap
   std::pair<pointer, bool> try_emplace(const Strong& key, Args&&... args) {
     internal::CheckOwns(key, "WeakKeyMap::try_emplace");
     Strong held = key;
-    const auto purged = table_.PurgeSome();
+    const auto purged = table_.PurgeUpTo();
     auto [found, inserted] = Emplace(
         std::move(held), [] { return true; }, std::forward<Args>(args)...);
     return {internal::MakeFound<pointer>(std::move(found)), inserted};
@@ -186,7 +190,7 @@ class WeakKeyMap
   bool insert_or_assign(const Strong& key, Value&& value) {
     internal::CheckOwns(key, "WeakKeyMap::insert_or_assign");
     const Strong held = key;
-    const auto purged = table_.PurgeSome();
+    const auto purged = table_.PurgeUpTo();
     return Assign(
         held, [] { return true; }, std::forward<Value>(value));
   }
@@ -194,7 +198,7 @@ class WeakKeyMap
   // Detaches and destroys the key's value: 0 or 1.
   template <typename Key = Strong>
   size_type erase(const Key& key) {
-    const auto purged = table_.PurgeSome();
+    const auto purged = table_.PurgeUpTo();
     const auto found = Find(key);
     if (found.slot == nullptr) return 0;
     table_.Erase(found.slot);
@@ -204,7 +208,7 @@ class WeakKeyMap
   // Detaches the key's value and returns it.
   template <typename Key = Strong>
   std::optional<V> extract(const Key& key) {
-    const auto purged = table_.PurgeSome();
+    const auto purged = table_.PurgeUpTo();
     std::optional<V> extracted;
     const auto found = Find(key);
     if (found.slot == nullptr) return extracted;
@@ -239,7 +243,7 @@ class WeakKeyMap
   void update(const WeakKeyMap& other) {
     if (&other == this) return;
     for (const auto& [key, value] : other) {
-      const auto purged = table_.PurgeSome();
+      const auto purged = table_.PurgeUpTo();
       Assign(key, other.Unchanged(), value);
     }
   }
@@ -260,11 +264,11 @@ class WeakKeyMap
   std::vector<V> values() const {
     return Base::template Collect<V>(begin(), [](const auto& entry) { return entry.value; });
   }
-  std::vector<std::pair<Strong, V>> Snapshot() const {
+  std::vector<std::pair<Strong, V>> snapshot() const {
     return Base::template Collect<std::pair<Strong, V>>(
         begin(), [](const auto& entry) { return std::pair<Strong, V>(entry.key, entry.value); });
   }
-  WeakKeyMap Clone() const {
+  WeakKeyMap clone() const {
     WeakKeyMap clone(keys_, table_.allocator());
     clone.reserve(size());
     clone.update(*this);
@@ -275,15 +279,15 @@ class WeakKeyMap
   // expire. Copies each value; one that can't be copied, or that holds its key in ways that a copy
   // does not, needs the other form, which asks `holds(value, key)`. No other thread copies or drops
   // references to the keys meanwhile.
-  std::vector<Strong> FindSelfReferences() const {
-    return FindSelfReferences([](const V& value, const Strong& key) {
+  std::vector<Strong> find_self_references() const {
+    return find_self_references([](const V& value, const Strong& key) {
       const auto count = key.use_count();
       [[maybe_unused]] const V copy(value);
       return key.use_count() > count;
     });
   }
   template <typename Holds>
-  std::vector<Strong> FindSelfReferences(Holds&& holds) const {
+  std::vector<Strong> find_self_references(Holds&& holds) const {
     std::vector<Strong> found;
     for (const auto& [key, value] : *this) {
       if (holds(value, key)) found.push_back(key);
@@ -324,7 +328,7 @@ class WeakKeyMap
 
   // Whether nothing has changed since, so that a value that lies here is still there.
   auto Unchanged() const {
-    return [this, changes = table_.changes()] { return table_.changes() == changes; };
+    return [this, version = table_.version()] { return table_.version() == version; };
   }
 
   // Where the key's value is, and whether it is new: made from `args`, if they are `still_there`
@@ -336,10 +340,10 @@ class WeakKeyMap
     table_.MakeRoom();
     auto found = keys_.Find(table_, hash, lookup);
     if (found.slot != nullptr || !still_there()) return std::pair(std::move(found), false);
-    const uint64_t changes = table_.changes();
+    const uint64_t version = table_.version();
     auto prepared = table_.Prepare(std::forward<Args>(args)...);
     // The value's constructor may have attached one. Otherwise nothing can fail any more.
-    if (table_.changes() != changes) found = keys_.Find(table_, hash, lookup);
+    if (table_.version() != version) found = keys_.Find(table_, hash, lookup);
     const bool inserted = found.slot == nullptr;
     if (inserted) {
       Slot* const slot = table_.Enter(std::move(prepared), hash, key);
@@ -355,9 +359,9 @@ class WeakKeyMap
     table_.MakeRoom();
     auto found = keys_.Find(table_, hash, lookup);
     if (!still_there()) return false;
-    const uint64_t changes = table_.changes();
+    const uint64_t version = table_.version();
     auto prepared = table_.Prepare(std::forward<Value>(value));
-    if (table_.changes() != changes) {
+    if (table_.version() != version) {
       found = {};  // first: this may be the end of a key, whose destructor may change the map
       found = keys_.Find(table_, hash, lookup);
     }

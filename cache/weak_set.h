@@ -1,10 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
 // WeakSet<T>: a set of objects that keeps none alive: observers, open documents, live sessions.
 //
 // Why not std::set<std::weak_ptr<T>, std::owner_less<>>: its dead members stay until somebody looks
 // for them, and count. Here a member leaves when its last Ref goes.
 //
 //   weakcache::WeakSet<Listener> listeners;
-//   listeners.add(listener);                       // a weakcache::Ref<Listener>
+//   listeners.insert(listener);                       // a weakcache::Ref<Listener>
 //   for (const auto& each : listeners) each->OnChange();
 //   listener.reset();                              // gone from the set too
 //   weakcache::WeakSet<Listener> both = listeners & others;
@@ -23,7 +24,7 @@
 //  - Set and objects may go in either order, on any threads; the set's destructor waits for nobody.
 //    Objects' destructors may use the set, but not end it inside an operation on many members,
 //    iteration too.
-//  - Copies are explicit: Clone() (weak), Snapshot() (strong).
+//  - Copies are explicit: clone() (weak), snapshot() (strong).
 //
 // The allocator: as of WeakValueMap.
 //
@@ -42,10 +43,10 @@
 #include <utility>
 #include <vector>
 
-#include "cache/internal/key_matching.h"
-#include "cache/internal/live_iterator.h"
-#include "cache/internal/stored_handle.h"
-#include "cache/internal/weak_container.h"
+#include "weakcache/cache/internal/key/key_matching.h"
+#include "weakcache/cache/internal/slot/stored_handle.h"
+#include "weakcache/cache/internal/table/live_iterator.h"
+#include "weakcache/cache/internal/table/weak_container.h"
 
 namespace weakcache {
 
@@ -73,6 +74,7 @@ class WeakSet
   WeakSet(WeakSet&&) noexcept = default;
   WeakSet& operator=(WeakSet&&) noexcept = default;
 
+  using Base::CheckInvariantsForTesting;
   using Base::clear;
   using Base::empty;
   using Base::get_allocator;
@@ -80,13 +82,12 @@ class WeakSet
   using Base::reserve;
   using Base::shrink_to_fit;
   using Base::size;
-  using Base::Validate;
 
   // True if it was not a member. Precondition: `object` owns an object.
-  bool add(const Strong& object) {
-    internal::CheckOwns(object, "WeakSet::add");
+  bool insert(const Strong& object) {
+    internal::CheckOwns(object, "WeakSet::insert");
     const Strong held = object;
-    const auto purged = table_.PurgeSome();
+    const auto purged = table_.PurgeUpTo();
     const uint32_t hash = Keys::HashOf(held);
     if (Find(held) != nullptr) return false;
     table_.Enter(table_.Prepare(), hash, held);
@@ -94,8 +95,8 @@ class WeakSet
   }
 
   // How many members it removed: 0 or 1.
-  size_type discard(const Strong& object) {
-    const auto purged = table_.PurgeSome();
+  size_type erase(const Strong& object) {
+    const auto purged = table_.PurgeUpTo();
     Slot* const slot = Find(object);
     if (slot == nullptr) return 0;
     table_.Erase(slot);
@@ -131,10 +132,10 @@ class WeakSet
   std::default_sentinel_t end() const { return {}; }
 
   // The live members, held; and a set of them, which keeps none alive either.
-  std::vector<Strong> Snapshot() const {
+  std::vector<Strong> snapshot() const {
     return Base::template Collect<Strong>(begin(), [](const Strong& member) { return member; });
   }
-  WeakSet Clone() const {
+  WeakSet clone() const {
     WeakSet clone(table_.allocator());
     clone.reserve(size());
     clone |= *this;
@@ -143,7 +144,7 @@ class WeakSet
 
   // Union, intersection, difference and symmetric difference of the live members.
   WeakSet& operator|=(const WeakSet& other) {
-    other.for_each([&](const Strong& member) { add(member); });
+    other.for_each([&](const Strong& member) { insert(member); });
     return *this;
   }
   WeakSet& operator&=(const WeakSet& other) {
@@ -159,15 +160,15 @@ class WeakSet
       clear();
     } else {
       other.for_each([&](const Strong& member) {
-        if (discard(member) == 0) add(member);
+        if (erase(member) == 0) insert(member);
       });
     }
     return *this;
   }
-  friend WeakSet operator|(const WeakSet& a, const WeakSet& b) { return std::move(a.Clone() |= b); }
-  friend WeakSet operator&(const WeakSet& a, const WeakSet& b) { return std::move(a.Clone() &= b); }
-  friend WeakSet operator-(const WeakSet& a, const WeakSet& b) { return std::move(a.Clone() -= b); }
-  friend WeakSet operator^(const WeakSet& a, const WeakSet& b) { return std::move(a.Clone() ^= b); }
+  friend WeakSet operator|(const WeakSet& a, const WeakSet& b) { return std::move(a.clone() |= b); }
+  friend WeakSet operator&(const WeakSet& a, const WeakSet& b) { return std::move(a.clone() &= b); }
+  friend WeakSet operator-(const WeakSet& a, const WeakSet& b) { return std::move(a.clone() -= b); }
+  friend WeakSet operator^(const WeakSet& a, const WeakSet& b) { return std::move(a.clone() ^= b); }
 
   bool is_subset_of(const WeakSet& other) const {
     for (const Strong& member : *this) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // WeakValueMap<K, V>: finds large objects that are in use, and keeps none alive.
 //
 // Why not unordered_map<K, std::weak_ptr<V>>: its dead entries stay until somebody scans for them,
@@ -61,12 +62,12 @@
 #include <utility>
 #include <vector>
 
-#include "cache/internal/key_lookup.h"
-#include "cache/internal/live_iterator.h"
-#include "cache/internal/stored_handle.h"
-#include "cache/internal/weak_container.h"
-#include "weakref/handle_traits.h"
-#include "weakref/internal/check.h"
+#include "weakcache/cache/internal/key/key_lookup.h"
+#include "weakcache/cache/internal/slot/stored_handle.h"
+#include "weakcache/cache/internal/table/live_iterator.h"
+#include "weakcache/cache/internal/table/weak_container.h"
+#include "weakcache/weakref/handle_traits.h"
+#include "weakcache/weakref/internal/check.h"
 
 namespace weakcache {
 
@@ -111,6 +112,7 @@ class WeakValueMap
   WeakValueMap(WeakValueMap&&) noexcept = default;
   WeakValueMap& operator=(WeakValueMap&&) noexcept = default;
 
+  using Base::CheckInvariantsForTesting;
   using Base::clear;
   using Base::empty;
   using Base::get_allocator;
@@ -118,7 +120,6 @@ class WeakValueMap
   using Base::reserve;
   using Base::shrink_to_fit;
   using Base::size;
-  using Base::Validate;
 
   // The object under the key, or null.
   template <typename Key = K>
@@ -161,7 +162,7 @@ class WeakValueMap
     internal::CheckOwns(value, "WeakValueMap::insert");
     const LookupKey<Key> lookup = key;
     const uint32_t hash = HashToWrite(lookup);
-    const auto purged = table_.PurgeSome();
+    const auto purged = table_.PurgeUpTo();
     return InsertHashed(hash, lookup, std::forward<Key>(key), std::move(value));
   }
 
@@ -171,7 +172,7 @@ class WeakValueMap
     internal::CheckOwns(value, "WeakValueMap::insert_or_assign");
     const LookupKey<Key> lookup = key;
     const uint32_t hash = HashToWrite(lookup);
-    const auto purged = table_.PurgeSome();
+    const auto purged = table_.PurgeUpTo();
     Slot* const present = Find(hash, lookup);
     const bool inserted = present == nullptr || present->expired();
     if (present != nullptr && table_.Replace(present, value)) return inserted;
@@ -184,7 +185,7 @@ class WeakValueMap
   Strong emplace_or_assign(Key&& key, Args&&... args) {
     const LookupKey<Key> lookup = key;
     const uint32_t hash = HashToWrite(lookup);
-    const auto purged = table_.PurgeSome();
+    const auto purged = table_.PurgeUpTo();
     auto made = internal::MakeObject<Strong>(std::forward<Args>(args)...);
     Slot* const replaced = Find(hash, lookup);
     return InsertNew(hash, std::forward<Key>(key), std::move(made), replaced);
@@ -266,12 +267,12 @@ class WeakValueMap
   std::vector<Strong> values() const {
     return Base::template Collect<Strong>(begin(), [](const Entry& entry) { return entry.value; });
   }
-  std::vector<std::pair<K, Strong>> Snapshot() const {
+  std::vector<std::pair<K, Strong>> snapshot() const {
     return Base::template Collect<std::pair<K, Strong>>(
         begin(), [](const Entry& entry) { return std::pair<K, Strong>(entry.key, entry.value); });
   }
   // A map of the same live objects, which keeps none alive either.
-  WeakValueMap Clone() const {
+  WeakValueMap clone() const {
     WeakValueMap clone(keys_.hash, keys_.equal, table_.allocator());
     clone.reserve(size());
     clone.update(*this);
@@ -315,7 +316,7 @@ class WeakValueMap
   Slot* Find(uint32_t hash, const Lookup& key) const {
     const auto matches = [&](const Slot& slot) { return keys_.equal(slot.payload(), key); };
     if constexpr (internal::kIsCheapToCompare<K, Equal>) {
-      return table_.FindCheaply(hash, matches);
+      return table_.FindWithoutHashCheck(hash, matches);
     } else {
       return table_.Find(hash, matches);
     }
@@ -326,20 +327,20 @@ class WeakValueMap
   std::pair<Strong, bool> GetOrMake(Key&& key, Make&& make) {
     const LookupKey<Key> lookup = key;
     const uint32_t hash = HashToWrite(lookup);
-    const auto purged = table_.PurgeSome();
+    const auto purged = table_.PurgeUpTo();
     Slot* const expired = Find(hash, lookup);
     if (expired != nullptr) {
       if (Strong present = expired->Lock(); present.get() != nullptr) {
         return {std::move(present), false};
       }
     }
-    const uint64_t changes = table_.changes();
+    const uint64_t version = table_.version();
     auto made = make();
     if (made.get() == nullptr) return {Strong(), false};
     if constexpr (std::is_same_v<decltype(made), Strong>) {
       internal::CheckOwns(made, "WeakValueMap::get_or_create");
     }
-    if (table_.changes() != changes) {
+    if (table_.version() != version) {
       return InsertHashed(hash, lookup, std::forward<Key>(key), std::move(made));
     }
     return {InsertNew(hash, std::forward<Key>(key), std::move(made), expired), true};
@@ -361,16 +362,16 @@ class WeakValueMap
   template <typename Key, typename Made>
   Strong InsertNew(uint32_t hash, Key&& key, Made made, Slot* replaced) {
     table_.MakeRoom();
-    const uint64_t changes = table_.changes();
+    const uint64_t version = table_.version();
     constexpr bool kIsHandle = std::is_same_v<Made, Strong>;
     auto prepared = table_.template Prepare<!kIsHandle>(std::forward<Key>(key));
-    internal::Check(table_.changes() == changes, "WeakValueMap",
+    internal::Check(table_.version() == version, "WeakValueMap",
                     "a key's copy has changed the map");
     if constexpr (kIsHandle) {
       table_.Enter(std::move(prepared), hash, made, replaced);
       return made;
     } else {
-      return table_.EnterResident(std::move(prepared), hash, std::move(made), replaced);
+      return table_.EnterEmbedded(std::move(prepared), hash, std::move(made), replaced);
     }
   }
 
@@ -378,7 +379,7 @@ class WeakValueMap
   size_type EraseSlotIf(const Key& key, Condition&& condition) {
     const LookupKey<Key> lookup = key;
     const uint32_t hash = HashToWrite(lookup);
-    const auto purged = table_.PurgeSome();
+    const auto purged = table_.PurgeUpTo();
     Slot* const slot = Find(hash, lookup);
     if (slot == nullptr) return 0;
     const bool expired = slot->expired();

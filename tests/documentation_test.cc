@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The examples of README.md and of the public headers, so that they stay true.
 #include <gtest/gtest.h>
 
@@ -7,14 +8,14 @@
 #include <utility>
 
 #include "absl/time/time.h"
-#include "cache/cache_stats.h"
-#include "cache/concurrent_weak_value_map.h"
-#include "cache/weak_interner.h"
-#include "cache/weak_key_map.h"
-#include "cache/weak_value_map.h"
-#include "weakref/expiry.h"
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
+#include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/concurrent_weak_value_map.h"
+#include "weakcache/cache/weak_interner.h"
+#include "weakcache/cache/weak_key_map.h"
+#include "weakcache/cache/weak_value_map.h"
+#include "weakcache/weakref/expiry.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 namespace {
@@ -119,8 +120,8 @@ TEST(DocumentationTest, WeakKeyMapByValue) {
 
 TEST(DocumentationTest, WeakInterner) {
   weakcache::WeakInterner<std::string> names;
-  weakcache::Ref<const std::string> a = names.Intern("position");
-  weakcache::Ref<const std::string> b = names.Intern("position");
+  weakcache::Ref<const std::string> a = names.intern("position");
+  weakcache::Ref<const std::string> b = names.intern("position");
   EXPECT_TRUE(a == b);
   EXPECT_FALSE(names.contains("velocity"));
   EXPECT_EQ(names.size(), 1u);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Compiled with -fno-exceptions -fno-rtti: uses each public header once. (weak_proxy, weak_bind and
 // finalizer: see weak_proxy_no_exceptions_test.cc.)
 #include <gtest/gtest.h>
@@ -6,15 +7,15 @@
 #include <string>
 #include <utility>
 
-#include "cache/concurrent_weak_value_map.h"
-#include "cache/weak_key_map.h"
-#include "cache/weak_value_map.h"
-#include "weakref/enable_ref_from_this.h"
-#include "weakref/expiry.h"
-#include "weakref/handle_traits.h"
-#include "weakref/ref.h"
-#include "weakref/shared_ptr_interop.h"
-#include "weakref/weak_ref.h"
+#include "weakcache/cache/concurrent_weak_value_map.h"
+#include "weakcache/cache/weak_key_map.h"
+#include "weakcache/cache/weak_value_map.h"
+#include "weakcache/weakref/enable_ref_from_this.h"
+#include "weakcache/weakref/expiry.h"
+#include "weakcache/weakref/handle_traits.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/shared_ptr_interop.h"
+#include "weakcache/weakref/weak_ref.h"
 
 #if defined(__cpp_exceptions) || defined(__cpp_rtti)
 #error "this test is about code without either"

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Abseil's public Bazel labels and the pkg-config modules that stand behind them."""
 
 # The module of "absl/p:t" is absl_t, as CMake names it, unless _OTHER_MODULES says otherwise.

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Stand-ins for the repositories that Bazel itself wants to download."""
 
 def _inline_repository_impl(ctx):

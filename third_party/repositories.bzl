@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """The repositories that weakcache needs. In a WORKSPACE that has weakcache as @weakcache:
 
     load("@weakcache//third_party:repositories.bzl", "weakcache_dependencies", "weakcache_offline_bazel")

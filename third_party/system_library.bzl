@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """A repository rule that gives installed libraries their usual Bazel labels.
 
 Compile and link flags come from pkg-config, so nothing is downloaded and nothing is built twice; a

@@ -1,11 +1,12 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Has clang check every source file, with -Wthread-safety, and make no code.
 # (`./bazelw build --config=clang //...` makes it, too.)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 check() {
-  local flags=(-std=c++20 -Wall -Wextra -Werror -Wthread-safety -I.)
+  local flags=(-std=c++20 -Wall -Wextra -Werror -Wthread-safety -Iinclude -I.)
   case $1 in
     tests/*no_exceptions_test.cc) flags+=(-fno-exceptions -fno-rtti) ;;
     tests/fuzz/script_fuzz.cc) flags+=(-DWEAKCACHE_FUZZED_SCRIPT=RunWeakValueMapScript) ;;

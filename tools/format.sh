@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Formats the C++ sources in place. With --check, changes nothing and fails if a file would change.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

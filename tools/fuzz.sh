@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Fuzzes a container: tools/fuzz.sh [TARGET] [libFuzzer's options].
 #
 #   tools/fuzz.sh                                        # for a minute

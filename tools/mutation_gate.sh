@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Shows that every memory order and every re-check of the lock-free core is needed: changes them one
 # at a time, in a copy, and runs the tests that should notice. Prints for each mutant which test
 # killed it, or SURVIVED; then the totals. Exits with 0 only if tools/mutation_survivors.txt proves

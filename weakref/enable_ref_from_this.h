@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // EnableRefFromThis<T>: an object's way to a Ref to itself.
 //
 // Why: a member function that hands `this` to a callback, a queue or a registry needs a reference
@@ -38,11 +39,11 @@
 #ifndef WEAKCACHE_WEAKREF_ENABLE_REF_FROM_THIS_H_
 #define WEAKCACHE_WEAKREF_ENABLE_REF_FROM_THIS_H_
 
-#include "weakref/internal/check.h"
-#include "weakref/internal/control_block.h"
-#include "weakref/internal/ref_from_this.h"
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
+#include "weakcache/weakref/internal/check.h"
+#include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/ref_from_this.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 

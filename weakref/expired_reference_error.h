@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // ExpiredReferenceError: an object was used through a weak proxy after it had gone.
 //
 // Why: a proxy (weakref/weak_proxy.h) looks like its object, so it has no other way to say so.
@@ -21,7 +22,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "weakref/internal/check.h"
+#include "weakcache/weakref/internal/check.h"
 
 namespace weakcache {
 

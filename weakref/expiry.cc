@@ -1,11 +1,12 @@
-#include "weakref/expiry.h"
+// SPDX-License-Identifier: Apache-2.0
+#include "weakcache/weakref/expiry.h"
 
 #include <atomic>
 #include <cstdio>
 #include <exception>
 #include <utility>
 
-#include "weakref/internal/expiry_callback.h"
+#include "weakcache/weakref/internal/expiry_callback.h"
 
 namespace weakcache {
 namespace {

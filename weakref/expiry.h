@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // OnExpire: run a callback when an object has gone.
 //
 // Why: a side table, a statistic or a peer that depends on an object wants to know when it dies,
@@ -31,11 +32,11 @@
 #include <type_traits>
 #include <utility>
 
-#include "weakref/internal/call_result.h"
-#include "weakref/internal/check.h"
-#include "weakref/internal/expiry_callback.h"
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
+#include "weakcache/weakref/internal/call_result.h"
+#include "weakcache/weakref/internal/check.h"
+#include "weakcache/weakref/internal/expiry_callback.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 

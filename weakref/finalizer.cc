@@ -1,4 +1,5 @@
-#include "weakref/finalizer.h"
+// SPDX-License-Identifier: Apache-2.0
+#include "weakcache/weakref/finalizer.h"
 
 #include <cstddef>
 #include <cstdlib>
@@ -6,8 +7,8 @@
 #include <new>
 
 #include "absl/base/thread_annotations.h"
-#include "weakref/internal/check.h"
-#include "weakref/internal/finalizer_node.h"
+#include "weakcache/weakref/internal/check.h"
+#include "weakcache/weakref/internal/finalizer_node.h"
 
 namespace weakcache {
 namespace {

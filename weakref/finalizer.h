@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Finalize: run a function once when an object has gone, whether or not anybody remembers asking.
 //
 // Why: to give back what belongs to an object but does not lie in it (a file, a texture, an entry
@@ -44,11 +45,11 @@
 #include <type_traits>
 #include <utility>
 
-#include "weakref/internal/call_result.h"
-#include "weakref/internal/check.h"
-#include "weakref/internal/finalizer_node.h"
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
+#include "weakcache/weakref/internal/call_result.h"
+#include "weakcache/weakref/internal/check.h"
+#include "weakcache/weakref/internal/finalizer_node.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 

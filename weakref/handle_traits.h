@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // HandleTraits<H>: what a container has to know about a kind of strong handle.
 //
 // Why: a weak container should take the handles that a program has: this library's Ref, the
@@ -47,7 +48,7 @@
 // Thread safety: each function is as safe as the operation of the handle that it stands for.
 //
 // Differences from std::pointer_traits: that is for anything that points; a Handle owns, and has a
-// weak companion.
+// weak keep_alive.
 //
 // Complexity: O(1) for Ref and std::shared_ptr; the functions but Make do not allocate.
 #ifndef WEAKCACHE_WEAKREF_HANDLE_TRAITS_H_
@@ -58,8 +59,8 @@
 #include <type_traits>
 #include <utility>
 
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Ref<T>: a strong reference to a large object.
 //
 // Why not std::shared_ptr: the memory of a make_shared object stays allocated for as long as any
@@ -39,10 +40,10 @@
 #include <type_traits>
 #include <utility>
 
-#include "weakref/internal/check.h"
-#include "weakref/internal/control_block.h"
-#include "weakref/internal/ref_from_this.h"
-#include "weakref/internal/referent_storage.h"
+#include "weakcache/weakref/internal/check.h"
+#include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/ref_from_this.h"
+#include "weakcache/weakref/internal/referent_storage.h"
 
 namespace weakcache {
 

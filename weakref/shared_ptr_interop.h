@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // ToSharedPtr and FromSharedPtr: one object, owned through Ref here and std::shared_ptr there.
 //
 // Why: code that takes or gives std::shared_ptr should not keep a program from using Ref, or make
@@ -44,10 +45,10 @@
 #include <memory>
 #include <utility>
 
-#include "weakref/internal/check.h"
-#include "weakref/internal/control_block.h"
-#include "weakref/internal/shared_ptr_block.h"
-#include "weakref/ref.h"
+#include "weakcache/weakref/internal/check.h"
+#include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/shared_ptr_block.h"
+#include "weakcache/weakref/ref.h"
 
 namespace weakcache {
 

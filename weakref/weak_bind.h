@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // WeakBind: a callable that calls an object's method while the object lives, and keeps it not
 // alive.
 //
@@ -34,9 +35,9 @@
 #include <type_traits>
 #include <utility>
 
-#include "weakref/internal/call_result.h"
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
+#include "weakcache/weakref/internal/call_result.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // WeakProxy<T>: uses an object as a pointer would, without keeping it alive between uses.
 //
 // Why: code that expects its object to outlive it (an observer, a child that calls its parent) need
@@ -35,9 +36,9 @@
 #include <type_traits>
 #include <utility>
 
-#include "weakref/expired_reference_error.h"
-#include "weakref/ref.h"
-#include "weakref/weak_ref.h"
+#include "weakcache/weakref/expired_reference_error.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 

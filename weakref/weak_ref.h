@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // WeakRef<T>: refers to an object without keeping it alive.
 //
 //   weakcache::WeakRef<Image> weak = image;          // image is a weakcache::Ref<Image>
@@ -24,8 +25,8 @@
 #include <type_traits>
 #include <utility>
 
-#include "weakref/internal/control_block.h"
-#include "weakref/ref.h"
+#include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/ref.h"
 
 namespace weakcache {
 

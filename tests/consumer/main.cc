@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a user's first program with weakcache looks like, built as a user would
 // build it.
 
@@ -5,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "cache/weak_value_map.h"
-#include "weakref/ref.h"
+#include "weakcache/cache/weak_value_map.h"
+#include "weakcache/weakref/ref.h"
 
 using Pixels = std::vector<char>;
 

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Fuzz targets: tools/fuzz.sh runs them under libFuzzer, everything else on their corpus."""
 
 load("@rules_cc//cc:defs.bzl", "cc_test")

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs a fuzz target once on each file that is named, where libFuzzer's own main is not linked.
 #include <cstddef>
 #include <cstdint>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Fuzzes the script of one container: which, the target says (see BUILD).
 #include <cstddef>
 #include <cstdint>

@@ -1,13 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
 // The shipped index of a concurrent table alone, under the model checker: small enough for a reader
 // to be late by several changes. Only the random search lets a load give a value older than the
 // last but one, which is what a reader of a replaced entry needs to go wrong.
 #include <cstdint>
 #include <optional>
 
-#include "cache/internal/concurrent_index.h"
 #include "tests/model/concurrent_model.h"
 #include "tests/model/model.h"
 #include "tests/model/relacy_policy.h"
+#include "weakcache/cache/internal/concurrent/concurrent_index.h"
 
 namespace weakcache::model {
 namespace {
@@ -43,7 +44,7 @@ class IndexModel : public rl::test_suite<Derived, kThreads> {
     RL_ASSERT(!index_->IsAbsent(kHash, &version));
   }
   void after() {
-    index_->Validate(static_cast<Derived*>(this)->kSlots);
+    index_->CheckInvariantsForTesting(static_cast<Derived*>(this)->kSlots);
     index_.reset();
     for (auto& slot : slots_) slot.reset();
     AlignedMemory::End();

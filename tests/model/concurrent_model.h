@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the models of the concurrent map share: a handle whose counts are the model checker's, keys
 // and objects that watch their own fate, and memory that shows who still looks at it.
 #ifndef WEAKCACHE_TESTS_MODEL_CONCURRENT_MODEL_H_
@@ -11,9 +12,9 @@
 #include <optional>
 #include <utility>
 
-#include "cache/concurrent_weak_value_map.h"
 #include "tests/model/model.h"
 #include "tests/model/relacy_policy.h"
+#include "weakcache/cache/concurrent_weak_value_map.h"
 
 namespace weakcache::model {
 
@@ -104,7 +105,7 @@ struct weakcache::internal::AtomicsOf<weakcache::model::ModelRef<T>> {
   using Policy = weakcache::model::RelacyAtomics;
 };
 template <typename T>
-inline constexpr bool weakcache::internal::kHasResidents<weakcache::model::ModelRef<T>> = true;
+inline constexpr bool weakcache::internal::kHasEmbeddedSlots<weakcache::model::ModelRef<T>> = true;
 
 namespace weakcache::model {
 
@@ -227,7 +228,7 @@ class MapModel : public rl::test_suite<Derived, kThreads> {
     if (map_.has_value()) {
       RL_ASSERT(map_->size() == 0);
       map_->purge();
-      map_->Validate();
+      map_->CheckInvariantsForTesting();
       RL_ASSERT(census.keys == 0);
       EndMap();
     }
@@ -250,9 +251,9 @@ class MapModel : public rl::test_suite<Derived, kThreads> {
     return CheckedFor(key, map_->get_or_create(Key(key), [&] { return Object(key); }));
   }
   // An object that was there before; either way it is the first under the key.
-  template <bool kResident>
+  template <bool kEmbedded>
   Handle EnterFirst(int key) {
-    if constexpr (kResident) return Create(key);
+    if constexpr (kEmbedded) return Create(key);
     Handle guest = GuestBlock::Make(key);
     RL_ASSERT(map_->insert(Key(key), guest).second);
     return guest;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The shipped thread-safe map and its table, under the model checker: look-ups without a lock
 // against releases, reuse of slots, growth, replacement and insertion, and releases against the
 // map's end. All keys have the same hash, so that each is mistaken for the others where it can be.
@@ -12,11 +13,11 @@ namespace weakcache::model {
 namespace {
 
 // Thread 0 drops the last reference; the others look the object up.
-template <bool kResident, int kThreads>
+template <bool kEmbedded, int kThreads>
 class LookUpAgainstLastRelease
-    : public MapModel<LookUpAgainstLastRelease<kResident, kThreads>, kThreads> {
+    : public MapModel<LookUpAgainstLastRelease<kEmbedded, kThreads>, kThreads> {
  public:
-  void Prepare() { this->handle(0) = this->template EnterFirst<kResident>(1); }
+  void Prepare() { this->handle(0) = this->template EnterFirst<kEmbedded>(1); }
   void Thread(unsigned index) {
     if (index == 0) {
       this->handle(0).get()->UseFor(1);
@@ -55,22 +56,22 @@ class LookUpAgainstReleaseAndPurge : public MapModel<LookUpAgainstReleaseAndPurg
 };
 
 // Thread 0 gives back the slot of one key and uses it for another, while others are still at it.
-template <bool kResident, int kThreads>
-class LookUpAgainstReuse : public MapModel<LookUpAgainstReuse<kResident, kThreads>, kThreads> {
+template <bool kEmbedded, int kThreads>
+class LookUpAgainstReuse : public MapModel<LookUpAgainstReuse<kEmbedded, kThreads>, kThreads> {
  public:
-  void Prepare() { this->handle(0) = this->template EnterFirst<kResident>(1); }
+  void Prepare() { this->handle(0) = this->template EnterFirst<kEmbedded>(1); }
   void Thread(unsigned index) {
     if (index != 0) {
       this->Get(static_cast<int>(index));
       return;
     }
-    if (kResident) {
+    if (kEmbedded) {
       this->handle(0).reset();
       this->map().purge();
     } else {
       RL_ASSERT(this->map().erase(Key(1)) == 1);
     }
-    Handle successor = this->template EnterFirst<kResident>(2);
+    Handle successor = this->template EnterFirst<kEmbedded>(2);
     RL_ASSERT(this->Get(2).get() == successor.get());
     successor.get()->UseFor(2);
   }
@@ -124,12 +125,12 @@ class LookUpAgainstGrowth : public MapModel<LookUpAgainstGrowth<kThreads>, kThre
 };
 
 // The key is there all the time: the first object lives, and then the second.
-template <bool kResident, int kThreads>
+template <bool kEmbedded, int kThreads>
 class LookUpAgainstReplacement
-    : public MapModel<LookUpAgainstReplacement<kResident, kThreads>, kThreads> {
+    : public MapModel<LookUpAgainstReplacement<kEmbedded, kThreads>, kThreads> {
  public:
   void Prepare() {
-    this->handle(0) = this->template EnterFirst<kResident>(1);
+    this->handle(0) = this->template EnterFirst<kEmbedded>(1);
     this->handle(1) = GuestBlock::Make(1);
     first_ = this->handle(0).get();
     second_ = this->handle(1).get();
@@ -210,14 +211,14 @@ class InsertAgainstInsert : public MapModel<InsertAgainstInsert<kThreads>, kThre
 };
 
 // Who sees a new object once sees it always, and so does whoever hears of it.
-template <bool kResident, int kThreads>
+template <bool kEmbedded, int kThreads>
 class InsertionAgainstLookUp
-    : public MapModel<InsertionAgainstLookUp<kResident, kThreads>, kThreads> {
+    : public MapModel<InsertionAgainstLookUp<kEmbedded, kThreads>, kThreads> {
  public:
   void Thread(unsigned index) {
     switch (index) {
       case 0:
-        this->handle(0) = this->template EnterFirst<kResident>(1);
+        this->handle(0) = this->template EnterFirst<kEmbedded>(1);
         break;
       case 1:
         if (this->Get(1).get() == nullptr) return;
@@ -257,13 +258,13 @@ class LookUpAgainstErasure : public MapModel<LookUpAgainstErasure, 3> {
 
 // Thread 0, and 1 if there are three, drop last references; the last thread ends the map. The pages
 // go with the last of them all.
-template <bool kResident, int kThreads>
+template <bool kEmbedded, int kThreads>
 class EndAgainstLastRelease
-    : public MapModel<EndAgainstLastRelease<kResident, kThreads>, kThreads> {
+    : public MapModel<EndAgainstLastRelease<kEmbedded, kThreads>, kThreads> {
  public:
   void Prepare() {
     for (unsigned i = 0; i + 1 < kThreads; ++i) {
-      this->handle(i) = this->template EnterFirst<kResident>(static_cast<int>(i) + 1);
+      this->handle(i) = this->template EnterFirst<kEmbedded>(static_cast<int>(i) + 1);
     }
   }
   void Thread(unsigned index) {
@@ -275,7 +276,7 @@ class EndAgainstLastRelease
   }
 };
 
-// A weak reference outlives the resident object, and may outlive the map.
+// A weak reference outlives the embedded object, and may outlive the map.
 class EndAgainstWeakReference : public MapModel<EndAgainstWeakReference, 3> {
  public:
   void Prepare() {

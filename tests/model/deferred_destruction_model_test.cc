@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A chain of referents, each of which owns the next: destructions that are nested too deeply wait
 // on a list of the thread, while other threads still look at the blocks.
 #include <array>

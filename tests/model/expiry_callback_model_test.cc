@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A callback against its cancellation: it does not run, or what it did happens before the
 // cancellation returns; and it goes once, after both its owners have left it.
 #include <memory>

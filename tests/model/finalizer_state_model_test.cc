@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A finalizer that its handles and its referent's last release want to run: one of them does, and
 // the finalizer goes after all of them have left it.
 #include <memory>

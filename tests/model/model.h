@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the model tests share: a control block that watches its own fate, and how models are run.
 #ifndef WEAKCACHE_TESTS_MODEL_MODEL_H_
 #define WEAKCACHE_TESTS_MODEL_MODEL_H_

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The counts of a control block: who destroys the referent, who frees the block, and that nobody
 // looks at either afterwards.
 #include <atomic>
@@ -186,14 +187,14 @@ class WeakCopyAgainstStrongDrop : public BlockModel<WeakCopyAgainstStrongDrop, 2
 // block when the last weak reference has gone. Upgraders come without any reference.
 class ReusedBlock final : public internal::BasicControlBlock<RelacyAtomics> {
  public:
-  ReusedBlock() : BasicControlBlock(internal::BornExpired()) {}
+  ReusedBlock() : BasicControlBlock(internal::StartsExpired()) {}
 
-  void Begin() {
+  void Start() {
     referent_ = ++referents_;
     ended_.store(0, std::memory_order_relaxed);
     freed_.store(0, std::memory_order_relaxed);
-    PrepareRevival();
-    Revive();
+    PrepareRearm();
+    Rearm();
   }
   // True if the block is the table's to revive: the referent has ended, and nobody is left.
   bool TryTakeBack() {
@@ -205,7 +206,7 @@ class ReusedBlock final : public internal::BasicControlBlock<RelacyAtomics> {
   }
   // By an upgrader: whichever referent it gets is there.
   void UpgradeAndRelease() {
-    if (!TryAddStrongUnheld()) return;
+    if (!TryAddStrongSpeculatively()) return;
     RL_ASSERT(referent_ != 0);
     ReleaseStrong();
   }
@@ -240,7 +241,7 @@ class LateUpgradeAgainstRevival
   void before() {
     ++current_schedule;
     block_.Create();
-    block_->Begin();
+    block_->Start();
   }
   void thread(unsigned index) {
     if (index != 0) {
@@ -256,8 +257,8 @@ class LateUpgradeAgainstRevival
     RL_ASSERT(block_->destroyed() == kReferents);
     RL_ASSERT(block_->strong_count() == 0);
     RL_ASSERT(block_->TryTakeBack());
-    RL_ASSERT(!block_->TryAddStrongUnheld());
-    block_->Begin();
+    RL_ASSERT(!block_->TryAddStrongSpeculatively());
+    block_->Start();
     RL_ASSERT(block_->strong_count() == 1 && block_->weak_count() == 1);
     block_->ReleaseStrong();
     RL_ASSERT(block_->TryTakeBack());
@@ -267,7 +268,7 @@ class LateUpgradeAgainstRevival
  private:
   void BeginAndRelease() {
     ++begun_;
-    block_->Begin();
+    block_->Start();
     block_->ReleaseStrong();
   }
 

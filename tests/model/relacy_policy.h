@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The atomics policy of the model tests: the shipped headers, instantiated with RelacyAtomics, run
 // under the Relacy race detector, which tries the interleavings of a few threads and, for each
 // load, the older values that its memory order allows.
@@ -19,18 +20,20 @@
 #include <type_traits>
 
 // The headers under test come first: Relacy redefines words of the language and of <pthread.h>.
-#include "cache/internal/expired_queue.h"
-#include "cache/internal/mutex.h"
-#include "cache/internal/resident_link.h"
-#include "cache/internal/table_core.h"
-#include "cache/internal/table_slot.h"
-#include "cache/internal/weak_table.h"
-#include "weakref/internal/atomics_policy.h"
-#include "weakref/internal/control_block.h"
-#include "weakref/internal/expiry_callback.h"
-#include "weakref/internal/finalizer_state.h"
-#include "weakref/internal/reference_counts.h"
-#include "weakref/internal/watcher_list.h"
+#include "weakcache/cache/internal/slot/mutex.h"
+#include "weakcache/cache/internal/slot/new_object.h"
+#include "weakcache/cache/internal/slot/retire_list.h"
+#include "weakcache/cache/internal/slot/teardown_count.h"
+#include "weakcache/cache/internal/table/expiry_claim.h"
+#include "weakcache/cache/internal/table/table_core.h"
+#include "weakcache/cache/internal/table/table_slot.h"
+#include "weakcache/cache/internal/table/weak_table.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
+#include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/expiry_callback.h"
+#include "weakcache/weakref/internal/finalizer_state.h"
+#include "weakcache/weakref/internal/reference_counts.h"
+#include "weakcache/weakref/internal/watcher_list.h"
 
 // clang-format off
 #include <relacy/relacy.hpp>

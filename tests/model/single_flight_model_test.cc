@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The shipped single flight, as the thread-safe map uses it, under the model checker: of those that
 // ask for one key at a time one creates, the others wait, and a failure wakes all of them and
 // leaves nothing. A wake-up that is missing shows as a deadlock.
@@ -6,11 +7,11 @@
 #include <optional>
 #include <string_view>
 
-#include "cache/internal/mutex.h"
-#include "cache/internal/single_flight.h"
 #include "tests/model/concurrent_model.h"
 #include "tests/model/model.h"
 #include "tests/model/relacy_policy.h"
+#include "weakcache/cache/internal/creation/single_flight.h"
+#include "weakcache/cache/internal/slot/mutex.h"
 
 namespace weakcache::model {
 namespace {
@@ -44,7 +45,7 @@ class FlightModel : public MapModel<Derived, kThreads> {
   int calls() const { return calls_; }
   // Nobody waits, nothing is in the index, and the next one tries again.
   void CheckNothingLeft() {
-    this->map().Validate();
+    this->map().CheckInvariantsForTesting();
     RL_ASSERT(this->map().size() == 0);
     RL_ASSERT(census.objects == 0);
     const Handle next = this->Create(1);
@@ -199,7 +200,7 @@ class CreationAgainstReplacement : public MapModel<CreationAgainstReplacement, 2
   void Finish() { RL_ASSERT(Get(1).get() == handle(1).get()); }
 };
 
-using FlightsOfInts = internal::SingleFlight<internal::Landed<Handle>, int, RelacyAtomics>;
+using FlightsOfInts = internal::SingleFlight<internal::CreationResult<Handle>, int, RelacyAtomics>;
 struct ShardWithSpare {
   internal::BasicMutex<RelacyAtomics> mutex;
   FlightsOfInts flights;
@@ -232,12 +233,12 @@ class CancelledFlight : public rl::test_suite<CancelledFlight, 3> {
   void Fly(unsigned index) {
     const int key = static_cast<int>(index);
     FlightsOfInts::Flight flight(index);
-    if (!shard_->flights.BeginAlone(flight)) return;
+    if (!shard_->flights.StartUncontended(flight)) return;
     shard_->spare = shard_->spare + 1;
     flight.SetKey(&key);
     Lock lock(shard_->mutex);
     if (flight.has_spares()) shard_->spare = shard_->spare + 1;
-    shard_->flights.End(flight, internal::Landed<Handle>());
+    shard_->flights.End(flight, internal::CreationResult<Handle>());
   }
 
   std::optional<ShardWithSpare> shard_;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Watchers that are registered and cancelled while their referent expires: each is told once, or
 // was cancelled in time, and then nobody touches it any more.
 #include <array>
@@ -40,7 +41,7 @@ class Watch final : public internal::BasicWatcherOwner<RelacyAtomics> {
   }
 
  private:
-  void OnTaken() noexcept override { taken_ = taken_ + 1; }
+  void OnClaimed() noexcept override { taken_ = taken_ + 1; }
   void OnExpired(Watcher* watcher) noexcept override {
     RL_ASSERT(watcher == watcher_.get());
     told_ = told_ + 1;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The shipped table, under the model checker: the life of a slot between the threads that drop the
 // last references to its object and the container that erases, drains, reuses or ends. What
 // goes with a slot, a page or the core shows who still looks at it.
@@ -160,7 +161,7 @@ class TableModel : public rl::test_suite<Derived, kThreads> {
     if (table_.has_value()) {
       // All that has expired comes through, and each slot is free.
       table_->Purge();
-      table_->Validate();
+      table_->CheckInvariantsForTesting();
       RL_ASSERT(table_->size() == 0);
       table_->ShrinkToFit();
       table_->Purge();
@@ -184,9 +185,9 @@ class TableModel : public rl::test_suite<Derived, kThreads> {
   Handle& handle(int index) { return handles_[index]; }
 
   // Creates object `index` in the table, for a key that has none.
-  Slot* EnterResident(int index) {
+  Slot* EnterEmbedded(int index) {
     auto prepared = table_->template Prepare<true>(&traces_[index]);
-    handles_[index] = table_->EnterResident(std::move(prepared), HashOf(index),
+    handles_[index] = table_->EnterEmbedded(std::move(prepared), HashOf(index),
                                             internal::NewObject<Object>(&traces_[index]));
     return Find(index);
   }
@@ -207,13 +208,13 @@ class TableModel : public rl::test_suite<Derived, kThreads> {
   std::array<Handle, kObjects> handles_;
 };
 
-// One resident. Thread 0 drops the last reference, thread 1 is the container, and thread 2, if
+// One embedded. Thread 0 drops the last reference, thread 1 is the container, and thread 2, if
 // there is one, drops a weak reference, so that it may be the one that frees the block.
 template <typename Derived, int kThreads, int kObjects = 1>
 class ResidentModel : public TableModel<Derived, kThreads, kObjects> {
  public:
   void Prepare() {
-    slot_ = this->EnterResident(0);
+    slot_ = this->EnterEmbedded(0);
     block_ = this->handle(0).block_;
     if (kThreads == 3) block_->AddWeak();
   }
@@ -280,8 +281,8 @@ class ReplaceAgainstExpiry : public ResidentModel<ReplaceAgainstExpiry<kThreads>
  public:
   void Contain() {
     this->table().Erase(this->slot());
-    static_cast<void>(this->table().PurgeSome());
-    this->EnterResident(1);
+    static_cast<void>(this->table().PurgeUpTo());
+    this->EnterEmbedded(1);
     RL_ASSERT(this->table().size() == 1);
     this->handle(1).reset();
     RL_ASSERT(this->table().size() == 0);
@@ -296,7 +297,7 @@ class ReuseAndEndAgainstExpiry
  public:
   void Contain() {
     this->table().Purge();
-    this->EnterResident(1);
+    this->EnterEmbedded(1);
     this->handle(1).reset();
     this->EndTable();
   }
@@ -339,7 +340,7 @@ class ShrinkAgainstExpiry : public ResidentModel<ShrinkAgainstExpiry, 3> {
 class EndAgainstTwoExpiries : public TableModel<EndAgainstTwoExpiries, 3, 2> {
  public:
   void Prepare() {
-    for (int i = 0; i < 2; ++i) EnterResident(i);
+    for (int i = 0; i < 2; ++i) EnterEmbedded(i);
   }
   void Thread(unsigned index) {
     if (index < 2) {
@@ -416,7 +417,7 @@ class EndAgainstExpiriesInTwoPages : public GuestModel<EndAgainstExpiriesInTwoPa
  public:
   void Prepare() {
     GuestModel::Prepare();
-    EnterResident(1);
+    EnterEmbedded(1);
   }
   void Thread(unsigned index) {
     if (index < 2) {
@@ -427,28 +428,28 @@ class EndAgainstExpiriesInTwoPages : public GuestModel<EndAgainstExpiriesInTwoPa
   }
 };
 
-// A resident that is also a guest of the same table, under another key: the table itself may drop
+// A embedded that is also a guest of the same table, under another key: the table itself may drop
 // the last weak reference to it.
 template <bool kErased>
 class ResidentAndGuestAgainstExpiry
     : public TableModel<ResidentAndGuestAgainstExpiry<kErased>, 2, 1> {
  public:
   void Prepare() {
-    this->EnterResident(0);
-    guest_ = this->EnterGuest(1, 0);
+    this->EnterEmbedded(0);
+    external_ = this->EnterGuest(1, 0);
   }
   void Thread(unsigned index) {
     if (index == 0) {
       this->handle(0).reset();
       return;
     }
-    if (kErased) this->table().Erase(guest_);
+    if (kErased) this->table().Erase(external_);
     this->table().Purge();
     this->EndTable();
   }
 
  private:
-  typename ResidentAndGuestAgainstExpiry::Slot* guest_ = nullptr;
+  typename ResidentAndGuestAgainstExpiry::Slot* external_ = nullptr;
 };
 
 int RunAll() {
@@ -480,8 +481,8 @@ int RunAll() {
       "the end against a guest's expiry", 3, kRandom);
   runner.Bounded<EndAgainstExpiriesInTwoPages>("the end against expiries in two pages", 1, kRandom);
   runner.Bounded<ResidentAndGuestAgainstExpiry<false>>(
-      "the end against the expiry of a resident that is a guest", 2, kRandom);
-  runner.Bounded<ResidentAndGuestAgainstExpiry<true>>("erasure of a guest that is a resident", 2,
+      "the end against the expiry of a embedded that is a guest", 2, kRandom);
+  runner.Bounded<ResidentAndGuestAgainstExpiry<true>>("erasure of a guest that is a embedded", 2,
                                                       kRandom);
   return runner.result();
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The model of a map from small integers to objects.
 #ifndef WEAKCACHE_TESTS_SCRIPT_KEY_MODEL_H_
 #define WEAKCACHE_TESTS_SCRIPT_KEY_MODEL_H_

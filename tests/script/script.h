@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Scripts: bytes that say which operations to run on a container and on its model. Random bytes
 // make a random test, and libFuzzer's bytes make a fuzz target, of the same interpreter.
 //
@@ -21,7 +22,7 @@
 #include <vector>
 
 #include "tests/support/allocations.h"
-#include "weakref/handle_traits.h"
+#include "weakcache/weakref/handle_traits.h"
 
 namespace weakcache::testing {
 

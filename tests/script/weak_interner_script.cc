@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/script/weak_interner_script.h"
 
 #include <array>
@@ -6,10 +7,10 @@
 #include <utility>
 #include <vector>
 
-#include "cache/weak_interner.h"
 #include "tests/script/key_model.h"
 #include "tests/script/script.h"
-#include "weakref/ref.h"
+#include "weakcache/cache/weak_interner.h"
+#include "weakcache/weakref/ref.h"
 
 namespace weakcache::testing {
 namespace {
@@ -32,7 +33,7 @@ class WeakInternerScript final : public ObjectScript<Strong> {
     constexpr int kChances = 24;
     const int operation = Next(kChances);
     if (operation < 12) {
-      Intern();
+      intern();
     } else if (operation < 15) {
       LookUp();
     } else if (operation < 20) {
@@ -46,7 +47,7 @@ class WeakInternerScript final : public ObjectScript<Strong> {
   }
 
   // The new object's constructor may run operations, which may intern an equal one.
-  void Intern() {
+  void intern() {
     const int value = this->NextKey();
     this->Say("Intern", value);
     const bool from_view = this->Toss();
@@ -55,10 +56,10 @@ class WeakInternerScript final : public ObjectScript<Strong> {
     if (from_view) {
       this->SetConstructor(Next(4) == 0 ? 1 + Next(2) : 0, Next(16) == 0);
       const ScriptKeyView view = {this, value};
-      attempted = Attempt([&] { interned = interner_->Intern(view); });
+      attempted = Attempt([&] { interned = interner_->intern(view); });
     } else {
       Value object(this, value);
-      attempted = Attempt([&] { interned = interner_->Intern(std::move(object)); });
+      attempted = Attempt([&] { interned = interner_->intern(std::move(object)); });
     }
     if (!attempted.done) return;
     Require(interned != nullptr && interned->value() == value, "Intern: another value");
@@ -114,7 +115,7 @@ class WeakInternerScript final : public ObjectScript<Strong> {
       if (what % 4 == 1) interner_->purge();
       if (what % 4 == 2) interner_->reserve(static_cast<size_t>(2 * what));
       if (what % 8 == 3) interner_->shrink_to_fit();
-      if (what % 8 == 7) snapshot = interner_->Snapshot();
+      if (what % 8 == 7) snapshot = interner_->snapshot();
     });
     if (what % 8 != 7 || !attempted.undisturbed()) return;
     Require(snapshot.size() == LiveCount(), "Snapshot: of the wrong size");
@@ -138,7 +139,7 @@ class WeakInternerScript final : public ObjectScript<Strong> {
   }
 
   void CheckContents() override {
-    interner_->Validate();
+    interner_->CheckInvariantsForTesting();
     CheckSize();
     for (int value = 0; value < kKeys; ++value) {
       RequireIs(value, interner_->get(ScriptKeyView{this, value}), "contents: another object");
@@ -149,7 +150,7 @@ class WeakInternerScript final : public ObjectScript<Strong> {
     this->DropAll();
     interner_->purge();
     Require(interner_->empty(), "purge: leaves something at the end");
-    interner_->Validate();
+    interner_->CheckInvariantsForTesting();
     interner_.reset();
   }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Scripts of WeakInterners.
 #ifndef WEAKCACHE_TESTS_SCRIPT_WEAK_INTERNER_SCRIPT_H_
 #define WEAKCACHE_TESTS_SCRIPT_WEAK_INTERNER_SCRIPT_H_

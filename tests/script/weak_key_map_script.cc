@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/script/weak_key_map_script.h"
 
 #include <array>
@@ -8,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include "cache/weak_key_map.h"
 #include "tests/script/script.h"
-#include "weakref/ref.h"
+#include "weakcache/cache/weak_key_map.h"
+#include "weakcache/weakref/ref.h"
 
 namespace weakcache::testing {
 namespace {
@@ -145,7 +146,7 @@ class WeakKeyMapScript final : public ObjectScript<Strong> {
       found = NumberOf(result.first);
       inserted = result.second;
     });
-    if (attempted.done) Settle(side, key, number, found, inserted, "insert");
+    if (attempted.done) RecordHit(side, key, number, found, inserted, "insert");
   }
 
   void TryEmplace(Side& side) {
@@ -159,7 +160,7 @@ class WeakKeyMapScript final : public ObjectScript<Strong> {
       found = NumberOf(result.first);
       inserted = result.second;
     });
-    if (attempted.done) Settle(side, key, number, found, inserted, "try_emplace");
+    if (attempted.done) RecordHit(side, key, number, found, inserted, "try_emplace");
   }
 
   void InsertOrAssign(Side& side) {
@@ -195,7 +196,7 @@ class WeakKeyMapScript final : public ObjectScript<Strong> {
     if (!attempted.done) return;
     // An equal key may have been entered meanwhile, and have died with the result.
     if (attempted.died && found != number && Find(side, KeyOf(key)) == nullptr) return;
-    Settle(side, key, number, found, found == number, "get_or_create");
+    RecordHit(side, key, number, found, found == number, "get_or_create");
   }
 
   void LookUp(Side& side) {
@@ -309,8 +310,8 @@ class WeakKeyMapScript final : public ObjectScript<Strong> {
     std::optional<Map> clone;
     const Attempted attempted = Base::AttemptAlone([&] {
       keys = side.map.keys();
-      both = side.map.Snapshot();
-      clone.emplace(side.map.Clone());
+      both = side.map.snapshot();
+      clone.emplace(side.map.clone());
     });
     if (!attempted.undisturbed()) return;
     const size_t live = LiveCount(side);
@@ -445,8 +446,8 @@ class WeakKeyMapScript final : public ObjectScript<Strong> {
   void Enter(Side& side, const Strong& key, int number) {
     side.model[KeyOf(key)] = {key->id(), number, ++last_entry_};
   }
-  void Settle(Side& side, const Strong& key, int number, int found, bool inserted,
-              const char* call) {
+  void RecordHit(Side& side, const Strong& key, int number, int found, bool inserted,
+                 const char* call) {
     const Entry* const present = Find(side, KeyOf(key));
     Require(inserted == (present == nullptr), call);
     Require(found == (present == nullptr ? number : present->number), call);
@@ -497,7 +498,7 @@ class WeakKeyMapScript final : public ObjectScript<Strong> {
 
   void CheckContents() override {
     for (Side& side : sides_) {
-      side.map.Validate();
+      side.map.CheckInvariantsForTesting();
       CheckSize(side);
       size_t visited = 0;
       for (const auto& [key, value] : side.map) {
@@ -514,7 +515,7 @@ class WeakKeyMapScript final : public ObjectScript<Strong> {
     this->DropAll();
     sides_[0].map.purge();
     Require(sides_[0].map.empty(), "purge: leaves something at the end");
-    sides_[0].map.Validate();
+    sides_[0].map.CheckInvariantsForTesting();
   }
 
   using Base::Attempt;

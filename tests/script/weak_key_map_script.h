@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Scripts of WeakKeyMaps, by identity or by value.
 #ifndef WEAKCACHE_TESTS_SCRIPT_WEAK_KEY_MAP_SCRIPT_H_
 #define WEAKCACHE_TESTS_SCRIPT_WEAK_KEY_MAP_SCRIPT_H_

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/script/weak_set_script.h"
 
 #include <array>
@@ -7,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "cache/weak_set.h"
 #include "tests/script/script.h"
-#include "weakref/ref.h"
+#include "weakcache/cache/weak_set.h"
+#include "weakcache/weakref/ref.h"
 
 namespace weakcache::testing {
 namespace {
@@ -76,7 +77,7 @@ class WeakSetScript final : public ObjectScript<Strong> {
     const Strong object = this->NextObject();
     this->Say("add", object->id());
     bool added = false;
-    if (!Attempt([&] { added = side.set.add(object); }).done) return;
+    if (!Attempt([&] { added = side.set.insert(object); }).done) return;
     Require(added == !IsIn(side, object->id()), "add: the wrong answer");
     if (added) side.model[object->id()] = ++last_entry_;
     this->Keep(object);
@@ -86,7 +87,7 @@ class WeakSetScript final : public ObjectScript<Strong> {
     const Strong object = this->NextObject();
     this->Say("discard", object->id());
     size_t discarded = 0;
-    if (!Attempt([&] { discarded = side.set.discard(object); }).done) return;
+    if (!Attempt([&] { discarded = side.set.erase(object); }).done) return;
     Require(discarded == (IsIn(side, object->id()) ? 1u : 0u), "discard: the wrong count");
     side.model.erase(object->id());
   }
@@ -160,8 +161,8 @@ class WeakSetScript final : public ObjectScript<Strong> {
     std::vector<Strong> snapshot;
     std::optional<Set> clone;
     const Attempted attempted = Attempt([&] {
-      snapshot = side.set.Snapshot();
-      clone.emplace(side.set.Clone());
+      snapshot = side.set.snapshot();
+      clone.emplace(side.set.clone());
     });
     if (!attempted.undisturbed()) return;
     Require(snapshot.size() == Live(side).size(), "Snapshot: of the wrong size");
@@ -314,7 +315,7 @@ class WeakSetScript final : public ObjectScript<Strong> {
 
   void CheckContents() override {
     for (Side& side : sides_) {
-      side.set.Validate();
+      side.set.CheckInvariantsForTesting();
       CheckSize(side);
       RequireExactly(side.set, Live(side), "contents: not those of the model");
     }
@@ -325,7 +326,7 @@ class WeakSetScript final : public ObjectScript<Strong> {
     this->DropAll();
     sides_[0].set.purge();
     Require(sides_[0].set.empty(), "purge: leaves something at the end");
-    sides_[0].set.Validate();
+    sides_[0].set.CheckInvariantsForTesting();
   }
 
   using Base::Attempt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Scripts of two WeakSets.
 #ifndef WEAKCACHE_TESTS_SCRIPT_WEAK_SET_SCRIPT_H_
 #define WEAKCACHE_TESTS_SCRIPT_WEAK_SET_SCRIPT_H_

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/script/weak_value_map_script.h"
 
 #include <array>
@@ -7,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "cache/weak_value_map.h"
 #include "tests/script/key_model.h"
-#include "weakref/ref.h"
+#include "weakcache/cache/weak_value_map.h"
+#include "weakcache/weakref/ref.h"
 
 namespace weakcache::testing {
 namespace {
@@ -118,7 +119,7 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
       case 29:
         return Copies(side);
       case 30:
-        return Clone(side);
+        return clone(side);
       case 31:
       case 32:
         return Iterate(side);
@@ -177,7 +178,7 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
         CheckKey(side, key);
         return this->Keep(present->first);
       }
-      Settle(side, key, *present, id, "insert");
+      RecordHit(side, key, *present, id, "insert");
     });
   }
 
@@ -206,7 +207,7 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
           [&] { present = side.map->try_emplace(lookup, static_cast<Script*>(this)); }, kEndsAct);
       if (!attempted.done) return;
       const int made = present->second ? Base::IdOf(present->first) : KeyModel::kNone;
-      Settle(side, key, *present, made, "try_emplace");
+      RecordHit(side, key, *present, made, "try_emplace");
     });
   }
 
@@ -261,7 +262,7 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
       if (called && outcome == 5) return Require(present == nullptr, "get_or_create: not null");
       const bool is_new =
           called && present != nullptr && present->id() == made && !IsUnder(side, key, present);
-      Settle(side, key, {present, is_new}, made, "get_or_create");
+      RecordHit(side, key, {present, is_new}, made, "get_or_create");
     });
   }
 
@@ -385,7 +386,7 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
     const Attempted attempted = Attempt([&] {
       keys = side.map->keys();
       values = side.map->values();
-      both = side.map->Snapshot();
+      both = side.map->snapshot();
     });
     if (!attempted.undisturbed()) return;
     const bool complete = keys.size() == LiveCount(side) && values.size() == keys.size() &&
@@ -397,11 +398,11 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
     }
   }
 
-  void Clone(Side& side) {
+  void clone(Side& side) {
     this->Say("Clone");
     std::optional<Map> clone;
-    if (!Attempt([&] { clone.emplace(side.map->Clone()); }).undisturbed()) return;
-    clone->Validate();
+    if (!Attempt([&] { clone.emplace(side.map->clone()); }).undisturbed()) return;
+    clone->CheckInvariantsForTesting();
     Require(clone->size() == LiveCount(side), "Clone: of the wrong size");
     for (const auto& [key, value] : *clone) {
       RequireUnder(side, key.id(), value, "Clone: not an object under its key");
@@ -531,8 +532,8 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
   }
 
   // The outcome of an operation that found `present.first` or entered the new object `made`.
-  void Settle(Side& side, int key, const std::pair<Strong, bool>& present, int made,
-              const char* call) {
+  void RecordHit(Side& side, int key, const std::pair<Strong, bool>& present, int made,
+                 const char* call) {
     const auto& [object, inserted] = present;
     if (inserted) {
       Require(!IsLive(side, key) && Base::IdOf(object) == made, call);
@@ -608,7 +609,7 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
 
   void CheckContents() override {
     for (Side& side : sides_) {
-      side.map->Validate();
+      side.map->CheckInvariantsForTesting();
       CheckSize(side);
       size_t visited = 0;
       for (const auto& [key, value] : *side.map) {
@@ -627,7 +628,7 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
     this->ForgetAll();
     sides_[0].map->shrink_to_fit();
     Require(sides_[0].map->empty(), "shrink_to_fit: leaves something at the end");
-    sides_[0].map->Validate();
+    sides_[0].map->CheckInvariantsForTesting();
     // A slot that is lost keeps its page.
     constexpr int64_t kEmptyMapBytes = 400;  // less than the smallest page
     const int64_t bytes = LiveAllocatedBytes();

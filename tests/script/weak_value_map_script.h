@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Scripts of two WeakValueMaps.
 #ifndef WEAKCACHE_TESTS_SCRIPT_WEAK_VALUE_MAP_SCRIPT_H_
 #define WEAKCACHE_TESTS_SCRIPT_WEAK_VALUE_MAP_SCRIPT_H_

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Counts and fails the program's allocations: linking this library replaces operator new and
 // delete.
 #ifndef WEAKCACHE_TESTS_SUPPORT_ALLOCATIONS_H_

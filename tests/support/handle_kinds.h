@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kinds of handle that a container's tests run with: the library's own, and std::shared_ptr.
 #ifndef WEAKCACHE_TESTS_SUPPORT_HANDLE_KINDS_H_
 #define WEAKCACHE_TESTS_SUPPORT_HANDLE_KINDS_H_
@@ -6,8 +7,8 @@
 #include <memory>
 #include <utility>
 
-#include "weakref/handle_traits.h"
-#include "weakref/ref.h"
+#include "weakcache/weakref/handle_traits.h"
+#include "weakcache/weakref/ref.h"
 
 namespace weakcache::testing {
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A key, or a value that is attached to one, whose destructor does something.
 #ifndef WEAKCACHE_TESTS_SUPPORT_LAST_WORDS_H_
 #define WEAKCACHE_TESTS_SUPPORT_LAST_WORDS_H_

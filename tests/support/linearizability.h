@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Says whether what some threads have seen of one key of a weak map can have happened in one order.
 //
 // After Wing and Gong: operations are put in order one by one, never one before another that had

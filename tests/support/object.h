@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A referent that may do something in its destructor, and what containers by value need for it.
 #ifndef WEAKCACHE_TESTS_SUPPORT_OBJECT_H_
 #define WEAKCACHE_TESTS_SUPPORT_OBJECT_H_

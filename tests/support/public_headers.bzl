@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Checks that a public header needs no other to be included before it."""
 
 load("@rules_cc//cc:defs.bzl", "cc_library")
@@ -23,7 +25,7 @@ def compile_each_header(name, headers):
             name = base + "_alone_source",
             outs = [base + "_alone.cc"],
             # Twice: the second time the guard has to hold.
-            cmd = "for i in 1 2; do echo '#include \"%s/%s\"'; done > $@" %
+            cmd = "for i in 1 2; do echo '#include \"weakcache/%s/%s\"'; done > $@" %
                   (native.package_name(), header),
             visibility = ["//visibility:private"],
         )

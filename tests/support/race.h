@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Races a transition many times: initialise, meet at a barrier, race, check, and again.
 #ifndef WEAKCACHE_TESTS_SUPPORT_RACE_H_
 #define WEAKCACHE_TESTS_SUPPORT_RACE_H_

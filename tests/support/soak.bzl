@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 """Soaks: programs that run for as long as told, and as a test for a moment."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_test")

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the soaks share: programs that use one container on several threads for a long time, and
 // expect that nothing was wrong and nothing is left. They have the flags --operations, --threads,
 // --seed and --keys.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A referent that counts how many of it are alive.
 #ifndef WEAKCACHE_TESTS_SUPPORT_TRACKED_H_
 #define WEAKCACHE_TESTS_SUPPORT_TRACKED_H_

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A key, or interned object, that goes by its text, with a hash and an equality that note what they
 // are asked, and can be told to collide, to throw, or to let something happen meanwhile.
 #ifndef WEAKCACHE_TESTS_SUPPORT_WORD_H_

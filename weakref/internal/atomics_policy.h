@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The concurrency primitives that the core is written against. Production code uses StdAtomics; a
 // model checker supplies its own policy and so runs the very headers that ship.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_ATOMICS_POLICY_H_

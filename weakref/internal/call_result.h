@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a call that may not take place returns, for those who call something of the user's at most
 // once (finalizers) or only while an object lives (weak bindings).
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_CALL_RESULT_H_
@@ -8,7 +9,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "weakref/internal/check.h"
+#include "weakcache/weakref/internal/check.h"
 
 namespace weakcache::internal {
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Preconditions that hold in every build: a violated one names the call and aborts.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_CHECK_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_CHECK_H_

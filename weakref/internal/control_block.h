@@ -1,12 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
 // What all references to one referent share: its counts, its watchers, and how to destroy it.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_CONTROL_BLOCK_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_CONTROL_BLOCK_H_
 
 #include <cstddef>
 
-#include "weakref/internal/atomics_policy.h"
-#include "weakref/internal/reference_counts.h"
-#include "weakref/internal/watcher_list.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
+#include "weakcache/weakref/internal/reference_counts.h"
+#include "weakcache/weakref/internal/watcher_list.h"
 
 namespace weakcache::internal {
 
@@ -27,17 +28,17 @@ class BasicControlBlock {
   void ReleaseStrong() {
     Word left;
     if (counts_.ReleaseStrong(&left)) [[unlikely]]
-      SettleZero(left);
+      FinishLastRelease(left);
   }
 
   // What has been released where nobody's destructor may run; they run when this goes.
-  class Postponed {
+  class DeferredReleases {
    public:
-    Postponed() = default;
-    Postponed(const Postponed&) = delete;
-    Postponed& operator=(const Postponed&) = delete;
+    DeferredReleases() = default;
+    DeferredReleases(const DeferredReleases&) = delete;
+    DeferredReleases& operator=(const DeferredReleases&) = delete;
     bool empty() const { return first_ == nullptr; }
-    ~Postponed() {
+    ~DeferredReleases() {
       while (BasicControlBlock* const block = first_) {
         first_ = block->next_deferred_;
         block->FinishRelease(AfterRelease::kDestroyReferent);
@@ -49,26 +50,26 @@ class BasicControlBlock {
     BasicControlBlock* first_ = nullptr;  // linked by next_deferred_
   };
   // True if it was the last: the destruction is yet to come.
-  bool ReleaseStrong(Postponed& postponed) {
+  bool ReleaseStrong(DeferredReleases& deferred) {
     const AfterRelease after = counts_.ReleaseStrong();
-    Finish(after, postponed);
+    Finish(after, deferred);
     return after == AfterRelease::kDestroyReferent;
   }
 
   // As TryAddStrong, without any reference: see BasicReferenceCounts. The caller may thereby have
   // had the last reference to another referent, for a moment.
-  bool TryAddStrongUnheld() {
+  bool TryAddStrongSpeculatively() {
     Word seen;
-    if (counts_.TryAddStrongUnheld(&seen)) [[likely]]
+    if (counts_.TryAddStrongSpeculatively(&seen)) [[likely]]
       return true;
-    return FinishUnheldUpgrade(seen);
+    return FinishSpeculativeUpgrade(seen);
   }
-  bool TryAddStrongUnheld(Postponed& postponed) {
+  bool TryAddStrongSpeculatively(DeferredReleases& deferred) {
     Word seen;
-    if (counts_.TryAddStrongUnheld(&seen)) [[likely]]
+    if (counts_.TryAddStrongSpeculatively(&seen)) [[likely]]
       return true;
-    const auto [added, after] = counts_.FinishUnheldUpgrade(seen);
-    Finish(after, postponed);
+    const auto [added, after] = counts_.FinishSpeculativeUpgrade(seen);
+    Finish(after, deferred);
     return added;
   }
 
@@ -96,8 +97,9 @@ class BasicControlBlock {
 
  protected:
   BasicControlBlock() = default;
-  explicit BasicControlBlock(HeldWeakly held_weakly) : counts_(held_weakly) {}
-  explicit BasicControlBlock(BornExpired born_expired) : counts_(born_expired) {}
+  explicit BasicControlBlock(StartsWithWeakRef starts_with_weak_ref)
+      : counts_(starts_with_weak_ref) {}
+  explicit BasicControlBlock(StartsExpired starts_expired) : counts_(starts_expired) {}
   ~BasicControlBlock() = default;
 
   // Ends the weak reference that the strong ones shared.
@@ -118,9 +120,9 @@ class BasicControlBlock {
   }
 
   // Nobody refers to the block; from now on the caller does, weakly, and then strongly too.
-  void PrepareRevival() { counts_.PrepareRevival(); }
-  void Revive() { counts_.Revive(); }
-  void ReviveAtOnce() { counts_.ReviveAtOnce(); }
+  void PrepareRearm() { counts_.PrepareRearm(); }
+  void Rearm() { counts_.Rearm(); }
+  void RearmAtOnce() { counts_.RearmAtOnce(); }
 
  private:
   // A chain of references of any length is destroyed on a fixed amount of stack.
@@ -135,9 +137,11 @@ class BasicControlBlock {
   virtual void Expire() noexcept = 0;
   virtual void FreeBlock() noexcept = 0;
 
-  [[gnu::noinline]] void SettleZero(Word left) { FinishRelease(counts_.SettleZero(left)); }
-  [[gnu::noinline]] bool FinishUnheldUpgrade(Word seen) {
-    const auto [added, after] = counts_.FinishUnheldUpgrade(seen);
+  [[gnu::noinline]] void FinishLastRelease(Word left) {
+    FinishRelease(counts_.FinishLastRelease(left));
+  }
+  [[gnu::noinline]] bool FinishSpeculativeUpgrade(Word seen) {
+    const auto [added, after] = counts_.FinishSpeculativeUpgrade(seen);
     FinishRelease(after);
     return added;
   }
@@ -164,15 +168,15 @@ class BasicControlBlock {
     --destructions.depth;
   }
 
-  void Finish(AfterRelease after, Postponed& postponed) {
+  void Finish(AfterRelease after, DeferredReleases& deferred) {
     if (after == AfterRelease::kNothing) [[likely]]
       return;
     if (after == AfterRelease::kFreeBlock) {
       FreeBlock();
       return;
     }
-    next_deferred_ = postponed.first_;
-    postponed.first_ = this;
+    next_deferred_ = deferred.first_;
+    deferred.first_ = this;
   }
 
   BasicReferenceCounts<Policy> counts_;

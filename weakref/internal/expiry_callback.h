@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One registered callback: a watcher that runs a function, and the hand-shake of its two owners,
 // the registration and the thread that tells the news.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_EXPIRY_CALLBACK_H_
@@ -7,9 +8,9 @@
 #include <optional>
 #include <utility>
 
-#include "weakref/internal/atomics_policy.h"
-#include "weakref/internal/control_block.h"
-#include "weakref/internal/watcher_list.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
+#include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/watcher_list.h"
 
 namespace weakcache::internal {
 

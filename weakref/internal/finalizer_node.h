@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One finalizer: a watcher whose function is run by whoever claims it first.
 //
 // Unlike an ExpiryCallback it has no owner that would cancel it or wait for it: its handles, its
@@ -9,11 +10,11 @@
 #include <type_traits>
 #include <utility>
 
-#include "weakref/internal/atomics_policy.h"
-#include "weakref/internal/call_result.h"
-#include "weakref/internal/control_block.h"
-#include "weakref/internal/expiry_callback.h"
-#include "weakref/internal/finalizer_state.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
+#include "weakcache/weakref/internal/call_result.h"
+#include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/expiry_callback.h"
+#include "weakcache/weakref/internal/finalizer_state.h"
 
 namespace weakcache::internal {
 

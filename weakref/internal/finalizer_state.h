@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who runs a finalizer, and who frees it: the two atomics of one finalizer.
 //
 // Any number of threads may want to run its function or to give it back: the one that drops the
@@ -11,7 +12,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "weakref/internal/check.h"
+#include "weakcache/weakref/internal/check.h"
 
 namespace weakcache::internal {
 

@@ -1,8 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
 // How a newly created object that derives from EnableRefFromThis learns of the block that owns it.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_REF_FROM_THIS_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_REF_FROM_THIS_H_
 
-#include "weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/control_block.h"
 
 namespace weakcache {
 

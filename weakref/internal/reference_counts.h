@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The strong and the weak count of one referent in one atomic word.
 //
 // The strong count is sticky at zero: once its expired flag is set it never counts again, so an
@@ -12,8 +13,8 @@
 #include <climits>
 #include <cstddef>
 
-#include "weakref/internal/atomics_policy.h"
-#include "weakref/internal/check.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
+#include "weakcache/weakref/internal/check.h"
 
 namespace weakcache::internal {
 
@@ -24,8 +25,8 @@ enum class AfterRelease {
   kFreeBlock,        // it was not, but it was the last to touch the block
 };
 
-struct HeldWeakly {};
-struct BornExpired {};
+struct StartsWithWeakRef {};
+struct StartsExpired {};
 
 template <typename Policy>
 class BasicReferenceCounts {
@@ -36,9 +37,9 @@ class BasicReferenceCounts {
   // hold together and that goes when the referent's destruction is complete.
   BasicReferenceCounts() = default;
   // As well with one weak reference of its creator's.
-  explicit BasicReferenceCounts(HeldWeakly) : word_{kNewborn + kWeakOne} {}
-  // Counts nothing yet: see Revive.
-  explicit BasicReferenceCounts(BornExpired) : word_{kExpiredFlag} {}
+  explicit BasicReferenceCounts(StartsWithWeakRef) : word_{kInitialCounts + kWeakOne} {}
+  // Counts nothing yet: see Rearm.
+  explicit BasicReferenceCounts(StartsExpired) : word_{kExpiredFlag} {}
   BasicReferenceCounts(const BasicReferenceCounts&) = delete;
   BasicReferenceCounts& operator=(const BasicReferenceCounts&) = delete;
 
@@ -47,7 +48,7 @@ class BasicReferenceCounts {
     // Relaxed: the caller's own reference keeps the referent alive and was handed over to it in
     // order.
     const Word before = word_.fetch_add(kStrongOne, std::memory_order_relaxed);
-    if (!IsOrdinaryStrong(before & kStrongMask)) [[unlikely]]
+    if (!IsWithinLimits(before & kStrongMask)) [[unlikely]]
       StrongOverflow();
   }
 
@@ -57,62 +58,62 @@ class BasicReferenceCounts {
     // it with the weak reference; later changes are ordered by whatever the writers and the caller
     // share.
     const Word before = word_.fetch_add(kStrongOne, std::memory_order_relaxed);
-    if (IsOrdinaryStrong(before & kStrongMask)) [[likely]]
+    if (IsWithinLimits(before & kStrongMask)) [[likely]]
       return true;
-    return FinishUnusualUpgrade(before);
+    return FinishUpgradeSlow(before);
   }
 
   // As TryAddStrong, by a caller that holds no reference at all, of counts whose memory stays: by
   // now they may count for another referent, or for none. In two steps, so that what nearly always
-  // happens fits in registers: if this is false, `*seen` is for FinishUnheldUpgrade.
-  bool TryAddStrongUnheld(Word* seen) {
-    // Acquire pairs with the release in Revive: the caller sees whose counts these are.
+  // happens fits in registers: if this is false, `*seen` is for FinishSpeculativeUpgrade.
+  bool TryAddStrongSpeculatively(Word* seen) {
+    // Acquire pairs with the release in Rearm: the caller sees whose counts these are.
     *seen = word_.fetch_add(kStrongOne, std::memory_order_acquire);
-    return IsOrdinaryStrong(*seen & kStrongMask);
+    return IsWithinLimits(*seen & kStrongMask);
   }
-  struct UnheldUpgrade {
+  struct SpeculativeUpgrade {
     bool added;
     AfterRelease after;  // what is then to do
   };
-  UnheldUpgrade FinishUnheldUpgrade(Word seen) {
-    if ((seen & kExpiredFlag) == 0) return {FinishUnusualUpgrade(seen), AfterRelease::kNothing};
+  SpeculativeUpgrade FinishSpeculativeUpgrade(Word seen) {
+    if ((seen & kExpiredFlag) == 0) return {FinishUpgradeSlow(seen), AfterRelease::kNothing};
     // A whole release, not an undo: the count may be another referent's by now, and the last.
     return {false, ReleaseStrong()};
   }
 
   // Lets counts whose last weak reference has gone count for another referent, as if they had been
-  // constructed with HeldWeakly, in two steps: weak references first, so that the referent can be
-  // told of its own, and with Revive the strong one. Callers of TryAddStrongUnheld may be at it
-  // meanwhile, and their counts stay. Counts can be revived only if they were born expired or held
-  // weakly: without that weak reference, the last strong one leaves without a look at them (see
-  // SettleZero).
-  void PrepareRevival() {
+  // constructed with StartsWithWeakRef, in two steps: weak references first, so that the referent
+  // can be told of its own, and with Rearm the strong one. Callers of TryAddStrongSpeculatively may
+  // be at it meanwhile, and their counts stay. Counts can be revived only if they were born expired
+  // or held weakly: without that weak reference, the last strong one leaves without a look at them
+  // (see FinishLastRelease).
+  void PrepareRearm() {
     // Relaxed: the releasing threads' last accesses have been handed over with the memory.
     word_.fetch_add(MissingWeak(), std::memory_order_relaxed);
   }
-  void Revive() {
-    // Release pairs with the acquire in TryAddStrongUnheld.
+  void Rearm() {
+    // Release pairs with the acquire in TryAddStrongSpeculatively.
     word_.fetch_add(static_cast<Word>(kStrongOne - kExpiredFlag), std::memory_order_release);
   }
   // Both steps in one.
-  void ReviveAtOnce() {
+  void RearmAtOnce() {
     // Orders as above.
     word_.fetch_add(static_cast<Word>(MissingWeak() + kStrongOne - kExpiredFlag),
                     std::memory_order_release);
   }
 
   // In two steps, so that what nearly always happens is small: true if the count has come to zero;
-  // `*left` is for SettleZero then.
+  // `*left` is for FinishLastRelease then.
   [[nodiscard]] bool ReleaseStrong(Word* left) {
     // Release: what this owner did to the referent happens before its destruction (the acquire in
-    // SettleZero).
+    // FinishLastRelease).
     const Word before = word_.fetch_sub(kStrongOne, std::memory_order_release);
     *left = static_cast<Word>(before - kStrongOne);
     return (before & kStrongMask) == kStrongOne;
   }
   // Of all threads that get here for one referent exactly one sets the flag; each of the others
   // drops the weak reference that a revival paid.
-  [[nodiscard]] AfterRelease SettleZero(Word current) {
+  [[nodiscard]] AfterRelease FinishLastRelease(Word current) {
     // Acquire, here and below, pairs with the release in ReleaseStrong of every former owner.
     if (current == kWeakOne) {
       // There is no weak reference, so nobody else can reach the word. (Whoever lets others reach
@@ -132,7 +133,7 @@ class BasicReferenceCounts {
   }
   [[nodiscard]] AfterRelease ReleaseStrong() {
     Word left;
-    return ReleaseStrong(&left) ? SettleZero(left) : AfterRelease::kNothing;
+    return ReleaseStrong(&left) ? FinishLastRelease(left) : AfterRelease::kNothing;
   }
 
   // The caller holds a strong or a weak reference.
@@ -180,7 +181,7 @@ class BasicReferenceCounts {
   static constexpr Word kWeakOne = static_cast<Word>(Word{1} << kHalfBits);
   static constexpr Word kStrongMask = kWeakOne - 1;
   static constexpr Word kExpiredFlag = kWeakOne >> 1;  // the top bit of the strong half
-  static constexpr Word kNewborn = kStrongOne | kWeakOne;
+  static constexpr Word kInitialCounts = kStrongOne | kWeakOne;
   // No count may reach this. It is half of what would touch a flag or the other half: the other
   // threads that count between an overflow and its abort cannot be that many.
   static constexpr Word kLimit = kWeakOne >> 2;
@@ -188,13 +189,13 @@ class BasicReferenceCounts {
   // What the upper half of expired counts lacks to be two.
   Word MissingWeak() const {
     // Nobody else changes the upper half now. It is as the last one left it (see ReleaseWeak).
-    // Relaxed: as in PrepareRevival.
+    // Relaxed: as in PrepareRearm.
     const Word left_over = word_.load(std::memory_order_relaxed) & static_cast<Word>(~kStrongMask);
     return static_cast<Word>(2 * kWeakOne - left_over);
   }
 
   // Neither zero, nor expired, nor too many: one comparison for what nearly always holds.
-  static bool IsOrdinaryStrong(Word strong) {
+  static bool IsWithinLimits(Word strong) {
     return static_cast<Word>(strong - 1) < static_cast<Word>(kLimit - 1);
   }
 
@@ -202,7 +203,7 @@ class BasicReferenceCounts {
     CheckFailed("Ref", "too many strong references to one object");
   }
 
-  [[gnu::noinline]] bool FinishUnusualUpgrade(Word before) {
+  [[gnu::noinline]] bool FinishUpgradeSlow(Word before) {
     if ((before & kExpiredFlag) != 0) {
       // Undo, or the lower half would fill up. Relaxed: the caller's weak reference keeps the word.
       word_.fetch_sub(kStrongOne, std::memory_order_relaxed);
@@ -222,7 +223,7 @@ class BasicReferenceCounts {
   // Written by: whoever holds a reference, by the operations above.
   // Transitions: strong n to n + 1 and back; 0 to 0 + flag, once, and never back unless revived,
   // by the owner of memory that nobody refers to any more.
-  typename Policy::template Atomic<Word> word_{kNewborn};
+  typename Policy::template Atomic<Word> word_{kInitialCounts};
 };
 
 }  // namespace weakcache::internal

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Control blocks: where a referent lives decides when its memory goes back.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_REFERENT_STORAGE_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_REFERENT_STORAGE_H_
@@ -9,7 +10,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/control_block.h"
 
 namespace weakcache::internal {
 

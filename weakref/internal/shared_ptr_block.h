@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The two halves of shared_ptr_interop.h: a Ref that lives in a std::shared_ptr, and a
 // std::shared_ptr that lives behind Refs.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_SHARED_PTR_BLOCK_H_
@@ -7,7 +8,7 @@
 #include <memory>
 #include <utility>
 
-#include "weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/control_block.h"
 
 namespace weakcache::internal {
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who wants to know that a referent has expired: an intrusive list, newest first.
 //
 // Any thread may add (it holds a strong reference) and remove (it holds a weak one) while another
@@ -10,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "weakref/internal/atomics_policy.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
 
 namespace weakcache::internal {
 
@@ -25,9 +26,9 @@ class BasicWatcherOwner {
  public:
   // The watcher has just been taken off its list for good. Runs under the list's lock: it may
   // count, nothing else. A Remove that returns false happens after it.
-  virtual void OnTaken() noexcept {}
+  virtual void OnClaimed() noexcept {}
 
-  // Called once, outside the lock, after OnTaken. From here on the watcher is the owner's again.
+  // Called once, outside the lock, after OnClaimed. From here on the watcher is the owner's again.
   virtual void OnExpired(BasicWatcher<Policy>* watcher) noexcept = 0;
 
  protected:
@@ -110,7 +111,7 @@ class BasicWatcherList {
       if (next != nullptr) next->previous_ = next;
       watcher->previous_ = nullptr;
       BasicWatcherOwner<Policy>* const owner = watcher->owner_;
-      owner->OnTaken();
+      owner->OnClaimed();
       Unlock(next);
       owner->OnExpired(watcher);
     }

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a hash to a slot, for one writer at a time and any number of readers who take no lock.
+//
+// The layout is SlotIndex's: cache chunks of seven one-byte tags and seven pointers, and a count of
+// the entries that overflow_count a full chunk. Whether a slot that a reader finds can be had is
+// the slot's affair; its writer lets it be had only once it is in the index, so a hit needs no
+// second look. What a reader does not find may have been entered behind its back: then the version
+// has changed, and it looks again. Growth publishes new chunks and keeps the old ones until the
+// end, for the readers that are still at them: together they are no larger than the new ones, as it
+// doubles.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_INDEX_H_
+#define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_INDEX_H_
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+#include "weakcache/cache/internal/slot/hash_bits.h"
+#include "weakcache/weakref/internal/check.h"
+
+namespace weakcache::internal {
+
+// Slot has hash(), also while others look at it. Slots that were ever entered stay where they are.
+template <typename Slot, typename Policy>
+class ConcurrentIndex {
+ public:
+  explicit ConcurrentIndex(size_t size = 0) { Publish(NewChunks(OrderFor(size))); }
+  ConcurrentIndex(const ConcurrentIndex&) = delete;
+  ConcurrentIndex& operator=(const ConcurrentIndex&) = delete;
+  ~ConcurrentIndex() {
+    for (Chunk* chunks = Current().chunks(); chunks != nullptr;) {
+      Header* const header = HeaderOf(chunks);
+      chunks = header->replaced;
+      Delete(header);
+    }
+  }
+
+  // What a reader found out. Without a slot the key is absent if `certain`, as of that version;
+  // else look again.
+  struct Found {
+    Slot* slot;
+    bool certain;
+    uint64_t version;
+  };
+
+  // The slot with that hash for which `take(slot)` is true.
+  template <typename Take>
+  Found Find(uint32_t hash, Take&& take) const {
+    // Acquire pairs with the release in AddToVersion: earlier changes are seen. A later change that
+    // is seen in part has changed the version by the time of the last look, since what shows it is
+    // loaded with acquire and was stored with release after the version was.
+    const uint64_t version = version_.load(std::memory_order_acquire);
+    const Chunks chunks = Current();
+    Chunk* const home = chunks.HomeChunk(hash);
+    for (Chunk* chunk = home;;) {
+      // Acquire, also of the pointer, pairs with the release in SetEntry.
+      const uint64_t tags = chunk->tags.load(std::memory_order_acquire);
+      for (uint64_t candidates = Chunk::Matching(tags, TagOf(hash)); candidates != 0;
+           candidates &= candidates - 1) {
+        Slot* const slot = chunk->slots[Chunk::EntryOf(candidates)].load(std::memory_order_acquire);
+        if (slot->hash() == hash && take(slot)) return {slot, true, version};
+      }
+      chunk = Chunk::OverflowCount(tags) == 0 ? home : chunks.Next(chunk);
+      if (chunk == home) break;
+    }
+    return {nullptr, version % 2 == 0 && version_.load(std::memory_order_relaxed) == version,
+            version};
+  }
+
+  // Whatever was entered, published or removed before has changed it. Relaxed: whoever concludes
+  // something from it has ordered it.
+  uint64_t version() const { return version_.load(std::memory_order_relaxed); }
+
+  // As well, but looks at one slot only, which nearly always is it: null says nothing. The hash is
+  // for `take` to look at.
+  template <typename Take>
+  Slot* FindFirst(uint32_t hash, Take&& take) const {
+    Chunk* const chunk = Current().HomeChunk(hash);
+    const uint64_t candidates =
+        Chunk::Matching(chunk->tags.load(std::memory_order_acquire), TagOf(hash));
+    if (candidates == 0) return nullptr;
+    Slot* const slot = chunk->slots[Chunk::EntryOf(candidates)].load(std::memory_order_acquire);
+    return take(slot) ? slot : nullptr;
+  }
+
+  // As Find, but looks at no slot: if it is true then there is certainly none, as of that version.
+  // False says nothing.
+  bool IsAbsent(uint32_t hash, uint64_t* version) const {
+    // Orders as in Find.
+    *version = version_.load(std::memory_order_acquire);
+    const uint64_t tags = Current().HomeChunk(hash)->tags.load(std::memory_order_acquire);
+    return Chunk::Matching(tags, TagOf(hash)) == 0 && Chunk::OverflowCount(tags) == 0 &&
+           *version % 2 == 0 && version_.load(std::memory_order_relaxed) == *version;
+  }
+
+  // As Find, for the writer.
+  template <typename Take>
+  Slot* FindAsWriter(uint32_t hash, Take&& take) const {
+    return Find(hash, take).slot;
+  }
+
+  // How many slots can ever fit.
+  static size_t max_slots() { return kFullEntries << Chunks::kMaxOrder; }
+
+  // What follows is for the writer. How many slots fit.
+  size_t max_size() const { return Current().count() * kFullEntries; }
+
+  // Makes room for so many slots. If memory runs out it throws and changes nothing.
+  void Grow(size_t size) {
+    Check(size <= max_slots(), "ConcurrentWeakValueMap", "too many entries in one shard");
+    const Chunks old = Current();
+    const Chunks grown = NewChunks(OrderFor(size));
+    HeaderOf(grown.chunks())->replaced = old.chunks();
+    for (Chunk* chunk = old.chunks(); chunk != old.chunks() + old.count(); ++chunk) {
+      ForEach(*chunk, [&](Slot* slot) { InsertIn(grown, slot); });
+    }
+    NoteChange();
+    Publish(grown);
+  }
+
+  // There is room.
+  void Insert(Slot* slot) {
+    NoteChange();
+    InsertIn(Current(), slot);
+  }
+  // A slot that has been inserted can be had now. Who found it before could not, and has that
+  // version.
+  void NotePublished() { NoteChange(); }
+
+  // The slot is there.
+  void Erase(const Slot* slot) {
+    NoteChange();
+    const Chunks chunks = Current();
+    const IndexPosition position = PositionOf(chunks, slot);
+    position.chunk->SetTag(position.entry, 0);
+    for (Chunk* chunk = chunks.HomeChunk(slot->hash()); chunk != position.chunk;
+         chunk = chunks.Next(chunk)) {
+      chunk->AddToOverflowCount(-1);
+    }
+  }
+
+  // Lets a slot take the position of one with the same hash; `publish()` lets it be had. A reader
+  // who comes between finds neither, but is not certain of it.
+  template <typename Publish>
+  void Replace(const Slot* replaced, Slot* slot, Publish&& publish) {
+    BeginChange();
+    const IndexPosition position = PositionOf(Current(), replaced);
+    position.chunk->slots[position.entry].store(slot, std::memory_order_release);  // see SetEntry
+    publish();
+    EndChange();
+  }
+
+  // Calls `visit` for each slot.
+  template <typename Visit>
+  void ForEachSlot(Visit&& visit) const {
+    const Chunks chunks = Current();
+    for (Chunk* chunk = chunks.chunks(); chunk != chunks.chunks() + chunks.count(); ++chunk) {
+      ForEach(*chunk, visit);
+    }
+  }
+
+  // Aborts unless there are `size` slots, each where a look-up finds it.
+  void CheckInvariantsForTesting(size_t size) const {
+    size_t found = 0;
+    ForEachSlot([&](Slot* slot) {
+      ++found;
+      const Slot* const reached =
+          FindAsWriter(slot->hash(), [&](const Slot* other) { return other == slot; });
+      Check(reached == slot, "CheckInvariantsForTesting", "a slot is out of reach");
+    });
+    Check(found == size, "CheckInvariantsForTesting", "the index has too many slots or too few");
+  }
+
+ private:
+  template <typename T>
+  using Atomic = typename Policy::template Atomic<T>;
+
+  static constexpr size_t kEntries = 7;
+  static constexpr size_t kMinChunks = 4;
+  // On average at most so many entries of a chunk are in use. With one more, twice as many look-ups
+  // have to go on to the next chunk: 10 % instead of 5 % of a full index.
+  static constexpr size_t kFullEntries = 5;
+
+  struct alignas(64) Chunk {
+    static constexpr uint64_t kLowBits = 0x01010101010101;
+    static constexpr uint64_t kTopBits = kLowBits << 7;
+    static constexpr uint64_t kSaturated = UINT8_MAX;  // a count this high stays
+
+    // See SlotIndex.
+    static uint64_t Free(uint64_t tags) {
+      return ~(((tags & ~(kTopBits | uint64_t{0xff} << 56)) + kLowBits * 0x7e) | tags) & kTopBits;
+    }
+    static uint64_t Matching(uint64_t tags, uint64_t tag) {
+      const uint64_t difference = tags ^ (kLowBits * tag);
+      return (difference - kLowBits) & ~difference & kTopBits;
+    }
+    static size_t EntryOf(uint64_t bits) {
+      return static_cast<unsigned>(std::countr_zero(bits)) / 8;
+    }
+    static uint64_t TagAt(uint64_t tags, size_t entry) { return (tags >> (8 * entry)) & 0xff; }
+    static uint64_t OverflowCount(uint64_t tags) { return tags >> 56; }
+
+    // The writer's. Relaxed loads: nobody else writes.
+    uint64_t Tags() const { return tags.load(std::memory_order_relaxed); }
+    void SetEntry(size_t entry, uint64_t tag, Slot* slot) {
+      // Release pairs with the acquire in Find: a reader sees the slot's page, and the version.
+      slots[entry].store(slot, std::memory_order_release);
+      SetTag(entry, tag);
+    }
+    void SetTag(size_t entry, uint64_t tag) {
+      // Release: as above, and a reader that sees the tag sees the pointer.
+      tags.store((Tags() & ~(uint64_t{0xff} << (8 * entry))) | (tag << (8 * entry)),
+                 std::memory_order_release);
+    }
+    void AddToOverflowCount(int change) {
+      if (OverflowCount(Tags()) == kSaturated) return;
+      tags.store(Tags() + (static_cast<uint64_t>(int64_t{change}) << 56),
+                 std::memory_order_release);  // as above
+    }
+
+    // Invariant: a byte for each entry, 0 if it is free, and the count of overflow_count entries
+    // above. Only the writer writes; any value may follow any other.
+    Atomic<uint64_t> tags{0};
+    // Invariant: what the tag belongs to. Stays when the entry is freed, until it is used again.
+    Atomic<Slot*> slots[kEntries]{};
+  };
+
+  struct alignas(64) Header {
+    Chunk* replaced = nullptr;  // the chunks that these took the position of
+    size_t count;
+  };
+
+  struct IndexPosition {
+    Chunk* chunk;
+    size_t entry;
+  };
+
+  // A power of two of chunks, as one word: their address, and in its lowest bits by how much a hash
+  // is shifted to give its chunk.
+  struct Chunks {
+    explicit Chunks(uintptr_t word) : word(word) {}
+    Chunks(Chunk* chunks, int order)
+        : word(reinterpret_cast<uintptr_t>(chunks) | static_cast<uintptr_t>(kMaxOrder - order)) {}
+
+    Chunk* chunks() const { return reinterpret_cast<Chunk*>(word & ~uintptr_t{kShiftMask}); }
+    size_t count() const { return size_t{1} << (kMaxOrder - static_cast<int>(word & kShiftMask)); }
+    Chunk* HomeChunk(uint32_t hash) const { return chunks() + (hash >> (word & kShiftMask)); }
+    Chunk* Next(Chunk* chunk) const {
+      return chunk + 1 == chunks() + count() ? chunks() : chunk + 1;
+    }
+
+    static constexpr int kMaxOrder = kSlotHashBits;
+    static constexpr uintptr_t kShiftMask = 31;
+    static_assert(kMaxOrder <= 31 && alignof(Chunk) > 31);
+    uintptr_t word;
+  };
+
+  // 0 is a free entry, 1 could be mistaken for one.
+  static uint64_t TagOf(uint32_t hash) {
+    const uint64_t tag = hash & 0xff;
+    return tag < 2 ? tag + 2 : tag;
+  }
+
+  // The fewest chunks that so many slots fit in; at most max_slots().
+  static int OrderFor(size_t slots) {
+    const size_t chunks = std::max((slots + kFullEntries - 1) / kFullEntries, kMinChunks);
+    return std::bit_width(chunks - 1);
+  }
+  static Header* HeaderOf(Chunk* chunks) { return reinterpret_cast<Header*>(chunks) - 1; }
+  static Chunks NewChunks(int order) {
+    const size_t count = size_t{1} << order;
+    auto* const memory = static_cast<char*>(
+        ::operator new(sizeof(Header) + count * sizeof(Chunk), std::align_val_t(alignof(Chunk))));
+    ::new (memory) Header{nullptr, count};
+    auto* const chunks = reinterpret_cast<Chunk*>(memory + sizeof(Header));
+    for (size_t i = 0; i < count; ++i) ::new (static_cast<void*>(chunks + i)) Chunk;
+    return Chunks(chunks, order);
+  }
+  static void Delete(Header* header) {
+    auto* const chunks = reinterpret_cast<Chunk*>(header + 1);
+    for (size_t i = 0; i < header->count; ++i) chunks[i].~Chunk();
+    ::operator delete(header, std::align_val_t(alignof(Chunk)));
+  }
+
+  // Acquire pairs with the release in Publish: their content is there.
+  Chunks Current() const { return Chunks(chunks_.load(std::memory_order_acquire)); }
+  void Publish(const Chunks& chunks) { chunks_.store(chunks.word, std::memory_order_release); }
+
+  // One of these comes before any store that readers see.
+  void NoteChange() { AddToVersion(2); }
+  void BeginChange() { AddToVersion(1); }  // until EndChange, nobody is certain of a miss
+  void EndChange() { AddToVersion(1); }
+  void AddToVersion(uint64_t change) {
+    // Relaxed: nobody else writes. Release: see Find.
+    version_.store(version_.load(std::memory_order_relaxed) + change, std::memory_order_release);
+  }
+
+  static void InsertIn(const Chunks& chunks, Slot* slot) {
+    const uint32_t hash = slot->hash();
+    Chunk* chunk = chunks.HomeChunk(hash);
+    uint64_t free;
+    while ((free = Chunk::Free(chunk->Tags())) == 0) {
+      chunk->AddToOverflowCount(1);
+      chunk = chunks.Next(chunk);
+    }
+    chunk->SetEntry(Chunk::EntryOf(free), TagOf(hash), slot);
+  }
+
+  // The slot is there.
+  static IndexPosition PositionOf(const Chunks& chunks, const Slot* slot) {
+    const uint32_t hash = slot->hash();
+    for (Chunk* chunk = chunks.HomeChunk(hash);; chunk = chunks.Next(chunk)) {
+      for (uint64_t candidates = Chunk::Matching(chunk->Tags(), TagOf(hash)); candidates != 0;
+           candidates &= candidates - 1) {
+        const size_t entry = Chunk::EntryOf(candidates);
+        // Relaxed: the writer's own.
+        if (Chunk::TagAt(chunk->Tags(), entry) == TagOf(hash) &&
+            chunk->slots[entry].load(std::memory_order_relaxed) == slot) {
+          return {chunk, entry};
+        }
+      }
+    }
+  }
+
+  template <typename Visit>
+  static void ForEach(const Chunk& chunk, Visit&& visit) {
+    for (uint64_t used = ~Chunk::Free(chunk.Tags()) & Chunk::kTopBits; used != 0;
+         used &= used - 1) {
+      visit(chunk.slots[Chunk::EntryOf(used)].load(std::memory_order_relaxed));  // the writer's own
+    }
+  }
+
+  // The chunks and how many there are. Only the writer writes; grows. All that a hit reads here: it
+  // shares its cache chunk with nothing that a change writes.
+  alignas(64) Atomic<uintptr_t> chunks_{0};
+  // Twice the number of changes, and one more during a replacement. Only the writer writes.
+  alignas(64) Atomic<uint64_t> version_{0};
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_INDEX_H_

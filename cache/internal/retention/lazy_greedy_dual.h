@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which object to let go when a cache is over its budget.
+//
+// An object is worth keeping if it is used often, was used lately, and is small: with the bytes of
+// one large object the cache could keep many small ones. GreedyDual-Size-Frequency (Cherkasova,
+// 1998) orders objects by just that: priority = clock + uses / weight, where the clock is the
+// priority of the last victim, so what is not used any more is overtaken. But it moves an object on
+// each hit, under a lock. This policy makes it lazy, as S3-FIFO (SOSP 2023) and SIEVE (NSDI 2024)
+// do it for LRU: a hit counts in one byte of its object, and only when an object is about to go
+// does the policy look whether it was used, and gives it its new priority if so.
+//
+// Scans do no harm, because an object without a use has a small fraction of the priority that one
+// use gives: it goes first. A ghost remembers for a while how often the evicted were used.
+//
+// Priorities are rounded to half powers of two. All objects of equal value then wait in one queue,
+// and as the clock never goes back each queue is in order: the victim is the oldest of some queue.
+// docs/eviction.md compares the policy with others on real traces, and tells what else was tried.
+#ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_LAZY_GREEDY_DUAL_H_
+#define WEAKCACHE_CACHE_INTERNAL_RETENTION_LAZY_GREEDY_DUAL_H_
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "weakcache/cache/internal/retention/ghost_table.h"
+#include "weakcache/weakref/internal/check.h"
+
+namespace weakcache::internal {
+
+// What other threads look at of an object that may be in a policy: they have it beside the key that
+// they look up. A byte, so that a hit is one look at it.
+class AccessCounter {
+ public:
+  static constexpr uint8_t kMaxFrequency = GhostTable::kMaxFrequency;
+  // One more, so that an object of maximal frequency can still show that it was hit.
+  static constexpr uint8_t kSaturated = kMaxFrequency + 1;
+
+  // Counts a hit. False if it is not in the policy. An object that nobody evicts soon stops being
+  // written to.
+  bool RecordAccess() {
+    // Relaxed, all: see the field.
+    uint8_t frequency = value_.load(std::memory_order_relaxed);
+    if (frequency == kSaturated) return true;
+    if (frequency > kSaturated) [[unlikely]]
+      return false;
+    // Not a store: it could hide that the object has just left. A hit at the same time is lost.
+    value_.compare_exchange_strong(frequency, static_cast<uint8_t>(frequency + 1),
+                                   std::memory_order_relaxed, std::memory_order_relaxed);
+    return true;
+  }
+  bool is_in_policy() const { return value_.load(std::memory_order_relaxed) <= kSaturated; }
+
+  // Of an object that is not in the policy: nobody used it when it left, nor since. By the thread
+  // that has let go of it as the last, before it ends: nobody finds it any more.
+  void SetLeftIdle() { value_.store(kLeftIdle, std::memory_order_relaxed); }
+  bool left_idle() const { return value_.load(std::memory_order_relaxed) == kLeftIdle; }
+
+ private:
+  friend class LazyGreedyDual;
+  static constexpr uint8_t kNotInPolicy = 255;
+  static constexpr uint8_t kLeftIdle = 254;
+
+  uint8_t frequency() const { return value_.load(std::memory_order_relaxed); }
+  void set_frequency(uint8_t frequency) { value_.store(frequency, std::memory_order_relaxed); }
+
+  // How often the object was used, up to kSaturated; kNotInPolicy or kLeftIdle while it is not in
+  // the policy. Any thread adds 1 below kSaturated. Whoever holds the policy's lock makes it any
+  // other value, and may overwrite a hit; kLeftIdle is the last of all, see SetLeftIdle. Relaxed:
+  // it is an estimate, and nobody concludes from it that anything else has happened.
+  std::atomic<uint8_t> value_{kNotInPolicy};
+};
+
+// What an object carries while it is in a policy, which owns all of it.
+struct GreedyDualNode {
+  explicit GreedyDualNode(AccessCounter* mark) : mark(mark) {}
+
+  AccessCounter* const mark;        // lives as long
+  uint8_t accounted_frequency = 0;  // the part of the frequency that the priority accounts for
+  uint8_t queue = 0;
+  GreedyDualNode* older = nullptr;  // neighbours in its queue
+  GreedyDualNode* newer = nullptr;
+  uint64_t hash = 0;
+  uint64_t weight = 0;
+  uint64_t priority = 0;
+};
+
+// Thread-compatible, but for the marks. The caller owns the nodes, and takes victims while
+// `bytes() > budget()`. Operations are amortised O(1): what a victim search passes over has been
+// hit since it was queued.
+class LazyGreedyDual {
+ public:
+  static constexpr uint8_t kMaxFrequency = AccessCounter::kMaxFrequency;
+
+  // A greater budget counts as this one, so that an object more can't make the bytes overflow.
+  static constexpr uint64_t kMaxBudget = UINT64_MAX / 2;
+
+  explicit LazyGreedyDual(uint64_t budget) : budget_(std::min(budget, kMaxBudget)) {}
+  LazyGreedyDual(const LazyGreedyDual&) = delete;
+  LazyGreedyDual& operator=(const LazyGreedyDual&) = delete;
+
+  // Admits an object that is not heavier than the budget. If it is worth less than all others it is
+  // the next victim itself.
+  void Insert(GreedyDualNode* node, uint64_t hash, uint64_t weight) {
+    const std::optional<uint8_t> past = ghost_.Take(hash, GhostWindow());
+    const int frequency = past.has_value() ? std::min(*past + 1, int{kMaxFrequency}) : 0;
+    node->hash = hash;
+    node->weight = weight;
+    node->mark->set_frequency(static_cast<uint8_t>(frequency));
+    bytes_ += weight;
+    ++size_;
+    Enqueue(node, static_cast<uint8_t>(frequency));
+  }
+
+  // Removes the object that is worth least, and remembers it; null if there is none.
+  GreedyDualNode* PopVictim() {
+    // A bound, in case other threads hit objects faster than this one looks at them.
+    for (size_t passed = 0;; ++passed) {
+      GreedyDualNode* const node = LeastPriority();
+      if (node == nullptr) return nullptr;
+      clock_ = node->priority;
+      uint8_t frequency = node->mark->frequency();
+      if (frequency == node->accounted_frequency || passed == size_) {
+        Remove(node);
+        Remember(*node, std::min(frequency, kMaxFrequency));
+        return node;
+      }
+      Dequeue(node);
+      if (frequency > kMaxFrequency) {
+        frequency = kMaxFrequency;
+        node->mark->set_frequency(frequency);
+      }
+      Enqueue(node, frequency);
+    }
+  }
+
+  // Lets a node go that is not evicted, so it is not remembered.
+  void Remove(GreedyDualNode* node) {
+    node->mark->set_frequency(AccessCounter::kNotInPolicy);
+    Dequeue(node);
+    bytes_ -= node->weight;
+    --size_;
+  }
+
+  // The new weight is not above the budget either.
+  void SetWeight(GreedyDualNode* node, uint64_t weight) {
+    bytes_ += weight - node->weight;
+    node->weight = weight;
+    if (QueueFor(node->accounted_frequency, weight) == node->queue) return;
+    Dequeue(node);
+    Enqueue(node, node->accounted_frequency);
+  }
+
+  void SetBudget(uint64_t budget) { budget_ = std::min(budget, kMaxBudget); }
+
+  uint64_t budget() const { return budget_; }
+  uint64_t bytes() const { return bytes_; }
+  size_t size() const { return size_; }
+  // How many evictions the ghost has room for.
+  size_t ghost_capacity() const { return ghost_.capacity(); }
+
+  // Calls `visit(node)` on each node until it says false, in the order in which they would go, or
+  // the reverse. Hits since a node was queued don't count. O(1) for each, with a large factor.
+  template <typename Visit>
+  void ColdestFirst(Visit&& visit) const {
+    ForEach(oldest_, &GreedyDualNode::newer, /*sign=*/0, visit);
+  }
+  template <typename Visit>
+  void HottestFirst(Visit&& visit) const {
+    ForEach(newest_, &GreedyDualNode::older, /*sign=*/~uint64_t{0}, visit);
+  }
+
+  // Aborts unless the queues are in order and the totals right.
+  void CheckInvariantsForTesting() const {
+    uint64_t bytes = 0;
+    size_t size = 0;
+    for (size_t queue = 0; queue < kQueues; ++queue) {
+      const GreedyDualNode* older = nullptr;
+      for (const GreedyDualNode* node = oldest_[queue]; node != nullptr; node = node->newer) {
+        Check(node->older == older, "CheckInvariantsForTesting", "a queue's links differ");
+        Check(node->queue == queue, "CheckInvariantsForTesting", "a node is in the wrong queue");
+        Check(QueueFor(node->accounted_frequency, node->weight) == queue,
+              "CheckInvariantsForTesting", "a node is misplaced");
+        const uint64_t lead = node->priority - clock_;
+        Check(lead <= ValueOf(queue), "CheckInvariantsForTesting", "a priority is out of range");
+        Check(older == nullptr || older->priority - clock_ <= lead, "CheckInvariantsForTesting",
+              "a queue is out of order");
+        bytes += node->weight;
+        ++size;
+        older = node;
+      }
+      Check(newest_[queue] == older, "CheckInvariantsForTesting", "a queue has lost its end");
+      const bool marked = (used_[queue / 64] >> (queue % 64) & 1) != 0;
+      Check(marked == (older != nullptr), "CheckInvariantsForTesting",
+            "the set of used queues is wrong");
+    }
+    Check(bytes == bytes_, "CheckInvariantsForTesting", "the bytes don't add up");
+    Check(size == size_, "CheckInvariantsForTesting", "the nodes don't add up");
+  }
+
+ private:
+  // The value of an object is (frequency + 1/10) / weight^(3/4). Dividing by the whole weight would
+  // be best for the number of hits, but at the expense of bytes; 1/10 makes the share of the cache
+  // that is on probation. Queue q holds the objects of value 2^(q/2), times a constant.
+  //
+  // 2 log2(10 frequency + 1):
+  static constexpr std::array<uint8_t, kMaxFrequency + 1> kFrequencyPart = {
+      0, 7, 9, 10, 11, 11, 12, 12, 13, 13, 13, 14, 14, 14, 14, 14};
+  static constexpr size_t kMaxWeightPart = 96;
+  static constexpr size_t kQueues = kMaxWeightPart + kFrequencyPart.back() + 1;
+  using Queues = std::array<GreedyDualNode*, kQueues>;
+  using QueueSet = std::array<uint64_t, (kQueues + 63) / 64>;
+
+  // 2 log2(weight^(3/4)), of a weight of 0 that of 1.
+  static size_t WeightPart(uint64_t weight) {
+    weight |= uint64_t{weight == 0};
+    const int exponent = std::bit_width(weight) - 1;
+    const uint64_t quarters = (weight << (63 - exponent) >> 61) & 3;
+    return (4 * static_cast<size_t>(exponent) + quarters) * 3 / 8;
+  }
+  static size_t QueueFor(uint8_t frequency, uint64_t weight) {
+    return kMaxWeightPart - WeightPart(weight) + kFrequencyPart[frequency];
+  }
+  // 2^(queue/2); at least 1, so time passes whatever is evicted.
+  static uint64_t ValueOf(size_t queue) {
+    constexpr uint64_t kRootOfTwo = 0xb504f333;  // times 2^31
+    const uint64_t mantissa = queue % 2 == 0 ? uint64_t{1} << 31 : kRootOfTwo;
+    return (mantissa << (queue / 4)) >> 31 << (queue / 2 - queue / 4);
+  }
+
+  void Remember(const GreedyDualNode& evicted, uint8_t frequency) {
+    // An average over about the latest hundred.
+    constexpr double kShare = 0.01;
+    evicted_weight_ += kShare * (static_cast<double>(evicted.weight) - evicted_weight_);
+    ghost_.Remember(evicted.hash, frequency, 2 * (size_ + 1));
+  }
+  // As many evictions as fill the budget twice, which is what it takes to recognise objects that a
+  // cache of three times the size would have kept; but where large objects go first, that is few.
+  size_t GhostWindow() const {
+    const double evictions = 2 * static_cast<double>(budget_) / std::max(evicted_weight_, 1.0);
+    const auto residents = static_cast<double>(size_ + 1);
+    return static_cast<size_t>(std::clamp(evictions, residents, 2 * residents));
+  }
+
+  void Enqueue(GreedyDualNode* node, uint8_t frequency) {
+    const size_t queue = QueueFor(frequency, node->weight);
+    node->accounted_frequency = frequency;
+    node->queue = static_cast<uint8_t>(queue);
+    node->priority = clock_ + ValueOf(queue);
+    node->older = newest_[queue];
+    node->newer = nullptr;
+    (node->older == nullptr ? oldest_[queue] : node->older->newer) = node;
+    newest_[queue] = node;
+    used_[queue / 64] |= uint64_t{1} << (queue % 64);
+  }
+  void Dequeue(GreedyDualNode* node) {
+    const size_t queue = node->queue;
+    (node->older == nullptr ? oldest_[queue] : node->older->newer) = node->newer;
+    (node->newer == nullptr ? newest_[queue] : node->newer->older) = node->older;
+    if (oldest_[queue] == nullptr) used_[queue / 64] &= ~(uint64_t{1} << (queue % 64));
+  }
+
+  // The candidate that is first, or last if `sign` is all ones. Priorities wrap around like the
+  // clock, so only how far they lead it can be compared.
+  GreedyDualNode* First(const Queues& candidates, const QueueSet& used, uint64_t sign) const {
+    GreedyDualNode* first = nullptr;
+    uint64_t least = 0;
+    for (size_t word = 0; word < used.size(); ++word) {
+      for (uint64_t bits = used[word]; bits != 0; bits &= bits - 1) {
+        const size_t queue = 64 * word + static_cast<size_t>(std::countr_zero(bits));
+        GreedyDualNode* const node = candidates[queue];
+        const uint64_t lead = (node->priority - clock_) ^ sign;
+        if (first == nullptr || lead < least) {
+          first = node;
+          least = lead;
+        }
+      }
+    }
+    return first;
+  }
+  GreedyDualNode* LeastPriority() const { return First(oldest_, used_, /*sign=*/0); }
+
+  template <typename Visit>
+  void ForEach(Queues next, GreedyDualNode* GreedyDualNode::*link, uint64_t sign,
+               Visit& visit) const {
+    QueueSet used = used_;
+    while (GreedyDualNode* const node = First(next, used, sign)) {
+      const size_t queue = node->queue;
+      next[queue] = node->*link;
+      if (next[queue] == nullptr) used[queue / 64] &= ~(uint64_t{1} << (queue % 64));
+      if (!visit(*node)) return;
+    }
+  }
+
+  Queues oldest_ = {};
+  Queues newest_ = {};
+  QueueSet used_ = {};  // the queues that hold something
+  uint64_t clock_ = 0;  // the priority of the last victim, modulo 2^64; none is less
+  uint64_t budget_;
+  uint64_t bytes_ = 0;
+  size_t size_ = 0;
+  double evicted_weight_ = 0;  // on average, lately
+  GhostTable ghost_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_RETENTION_LAZY_GREEDY_DUAL_H_

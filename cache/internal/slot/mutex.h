@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// std::mutex and its condition variable with annotations for clang's -Wthread-safety, and open to a
+// model checker. (ThreadSanitizer can't see into an absl::Mutex that was not built for it.)
+#ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_MUTEX_H_
+#define WEAKCACHE_CACHE_INTERNAL_SLOT_MUTEX_H_
+
+#include <condition_variable>
+#include <mutex>
+
+#include "absl/base/thread_annotations.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
+
+namespace weakcache::internal {
+
+template <typename Policy>
+struct MutexesOf {
+  using Mutex = std::mutex;
+  using ConditionVariable = std::condition_variable;
+
+  // What is done under these locks takes a fraction of a microsecond, and to be put to sleep and
+  // woken takes many: so it looks a few times more first.
+  static void Lock(Mutex& mutex) {
+    constexpr int kLooks = 32;
+    for (int attempt = 0; attempt < kLooks; ++attempt) {
+      if (mutex.try_lock()) return;
+      Policy::Pause(attempt);
+    }
+    mutex.lock();
+  }
+};
+
+template <typename Policy>
+class ABSL_LOCKABLE BasicMutex {
+ public:
+  BasicMutex() = default;
+  BasicMutex(const BasicMutex&) = delete;
+  BasicMutex& operator=(const BasicMutex&) = delete;
+
+  void lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { MutexesOf<Policy>::Lock(mutex_); }
+  void unlock() ABSL_UNLOCK_FUNCTION() { mutex_.unlock(); }
+
+ private:
+  template <typename AnyPolicy>
+  friend class BasicCondition;
+
+  typename MutexesOf<Policy>::Mutex mutex_;
+};
+
+// Holds a mutex until it goes, but for the time between unlock() and lock().
+template <typename Policy>
+class ABSL_SCOPED_LOCKABLE BasicMutexLock {
+ public:
+  explicit BasicMutexLock(BasicMutex<Policy>& mutex) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex)
+      : mutex_(mutex) {
+    mutex_.lock();
+  }
+  BasicMutexLock(const BasicMutexLock&) = delete;
+  BasicMutexLock& operator=(const BasicMutexLock&) = delete;
+  ~BasicMutexLock() ABSL_UNLOCK_FUNCTION() {
+    if (locked_) mutex_.unlock();
+  }
+
+  void lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() {
+    mutex_.lock();
+    locked_ = true;
+  }
+  void unlock() ABSL_UNLOCK_FUNCTION() {
+    locked_ = false;
+    mutex_.unlock();
+  }
+
+ private:
+  BasicMutex<Policy>& mutex_;
+  bool locked_ = true;
+};
+
+template <typename Policy>
+class BasicCondition {
+ public:
+  // The caller holds the mutex, also afterwards.
+  template <typename Predicate>
+  void Wait(BasicMutex<Policy>& mutex, Predicate&& predicate) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    std::unique_lock<typename MutexesOf<Policy>::Mutex> lock(mutex.mutex_, std::adopt_lock);
+    while (!predicate()) condition_.wait(lock);
+    lock.release();
+  }
+  void NotifyAll() { condition_.notify_all(); }
+
+ private:
+  typename MutexesOf<Policy>::ConditionVariable condition_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_SLOT_MUTEX_H_

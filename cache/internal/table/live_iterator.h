@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Iteration over the live entries of a weak container.
+#ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_LIVE_ITERATOR_H_
+#define WEAKCACHE_CACHE_INTERNAL_TABLE_LIVE_ITERATOR_H_
+
+#include <cstddef>
+#include <iterator>
+#include <memory>
+#include <type_traits>
+
+#include "weakcache/weakref/internal/check.h"
+
+namespace weakcache::internal {
+
+// Holds a strong reference to the object that it stands on. `Entry` is made from the slot and that
+// reference, or is the reference. Survives insertions, erasures and expiries, but not the
+// container's move or end.
+template <typename Table, typename H, typename Entry>
+class LiveIterator {
+ public:
+  using iterator_category = std::input_iterator_tag;
+  using difference_type = std::ptrdiff_t;
+  using value_type = std::remove_cvref_t<Entry>;
+
+  explicit LiveIterator(const Table* table) : table_(table) { FindLive(); }
+
+  // Lets `iterator->key` be written, although there is no entry to point to.
+  struct pointer {
+    Entry entry;
+    const std::remove_reference_t<Entry>* operator->() const { return std::addressof(entry); }
+  };
+  using reference = Entry;
+
+  // Precondition: not the end.
+  Entry operator*() const {
+    Check(slot_ != nullptr, "iterator::operator*", "it is at the end");
+    if constexpr (std::is_same_v<Entry, const H&>) {
+      return referent_;
+    } else {
+      return Entry(*slot_, referent_);
+    }
+  }
+
+  pointer operator->() const { return {**this}; }
+
+  LiveIterator& operator++() {
+    ++position_;
+    FindLive();
+    return *this;
+  }
+  void operator++(int) { ++*this; }
+
+  friend bool operator==(const LiveIterator& iterator, std::default_sentinel_t) {
+    return iterator.slot_ == nullptr;
+  }
+
+  // For the container's own loops.
+  typename Table::Slot* slot() const { return slot_; }
+
+ private:
+  void FindLive() {
+    // First let go: a destructor that runs here may erase what would be next.
+    referent_ = H();
+    while ((slot_ = table_->Next(position_)) != nullptr) {
+      referent_ = slot_->Lock();
+      if (referent_.get() != nullptr) return;
+      ++position_;
+    }
+  }
+
+  const Table* table_;
+  typename Table::Position position_;
+  typename Table::Slot* slot_ = nullptr;
+  H referent_{};
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_TABLE_LIVE_ITERATOR_H_

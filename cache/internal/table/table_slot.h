@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+// The slots of a weak table: a weak reference to an object, and what a container keeps with it.
+//
+// Three kinds. A *resident* slot holds the control block of an object that the container itself has
+// created, so that a look-up finds key and counts in one cache line. A *guest* slot refers to an
+// object that was there before, by a watcher on its list. A *swept* slot refers to an object whose
+// handle tells nobody of its end. All begin with, or are, a TableSlot, which is what the table
+// sees.
+#ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_TABLE_SLOT_H_
+#define WEAKCACHE_CACHE_INTERNAL_TABLE_TABLE_SLOT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <utility>
+
+#include "weakcache/cache/internal/slot/handle_atomics.h"
+#include "weakcache/cache/internal/slot/hash_bits.h"
+#include "weakcache/cache/internal/slot/slot_alignment.h"
+#include "weakcache/cache/internal/table/expiry_claim.h"
+#include "weakcache/weakref/handle_traits.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
+#include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/ref_from_this.h"
+#include "weakcache/weakref/internal/referent_storage.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache::internal {
+
+// How far a slot has come. A second fact is kept beside it: whether the thread that dropped the
+// last reference to the object has pushed, or is about to push, the slot to the retire list
+// (expiry_pending).
+enum class SlotState : uint32_t {
+  kFree,
+  kUnderConstruction,  // has a payload only
+  kVisible,            // in the index; all others are out of it
+  kErased,             // out of the index; its payload is still to be destroyed
+  kDestroying,         // its payload is being destroyed
+  kRetired,            // without payload; free once it has come through the retire list
+};
+
+// A payload that is the memory of the referent itself: for small objects, which an allocation of
+// their own would cost more than it gives back.
+template <typename T>
+class ObjectInSlot {
+ public:
+  ObjectInSlot() {}
+  T* get() { return std::launder(reinterpret_cast<T*>(bytes_)); }
+
+ private:
+  alignas(T) unsigned char bytes_[sizeof(T)];
+};
+template <typename T>
+inline constexpr bool kFitsInSlot = sizeof(T) <= 32 && alignof(T) <= alignof(std::max_align_t);
+
+template <typename Payload>
+inline constexpr bool kIsObjectInSlot = false;
+template <typename T>
+inline constexpr bool kIsObjectInSlot<ObjectInSlot<T>> = true;
+
+template <typename H, typename Payload>
+class EmbeddedSlotBase;
+template <typename H, typename Payload>
+class ExternalSlot;
+
+template <typename H, typename Payload>
+class TableSlot {
+  using Traits = HandleTraits<H>;
+  static constexpr bool kNotifies = Traits::kNotifiesExpiry;
+
+ public:
+  TableSlot(const TableSlot&) = delete;
+  TableSlot& operator=(const TableSlot&) = delete;
+
+  uint32_t hash() const { return hash_; }
+  SlotState state() const { return static_cast<SlotState>(state_); }
+  void set_state(SlotState state) { state_ = static_cast<uint32_t>(state); }
+  bool is_free() const { return state() == SlotState::kFree; }
+  // Whether an erased, destroying or retired slot is still to come through the retire list for its
+  // object's expiry.
+  bool expiry_pending() const { return expiry_pending_ != 0; }
+  void set_expiry_pending(bool pending) { expiry_pending_ = pending ? 1 : 0; }
+  bool is_embedded() const { return embedded_ != 0; }
+
+  // What the page begins with that the slot is in.
+  void* page() const {
+    return const_cast<char*>(reinterpret_cast<const char*>(this)) - distance_to_page_;
+  }
+
+  // Takes the place of the reference: free for use while the slot is free, or its object expired.
+  TableSlot* next() const { return next_; }
+  void set_next(TableSlot* next) { next_ = next; }
+
+  Payload& payload() { return payload_; }
+  const Payload& payload() const { return payload_; }
+  template <typename... Args>
+  void MakePayload(Args&&... args) {
+    void* const memory = const_cast<std::remove_const_t<Payload>*>(std::addressof(payload_));
+    if constexpr ((kIsResultOf<Args> || ...)) {
+      ::new (memory) Payload((std::forward<decltype(args.function)>(args.function)(), ...));
+    } else {
+      ::new (memory) Payload(std::forward<Args>(args)...);
+    }
+  }
+  void DestroyPayload() { std::destroy_at(std::addressof(payload_)); }
+
+  // Of a slot that has been live and is not emptied: the object, or null once it has expired.
+  H Lock() const {
+    if constexpr (kNotifies) {
+      BlockOf<H>* const block = this->block();
+      // Only then the pointer is there: the releasing thread uses its place.
+      return block->TryAddStrong() ? RefAccess::AdoptAs<H>(reference_, block) : H();
+    } else {
+      return Traits::Lock(reference_);
+    }
+  }
+  bool expired() const {
+    if constexpr (kNotifies) {
+      return block()->expired();
+    } else {
+      return Traits::Expired(reference_);
+    }
+  }
+  // `other` is a strong or weak handle.
+  template <typename Other>
+  bool SameOwner(const Other& other) const {
+    if constexpr (kNotifies) {
+      return block() == RefAccess::Block(other);
+    } else {
+      return Traits::SameOwner(reference_, other);
+    }
+  }
+  // Whether it refers to what `referent` refers to, and as that does.
+  bool Is(const H& referent) const {
+    if constexpr (kNotifies) {
+      return SameOwner(referent) && reference_ == referent.get();
+    } else {
+      return false;  // not worth finding out
+    }
+  }
+
+ protected:
+  using Reference =
+      std::conditional_t<kNotifies, typename Traits::element_type*, typename Traits::weak_type>;
+
+  TableSlot(void* page, bool resident)
+      : hash_(0),
+        state_(0),
+        expiry_pending_(0),
+        distance_to_page_(
+            static_cast<uint32_t>(reinterpret_cast<char*>(this) - static_cast<char*>(page))),
+        embedded_(resident ? 1 : 0) {}
+  ~TableSlot() {}  // it is empty
+
+  template <typename Argument>
+  void MakeLive(uint32_t hash, Argument&& reference) {
+    ::new (static_cast<void*>(std::addressof(reference_)))
+        Reference(std::forward<Argument>(reference));
+    hash_ = hash;
+    set_state(SlotState::kVisible);
+  }
+  Reference& reference() { return reference_; }
+
+ private:
+  BlockOf<H>* block() const;
+
+  union {
+    Reference reference_;  // from MakeLive until it expires or is emptied
+    TableSlot* next_;
+  };
+  uint32_t hash_ : kSlotHashBits;
+  uint32_t state_ : 3;
+  uint32_t expiry_pending_ : 1;
+  static_assert(kSlotHashBits + 3 + 1 <= 32);
+  // What follows is another memory location: a thread that drops the last reference reads it while
+  // the container writes what is above.
+  uint32_t : 0;
+  const uint32_t distance_to_page_ : 31;  // in bytes
+  const uint32_t embedded_ : 1;
+  union {
+    Payload payload_;  // its life is the container's affair
+  };
+};
+
+// An object that the container has created: its control block lives here for as long as anybody
+// refers to the object, if need be after the container's end.
+template <typename H, typename Payload>
+class EmbeddedSlotBase : public BlockOf<H>, public TableSlot<H, Payload> {
+ protected:
+  // One weak reference is the container's.
+  explicit EmbeddedSlotBase(void* page)
+      : BlockOf<H>(StartsWithWeakRef()), TableSlot<H, Payload>(page, true) {}
+
+  BasicExpiryClaim<typename AtomicsOf<H>::Policy> claim_;
+};
+
+// Owner is what the slot's page begins with.
+template <typename H, typename Payload, typename Owner>
+class alignas(kSlotAlignment<EmbeddedSlotBase<H, Payload>>) EmbeddedSlot final
+    : public EmbeddedSlotBase<H, Payload> {
+  using Object = std::remove_cv_t<typename H::element_type>;
+
+ public:
+  explicit EmbeddedSlot(Owner* owner) : EmbeddedSlotBase<H, Payload>(owner) {}
+
+  // The first reference to `object`, which was constructed in the payload if that is for it, or
+  // else in memory of its own.
+  H MakeLive(uint32_t hash, Object* object) {
+    TableSlot<H, Payload>::MakeLive(hash, object);
+    LinkRefToThis(object, this);
+    return RefAccess::AdoptAs<H>(object, this);
+  }
+  // False if the expiry comes first.
+  bool Detach() { return this->claim_.Detach(); }
+
+ private:
+  Owner* owner() const { return static_cast<Owner*>(this->page()); }
+
+  void Expire() noexcept override {
+    auto* const object = const_cast<Object*>(this->reference());
+    if constexpr (kIsObjectInSlot<Payload>) {
+      std::destroy_at(object);
+    } else {
+      Discard(std::allocator<char>(), object);
+    }
+    if (this->claim_.ClaimExpiry(owner()->retire_list())) {
+      this->FinishExpiry([this] { owner()->PushExpired(this); });
+    } else {
+      this->FinishExpiry();
+    }
+  }
+  void FreeBlock() noexcept override { owner()->Push(this); }
+};
+
+// A reference to an object that was there before.
+template <typename H, typename Payload>
+class ExternalSlot final : public BlockOf<H>::Watcher, public TableSlot<H, Payload> {
+ public:
+  template <typename Owner>
+  explicit ExternalSlot(Owner* owner)
+      : BlockOf<H>::Watcher(owner), TableSlot<H, Payload>(owner, false) {}
+
+  using TableSlot<H, Payload>::next;
+  using TableSlot<H, Payload>::set_next;
+
+  BlockOf<H>* block() const { return block_; }
+
+  void MakeLive(uint32_t hash, const H& referent) {
+    TableSlot<H, Payload>::MakeLive(hash, referent.get());
+    block_ = RefAccess::Block(referent);
+    block_->AddWeak();
+    block_->AddWatcher(this);
+  }
+  // Once detached.
+  void Reassign(const H& referent) {
+    auto* const replaced = block_;
+    MakeLive(this->hash(), referent);
+    replaced->ReleaseWeak();
+  }
+  // False if the expiry comes first.
+  bool Detach() { return block_->RemoveWatcher(this); }
+  void DropReferent() { block_->ReleaseWeak(); }
+
+ private:
+  BlockOf<H>* block_;
+};
+
+// One of 32 bytes is not spread over two cache lines.
+template <typename H, typename Payload>
+class alignas(sizeof(TableSlot<H, Payload>) == 32 ? 32
+                                                  : alignof(TableSlot<H, Payload>)) PolledSlot final
+    : public TableSlot<H, Payload> {
+ public:
+  template <typename Owner>
+  explicit PolledSlot(Owner* owner) : TableSlot<H, Payload>(owner, false) {}
+
+  void MakeLive(uint32_t hash, const H& referent) {
+    TableSlot<H, Payload>::MakeLive(hash, HandleTraits<H>::MakeWeak(referent));
+  }
+  void Reassign(const H& referent) {
+    auto replaced = HandleTraits<H>::MakeWeak(referent);
+    std::swap(replaced, this->reference());
+  }
+  bool Detach() { return true; }
+  void DropReferent() { std::destroy_at(&this->reference()); }
+};
+
+// Lies apart from a swept slot: those before and after it in the ring that the table looks at for
+// its objects' ends.
+template <typename Slot>
+struct PollingLinks {
+  Slot* previous;
+  Slot* next;
+};
+
+template <typename H, typename Payload>
+BlockOf<H>* TableSlot<H, Payload>::block() const {
+  auto* const slot = const_cast<TableSlot*>(this);
+  if (is_embedded()) [[likely]]
+    return static_cast<EmbeddedSlotBase<H, Payload>*>(slot);
+  return static_cast<ExternalSlot<H, Payload>*>(slot)->block();
+}
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_TABLE_TABLE_SLOT_H_

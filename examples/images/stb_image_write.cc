@@ -1,4 +1,0 @@
-// The one place that compiles stb_image_write's code: see examples/image_cache_stb.cc.
-
-#define STB_IMAGE_WRITE_IMPLEMENTATION
-#include <stb/stb_image_write.h>

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "tests/support/race.h"
+#include "weakcache/cache/internal/retention/ghost_table.h"
+
+namespace weakcache::internal {
+namespace {
+
+struct Object : GreedyDualNode {
+  Object() : GreedyDualNode(&own_mark) {}
+
+  AccessCounter own_mark;
+  uint64_t key = 0;
+};
+
+// A cache without values: what callers of the policy do.
+class KeyCache {
+ public:
+  explicit KeyCache(uint64_t budget) : policy_(budget) {}
+
+  // True if it was there.
+  bool Access(uint64_t key, uint64_t weight = 1) {
+    const auto found = objects_.find(key);
+    if (found != objects_.end()) {
+      found->second->own_mark.RecordAccess();
+      return true;
+    }
+    auto object = std::make_unique<Object>();
+    object->key = key;
+    policy_.Insert(object.get(), key, weight);
+    objects_[key] = std::move(object);
+    Shrink();
+    return false;
+  }
+  void Remove(uint64_t key) {
+    policy_.Remove(objects_.at(key).get());
+    objects_.erase(key);
+  }
+  void SetWeight(uint64_t key, uint64_t weight) {
+    policy_.SetWeight(objects_.at(key).get(), weight);
+    Shrink();
+  }
+  void SetBudget(uint64_t budget) {
+    policy_.SetBudget(budget);
+    Shrink();
+  }
+
+  bool contains(uint64_t key) const { return objects_.contains(key); }
+  const Object& object(uint64_t key) const { return *objects_.at(key); }
+  const std::map<uint64_t, std::unique_ptr<Object>>& objects() const { return objects_; }
+  const LazyGreedyDual& policy() const { return policy_; }
+
+ private:
+  void Shrink() {
+    while (policy_.bytes() > policy_.budget()) {
+      auto* const victim = static_cast<Object*>(policy_.PopVictim());
+      ASSERT_NE(victim, nullptr);
+      objects_.erase(victim->key);
+    }
+  }
+
+  std::map<uint64_t, std::unique_ptr<Object>> objects_;
+  LazyGreedyDual policy_;
+};
+
+std::vector<uint64_t> ColdestFirst(const LazyGreedyDual& policy) {
+  std::vector<uint64_t> keys;
+  policy.ColdestFirst([&](const GreedyDualNode& node) {
+    keys.push_back(static_cast<const Object&>(node).key);
+    return true;
+  });
+  return keys;
+}
+
+TEST(EvictionPolicyTest, BeginsEmpty) {
+  LazyGreedyDual policy(100);
+  EXPECT_EQ(policy.budget(), 100);
+  EXPECT_EQ(policy.bytes(), 0);
+  EXPECT_EQ(policy.size(), 0);
+  EXPECT_EQ(policy.PopVictim(), nullptr);
+  policy.CheckInvariantsForTesting();
+}
+
+TEST(EvictionPolicyTest, LetsTheOldestUnusedGo) {
+  KeyCache cache(3);
+  for (uint64_t key = 1; key <= 3; ++key) cache.Access(key);
+  EXPECT_TRUE(cache.Access(1));
+  cache.Access(4);
+  EXPECT_TRUE(cache.contains(1));
+  EXPECT_FALSE(cache.contains(2));
+}
+
+TEST(EvictionPolicyTest, LetsLargeObjectsGoFirst) {
+  KeyCache cache(1000);
+  cache.Access(1, 10);
+  cache.Access(2, 900);
+  cache.Access(3, 10);
+  cache.Access(4, 100);
+  EXPECT_FALSE(cache.contains(2));
+  EXPECT_EQ(cache.policy().bytes(), 120);
+}
+
+TEST(EvictionPolicyTest, TheNewestMayBeTheVictim) {
+  KeyCache cache(100);
+  for (uint64_t key = 0; key < 100; ++key) cache.Access(key);
+  cache.Access(1000, 100);
+  EXPECT_FALSE(cache.contains(1000));
+  EXPECT_EQ(cache.policy().size(), 100);
+}
+
+TEST(EvictionPolicyTest, AScanLeavesWhatIsUsed) {
+  KeyCache cache(100);
+  for (int round = 0; round < 3; ++round) {
+    for (uint64_t key = 0; key < 50; ++key) cache.Access(key);
+  }
+  for (uint64_t key = 1000; key < 1400; ++key) cache.Access(key);
+  for (uint64_t key = 0; key < 50; ++key) EXPECT_TRUE(cache.contains(key)) << key;
+}
+
+TEST(EvictionPolicyTest, WhatIsNotUsedAnyMoreGoes) {
+  KeyCache cache(100);
+  for (int round = 0; round < 100; ++round) {
+    for (uint64_t key = 0; key < 100; ++key) cache.Access(key);
+  }
+  for (int round = 0; round < 100; ++round) {
+    for (uint64_t key = 1000; key < 1100; ++key) cache.Access(key);
+  }
+  for (uint64_t key = 0; key < 100; ++key) EXPECT_FALSE(cache.contains(key)) << key;
+}
+
+TEST(EvictionPolicyTest, RecognisesWhatComesBack) {
+  KeyCache cache(10);
+  for (uint64_t key = 0; key < 11; ++key) cache.Access(key);
+  ASSERT_FALSE(cache.contains(0));
+  cache.Access(0);
+  EXPECT_EQ(cache.object(0).accounted_frequency, 1);
+  for (uint64_t key = 100; key < 150; ++key) cache.Access(key);
+  EXPECT_TRUE(cache.contains(0));
+}
+
+TEST(EvictionPolicyTest, DoesNotRecogniseWhatWasRemovedOrWentLongAgo) {
+  KeyCache cache(10);
+  cache.Access(0);
+  cache.Remove(0);
+  cache.Access(0);
+  EXPECT_EQ(cache.object(0).accounted_frequency, 0);
+  for (uint64_t key = 100; key < 200; ++key) cache.Access(key);
+  ASSERT_FALSE(cache.contains(0));
+  cache.Access(0);
+  EXPECT_EQ(cache.object(0).accounted_frequency, 0);
+}
+
+TEST(EvictionPolicyTest, MarksKnowWhetherTheyAreInThePolicy) {
+  LazyGreedyDual policy(10);
+  Object object;
+  EXPECT_FALSE(object.own_mark.RecordAccess());
+  policy.Insert(&object, 1, 1);
+  for (int hit = 0; hit < 1000; ++hit) ASSERT_TRUE(object.own_mark.RecordAccess());
+  policy.Remove(&object);
+  for (int hit = 0; hit < 1000; ++hit) ASSERT_FALSE(object.own_mark.RecordAccess());
+  policy.Insert(&object, 1, 1);
+  EXPECT_TRUE(object.own_mark.is_in_policy());
+  EXPECT_EQ(policy.PopVictim(), &object);
+  EXPECT_FALSE(object.own_mark.is_in_policy());
+}
+
+// A hit that begins before an object goes and ends after it must not bring it back. Of the two
+// outcomes that are accounted_frequency one has the hit before, the other the hit in vain.
+TEST(EvictionPolicyTest, HitsDontHideThatAnObjectHasGone) {
+  constexpr int kRounds = 20'000;
+  LazyGreedyDual policy(10);
+  Object object;
+  int hits = 0;
+  testing::Race(
+      testing::RaceRounds(kRounds), [&](int) { policy.Insert(&object, 1, 1); },
+      {[&] { policy.Remove(&object); }, [&] { hits += object.own_mark.RecordAccess() ? 1 : 0; }},
+      [&](int) { ASSERT_FALSE(object.own_mark.is_in_policy()); });
+  EXPECT_GT(hits, 0);
+}
+
+// A saturated frequency must not make an object immortal, nor its hits invisible.
+TEST(EvictionPolicyTest, SaturatedObjectsStillShowTheirHits) {
+  LazyGreedyDual policy(100);
+  Object hot;
+  Object cold;
+  policy.Insert(&hot, 1, 1);
+  policy.Insert(&cold, 2, 1);
+  for (int hit = 0; hit < 100; ++hit) {
+    hot.own_mark.RecordAccess();
+    cold.own_mark.RecordAccess();
+  }
+  // The cold one, looked at first, is spared once and then seen to be unused.
+  EXPECT_EQ(policy.PopVictim(), &hot);
+  cold.own_mark.RecordAccess();
+  policy.Insert(&hot, 3, 1);
+  EXPECT_EQ(policy.PopVictim(), &hot);
+  EXPECT_EQ(policy.PopVictim(), &cold);
+  EXPECT_EQ(policy.PopVictim(), nullptr);
+}
+
+TEST(EvictionPolicyTest, SetWeightKeepsTheTotalAndTheOrder) {
+  KeyCache cache(1000);
+  cache.Access(1, 10);
+  cache.Access(2, 10);
+  cache.SetWeight(2, 500);
+  EXPECT_EQ(cache.policy().bytes(), 510);
+  EXPECT_EQ(ColdestFirst(cache.policy()), (std::vector<uint64_t>{2, 1}));
+  cache.SetWeight(2, 1);
+  EXPECT_EQ(cache.policy().bytes(), 11);
+  EXPECT_EQ(ColdestFirst(cache.policy()), (std::vector<uint64_t>{1, 2}));
+  cache.SetWeight(1, 0);
+  EXPECT_EQ(cache.policy().bytes(), 1);
+  cache.policy().CheckInvariantsForTesting();
+}
+
+TEST(EvictionPolicyTest, ASmallerBudgetLetsObjectsGo) {
+  KeyCache cache(100);
+  for (uint64_t key = 0; key < 10; ++key) cache.Access(key, 10);
+  cache.SetBudget(35);
+  EXPECT_EQ(cache.policy().bytes(), 30);
+  cache.SetBudget(0);
+  EXPECT_EQ(cache.policy().size(), 0);
+  cache.SetBudget(20);
+  cache.Access(1, 20);
+  EXPECT_TRUE(cache.contains(1));
+  cache.policy().CheckInvariantsForTesting();
+}
+
+TEST(EvictionPolicyTest, AnyWeight) {
+  KeyCache cache(UINT64_MAX);
+  EXPECT_EQ(cache.policy().budget(), LazyGreedyDual::kMaxBudget);
+  cache.Access(1, LazyGreedyDual::kMaxBudget);
+  cache.Access(2, LazyGreedyDual::kMaxBudget);
+  cache.Access(3, 0);
+  cache.Access(4, 1);
+  cache.policy().CheckInvariantsForTesting();
+  EXPECT_FALSE(cache.contains(1));
+  EXPECT_FALSE(cache.contains(2));
+  EXPECT_EQ(cache.policy().bytes(), 1);
+  cache.SetBudget(0);
+  EXPECT_EQ(cache.policy().bytes(), 0);
+}
+
+// Objects of weight 1 take the clock round in some ten thousand evictions.
+TEST(EvictionPolicyTest, TheClockMayGoRound) {
+  KeyCache cache(13);
+  uint64_t greatest = 0;
+  bool went_round = false;
+  for (uint64_t step = 0; step < 200'000; ++step) {
+    cache.Access(step % 12);
+    cache.Access(1000 + step);
+    if (step % 100 != 0) continue;
+    cache.policy().CheckInvariantsForTesting();
+    const uint64_t priority = cache.objects().begin()->second->priority;
+    went_round |= priority < greatest / 2;
+    greatest = std::max(greatest, priority);
+  }
+  EXPECT_TRUE(went_round);
+  for (uint64_t key = 0; key < 12; ++key) EXPECT_TRUE(cache.contains(key)) << key;
+}
+
+TEST(EvictionPolicyTest, VisitsInTheOrderOfEviction) {
+  KeyCache cache(100'000);
+  std::mt19937_64 random(1);
+  for (int step = 0; step < 1000; ++step) cache.Access(random() % 200, 1 + random() % 500);
+  const std::vector<uint64_t> coldest = ColdestFirst(cache.policy());
+  EXPECT_EQ(coldest.size(), cache.policy().size());
+  std::vector<uint64_t> hottest;
+  uint64_t lead = ~uint64_t{0};
+  cache.policy().HottestFirst([&](const GreedyDualNode& node) {
+    EXPECT_LE(node.priority, lead);  // the clock has not gone round yet
+    lead = node.priority;
+    hottest.push_back(static_cast<const Object&>(node).key);
+    return true;
+  });
+  EXPECT_EQ(std::set(hottest.begin(), hottest.end()), std::set(coldest.begin(), coldest.end()));
+  EXPECT_EQ(hottest.size(), coldest.size());
+  size_t visited = 0;
+  cache.policy().ColdestFirst([&](const GreedyDualNode&) { return ++visited < 3; });
+  EXPECT_EQ(visited, 3);
+}
+
+class EvictionPolicyRandomTest : public ::testing::TestWithParam<uint64_t> {};
+
+TEST_P(EvictionPolicyRandomTest, AgreesWithAModel) {
+  std::mt19937_64 random(GetParam());
+  const auto weight = [&](uint64_t budget) {
+    return random() % (budget / (uint64_t{1} << random() % 10) + 1);
+  };
+  KeyCache cache(10'000);
+  for (int step = 0; step < 20'000; ++step) {
+    const uint64_t key = random() % 300;
+    const uint64_t budget = cache.policy().budget();
+    const uint64_t choice = random() % 100;
+    if (choice < 80) {
+      cache.Access(key, weight(budget));
+    } else if (choice < 99 && cache.contains(key)) {
+      choice < 90 ? cache.Remove(key) : cache.SetWeight(key, weight(budget));
+    } else if (choice == 99) {
+      cache.SetBudget(random() % 20'000);
+    }
+    // The resident objects are the model: the policy's totals are theirs, and within the budget.
+    if (step % 16 != 0) continue;
+    uint64_t bytes = 0;
+    for (const auto& [resident, object] : cache.objects()) bytes += object->weight;
+    ASSERT_EQ(cache.policy().bytes(), bytes);
+    ASSERT_LE(bytes, cache.policy().budget());
+    ASSERT_EQ(cache.policy().size(), cache.objects().size());
+    cache.policy().CheckInvariantsForTesting();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, EvictionPolicyRandomTest, ::testing::Range<uint64_t>(1, 6));
+
+TEST(EvictionPolicyTest, TheGhostIsBounded) {
+  KeyCache cache(1000);
+  for (uint64_t key = 0; key < 100'000; ++key) cache.Access(key);
+  EXPECT_LE(cache.policy().ghost_capacity(), 3500);
+  cache.SetBudget(10);
+  for (uint64_t key = 0; key < 100; ++key) cache.Access(key);
+  EXPECT_LE(cache.policy().ghost_capacity(), 200);
+}
+
+// Other threads hit objects while one evicts; ThreadSanitizer would tell of a race.
+TEST(EvictionPolicyTest, TouchNeedsNoLock) {
+  constexpr size_t kObjects = 64;
+  std::vector<Object> objects(kObjects);
+  LazyGreedyDual policy(kObjects);
+  for (size_t i = 0; i < kObjects; ++i) policy.Insert(&objects[i], i, 1);
+  std::atomic<bool> done{false};
+  std::thread toucher([&] {
+    while (!done) {
+      for (Object& object : objects) object.own_mark.RecordAccess();
+    }
+  });
+  for (int round = 0; round < 2000; ++round) {
+    GreedyDualNode* const victim = policy.PopVictim();
+    ASSERT_NE(victim, nullptr);
+    policy.Insert(victim, victim->hash, 1);
+  }
+  done = true;
+  toucher.join();
+  policy.CheckInvariantsForTesting();
+  EXPECT_EQ(policy.size(), kObjects);
+}
+
+TEST(EvictionGhostTest, RemembersFrequenciesOnce) {
+  GhostTable ghost;
+  EXPECT_EQ(ghost.Take(1, 100), std::nullopt);
+  ghost.Remember(1, 7, 100);
+  ghost.Remember(2, 15, 100);
+  EXPECT_EQ(ghost.Take(1, 100), 7);
+  EXPECT_EQ(ghost.Take(1, 100), std::nullopt);
+  EXPECT_EQ(ghost.Take(2, 1), 15);
+}
+
+TEST(EvictionGhostTest, ForgetsWhatIsOlderThanTheWindow) {
+  GhostTable ghost;
+  for (uint64_t hash = 0; hash < 10; ++hash) ghost.Remember(hash, 1, 100);
+  EXPECT_EQ(ghost.Take(4, 5), std::nullopt);
+  EXPECT_EQ(ghost.Take(5, 5), 1);
+}
+
+TEST(EvictionGhostTest, KeepsNearlyAllThatItHasRoomFor) {
+  GhostTable ghost;
+  constexpr uint64_t kCount = 10'000;
+  // It grows meanwhile.
+  for (uint64_t hash = 0; hash < kCount; ++hash) ghost.Remember(hash, hash % 16, hash + 1);
+  uint64_t kept = 0;
+  for (uint64_t hash = 0; hash < kCount; ++hash) {
+    const std::optional<uint8_t> frequency = ghost.Take(hash, kCount);
+    if (!frequency.has_value()) continue;
+    EXPECT_EQ(*frequency, hash % 16);
+    ++kept;
+  }
+  EXPECT_GE(kept, kCount * 9 / 10);
+}
+
+}  // namespace
+}  // namespace weakcache::internal

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "weakcache/cache/internal/slot/slot_pages.h"
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "tests/support/allocations.h"
+
+namespace weakcache::internal {
+namespace {
+
+struct Page {
+  static constexpr bool kEndsSlots = false;
+
+  explicit Page(int* owner) : owner(owner) { ++*owner; }
+  Page(const Page&) = delete;
+  Page& operator=(const Page&) = delete;
+  ~Page() { --*owner; }
+  int* owner;  // counts its pages
+};
+
+struct alignas(32) PlainSlot {
+  explicit PlainSlot(Page* page) : page(page) {}
+  bool is_free() const { return !in_use; }
+  PlainSlot* next() const { return link; }
+  void set_next(PlainSlot* next) { link = next; }
+
+  Page* const page;
+  bool in_use = false;
+  PlainSlot* link = nullptr;
+};
+
+class SlotPagesTest : public ::testing::Test {
+ protected:
+  using Pages = SlotPages<PlainSlot, Page, std::allocator<char>>;
+
+  PlainSlot* Allocate() {
+    PlainSlot* const slot = pages_.Allocate(&page_count_);
+    slot->in_use = true;
+    return slot;
+  }
+  std::vector<PlainSlot*> AllocateMany(int count) {
+    std::vector<PlainSlot*> slots;
+    for (int i = 0; i < count; ++i) slots.push_back(Allocate());
+    return slots;
+  }
+  void Free(PlainSlot* slot) {
+    slot->in_use = false;
+    pages_.Free(slot);
+  }
+  std::set<PlainSlot*> InUse() const {
+    std::set<PlainSlot*> slots;
+    for (Pages::Position position; PlainSlot* const slot = pages_.At(position); ++position.slot) {
+      if (!slot->in_use) continue;
+      EXPECT_TRUE(slots.insert(slot).second);
+    }
+    return slots;
+  }
+
+  int page_count_ = 0;
+  Pages pages_{std::allocator<char>()};
+};
+
+TEST_F(SlotPagesTest, SlotsStayWhereTheyAreAndKnowTheirPage) {
+  const std::vector<PlainSlot*> slots = AllocateMany(10'000);
+  for (PlainSlot* const slot : slots) {
+    ASSERT_EQ(slot->page->owner, &page_count_);
+    ASSERT_LT(reinterpret_cast<char*>(slot) - reinterpret_cast<char*>(slot->page), 64 * 1024);
+    ASSERT_EQ(reinterpret_cast<uintptr_t>(slot) % alignof(PlainSlot), 0u);
+  }
+  EXPECT_EQ(InUse(), std::set<PlainSlot*>(slots.begin(), slots.end()));
+  EXPECT_LE(pages_.size(), 10'000u + 10'000u / 32 + 8);
+  pages_.CheckInvariantsForTesting();
+}
+
+TEST_F(SlotPagesTest, WhatWasFreedLastIsUsedFirst) {
+  const std::vector<PlainSlot*> slots = AllocateMany(100);
+  Free(slots[77]);
+  Free(slots[33]);
+  EXPECT_EQ(Allocate(), slots[33]);
+  EXPECT_EQ(Allocate(), slots[77]);
+  pages_.CheckInvariantsForTesting();
+}
+
+TEST_F(SlotPagesTest, OnlyFreePagesAreGivenBack) {
+  const std::vector<PlainSlot*> slots = AllocateMany(5000);
+  const int64_t bytes = testing::LiveAllocatedBytes();
+  const int pages = page_count_;
+  PlainSlot* const survivor = slots[2500];
+  for (PlainSlot* const slot : slots) {
+    if (slot != survivor) Free(slot);
+  }
+  pages_.DropFreePages();
+  pages_.CheckInvariantsForTesting();
+  EXPECT_EQ(page_count_, 1);
+  EXPECT_LT(pages_.size(), 5000u / static_cast<size_t>(pages) * 8);
+  EXPECT_EQ(InUse(), std::set<PlainSlot*>{survivor});
+  EXPECT_GE(bytes - testing::LiveAllocatedBytes(), static_cast<int64_t>(4800 * sizeof(PlainSlot)));
+  Free(survivor);
+  pages_.DropFreePages();
+  EXPECT_EQ(page_count_, 0);
+  EXPECT_EQ(pages_.size(), 0u);
+  pages_.CheckInvariantsForTesting();
+}
+
+// An iteration that stands anywhere goes on, and meets each slot that stays once.
+TEST_F(SlotPagesTest, PositionsStayValidWhenPagesGo) {
+  for (size_t stop = 0; stop < 400; stop += 7) {
+    const std::vector<PlainSlot*> slots = AllocateMany(400);
+    Pages::Position position;
+    std::multiset<PlainSlot*> met;
+    for (size_t step = 0; step < stop; ++step, ++position.slot) {
+      PlainSlot* const slot = pages_.At(position);
+      ASSERT_NE(slot, nullptr);
+      met.insert(slot);
+    }
+    std::set<PlainSlot*> staying;
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (i % 60 == 0) {
+        staying.insert(slots[i]);
+      } else {
+        Free(slots[i]);
+      }
+    }
+    pages_.DropFreePages();
+    pages_.CheckInvariantsForTesting();
+    const std::vector<PlainSlot*> others = AllocateMany(static_cast<int>(stop));
+    for (; PlainSlot* const slot = pages_.At(position); ++position.slot) {
+      if (slot->in_use) met.insert(slot);
+    }
+    for (PlainSlot* const slot : staying) ASSERT_EQ(met.count(slot), 1u) << stop;
+    for (PlainSlot* const slot : staying) Free(slot);
+    for (PlainSlot* const slot : others) Free(slot);
+    pages_.DropFreePages();
+    ASSERT_EQ(page_count_, 0);
+  }
+}
+
+// Pages come and go in the middle without the table of pages growing.
+TEST_F(SlotPagesTest, HolesAreUsedAgain) {
+  std::vector<PlainSlot*> slots = AllocateMany(1000);
+  PlainSlot* const last = slots.back();
+  slots.pop_back();
+  int64_t bytes_early = 0;
+  for (int round = 0; round < 1000; ++round) {
+    for (PlainSlot* const slot : slots) Free(slot);
+    pages_.DropFreePages();
+    ASSERT_EQ(page_count_, 1);
+    slots = AllocateMany(999);
+    pages_.CheckInvariantsForTesting();
+    ASSERT_EQ(InUse().size(), 1000u);
+    if (round == 10) bytes_early = testing::LiveAllocatedBytes();
+  }
+  EXPECT_EQ(testing::LiveAllocatedBytes(), bytes_early);
+  EXPECT_TRUE(last->in_use);
+}
+
+TEST_F(SlotPagesTest, AFailedAllocationChangesNothing) {
+  std::vector<PlainSlot*> slots;
+  slots.reserve(1000);
+  int failures = 0;
+  for (int i = 0; i < 1000; ++i) {
+    const int pages = page_count_;
+    failures += testing::FailEachAllocation([&] { slots.push_back(Allocate()); },
+                                            [&] {
+                                              ASSERT_EQ(page_count_, pages);
+                                              ASSERT_EQ(pages_.size(), slots.size());
+                                              pages_.CheckInvariantsForTesting();
+                                            });
+  }
+  EXPECT_GT(failures, page_count_);
+}
+
+TEST_F(SlotPagesTest, AbandonedPagesBelongToWhoeverTakesThem) {
+  const int64_t before = testing::LiveAllocations();
+  {
+    Pages pages{std::allocator<char>()};
+    for (int i = 0; i < 1000; ++i) pages.Allocate(&page_count_)->in_use = true;
+    std::vector<Page*> abandoned;
+    size_t slots = 0;
+    pages.Shutdown([&](Page* page, PlainSlot* first, size_t size) {
+      EXPECT_EQ(first->page, page);
+      abandoned.push_back(page);
+      slots += size;
+    });
+    EXPECT_EQ(pages.size(), 0u);
+    EXPECT_GE(slots, 1000u);
+    EXPECT_EQ(static_cast<int>(abandoned.size()), page_count_);
+    for (Page* const page : abandoned) Pages::Delete(page, std::allocator<char>());
+    EXPECT_EQ(page_count_, 0);
+  }
+  EXPECT_EQ(testing::LiveAllocations(), before);
+}
+
+using SlotPagesDeathTest = SlotPagesTest;
+
+TEST_F(SlotPagesDeathTest, ValidateSeesALostSlot) {
+  PlainSlot* const slot = Allocate();
+  slot->in_use = false;  // and not on the list
+  EXPECT_DEATH(pages_.CheckInvariantsForTesting(),
+               "CheckInvariantsForTesting: a free slot is not on the list");
+}
+
+TEST_F(SlotPagesDeathTest, ValidateSeesASlotInUseOnTheList) {
+  PlainSlot* const slot = Allocate();
+  Free(slot);
+  slot->in_use = true;
+  EXPECT_DEATH(pages_.CheckInvariantsForTesting(),
+               "CheckInvariantsForTesting: a slot in use is on the list of the free ones");
+}
+
+}  // namespace
+}  // namespace weakcache::internal

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// Each callback calls each method: nothing of the user's runs under a lock.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "weakcache/cache/large_object_cache.h"
+#include "weakcache/weakref/expiry.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache {
+namespace {
+
+struct Blob {
+  Blob() = default;
+  explicit Blob(std::function<void()> on_destruction) : on_destruction(std::move(on_destruction)) {}
+  Blob(Blob&& other) noexcept : on_destruction(std::exchange(other.on_destruction, nullptr)) {}
+  ~Blob() {
+    if (on_destruction) on_destruction();
+  }
+
+  std::function<void()> on_destruction;
+};
+
+using Cache = LargeObjectCache<int, Blob>;
+
+struct Method {
+  const char* name;
+  void (*call)(Cache&);
+};
+
+const Method kMethods[] = {
+    {"Get", [](Cache& cache) { cache.Get(1); }},
+    {"Peek", [](Cache& cache) { cache.Peek(1); }},
+    {"GetOrLoad", [](Cache& cache) { cache.GetOrLoad(2, [] { return Blob(); }).value(); }},
+    // The same key: an error if it is being loaded.
+    {"GetOrLoad1",
+     [](Cache& cache) { static_cast<void>(cache.GetOrLoad(1, [] { return Blob(); })); }},
+    {"GetOrLoadAsync",
+     [](Cache& cache) {
+       cache
+           .GetOrLoadAsync(
+               2, [] { return Blob(); }, [](const auto& task) { task(); })
+           .get()
+           .value();
+     }},
+    {"GetAll",
+     [](Cache& cache) {
+       const std::vector<int> keys = {1, 2, 3};
+       cache.GetAll(keys, [](const std::vector<int>& missing) {
+         return std::vector<absl::StatusOr<Ref<Blob>>>(missing.size(), MakeRef<Blob>());
+       });
+     }},
+    {"Put", [](Cache& cache) { cache.Put(1, Blob()); }},
+    {"PutRef", [](Cache& cache) { cache.Put(1, MakeRef<Blob>()); }},
+    {"Invalidate", [](Cache& cache) { cache.Invalidate(1); }},
+    {"InvalidateExpected", [](Cache& cache) { cache.Invalidate(1, cache.Peek(1)); }},
+    {"InvalidateIf",
+     [](Cache& cache) { cache.InvalidateIf([](int, const Ref<Blob>&) { return true; }); }},
+    {"Clear", [](Cache& cache) { cache.Clear(); }},
+    {"Purge", [](Cache& cache) { cache.Purge(); }},
+    {"SetBudget", [](Cache& cache) { cache.SetBudget(100); }},
+    {"Trim", [](Cache& cache) { cache.Trim(0); }},
+    {"UpdateWeight", [](Cache& cache) { cache.UpdateWeight(1); }},
+    {"ForEach", [](Cache& cache) { cache.ForEach([](int, const Ref<Blob>&) {}); }},
+    {"HottestKeys", [](Cache& cache) { cache.HottestKeys(3); }},
+    {"Stats", [](Cache& cache) { cache.Stats(); }},
+    {"size", [](Cache& cache) { static_cast<void>(cache.size()); }},
+};
+
+// Runs `inner` on the cache of the test, once at a time: what it causes does not call it again.
+class Reentry {
+ public:
+  void operator()() {
+    if (cache == nullptr || method == nullptr || running_) return;
+    running_ = true;
+    ++calls;
+    method->call(*cache);
+    running_ = false;
+  }
+
+  Cache* cache = nullptr;
+  const Method* method = nullptr;
+  int calls = 0;
+
+ private:
+  bool running_ = false;
+};
+
+// All that makes callbacks run.
+void UseAll(Cache& cache, const std::function<Blob()>& make) {
+  cache.Put(1, make());
+  cache.Put(1, make());
+  cache.GetOrLoad(3, make).value();
+  Ref<Blob> used = cache.Put(4, make());
+  for (int key = 5; key < 20; ++key) cache.GetOrLoad(key, make).value();
+  cache.UpdateWeight(19);
+  cache.Trim(0);
+  used.reset();
+  for (int key = 1; key < 4; ++key) cache.Put(key, MakeRef<Blob>());
+  cache.Invalidate(1);
+  cache.SetBudget(0);
+  cache.SetBudget(10);
+  cache.Put(2, make());
+  cache.Clear();
+}
+
+class LargeObjectCacheReentryTest : public ::testing::TestWithParam<Method> {
+ protected:
+  // A watchdog: a deadlock ends the test.
+  void SetUp() override { alarm(60); }
+  void TearDown() override { alarm(0); }
+
+  Cache MakeCache(Cache::Options options) {
+    options.budget_bytes = 10;
+    options.shards = 1;
+    if (!options.weigher) options.weigher = [](const Blob&) { return 2; };
+    return std::move(Cache::Create(options)).value();
+  }
+  void Run(Cache cache, const std::function<Blob()>& make) {
+    reentry_.cache = &cache;
+    reentry_.method = &GetParam();
+    UseAll(cache, make);
+    EXPECT_GT(reentry_.calls, 0);
+    reentry_.method = nullptr;
+    cache.CheckInvariantsForTesting();
+  }
+
+  Reentry reentry_;
+};
+
+TEST_P(LargeObjectCacheReentryTest, FromTheLoader) {
+  Run(MakeCache({}), [&] {
+    reentry_();
+    return Blob();
+  });
+}
+
+TEST_P(LargeObjectCacheReentryTest, FromTheWeigher) {
+  Cache::Options options;
+  options.weigher = [&](const Blob&) {
+    reentry_();
+    return 2;
+  };
+  Run(MakeCache(options), [] { return Blob(); });
+}
+
+TEST_P(LargeObjectCacheReentryTest, FromTheListener) {
+  Cache::Options options;
+  options.removal_listener = [&](int, RemovalCause, uint64_t) { reentry_(); };
+  Run(MakeCache(options), [] { return Blob(); });
+}
+
+TEST_P(LargeObjectCacheReentryTest, FromADestructor) {
+  Run(MakeCache({}), [&] { return Blob([&] { reentry_(); }); });
+}
+
+TEST_P(LargeObjectCacheReentryTest, FromAnExpiryCallback) {
+  std::vector<ExpiryRegistration> registrations;
+  Cache cache = MakeCache({});
+  reentry_.cache = &cache;
+  reentry_.method = &GetParam();
+  for (int round = 0; round < 3; ++round) {
+    for (int key = 1; key < 4; ++key) {
+      registrations.push_back(OnExpire(cache.Put(key, Blob()), [&] { reentry_(); }));
+    }
+    cache.Trim(round == 0 ? 0 : 2);
+    cache.Clear();
+  }
+  EXPECT_GT(reentry_.calls, 0);
+  reentry_.method = nullptr;
+  cache.CheckInvariantsForTesting();
+}
+
+INSTANTIATE_TEST_SUITE_P(All, LargeObjectCacheReentryTest, ::testing::ValuesIn(kMethods),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(LargeObjectCacheListenerTest, MayThrow) {
+  static int reports;
+  reports = 0;
+  const ExpiryErrorHandler former = SetExpiryErrorHandler([](std::exception_ptr) { ++reports; });
+  Cache::Options options;
+  options.budget_bytes = 1000;
+  options.removal_listener = [](int, RemovalCause, uint64_t) { throw 1; };
+  Cache cache = std::move(Cache::Create(options)).value();
+  cache.Put(1, Blob());
+  cache.Put(1, Blob());
+  cache.Trim(0);
+  EXPECT_EQ(reports, 2);
+  cache.CheckInvariantsForTesting();
+  SetExpiryErrorHandler(former);
+}
+
+}  // namespace
+}  // namespace weakcache

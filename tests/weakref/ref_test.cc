@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "weakcache/weakref/ref.h"
+
+#include <gtest/gtest.h>
+#include <pthread.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <memory_resource>
+#include <new>
+#include <set>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "tests/support/allocations.h"
+#include "tests/support/race.h"
+#include "tests/support/tracked.h"
+#include "weakcache/weakref/expiry.h"
+#include "weakcache/weakref/weak_ref.h"
+
+namespace weakcache {
+namespace {
+
+using testing::LiveAllocatedBytes;
+using testing::LiveAllocations;
+using testing::SmallTracked;
+using testing::Tracked;
+
+template <typename T>
+class RefTest : public ::testing::Test {};
+using Referents = ::testing::Types<SmallTracked, Tracked>;
+TYPED_TEST_SUITE(RefTest, Referents);
+
+TYPED_TEST(RefTest, CopiesShareTheReferentAndTheLastOneDestroysIt) {
+  Ref<TypeParam> first = MakeRef<TypeParam>(7);
+  EXPECT_EQ(first->id(), 7);
+  EXPECT_EQ(first.use_count(), 1u);
+  Ref<TypeParam> second = first;
+  EXPECT_EQ(second, first);
+  EXPECT_EQ(first.use_count(), 2u);
+  first.reset();
+  EXPECT_EQ(first, nullptr);
+  EXPECT_EQ(TypeParam::live(), 1);
+  second = nullptr;
+  EXPECT_EQ(TypeParam::live(), 0);
+}
+
+TYPED_TEST(RefTest, MovingTransfersAndLeavesNull) {
+  Ref<TypeParam> from = MakeRef<TypeParam>(1);
+  TypeParam* const address = from.get();
+  Ref<TypeParam> to = std::move(from);
+  EXPECT_EQ(from, nullptr);  // NOLINT(bugprone-use-after-move): that is what is tested
+  EXPECT_EQ(to.get(), address);
+  EXPECT_EQ(to.use_count(), 1u);
+}
+
+TYPED_TEST(RefTest, AssigningToItselfKeepsTheReferent) {
+  Ref<TypeParam> ref = MakeRef<TypeParam>(1);
+  Ref<TypeParam>& same = ref;
+  ref = same;
+  EXPECT_EQ(ref->id(), 1);
+  ref = std::move(same);
+  EXPECT_EQ(ref->id(), 1);
+}
+
+TYPED_TEST(RefTest, AssigningReleasesTheFormerReferentAfterTheChange) {
+  Ref<TypeParam> ref = MakeRef<TypeParam>(1);
+  ref = MakeRef<TypeParam>(2);
+  EXPECT_EQ(TypeParam::live(), 1);
+  EXPECT_EQ(ref->id(), 2);
+}
+
+TYPED_TEST(RefTest, AllocatesOnceForASmallReferentAndTwiceForALargeOne) {
+  const int64_t before = LiveAllocations();
+  const Ref<TypeParam> ref = MakeRef<TypeParam>(1);
+  EXPECT_EQ(LiveAllocations() - before, sizeof(TypeParam) <= 24 ? 1 : 2);
+}
+
+TYPED_TEST(RefTest, FailedAllocationLeavesNothingBehind) {
+  const int64_t before = LiveAllocations();
+  Ref<TypeParam> ref;
+  const int failures = testing::FailEachAllocation([&] { ref = MakeRef<TypeParam>(1); },
+                                                   [&] {
+                                                     EXPECT_EQ(LiveAllocations(), before);
+                                                     EXPECT_EQ(TypeParam::live(), 0);
+                                                   });
+  EXPECT_EQ(failures, sizeof(TypeParam) <= 24 ? 1 : 2);
+  EXPECT_EQ(ref->id(), 1);
+}
+
+struct Base {
+  virtual ~Base() = default;
+  int base = 1;
+};
+struct Derived : Base {
+  explicit Derived(bool* destroyed = nullptr) : destroyed(destroyed) {}
+  ~Derived() override {
+    if (destroyed != nullptr) *destroyed = true;
+  }
+  bool* destroyed;
+};
+
+TEST(RefConversionTest, GoesUpTheHierarchyAndToConst) {
+  bool destroyed = false;
+  Ref<const Base> base = MakeRef<Derived>(&destroyed);
+  EXPECT_EQ(base->base, 1);
+  base.reset();
+  EXPECT_TRUE(destroyed);
+}
+
+TEST(RefConversionTest, ForbiddenOnesDoNotCompile) {
+  static_assert(!std::is_convertible_v<Ref<Base>, Ref<Derived>>, "not down");
+  static_assert(!std::is_convertible_v<Ref<const int>, Ref<int>>, "not away from const");
+  static_assert(!std::is_convertible_v<Ref<int>, Ref<long>>, "not between unrelated types");
+  static_assert(!std::is_constructible_v<Ref<int>, int*>, "no second owner for a plain pointer");
+  static_assert(!std::is_convertible_v<Ref<int>, bool>, "only explicitly");
+  static_assert(std::is_nothrow_move_constructible_v<Ref<int>>);
+  static_assert(sizeof(Ref<int>) == 2 * sizeof(void*));
+}
+
+TEST(RefConversionTest, AliasKeepsItsOwnerAlive) {
+  Ref<std::pair<Tracked, int>> owner = MakeRef<std::pair<Tracked, int>>();
+  owner->second = 5;
+  Ref<int> part(owner, &owner->second);
+  EXPECT_TRUE(part.owner_equal(owner));
+  owner.reset();
+  EXPECT_EQ(Tracked::live(), 1);
+  EXPECT_EQ(*part, 5);
+  part.reset();
+  EXPECT_EQ(Tracked::live(), 0);
+}
+
+TEST(RefConversionTest, WorksWithIncompleteTypes) {
+  struct Incomplete;
+  Ref<Incomplete> ref;
+  WeakRef<Incomplete> weak = ref;
+  EXPECT_EQ(ref, nullptr);
+  EXPECT_TRUE(weak.expired());
+}
+
+TEST(RefComparisonTest, OrdersAndHashesByAddress) {
+  const Ref<int> a = MakeRef<int>(1);
+  const Ref<int> b = MakeRef<int>(1);
+  const Ref<const int> same = a;
+  EXPECT_EQ(a, same);
+  EXPECT_NE(a, b);
+  EXPECT_EQ(a < b, a.get() < b.get());
+  EXPECT_EQ((std::unordered_set<Ref<int>>{a, b, a}).size(), 2u);
+  EXPECT_EQ((std::set<Ref<int>>{a, b, a}).size(), 2u);
+}
+
+struct alignas(256) OverAligned {
+  char bytes[256];
+};
+
+TEST(MakeRefTest, RespectsAlignment) {
+  std::vector<Ref<OverAligned>> refs;
+  for (int i = 0; i < 8; ++i) {
+    refs.push_back(MakeRef<OverAligned>());
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(refs.back().get()) % 256, 0u);
+  }
+}
+
+struct Throwing {
+  explicit Throwing(const char* message) { throw std::string(message); }
+  char bytes[100];
+};
+
+TEST(MakeRefTest, ThrowingConstructorLeavesNothingBehind) {
+  const int64_t before = LiveAllocations();
+  EXPECT_THROW((void)MakeRef<Throwing>("no"), std::string);
+  EXPECT_EQ(LiveAllocations(), before);
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr size_t kSmallStack = 1 << 20;  // their frames are several times as large
+constexpr int kLongChain = 1'000'000;
+#else
+constexpr size_t kSmallStack = 64 << 10;
+constexpr int kLongChain = 10'000'000;
+#endif
+
+void RunOnSmallStack(std::function<void()> run) {
+  pthread_attr_t attributes;
+  ASSERT_EQ(pthread_attr_init(&attributes), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, kSmallStack), 0);
+  pthread_t thread;
+  const auto call = [](void* function) -> void* {
+    (*static_cast<std::function<void()>*>(function))();
+    return nullptr;
+  };
+  ASSERT_EQ(pthread_create(&thread, &attributes, call, &run), 0);
+  ASSERT_EQ(pthread_join(thread, nullptr), 0);
+  pthread_attr_destroy(&attributes);
+}
+
+struct Link {
+  Ref<Link> next;
+};
+
+TEST(RefDestructionTest, AChainOfTenMillionTakesASmallStack) {
+  const int64_t before = LiveAllocations();
+  Ref<Link> head;
+  for (int i = 0; i < kLongChain; ++i) head = MakeRef<Link>(Link{std::move(head)});
+  RunOnSmallStack([&] { head.reset(); });
+  EXPECT_EQ(LiveAllocations(), before);
+}
+
+// Large nodes whose weak references remain, so that every step of the last release is taken.
+struct WatchedLink {
+  Ref<WatchedLink> next;
+  char bytes[100];
+};
+
+TEST(RefDestructionTest, AChainThatIsWatchedDoesToo) {
+  int told = 0;
+  std::vector<ExpiryRegistration> registrations;
+  Ref<WatchedLink> head;
+  for (int i = 0; i < 100'000; ++i) {
+    head = MakeRef<WatchedLink>(WatchedLink{std::move(head), {}});
+    registrations.push_back(OnExpire(head, [&] { ++told; }));
+  }
+  RunOnSmallStack([&] { head.reset(); });
+  EXPECT_EQ(told, 100'000);
+}
+
+struct Tree {
+  Ref<Tree> left, right;
+};
+
+Ref<Tree> MakeTree(int depth) {
+  if (depth == 0) return nullptr;
+  return MakeRef<Tree>(Tree{MakeTree(depth - 1), MakeTree(depth - 1)});
+}
+
+TEST(RefDestructionTest, ATreeOfAMillionTakesASmallStack) {
+  const int64_t before = LiveAllocations();
+  Ref<Tree> tree = MakeTree(20);
+  RunOnSmallStack([&] { tree.reset(); });
+  EXPECT_EQ(LiveAllocations(), before);
+}
+
+struct Nested {
+  explicit Nested(Ref<Nested> inner, int* depth, std::vector<int>* ended)
+      : inner(std::move(inner)), depth(depth), ended(ended) {}
+  ~Nested() {
+    ++*depth;
+    inner.reset();
+    ended->push_back(*depth);
+    --*depth;
+  }
+  Ref<Nested> inner;
+  int* depth;
+  std::vector<int>* ended;
+};
+
+// Up to 32 deep, what an object owns ends before it does; deeper, one after the other at that
+// depth.
+TEST(RefDestructionTest, NestsUpToTheDocumentedDepth) {
+  int depth = 0;
+  std::vector<int> ended;
+  Ref<Nested> outer;
+  for (int i = 0; i < 40; ++i) outer = MakeRef<Nested>(std::move(outer), &depth, &ended);
+  outer.reset();
+  // The one at depth 32 ends first, then the eight that it defers, at its depth.
+  std::vector<int> expected(9, 32);
+  for (int level = 31; level > 0; --level) expected.push_back(level);
+  EXPECT_EQ(ended, expected);
+}
+
+TEST(RefDestructionTest, EveryNodeOfADeepTreeIsDestroyed) {
+  const int64_t before = LiveAllocations();
+  // A comb: deeper than destructions may nest, with a bushy tree at each tooth.
+  Ref<Tree> comb;
+  for (int i = 0; i < 200; ++i) comb = MakeRef<Tree>(Tree{std::move(comb), MakeTree(5)});
+  comb.reset();
+  EXPECT_EQ(LiveAllocations(), before);
+}
+
+struct SeesItself {
+  ~SeesItself() { *expired = weak.expired() && weak.lock() == nullptr && weak.use_count() == 0; }
+  WeakRef<SeesItself> weak;
+  bool* expired;
+};
+
+TEST(RefDestructionTest, DestructorFindsItselfExpired) {
+  bool expired = false;
+  Ref<SeesItself> ref = MakeRef<SeesItself>(SeesItself{{}, &expired});
+  ref->weak = ref;
+  ref.reset();
+  EXPECT_TRUE(expired);
+}
+
+TEST(RefArrayTest, HoldsElementsAndEndsThemNewestFirst) {
+  static std::vector<int> ended;
+  struct Element {
+    ~Element() { ended.push_back(id); }
+    int id = 0;
+  };
+  ended.clear();
+  Ref<Element[]> array = MakeRef<Element[]>(3);
+  for (int i = 0; i < 3; ++i) array[i].id = i;
+  const Ref<const Element[]> as_const = array;
+  EXPECT_EQ(as_const[2].id, 2);
+  EXPECT_EQ(array.use_count(), 2u);
+  Ref<Element> second(array, &array[1]);
+  EXPECT_EQ(second->id, 1);
+  array.reset();
+  EXPECT_TRUE(ended.empty());
+  const_cast<Ref<const Element[]>&>(as_const).reset();
+  second.reset();
+  EXPECT_EQ(ended, (std::vector<int>{2, 1, 0}));
+}
+
+TEST(RefArrayTest, ElementsAreZeroUnlessMadeForOverwrite) {
+  const Ref<int[]> zeros = MakeRef<int[]>(1000);
+  for (int i = 0; i < 1000; ++i) EXPECT_EQ(zeros[i], 0);
+  const Ref<unsigned char[]> buffer = MakeRefForOverwrite<unsigned char[]>(1 << 20);
+  buffer[(1 << 20) - 1] = 7;
+  EXPECT_EQ(buffer[(1 << 20) - 1], 7);
+  EXPECT_EQ(MakeRef<int[]>(0).use_count(), 1u);
+  EXPECT_EQ(MakeRefForOverwrite<std::string>()->size(), 0u);
+}
+
+TEST(RefArrayTest, MemoryGoesBackAtTheLastStrongRelease) {
+  const int64_t before = LiveAllocatedBytes();
+  Ref<char[]> array = MakeRef<char[]>(8 << 20);
+  const WeakRef<char[]> weak = array;
+  array.reset();
+  EXPECT_LE(LiveAllocatedBytes() - before, 128);
+  EXPECT_EQ(weak.lock(), nullptr);
+}
+
+TEST(RefArrayTest, AThrowingElementLeavesNothingBehind) {
+  static int until_throw;
+  struct Element {
+    Element() {
+      if (--until_throw < 0) throw std::runtime_error("element");
+    }
+    Tracked tracked;
+  };
+  const int64_t before = LiveAllocations();
+  until_throw = 2;
+  EXPECT_THROW((void)MakeRef<Element[]>(5), std::runtime_error);
+  EXPECT_EQ(Tracked::live(), 0);
+  EXPECT_EQ(LiveAllocations(), before);
+  EXPECT_THROW((void)MakeRef<int[]>(SIZE_MAX / 2), std::bad_alloc);
+}
+
+TEST(RefCastTest, Casts) {
+  const Ref<Base> base = MakeRef<Derived>();
+  const Ref<Derived> derived = static_pointer_cast<Derived>(base);
+  EXPECT_EQ(derived.get(), base.get());
+  EXPECT_EQ(base.use_count(), 2u);
+  EXPECT_EQ(dynamic_pointer_cast<Derived>(base), derived);
+  EXPECT_EQ(dynamic_pointer_cast<Derived>(MakeRef<Base>()), nullptr);
+  const Ref<const Base> constant = base;
+  EXPECT_EQ(const_pointer_cast<Base>(constant), base);
+  const Ref<const int[]> array = MakeRef<int[]>(3);
+  EXPECT_EQ(const_pointer_cast<int[]>(array).get(), array.get());
+  const Ref<void> anything = base;
+  EXPECT_EQ(static_pointer_cast<Base>(anything), base);
+  EXPECT_TRUE(anything.owner_equal(base));
+}
+
+TEST(RefPrintTest, PrintsTheAddress) {
+  const Ref<int> ref = MakeRef<int>(1);
+  std::ostringstream by_ref, by_address;
+  by_ref << ref;
+  by_address << static_cast<const void*>(ref.get());
+  EXPECT_EQ(by_ref.str(), by_address.str());
+}
+
+TEST(AdoptRefTest, TakesTheObjectAndItsDeleter) {
+  int deleted = 0;
+  const auto deleter = [&, witness = MakeRef<Tracked>(1)](Tracked* tracked) {
+    ++deleted;
+    delete tracked;
+  };
+  {
+    std::unique_ptr<Tracked, decltype(deleter)> owner(new Tracked(5), deleter);
+    Ref<Tracked> ref = AdoptRef(std::move(owner));
+    EXPECT_EQ(owner, nullptr);  // NOLINT(bugprone-use-after-move)
+    EXPECT_EQ(ref->id(), 5);
+    const WeakRef<Tracked> weak = ref;
+    ref.reset();
+    EXPECT_EQ(deleted, 1);
+    EXPECT_TRUE(weak.expired());
+  }
+  EXPECT_EQ(AdoptRef(std::unique_ptr<Tracked>()), nullptr);
+  const Ref<int[]> array = AdoptRef(std::unique_ptr<int[]>(new int[2]{1, 2}));
+  EXPECT_EQ(array[1], 2);
+}
+
+TEST(AdoptRefTest, FailedAllocationLeavesTheOwnerItsObject) {
+  auto owner = std::make_unique<Tracked>(5);
+  Ref<Tracked> ref;
+  const int failures = testing::FailEachAllocation([&] { ref = AdoptRef(std::move(owner)); },
+                                                   [&] { ASSERT_NE(owner, nullptr); });
+  EXPECT_EQ(failures, 1);
+  EXPECT_EQ(ref->id(), 5);
+}
+
+TEST(AllocateRefTest, TakesAllMemoryFromTheAllocator) {
+  std::pmr::monotonic_buffer_resource upstream;
+  std::pmr::unsynchronized_pool_resource pool(&upstream);
+  using Strings = std::pmr::vector<std::pmr::string>;
+  Ref<Strings> strings = AllocateRef<Strings>(std::pmr::polymorphic_allocator<>(&pool), size_t{3});
+  EXPECT_EQ(strings->get_allocator().resource(), &pool);
+  const int64_t before = LiveAllocations();
+  const Ref<Tracked> large = AllocateRef<Tracked>(std::pmr::polymorphic_allocator<>(&upstream), 4);
+  EXPECT_EQ(large->id(), 4);
+  EXPECT_LE(LiveAllocations() - before, 1);  // at most a chunk of the resource's
+}
+
+TEST(AllocateRefTest, FailedAllocationLeavesNothingBehind) {
+  const int64_t before = LiveAllocations();
+  Ref<Tracked> ref;
+  const int failures =
+      testing::FailEachAllocation([&] { ref = AllocateRef<Tracked>(std::allocator<int>(), 1); },
+                                  [&] {
+                                    EXPECT_EQ(LiveAllocations(), before);
+                                    EXPECT_EQ(Tracked::live(), 0);
+                                  });
+  EXPECT_EQ(failures, 2);
+}
+
+// Pain: make_shared memory pinned by weak pointers.
+TEST(RefMemoryTest, LargeReferentsMemoryGoesBackAtTheLastStrongRelease) {
+  struct Large {
+    char bytes[64 << 20];
+  };
+  const int64_t before = LiveAllocatedBytes();
+  Ref<Large> ref = MakeRef<Large>();
+  const WeakRef<Large> weak = ref;
+  EXPECT_GE(LiveAllocatedBytes() - before, int64_t{64} << 20);
+  ref.reset();
+  EXPECT_LE(LiveAllocatedBytes() - before, 128);
+}
+
+TEST(RefDeathTest, DereferencingNullNamesTheCall) {
+  const Ref<std::string> null;
+  EXPECT_DEATH((void)*null, "Ref::operator\\*: the reference is null");
+  EXPECT_DEATH((void)null->size(), "Ref::operator->: the reference is null");
+}
+
+// Both drop the last two references at once: exactly one destroys.
+TEST(RefRaceTest, LastReleaseAgainstLastRelease) {
+  Ref<Tracked> a, b, c;
+  testing::Race(
+      testing::RaceRounds(100'000),
+      [&](int round) {
+        a = MakeRef<Tracked>(round);
+        b = a;
+        c = a;
+      },
+      {[&] { a.reset(); }, [&] { b.reset(); }, [&] { c.reset(); }},
+      [&](int) { ASSERT_EQ(Tracked::live(), 0); });
+}
+
+}  // namespace
+}  // namespace weakcache
