@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "tests/model/relacy_policy.h"
+#include "tests/support/rounds.h"
 
 namespace weakcache::model {
 
@@ -114,9 +115,14 @@ class ModelRunner {
   }
 
   // For a model with too many interleavings: every one that takes the turn away from a thread at
-  // most so many times, and then others at random.
+  // most `preemptions` times, and then `random_schedules` others. Unless AllRounds(), one
+  // preemption less (but at least one, if there is to be any) and a tenth of the others.
   template <typename Model>
   void Bounded(const char* name, unsigned preemptions, rl::iteration_t random_schedules = 500'000) {
+    if (!testing::AllRounds()) {
+      preemptions = preemptions > 1 ? preemptions - 1 : preemptions;
+      random_schedules /= 10;
+    }
     rl::test_params params;
     params.search_type = rl::fair_context_bound_scheduler_type;
     params.context_bound = preemptions;

@@ -3,9 +3,7 @@
 // ask for one key at a time one creates, the others wait, and a failure wakes all of them and
 // leaves nothing. A wake-up that is missing shows as a deadlock.
 #include <array>
-#include <cstdlib>
 #include <optional>
-#include <string_view>
 
 #include "tests/model/concurrent_model.h"
 #include "tests/model/model.h"
@@ -258,8 +256,7 @@ int RunAll() {
   runner.Bounded<CreationAgainstInsertion>("creation against insertion", 1, kRandom);
   runner.Bounded<TwoKeysAtATime>("two keys at a time", 1, kRandom);
   // With one preemption it has three million schedules.
-  const char* const rounds = std::getenv("WEAKCACHE_RACE_ROUNDS");
-  const unsigned preemptions = rounds != nullptr && std::string_view(rounds) == "all" ? 1 : 0;
+  const unsigned preemptions = testing::AllRounds() ? 1 : 0;
   runner.Bounded<CreationAfterCreation<2>>("creation after creation", preemptions, 5 * kRandom);
   runner.Bounded<CreationAfterCreation<3>>("three creations", 0, kRandom);
   runner.Bounded<CancelledFlight>("a cancelled flight", 2, 5 * kRandom);

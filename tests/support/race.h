@@ -7,11 +7,11 @@
 #include <sched.h>
 
 #include <atomic>
-#include <cstdlib>
 #include <functional>
-#include <string_view>
 #include <thread>
 #include <vector>
+
+#include "tests/support/rounds.h"
 
 namespace weakcache::testing {
 
@@ -103,15 +103,13 @@ inline void SpreadOverCores(size_t racer) {
   pthread_setaffinity_np(pthread_self(), sizeof(set), &set);  // a wish: it may be refused
 }
 
-// Of so many rounds, those to run here: all where WEAKCACHE_RACE_ROUNDS=all is set; else a
-// sixteenth under ThreadSanitizer, which is what finds races, and a tenth elsewhere.
+// Of so many rounds, those to run here: all where AllRounds(); else a sixteenth under
+// ThreadSanitizer, which is what finds races, and a tenth elsewhere.
 inline int RaceRounds(int all) {
-  const char* const wish = std::getenv("WEAKCACHE_RACE_ROUNDS");
-  if (wish != nullptr && std::string_view(wish) == "all") return all;
 #if defined(__SANITIZE_THREAD__)
-  return all / 16;
+  return Rounds(all, all / 16);
 #else
-  return all / 10;
+  return Rounds(all, all / 10);
 #endif
 }
 
