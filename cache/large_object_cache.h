@@ -67,11 +67,10 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/internal/core/cache_core.h"
+#include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
-#include "weakcache/cache/internal/loading/cache_core.h"
-#include "weakcache/cache/internal/loading/freshness.h"
 #include "weakcache/cache/internal/loading/load_task.h"
-#include "weakcache/cache/internal/retention/cache_entry.h"
 #include "weakcache/cache/internal/slot/stored_handle.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/ref.h"
@@ -168,7 +167,7 @@ class LargeObjectCache {
                                                      const LoadOptions& options = {}) {
     std::promise<absl::StatusOr<Strong>> promise;
     std::future<absl::StatusOr<Strong>> future = promise.get_future();
-    if (Strong found = core_->GetIfPresent(key); found.get() != nullptr) {
+    if (Strong found = core_->store().GetIfPresent(key); found.get() != nullptr) {
       promise.set_value(std::move(found));
       return future;
     }
@@ -197,40 +196,41 @@ class LargeObjectCache {
   // As well, but it does not count as a use.
   template <typename Key = K>
   Strong Peek(const Key& key) const {
-    return core_->Peek(key);
+    return core_->store().Peek(key);
   }
 
   // Enters an object in place of what is there; returns it. Precondition: a Ref owns an object.
   template <typename Key = K>
   Strong Put(Key&& key, Strong object) {
     internal::CheckOwns(object, "LargeObjectCache::Put");
-    return core_->Put(std::forward<Key>(key), std::move(object));
+    return core_->store().Put(std::forward<Key>(key), std::move(object));
   }
   template <typename Key = K>
   Strong Put(Key&& key, std::remove_cv_t<V>&& object) {
-    return core_->Put(std::forward<Key>(key), internal::MakeObject<Strong>(std::move(object)));
+    return core_->store().Put(std::forward<Key>(key),
+                              internal::MakeObject<Strong>(std::move(object)));
   }
 
   // Removes the object; it lives on if somebody holds it. False if there was none. A load under way
   // will not be kept.
   template <typename Key = K>
   bool Invalidate(const Key& key) {
-    return core_->Invalidate(key);
+    return core_->store().Invalidate(key);
   }
   // Removes it only if it is `expected` (a Ref or a WeakRef), so that a slow thread can't remove
   // its successor.
   template <typename Key = K>
   bool Invalidate(const Key& key, const Weak& expected) {
-    return core_->Invalidate(key, expected);
+    return core_->store().Invalidate(key, expected);
   }
   // Removes each object for which `condition(key, object)` is true; returns how many. It is called
   // as ForEach calls its argument. Loads under way are kept.
   template <typename Condition>
   size_type InvalidateIf(Condition&& condition) {
     size_type removed = 0;
-    core_->ForEach([&](const Entry& entry, const Strong& object) {
-      if (!condition(entry.key, object)) return;
-      removed += core_->Remove(entry, RemovalCause::kInvalidated) ? 1 : 0;
+    core_->store().shards().ForEach([&](const Entry& entry, const Strong& object) {
+      if (!condition(entry.key(), object)) return;
+      removed += core_->store().Remove(entry, RemovalCause::kInvalidated) ? 1 : 0;
     });
     return removed;
   }
@@ -243,22 +243,22 @@ class LargeObjectCache {
   // Removes what is too old, and the entries of dead objects, which changes also do a few at a
   // time.
   void Purge() {
-    core_->ForEach([&](const Entry& entry, const Strong&) {
-      if (core_->IsExpired(entry)) core_->Remove(entry, RemovalCause::kExpired);
+    core_->store().shards().ForEach([&](const Entry& entry, const Strong&) {
+      if (core_->IsExpired(entry)) core_->store().Remove(entry, RemovalCause::kExpired);
     });
     core_->Purge();
   }
 
   // Takes effect before it returns.
   void SetBudget(uint64_t budget_bytes) {
-    typename Core::PendingRemovals removals(core_->retention());
-    core_->retention().SetBudget(budget_bytes, removals);
+    typename Core::PendingRemovals removals(core_->store().retention());
+    core_->store().retention().SetBudget(budget_bytes, removals);
   }
-  uint64_t budget_bytes() const { return core_->retention().budget(); }
+  uint64_t budget_bytes() const { return core_->store().retention().budget(); }
   // For memory pressure: evicts until at most `bytes` are retained; the budget stays.
   void Trim(uint64_t bytes) {
-    typename Core::PendingRemovals removals(core_->retention());
-    core_->retention().Trim(bytes, removals);
+    typename Core::PendingRemovals removals(core_->store().retention());
+    core_->store().retention().Trim(bytes, removals);
   }
   // Weighs the object again, because it has grown or shrunk. False if there is none.
   template <typename Key = K>
@@ -270,7 +270,8 @@ class LargeObjectCache {
   // that are there all along; without a lock: it may use the cache, and take its time.
   template <typename Visit>
   void ForEach(Visit&& visit) const {
-    core_->ForEach([&](const Entry& entry, const Strong& object) { visit(entry.key, object); });
+    core_->store().shards().ForEach(
+        [&](const Entry& entry, const Strong& object) { visit(entry.key(), object); });
   }
 
   // Up to `count` keys of retained objects: those that would be evicted last, or first. Hits since

@@ -30,14 +30,14 @@ LAYERS = {
     "cache/internal/retention": [
         "cache", "cache/internal/slot", "cache/internal/stats", "weakref", "weakref/internal",
     ],
-    "cache/internal/loading": [
+    "cache/internal/loading": ["cache", "cache/internal/slot", "weakref", "weakref/internal"],
+    "cache/internal/core": [
         "cache", "cache/internal/concurrent", "cache/internal/creation", "cache/internal/key",
-        "cache/internal/retention", "cache/internal/slot", "cache/internal/stats", "weakref",
-        "weakref/internal",
+        "cache/internal/loading", "cache/internal/retention", "weakref", "weakref/internal",
     ],
     "cache": [
-        "cache/internal/concurrent", "cache/internal/key", "cache/internal/loading",
-        "cache/internal/retention", "cache/internal/slot", "cache/internal/table", "weakref",
+        "cache/internal/concurrent", "cache/internal/core", "cache/internal/key",
+        "cache/internal/loading", "cache/internal/slot", "cache/internal/table", "weakref",
         "weakref/internal",
     ],
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a cache keeps with an object, in its slot.
+// What a cache keeps with each object, in the object's slot: a hot part, which every hit reads, and
+// a cold part, which lies apart so that the hot parts are dense.
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_CACHE_ENTRY_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_CACHE_ENTRY_H_
 
@@ -10,24 +11,22 @@
 #include <optional>
 #include <utility>
 
-#include "weakcache/cache/cache_stats.h"
-#include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
+#include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/stats/cache_counters.h"
+#include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/internal/control_block.h"
 
-namespace weakcache {
+namespace weakcache::internal {
 
-namespace internal {
-
-// What of a cache its objects may need after its end, when they die late.
+// The part of a cache that its objects may need after the cache's end, when they die late.
 template <typename K>
 struct CacheShared {
   using Listener = std::function<void(const K&, RemovalCause, uint64_t weight)>;
 
   explicit CacheShared(Listener listener) : listener(std::move(listener)) {}
 
-  // What the listener throws goes where other callbacks' exceptions go.
+  // Calls the listener. Its exceptions go to the handler of callbacks' exceptions.
   void NotifyListener(const K& key, RemovalCause cause, uint64_t weight) noexcept {
 #ifdef __cpp_exceptions
     try {
@@ -42,41 +41,76 @@ struct CacheShared {
 
   const Listener listener;
   CacheCounters counters;
-  // Whether the cache is there. True to false by the cache's end, once. Relaxed: a thread that lets
-  // an object go at the same time may be told of either.
+  // Whether the cache still exists. True to false by the cache's end, once. Relaxed: for an object
+  // that is released at the same time, the listener may be called or not.
   std::atomic<bool> open{true};
 };
 
-template <typename K>
+// Whether a cache owns an object, in a byte beside the policy's counter.
+class Ownership {
+ public:
+  // Invariant: the cache holds a strong reference to the object, and its entry is in the policy.
+  bool retained() const { return state() == State::kRetained; }
+  // By a thread that holds the budget's lock.
+  void SetRetained(bool retained) { set_state(retained ? State::kRetained : State::kNotRetained); }
+
+  // The object dies because of its eviction: nobody used it then, nor since. By the thread that has
+  // dropped the last reference, before the object ends; no look-up finds it any more.
+  void SetEvictedUnused() { set_state(State::kEvictedUnused); }
+  bool evicted_unused() const { return state() == State::kEvictedUnused; }
+
+ private:
+  enum class State : uint8_t { kNotRetained, kRetained, kEvictedUnused };
+
+  State state() const { return state_.load(std::memory_order_relaxed); }
+  void set_state(State state) { state_.store(state, std::memory_order_relaxed); }
+
+  // kNotRetained to kRetained and back under the budget's lock; from kNotRetained to kEvictedUnused
+  // once, see there. Relaxed: a look-up, which reads it without the lock, only decides by it
+  // whether it counts a hit or a weak hit, and whether it asks for the object to be retained.
+  std::atomic<State> state_{State::kNotRetained};
+};
+
+template <typename K, EvictionPolicy Policy>
 class CacheEntry;
 
-// What a hit looks at; the rest lies apart.
-template <typename K>
+// The hot part.
+template <typename K, EvictionPolicy Policy>
 struct CacheKey {
-  using Cold = CacheEntry<K>;
+  using Cold = CacheEntry<K, Policy>;
 
   template <typename Key>
   explicit CacheKey(std::in_place_t, Key&& key) : key(std::forward<Key>(key)) {}
   CacheKey(const CacheKey&) = delete;
   CacheKey& operator=(const CacheKey&) = delete;
 
+  // Counts a hit. False if the object is not retained: then it is a weak hit.
+  bool RecordAccess() {
+    if (!ownership.retained()) [[unlikely]]
+      return false;
+    counter.RecordAccess();
+    return true;
+  }
+
   const K key;
-  AccessCounter mark;
+  Ownership ownership;
+  typename Policy::AccessCounter counter;
 };
 
-// Who may touch what: a look-up that is counted in at the slot, the key and what is atomic. The
-// rest belongs to the thread that prepares the slot, until it enters it; then it is guarded by the
-// mutex of the cache's Retention; in the end it is the last reader's.
-template <typename K>
-class CacheEntry : public GreedyDualNode {
+// The cold part. A thread that holds a reference to the slot may read the key and use the atomic
+// fields. Everything else belongs to the thread that prepares the slot, until the slot is entered
+// in the table; from then on it is guarded by the mutex of the cache's Retention; in the end it
+// belongs to the thread that drops the last reference.
+template <typename K, EvictionPolicy Policy>
+class CacheEntry : public Policy::Node {
  public:
   template <typename Slot>
   explicit CacheEntry(Slot* slot) noexcept
-      : GreedyDualNode(&slot->payload().mark), key(slot->payload().key), slot(slot) {}
+      : Policy::Node(&slot->payload().counter), hot(slot->payload()), slot(slot) {}
   CacheEntry(const CacheEntry&) = delete;
   CacheEntry& operator=(const CacheEntry&) = delete;
 
-  // Before it is entered. `shared` outlives the entry.
+  // Before the slot is entered. `shared` outlives the entry.
   void SetUp(CacheShared<K>* shared, uint64_t hash) {
     shared_ = shared;
     key_hash = hash;
@@ -84,61 +118,64 @@ class CacheEntry : public GreedyDualNode {
 
   ~CacheEntry() { OnObjectExpired(); }
 
-  // If it is still in the cache, its object has died without being retained. Nobody else has a use
-  // for the entry then.
+  // Reports the death of an object that was still in the cache, without being retained. Nobody else
+  // uses the entry then.
   void OnObjectExpired() noexcept {
     if (!std::exchange(in_cache, false)) return;
     const uint64_t weight = object_weight();
     shared_->counters.Unpinned(weight);
-    if (mark->left_idle()) return;  // its death was the eviction's doing
+    // Its eviction has been reported, and its death is the consequence.
+    if (hot.ownership.evicted_unused()) return;
     shared_->counters.CountRemoval(RemovalCause::kDied);
     // Relaxed: see the field.
     if (!shared_->listener || !shared_->open.load(std::memory_order_relaxed)) return;
-    shared_->NotifyListener(key, RemovalCause::kDied, weight);
+    shared_->NotifyListener(key(), RemovalCause::kDied, weight);
   }
 
-  // Relaxed, all of these: see the fields.
-  // Invariant: the cache counts as an owner of the object, and the entry is in the policy.
-  bool retained() const { return mark->is_in_policy(); }
+  const K& key() const { return hot.key; }
+  bool retained() const { return hot.ownership.retained(); }
+  // Relaxed, both: see the field.
   uint64_t object_weight() const { return weight_.load(std::memory_order_relaxed); }
   void set_object_weight(uint64_t weight) { weight_.store(weight, std::memory_order_relaxed); }
 
   // Nanoseconds of the cache's clock. Invariant: never before the entry was made. The time of
-  // writing is written before the entry is entered; of access by any look-up, unordered, as the
-  // last of them is as good as any. Relaxed: nothing else is concluded from them.
+  // writing is set before the slot is entered; that of access by any look-up, without an order
+  // among them, as the last of them is as good as any. Relaxed: nothing else is concluded from
+  // them.
   std::atomic<int64_t> written{0};
   std::atomic<int64_t> accessed{0};
   // Whether a thread is replacing the object by a fresh one. False to true by that thread, which
-  // wins by an exchange, and back if it has failed. Relaxed: it orders nothing but who loads.
+  // wins by an exchange; back to false by the same thread if it has failed. Relaxed: it decides who
+  // loads, and orders nothing.
   std::atomic<bool> refreshing{false};
 
-  const K& key;
+  CacheKey<K, Policy>& hot;
   uint64_t key_hash = 0;
-  // The counts of the slot, and those of the object, which are the same for a resident.
+  // The counts of the slot, and those of the object. In an embedded slot they are the same.
   ControlBlock* const slot;
   ControlBlock* object = nullptr;
-  bool in_cache = false;  // in the cache, as far as anybody but its death is concerned
+  bool in_cache = false;  // whether a look-up may find the object, unless it has died
 
-  // Weighings of the object that have begun, and the last one of them that has ended.
+  // How many weighings of the object have begun, and the number of the last one that counted.
   uint32_t weighings = 0;
   uint32_t weighed = 0;
 
-  // While a thread tells the listener about it, which it alone does until nothing is left to tell.
+  // Whether a thread is notifying the listener about this object. That thread alone does, until
+  // nothing is left to report; `next_cause` is what has come meanwhile.
   bool notifying = false;
-  bool unused_at_eviction = false;  // nobody used it when it was evicted last
+  bool unused_at_eviction = false;  // nobody used the object when it was evicted last
   RemovalCause cause = RemovalCause::kBudget;
   uint64_t notified_weight = 0;
   std::optional<RemovalCause> next_cause;
   CacheEntry* next_pending = nullptr;
 
  private:
-  // Written before the entry is entered, and then under the mutex. Relaxed: look-ups only guess by
-  // it whether the object may be retained.
+  // Set before the slot is entered, and then under the mutex. Relaxed: by it, look-ups only guess
+  // whether the object may be retained.
   std::atomic<uint64_t> weight_{0};
   CacheShared<K>* shared_ = nullptr;
 };
 
-}  // namespace internal
-}  // namespace weakcache
+}  // namespace weakcache::internal
 
 #endif  // WEAKCACHE_CACHE_INTERNAL_RETENTION_CACHE_ENTRY_H_

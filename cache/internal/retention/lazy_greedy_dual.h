@@ -31,69 +31,54 @@
 
 namespace weakcache::internal {
 
-// What other threads look at of an object that may be in a policy: they have it beside the key that
-// they look up. A byte, so that a hit is one look at it.
-class AccessCounter {
- public:
-  static constexpr uint8_t kMaxFrequency = GhostTable::kMaxFrequency;
-  // One more, so that an object of maximal frequency can still show that it was hit.
-  static constexpr uint8_t kSaturated = kMaxFrequency + 1;
-
-  // Counts a hit. False if it is not in the policy. An object that nobody evicts soon stops being
-  // written to.
-  bool RecordAccess() {
-    // Relaxed, all: see the field.
-    uint8_t frequency = value_.load(std::memory_order_relaxed);
-    if (frequency == kSaturated) return true;
-    if (frequency > kSaturated) [[unlikely]]
-      return false;
-    // Not a store: it could hide that the object has just left. A hit at the same time is lost.
-    value_.compare_exchange_strong(frequency, static_cast<uint8_t>(frequency + 1),
-                                   std::memory_order_relaxed, std::memory_order_relaxed);
-    return true;
-  }
-  bool is_in_policy() const { return value_.load(std::memory_order_relaxed) <= kSaturated; }
-
-  // Of an object that is not in the policy: nobody used it when it left, nor since. By the thread
-  // that has let go of it as the last, before it ends: nobody finds it any more.
-  void SetLeftIdle() { value_.store(kLeftIdle, std::memory_order_relaxed); }
-  bool left_idle() const { return value_.load(std::memory_order_relaxed) == kLeftIdle; }
-
- private:
-  friend class LazyGreedyDual;
-  static constexpr uint8_t kNotInPolicy = 255;
-  static constexpr uint8_t kLeftIdle = 254;
-
-  uint8_t frequency() const { return value_.load(std::memory_order_relaxed); }
-  void set_frequency(uint8_t frequency) { value_.store(frequency, std::memory_order_relaxed); }
-
-  // How often the object was used, up to kSaturated; kNotInPolicy or kLeftIdle while it is not in
-  // the policy. Any thread adds 1 below kSaturated. Whoever holds the policy's lock makes it any
-  // other value, and may overwrite a hit; kLeftIdle is the last of all, see SetLeftIdle. Relaxed:
-  // it is an estimate, and nobody concludes from it that anything else has happened.
-  std::atomic<uint8_t> value_{kNotInPolicy};
-};
-
-// What an object carries while it is in a policy, which owns all of it.
-struct GreedyDualNode {
-  explicit GreedyDualNode(AccessCounter* mark) : mark(mark) {}
-
-  AccessCounter* const mark;        // lives as long
-  uint8_t accounted_frequency = 0;  // the part of the frequency that the priority accounts for
-  uint8_t queue = 0;
-  GreedyDualNode* older = nullptr;  // neighbours in its queue
-  GreedyDualNode* newer = nullptr;
-  uint64_t hash = 0;
-  uint64_t weight = 0;
-  uint64_t priority = 0;
-};
-
-// Thread-compatible, but for the marks. The caller owns the nodes, and takes victims while
-// `bytes() > budget()`. Operations are amortised O(1): what a victim search passes over has been
-// hit since it was queued.
+// Thread-compatible, except that any thread may call AccessCounter::RecordAccess at any time. The
+// caller owns the nodes, and takes victims while `bytes() > budget()`. Operations are amortised
+// O(1): each node that a victim search passes over has been hit since it was queued.
 class LazyGreedyDual {
  public:
-  static constexpr uint8_t kMaxFrequency = AccessCounter::kMaxFrequency;
+  static constexpr uint8_t kMaxFrequency = GhostTable::kMaxFrequency;
+
+  // A byte, which lies beside the key: a hit reads no other cache line, and writes at most here.
+  class AccessCounter {
+   public:
+    // One more than the maximum, so that an object of maximal frequency can still show a hit.
+    static constexpr uint8_t kSaturated = kMaxFrequency + 1;
+
+    // Counts a hit. An object that is hit often and not evicted soon stops being written to.
+    void RecordAccess() {
+      // Relaxed, both: see the field.
+      uint8_t frequency = value_.load(std::memory_order_relaxed);
+      if (frequency >= kSaturated) return;
+      // Not a store, which could undo what the policy sets meanwhile. Of two hits at the same time
+      // one may be lost.
+      value_.compare_exchange_strong(frequency, static_cast<uint8_t>(frequency + 1),
+                                     std::memory_order_relaxed, std::memory_order_relaxed);
+    }
+
+   private:
+    friend class LazyGreedyDual;
+    uint8_t frequency() const { return value_.load(std::memory_order_relaxed); }
+    void set_frequency(uint8_t frequency) { value_.store(frequency, std::memory_order_relaxed); }
+
+    // How often the object was used, up to kSaturated. Any thread adds 1 below kSaturated; the
+    // policy's user, under its lock, sets any value and may overwrite a hit. Relaxed: it is an
+    // estimate, and nobody concludes from it that anything else has happened.
+    std::atomic<uint8_t> value_{0};
+  };
+
+  // What the policy keeps for each object in it.
+  struct Node {
+    explicit Node(AccessCounter* counter) : counter(counter) {}
+
+    AccessCounter* const counter;     // outlives the node
+    uint8_t accounted_frequency = 0;  // the part of the frequency that the priority accounts for
+    uint8_t queue = 0;
+    Node* older = nullptr;  // neighbours in its queue
+    Node* newer = nullptr;
+    uint64_t hash = 0;
+    uint64_t weight = 0;
+    uint64_t priority = 0;
+  };
 
   // A greater budget counts as this one, so that an object more can't make the bytes overflow.
   static constexpr uint64_t kMaxBudget = UINT64_MAX / 2;
@@ -104,25 +89,25 @@ class LazyGreedyDual {
 
   // Admits an object that is not heavier than the budget. If it is worth less than all others it is
   // the next victim itself.
-  void Insert(GreedyDualNode* node, uint64_t hash, uint64_t weight) {
+  void Insert(Node* node, uint64_t hash, uint64_t weight) {
     const std::optional<uint8_t> past = ghost_.Take(hash, GhostWindow());
     const int frequency = past.has_value() ? std::min(*past + 1, int{kMaxFrequency}) : 0;
     node->hash = hash;
     node->weight = weight;
-    node->mark->set_frequency(static_cast<uint8_t>(frequency));
+    node->counter->set_frequency(static_cast<uint8_t>(frequency));
     bytes_ += weight;
     ++size_;
     Enqueue(node, static_cast<uint8_t>(frequency));
   }
 
   // Removes the object that is worth least, and remembers it; null if there is none.
-  GreedyDualNode* PopVictim() {
+  Node* PopVictim() {
     // A bound, in case other threads hit objects faster than this one looks at them.
     for (size_t passed = 0;; ++passed) {
-      GreedyDualNode* const node = LeastPriority();
+      Node* const node = LeastPriority();
       if (node == nullptr) return nullptr;
       clock_ = node->priority;
-      uint8_t frequency = node->mark->frequency();
+      uint8_t frequency = node->counter->frequency();
       if (frequency == node->accounted_frequency || passed == size_) {
         Remove(node);
         Remember(*node, std::min(frequency, kMaxFrequency));
@@ -131,22 +116,21 @@ class LazyGreedyDual {
       Dequeue(node);
       if (frequency > kMaxFrequency) {
         frequency = kMaxFrequency;
-        node->mark->set_frequency(frequency);
+        node->counter->set_frequency(frequency);
       }
       Enqueue(node, frequency);
     }
   }
 
   // Lets a node go that is not evicted, so it is not remembered.
-  void Remove(GreedyDualNode* node) {
-    node->mark->set_frequency(AccessCounter::kNotInPolicy);
+  void Remove(Node* node) {
     Dequeue(node);
     bytes_ -= node->weight;
     --size_;
   }
 
   // The new weight is not above the budget either.
-  void SetWeight(GreedyDualNode* node, uint64_t weight) {
+  void SetWeight(Node* node, uint64_t weight) {
     bytes_ += weight - node->weight;
     node->weight = weight;
     if (QueueFor(node->accounted_frequency, weight) == node->queue) return;
@@ -166,11 +150,11 @@ class LazyGreedyDual {
   // the reverse. Hits since a node was queued don't count. O(1) for each, with a large factor.
   template <typename Visit>
   void ColdestFirst(Visit&& visit) const {
-    ForEach(oldest_, &GreedyDualNode::newer, /*sign=*/0, visit);
+    ForEach(oldest_, &Node::newer, /*sign=*/0, visit);
   }
   template <typename Visit>
   void HottestFirst(Visit&& visit) const {
-    ForEach(newest_, &GreedyDualNode::older, /*sign=*/~uint64_t{0}, visit);
+    ForEach(newest_, &Node::older, /*sign=*/~uint64_t{0}, visit);
   }
 
   // Aborts unless the queues are in order and the totals right.
@@ -178,8 +162,8 @@ class LazyGreedyDual {
     uint64_t bytes = 0;
     size_t size = 0;
     for (size_t queue = 0; queue < kQueues; ++queue) {
-      const GreedyDualNode* older = nullptr;
-      for (const GreedyDualNode* node = oldest_[queue]; node != nullptr; node = node->newer) {
+      const Node* older = nullptr;
+      for (const Node* node = oldest_[queue]; node != nullptr; node = node->newer) {
         Check(node->older == older, "CheckInvariantsForTesting", "a queue's links differ");
         Check(node->queue == queue, "CheckInvariantsForTesting", "a node is in the wrong queue");
         Check(QueueFor(node->accounted_frequency, node->weight) == queue,
@@ -211,7 +195,7 @@ class LazyGreedyDual {
       0, 7, 9, 10, 11, 11, 12, 12, 13, 13, 13, 14, 14, 14, 14, 14};
   static constexpr size_t kMaxWeightPart = 96;
   static constexpr size_t kQueues = kMaxWeightPart + kFrequencyPart.back() + 1;
-  using Queues = std::array<GreedyDualNode*, kQueues>;
+  using Queues = std::array<Node*, kQueues>;
   using QueueSet = std::array<uint64_t, (kQueues + 63) / 64>;
 
   // 2 log2(weight^(3/4)), of a weight of 0 that of 1.
@@ -231,7 +215,7 @@ class LazyGreedyDual {
     return (mantissa << (queue / 4)) >> 31 << (queue / 2 - queue / 4);
   }
 
-  void Remember(const GreedyDualNode& evicted, uint8_t frequency) {
+  void Remember(const Node& evicted, uint8_t frequency) {
     // An average over about the latest hundred.
     constexpr double kShare = 0.01;
     evicted_weight_ += kShare * (static_cast<double>(evicted.weight) - evicted_weight_);
@@ -245,7 +229,7 @@ class LazyGreedyDual {
     return static_cast<size_t>(std::clamp(evictions, residents, 2 * residents));
   }
 
-  void Enqueue(GreedyDualNode* node, uint8_t frequency) {
+  void Enqueue(Node* node, uint8_t frequency) {
     const size_t queue = QueueFor(frequency, node->weight);
     node->accounted_frequency = frequency;
     node->queue = static_cast<uint8_t>(queue);
@@ -256,7 +240,7 @@ class LazyGreedyDual {
     newest_[queue] = node;
     used_[queue / 64] |= uint64_t{1} << (queue % 64);
   }
-  void Dequeue(GreedyDualNode* node) {
+  void Dequeue(Node* node) {
     const size_t queue = node->queue;
     (node->older == nullptr ? oldest_[queue] : node->older->newer) = node->newer;
     (node->newer == nullptr ? newest_[queue] : node->newer->older) = node->older;
@@ -265,13 +249,13 @@ class LazyGreedyDual {
 
   // The candidate that is first, or last if `sign` is all ones. Priorities wrap around like the
   // clock, so only how far they lead it can be compared.
-  GreedyDualNode* First(const Queues& candidates, const QueueSet& used, uint64_t sign) const {
-    GreedyDualNode* first = nullptr;
+  Node* First(const Queues& candidates, const QueueSet& used, uint64_t sign) const {
+    Node* first = nullptr;
     uint64_t least = 0;
     for (size_t word = 0; word < used.size(); ++word) {
       for (uint64_t bits = used[word]; bits != 0; bits &= bits - 1) {
         const size_t queue = 64 * word + static_cast<size_t>(std::countr_zero(bits));
-        GreedyDualNode* const node = candidates[queue];
+        Node* const node = candidates[queue];
         const uint64_t lead = (node->priority - clock_) ^ sign;
         if (first == nullptr || lead < least) {
           first = node;
@@ -281,13 +265,12 @@ class LazyGreedyDual {
     }
     return first;
   }
-  GreedyDualNode* LeastPriority() const { return First(oldest_, used_, /*sign=*/0); }
+  Node* LeastPriority() const { return First(oldest_, used_, /*sign=*/0); }
 
   template <typename Visit>
-  void ForEach(Queues next, GreedyDualNode* GreedyDualNode::*link, uint64_t sign,
-               Visit& visit) const {
+  void ForEach(Queues next, Node* Node::*link, uint64_t sign, Visit& visit) const {
     QueueSet used = used_;
-    while (GreedyDualNode* const node = First(next, used, sign)) {
+    while (Node* const node = First(next, used, sign)) {
       const size_t queue = node->queue;
       next[queue] = node->*link;
       if (next[queue] == nullptr) used[queue / 64] &= ~(uint64_t{1} << (queue % 64));

@@ -1,9 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // The strong tier of a cache: which objects it keeps alive, within a budget of bytes.
 //
-// One policy and one lock for the whole cache, so that the budget is exact and the victim is the
-// worst of all, not of a shard. Hits don't come here. Letting go of an object, which may run its
-// destructor, and telling the listener wait in a PendingRemovals until all locks are released.
+// An object in the cache is retained, if the cache holds a strong reference to it, or pinned, if
+// only its users keep it alive. Admit makes a pinned object retained; an eviction makes a retained
+// one pinned, and if nobody uses it that ends it. One policy and one lock serve the whole cache, so
+// that the budget is exact and the victim is the worst of all objects, not of one shard. Hits never
+// come here.
+//
+// What an operation removes goes to a PendingRemovals, because listener and destructors are user
+// code, which must not run under a lock:
+//
+//   PendingRemovals removals(retention);   // declared first, so destroyed last
+//   MutexLock lock(shard.mutex);
+//   retention.Admit(entry, removals);      // takes and releases the budget's lock; evicts
+//   …                                      // unlocks; then the listener is called, and objects die
+//
+// Notifications about one object must come one after the other and in the order of the removals,
+// though the thread that reports the first may still be in the listener when the second happens.
+// So each entry has a flag, `notifying`: whoever sets it reports, and looks again for a later cause
+// before it clears the flag; whoever finds it set leaves its cause in `next_cause`.
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_RETENTION_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_RETENTION_H_
 
@@ -17,7 +32,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "weakcache/cache/internal/retention/cache_entry.h"
-#include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
+#include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/internal/check.h"
@@ -25,17 +40,18 @@
 
 namespace weakcache::internal {
 
-// Thread-safe. A caller that passes an entry is counted in at its slot or holds its object.
-template <typename K>
+// Thread-safe. A caller that passes an entry holds a reference to its slot or its object.
+template <typename K, EvictionPolicy Policy>
 class Retention {
   using Mutex = BasicMutex<StdAtomics>;
   using MutexLock = BasicMutexLock<StdAtomics>;
+  using Node = typename Policy::Node;
 
  public:
-  using Entry = CacheEntry<K>;
+  using Entry = CacheEntry<K, Policy>;
 
-  // What has left the cache or its budget. Is declared before any lock, so that it goes after it:
-  // then it tells the listener, and objects die.
+  // The objects that one operation removes from the cache or from its budget. Declare it before
+  // taking a lock: its destructor, run after the unlock, calls the listener and drops references.
   class PendingRemovals {
    public:
     explicit PendingRemovals(Retention& retention) : retention_(retention) {}
@@ -46,20 +62,46 @@ class Retention {
         Entry* const entry = std::exchange(first_, first_->next_pending);
         ControlBlock* const slot = entry->slot;
         ControlBlock* const object = entry->object;
-        const bool unused_at_eviction = retention_.NotifyListenerOf(entry);
+        const bool unused_at_eviction = retention_.NotifyListener(entry);
         ControlBlock::DeferredReleases last;
-        if (object->ReleaseStrong(last) && unused_at_eviction) entry->mark->SetLeftIdle();
+        if (object->ReleaseStrong(last) && unused_at_eviction) {
+          entry->hot.ownership.SetEvictedUnused();
+        }
         if (object != slot) slot->ReleaseStrong();
       }
     }
 
-    // References that the table lets go of.
+    // References that the table drops.
     ControlBlock::DeferredReleases deferred;
 
    private:
     friend class Retention;
     Retention& retention_;
-    Entry* first_ = nullptr;  // linked by next_pending; counted in at each and its object
+    Entry* first_ = nullptr;  // linked by next_pending; holds a reference to each and its object
+  };
+
+  // Bytes of the budget that are kept free for an object that is being loaded, until the
+  // reservation is used by Admit, or ends.
+  class Reservation {
+   public:
+    explicit Reservation(Retention& retention) : retention_(retention) {}
+    Reservation(const Reservation&) = delete;
+    Reservation& operator=(const Reservation&) = delete;
+    ~Reservation() {
+      if (bytes_ != 0) retention_.ReleaseReserved(bytes_);
+    }
+
+    // Evicts for at most `bytes`, unless no such object can be retained.
+    void Reserve(uint64_t bytes) {
+      if (bytes == 0 || !retention_.Fits(bytes)) return;
+      PendingRemovals removals(retention_);
+      bytes_ = retention_.Reserve(bytes, removals);
+    }
+
+   private:
+    friend class Retention;
+    Retention& retention_;
+    uint64_t bytes_ = 0;
   };
 
   Retention(uint64_t budget, std::shared_ptr<CacheShared<K>> shared)
@@ -69,12 +111,11 @@ class Retention {
   ~Retention() {
     ControlBlock::DeferredReleases deferred;
     MutexLock lock(mutex_);
-    // What destructors find in the cache after this is not retained again.
+    // An object that a destructor finds in the cache after this is not retained again.
     policy_.SetBudget(0);
     budget_.store(0, std::memory_order_relaxed);  // see the field
     while (auto* const entry = static_cast<Entry*>(policy_.PopVictim())) {
-      shared_->counters.Pinned(entry->object_weight());
-      entry->object->ReleaseStrong(deferred);
+      ReleaseRetained(entry, deferred);
     }
   }
 
@@ -82,65 +123,53 @@ class Retention {
   bool Fits(uint64_t weight) const { return has_budget() && weight <= budget(); }
   bool has_budget() const { return budget() != 0; }
 
-  // Retains the object, unless it is retained, is too heavy, has left, or is just leaving. The
-  // caller holds it. `reserved` bytes, which the caller has reserved, are given back.
-  void Admit(Entry* entry, PendingRemovals& removals, uint64_t reserved = 0) {
+  // Retains the object, unless it is retained already, is too heavy, or has left the cache, or the
+  // listener is just being notified of it. The caller holds the object.
+  void Admit(Entry* entry, PendingRemovals& removals) {
     MutexLock lock(mutex_);
-    reserved_ -= reserved;
-    const uint64_t weight = entry->object_weight();
-    if (!entry->in_cache || entry->retained() || entry->notifying || !Fits(weight)) return;
-    entry->object->AddStrong();
-    shared_->counters.Unpinned(weight);
-    policy_.Insert(entry, entry->key_hash, weight);
-    EvictSurplus(removals);
+    AdmitLocked(entry, removals);
+  }
+  // As above, in place of the reserved bytes, if any.
+  void Admit(Entry* entry, Reservation& reservation, PendingRemovals& removals) {
+    MutexLock lock(mutex_);
+    reserved_ -= std::exchange(reservation.bytes_, 0);
+    AdmitLocked(entry, removals);
   }
 
-  // The entry leaves the table for good, whose lock the caller holds.
+  // Takes the entry out of the cache for good. The caller holds the lock of the entry's table, and
+  // takes it out there.
   void Remove(Entry* entry, RemovalCause cause, PendingRemovals& removals) {
     MutexLock lock(mutex_);
     if (entry->retained()) {
       policy_.Remove(entry);
-      ReleaseRetained(entry, removals);
+      ReleaseRetained(entry, removals.deferred);
     }
     entry->in_cache = false;
     shared_->counters.Unpinned(entry->object_weight());
     AddPending(entry, cause, removals);
   }
 
-  // Room for an object that is about to be loaded; returns how many bytes, to be given back.
-  uint64_t Reserve(uint64_t bytes, PendingRemovals& removals) {
-    MutexLock lock(mutex_);
-    const uint64_t room = policy_.budget() - std::min(reserved_, policy_.budget());
-    bytes = std::min(bytes, room);
-    reserved_ += bytes;
-    EvictSurplus(removals);
-    return bytes;
-  }
-  void GiveBack(uint64_t reserved) {
-    MutexLock lock(mutex_);
-    reserved_ -= reserved;
-  }
-
+  // Takes effect before it returns.
   void SetBudget(uint64_t budget, PendingRemovals& removals) {
     MutexLock lock(mutex_);
     policy_.SetBudget(budget);
-    // Relaxed: see the field.
-    budget_.store(policy_.budget(), std::memory_order_relaxed);
+    budget_.store(policy_.budget(), std::memory_order_relaxed);  // see the field
     if (policy_.budget() == 0) EvictDownTo(0, removals, /*weightless_too=*/true);
     EvictSurplus(removals);
   }
-  // Lets objects go until at most so many bytes are retained; of none if that is 0.
+  // Evicts until the retained objects weigh at most `bytes` together; all objects if that is 0.
   void Trim(uint64_t bytes, PendingRemovals& removals) {
     MutexLock lock(mutex_);
     EvictDownTo(bytes, removals, /*weightless_too=*/bytes == 0);
   }
-  // Before an object is weighed anew.
+
+  // Returns the number of a weighing that begins. The object is weighed without a lock.
   uint32_t BeginWeighing(Entry* entry) {
     MutexLock lock(mutex_);
     return ++entry->weighings;
   }
-  // The object has another weight now, unless a later weighing has ended before. If it is too heavy
-  // it is not retained any longer.
+  // Sets the object's weight, unless a later weighing has ended before. An object that has become
+  // too heavy is evicted.
   void SetWeight(Entry* entry, uint32_t weighing, uint64_t weight, PendingRemovals& removals) {
     MutexLock lock(mutex_);
     if (!entry->in_cache || static_cast<int32_t>(weighing - entry->weighed) < 0) return;
@@ -171,13 +200,13 @@ class Retention {
     return policy_.size();
   }
 
-  // Up to so many of the retained, those first that would go last, or the reverse; the caller is
-  // counted in at each of them then.
+  // Returns up to `count` retained entries in the reverse order of their eviction, or in that
+  // order. The caller has to release a reference to the slot of each.
   std::vector<Entry*> Ranked(size_t count, bool hottest_first) const {
     std::vector<Entry*> entries;
     entries.reserve(std::min(count, size()));
     MutexLock lock(mutex_);
-    const auto visit = [&](GreedyDualNode& node) {
+    const auto visit = [&](Node& node) {
       if (entries.size() == entries.capacity()) return false;
       entries.push_back(static_cast<Entry*>(&node));
       entries.back()->slot->AddStrong();
@@ -191,20 +220,42 @@ class Retention {
     return entries;
   }
 
-  // For tests, while all is quiet.
+  // For tests, while no other thread uses the cache.
   void CheckInvariantsForTesting(size_t retained, uint64_t retained_bytes) const {
+    constexpr const char* kCall = "CheckInvariantsForTesting";
     MutexLock lock(mutex_);
     policy_.CheckInvariantsForTesting();
-    Check(reserved_ == 0, "CheckInvariantsForTesting", "a reservation is left over");
-    Check(policy_.bytes() <= policy_.budget(), "CheckInvariantsForTesting",
-          "the budget is exceeded");
-    Check(policy_.size() == retained, "CheckInvariantsForTesting",
-          "an object is retained by mistake");
-    Check(policy_.bytes() == retained_bytes, "CheckInvariantsForTesting",
-          "the weights don't add up");
+    Check(reserved_ == 0, kCall, "a reservation is left over");
+    Check(policy_.bytes() <= policy_.budget(), kCall, "the budget is exceeded");
+    Check(policy_.size() == retained, kCall, "an object is retained by mistake");
+    Check(policy_.bytes() == retained_bytes, kCall, "the weights don't add up");
   }
 
  private:
+  void AdmitLocked(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const uint64_t weight = entry->object_weight();
+    if (!entry->in_cache || entry->retained() || entry->notifying || !Fits(weight)) return;
+    entry->object->AddStrong();
+    shared_->counters.Unpinned(weight);
+    policy_.Insert(entry, entry->key_hash, weight);
+    entry->hot.ownership.SetRetained(true);
+    EvictSurplus(removals);
+  }
+
+  // Returns how many bytes it has reserved.
+  uint64_t Reserve(uint64_t bytes, PendingRemovals& removals) {
+    MutexLock lock(mutex_);
+    const uint64_t room = policy_.budget() - std::min(reserved_, policy_.budget());
+    bytes = std::min(bytes, room);
+    reserved_ += bytes;
+    EvictSurplus(removals);
+    return bytes;
+  }
+  void ReleaseReserved(uint64_t bytes) {
+    MutexLock lock(mutex_);
+    reserved_ -= bytes;
+  }
+
   void EvictSurplus(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const uint64_t reserved = std::min(reserved_, policy_.budget());
     EvictDownTo(policy_.budget() - reserved, removals, /*weightless_too=*/false);
@@ -216,24 +267,25 @@ class Retention {
     }
   }
 
-  // It is out of the policy already, as below.
+  // The entry is out of the policy already, also for ReleaseRetained.
   void Evict(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     entry->unused_at_eviction = entry->object->strong_count() == 1;
     AddPending(entry, RemovalCause::kBudget, removals);
-    if (ReleaseRetained(entry, removals)) entry->mark->SetLeftIdle();
+    if (ReleaseRetained(entry, removals.deferred)) entry->hot.ownership.SetEvictedUnused();
   }
-  // Whether nobody else had it.
-  bool ReleaseRetained(Entry* entry, PendingRemovals& removals)
+  // Makes a retained object pinned. Returns whether that was the last reference.
+  bool ReleaseRetained(Entry* entry, ControlBlock::DeferredReleases& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    entry->hot.ownership.SetRetained(false);
     shared_->counters.Pinned(entry->object_weight());
-    return entry->object->ReleaseStrong(removals.deferred);
+    return entry->object->ReleaseStrong(deferred);
   }
 
-  // The entry and its object, which is there, stay until `removals` goes if there is somebody to
-  // tell: of its death last.
+  // Counts a removal, and if there is a listener has it notified. The object, whose reference the
+  // caller holds, then lives until `removals` goes, so that its death is reported last.
   void AddPending(Entry* entry, RemovalCause cause, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    Count(cause);
+    shared_->counters.CountRemoval(cause);
     if (!shared_->listener) return;
     if (entry->notifying) {
       entry->next_cause = cause;
@@ -246,13 +298,12 @@ class Retention {
     if (entry->object != entry->slot) entry->object->AddStrong();
     entry->next_pending = std::exchange(removals.first_, entry);
   }
-  void Count(RemovalCause cause) { shared_->counters.CountRemoval(cause); }
 
-  // All that there is to tell about an entry, one after the other. Returns whether nobody used its
+  // Reports all that there is to report about an entry, in order. Returns whether nobody used its
   // object when it was evicted.
-  bool NotifyListenerOf(Entry* entry) {
+  bool NotifyListener(Entry* entry) {
     for (;;) {
-      shared_->NotifyListener(entry->key, entry->cause, entry->notified_weight);
+      shared_->NotifyListener(entry->key(), entry->cause, entry->notified_weight);
       MutexLock lock(mutex_);
       entry->notifying = entry->next_cause.has_value();
       if (!entry->notifying) return entry->unused_at_eviction;
@@ -261,13 +312,13 @@ class Retention {
     }
   }
 
-  // Taken after a shard's lock, if that is held too; nothing is taken under it.
+  // Taken after a shard's lock, if that is held too; no other lock is taken under it.
   mutable Mutex mutex_;
-  LazyGreedyDual policy_ ABSL_GUARDED_BY(mutex_);
+  Policy policy_ ABSL_GUARDED_BY(mutex_);
   // Bytes that are kept free for loads under way.
   uint64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
-  // The policy's budget, written under the mutex. Relaxed: a look-up that sees an old one at most
-  // comes here in vain, or not for once.
+  // The policy's budget, written under the mutex. Relaxed: a look-up that reads an old value at
+  // most asks for an admission in vain, or omits one.
   std::atomic<uint64_t> budget_;
   const std::shared_ptr<CacheShared<K>> shared_;
 };

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a LargeObjectCache consists of:
+//
+//   CacheCore ── CacheRefresh ─── CacheLoads ──── CacheStore ─── CacheShards ── tables, flights
+//                                 LoadLimiter     Freshness      Retention ──── Policy
+//
+// The store finds objects, puts them in and removes them (cache_store.h walks through a hit); the
+// loads make the missing ones (cache_loads.h walks through a miss); the refresh replaces stale
+// ones. This file puts them together, and has what looks at all of a cache: weights, ranks, figures
+// and invariants.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_CORE_H_
+#define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_CORE_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/internal/core/bulk_load.h"
+#include "weakcache/cache/internal/core/cache_loads.h"
+#include "weakcache/cache/internal/core/cache_refresh.h"
+#include "weakcache/cache/internal/core/cache_store.h"
+#include "weakcache/cache/internal/retention/eviction_policy.h"
+#include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
+#include "weakcache/cache/removal_cause.h"
+#include "weakcache/weakref/internal/check.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache::internal {
+
+// Thread-safe.
+template <typename K, typename V, typename Hash, typename Equal,
+          EvictionPolicy Policy = LazyGreedyDual>
+class CacheCore {
+ public:
+  using Store = CacheStore<K, V, Hash, Equal, Policy>;
+  using Entry = typename Store::Entry;
+  using PendingRemovals = typename Store::PendingRemovals;
+  using Result = absl::StatusOr<Ref<V>>;
+
+  static constexpr size_t kMaxShards = Store::Shards::kMaxShards;
+
+  CacheCore(CacheSettings<K, V> settings, Hash hash, Equal equal)
+      : loads_(store_, settings.max_concurrent_loads),
+        refresh_(loads_),
+        store_(settings, std::move(hash), std::move(equal)) {}
+  CacheCore(const CacheCore&) = delete;
+  CacheCore& operator=(const CacheCore&) = delete;
+
+  Store& store() { return store_; }
+  const Store& store() const { return store_; }
+
+  template <typename Key>
+  Ref<V> Get(const Key& key) {
+    Ref<V> found = store_.GetIfPresent(key);
+    if (found.get() == nullptr) [[unlikely]]
+      store_.counters().CountMiss();
+    return found;
+  }
+
+  template <typename Key, typename Loader>
+  Result GetOrLoad(Key&& key, Loader&& loader, uint64_t estimate) {
+    const typename Store::template LookupKeyOf<Key> lookup = key;
+    const KeyLocation location = store_.shards().Locate(lookup);
+    if (auto* const found = store_.FindFast(location, lookup)) [[likely]]
+      return found->Adopt();
+    return GetOrLoadSlow(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                         estimate);
+  }
+
+  template <typename Loader>
+  std::vector<Result> GetAll(absl::Span<const K> keys, Loader& loader) {
+    return BulkLoad<CacheLoads<Store>, Loader>(loads_, keys, loader)
+        .Run([&](const K& key, auto&& one_loader) {
+          return GetOrLoad(key, one_loader, /*estimate=*/0);
+        });
+  }
+
+  // Cancels the loads under way: what they load does not enter the cache.
+  void CancelLoads() {
+    store_.shards().ForEachShard([](auto& shard) {
+      MutexLock lock(shard.table.mutex);
+      shard.flights.CancelAll();
+    });
+  }
+
+  // Weighs an object anew. False if there is none.
+  template <typename Key>
+  bool UpdateWeight(const Key& key) {
+    const typename Store::template LookupKeyOf<Key> lookup = key;
+    const KeyLocation location = store_.shards().Locate(lookup);
+    PendingRemovals removals(store_.retention());
+    typename Store::Outcome outcome(store_.freshness());
+    const auto match = store_.shards().Matching(lookup);
+    const Ref<V> object = location.shard->table.Find(location.hash(), [&](auto& slot) {
+      if (!match(slot)) return false;
+      outcome.AddRef(Table::cold_part(&slot));
+      return true;
+    });
+    if (object.get() == nullptr) return false;
+    Entry* const entry = outcome.entry();
+    const uint32_t weighing = store_.retention().BeginWeighing(entry);
+    store_.retention().SetWeight(entry, weighing, store_.Weigh(*object), removals);
+    return true;
+  }
+
+  bool IsExpired(const Entry& entry) const {
+    return store_.freshness().IsExpired(entry, store_.freshness().NowIfNeeded());
+  }
+
+  std::vector<K> RankedKeys(size_t count, bool hottest_first) const {
+    struct HeldEntries {
+      ~HeldEntries() {
+        for (Entry* const entry : entries) entry->slot->ReleaseStrong();
+      }
+      const std::vector<Entry*> entries;
+    };
+    const HeldEntries held{store_.retention().Ranked(count, hottest_first)};
+    std::vector<K> keys;
+    keys.reserve(held.entries.size());
+    for (const Entry* const entry : held.entries) keys.push_back(entry->key());
+    return keys;
+  }
+
+  // Removes all entries of dead objects.
+  void Purge() const {
+    store_.shards().ForEachShard([](auto& shard) {
+      typename Table::DeferredReleases deferred;
+      MutexLock lock(shard.table.mutex);
+      shard.table.PurgeUpTo(SIZE_MAX, deferred);
+    });
+  }
+
+  size_t size() const {
+    size_t size = 0;
+    store_.shards().ForEachShard([&](auto& shard) { size += shard.table.size(); });
+    return size;
+  }
+
+  CacheStats Stats() const {
+    CacheStats stats;
+    store_.counters().AddTo(&stats);
+    stats.bytes_retained = store_.retention().bytes();
+    store_.shards().ForEachShard([&](auto& shard) {
+      MutexLock lock(shard.table.mutex);
+      const size_t entries = shard.table.in_index();
+      stats.dead_entries += entries - std::min(entries, shard.table.size());
+    });
+    return stats;
+  }
+
+  // For tests, while no other thread uses the cache. Purges, because entries of dead objects in
+  // external slots weigh something until then.
+  void CheckInvariantsForTesting() const {
+    constexpr const char* kCall = "CheckInvariantsForTesting";
+    Purge();
+    store_.shards().ForEachShard([](auto& shard) {
+      MutexLock lock(shard.table.mutex);
+      shard.table.CheckInvariantsForTesting();
+      Check(shard.flights.empty(), kCall, "a load has not ended");
+    });
+    size_t retained = 0;
+    uint64_t retained_bytes = 0;
+    uint64_t pinned_bytes = 0;
+    store_.shards().ForEach([&](const Entry& entry, const Ref<V>&) {
+      Check(!entry.notifying, kCall, "a notification has not ended");
+      retained += entry.retained() ? 1 : 0;
+      if (entry.retained()) {
+        retained_bytes += entry.object_weight();
+      } else {
+        pinned_bytes += CacheCounters::AsPinned(entry.object_weight());
+      }
+    });
+    store_.retention().CheckInvariantsForTesting(retained, retained_bytes);
+    Check(store_.counters().bytes_pinned() == pinned_bytes, kCall, "the pinned bytes don't add up");
+  }
+
+ private:
+  using KeyLocation = typename Store::KeyLocation;
+  using Table = typename Store::Table;
+  using MutexLock = typename Store::MutexLock;
+
+  template <typename Lookup, typename Key, typename Loader>
+  [[gnu::noinline]] Result GetOrLoadSlow(const KeyLocation& location, const Lookup& lookup,
+                                         Key&& key, Loader&& loader, uint64_t estimate) {
+    typename Store::Outcome outcome(store_.freshness());
+    Ref<V> found = store_.Find(location, lookup, outcome);
+    if (found.get() != nullptr && store_.RecordHit(outcome)) {
+      if (outcome.refresh_due() && CacheRefresh<CacheLoads<Store>>::Claim(outcome.entry())) {
+        return refresh_.Refresh(location, std::move(found), outcome.entry(), std::forward<Key>(key),
+                                std::forward<Loader>(loader), estimate);
+      }
+      return found;
+    }
+    // The old object need not wait for the new one.
+    found.reset();
+    outcome.Reset();
+    store_.counters().CountMiss();
+    return loads_.Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                       estimate);
+  }
+
+  CacheLoads<Store> loads_;
+  CacheRefresh<CacheLoads<Store>> refresh_;
+  // Destroyed first: destructors of objects that it retains may use all of the cache.
+  Store store_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_CORE_H_

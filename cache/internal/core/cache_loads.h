@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loads of a LargeObjectCache: one per key at a time, and at most so many at a time in all.
+//
+// A thread that misses on a key goes through these steps:
+//
+//   1. StartOrJoin looks whether there is an object by now, or a flight: another thread's load of
+//      the key. It waits for that flight's outcome, which is then its own, or else it enters a
+//      flight of its own. If nothing else is being loaded in the shard this takes no lock.
+//   2. In between it acquires a permit, if the number of loads is limited. A thread that has to
+//      wait for one must not have a flight yet: others would wait for it, perhaps with a permit.
+//   3. The key is constructed in a slot that was prepared with the flight. From then on others can
+//      find the flight: they wait for it, or cancel it, because the key is invalidated, or
+//      supersede it, because another object is put under the key.
+//   4. With an estimate, bytes of the budget are reserved for the object.
+//   5. Make runs the loader and then the weigher, without any lock, and measures the time.
+//   6. EnterLoaded takes the shard's lock. If the flight is neither cancelled nor superseded the
+//      object enters the table. Whatever the outcome, the flight ends and those that wait get it.
+//
+// An exception, of the loader, the weigher or an allocation, ends the flight too: FlightCompletion
+// ends it on whatever way the thread leaves, and those that wait throw the same exception.
+//
+// What a loader returns is a `Made`: an Owned<V>, if the object can live in the table with its
+// counts in the slot (an embedded slot); or a Ref, if it comes with counts of its own, to which an
+// external slot refers. See load_outcome.h.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_LOADS_H_
+#define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_LOADS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "weakcache/cache/internal/creation/single_flight.h"
+#include "weakcache/cache/internal/loading/load_limiter.h"
+#include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/removal_cause.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache::internal {
+
+// Thread-safe. Store is a CacheStore, which outlives this.
+template <typename Store>
+class CacheLoads {
+ public:
+  using K = typename Store::Key;
+  using V = typename Store::Value;
+  using Entry = typename Store::Entry;
+  using Flights = typename Store::Flights;
+  using FlightCompletion = internal::FlightCompletion<typename Store::Shard, Flights>;
+  using KeyLocation = typename Store::KeyLocation;
+  using PreparedSlot = typename Store::PreparedSlot;
+  using Reservation = typename Store::Reservation;
+  using Result = absl::StatusOr<Ref<V>>;
+
+  // What `loader` makes: a Ref or an Owned<V>.
+  template <typename Loader>
+  using MadeBy = typename MadeOf<V, std::remove_cvref_t<decltype(CallLoader(
+                                        std::declval<Loader>(), std::declval<const K&>()))>>::type;
+  // Whether such an object goes to an embedded slot.
+  template <typename Made>
+  static constexpr bool kIsEmbedded = !std::is_same_v<Made, Ref<V>>;
+
+  // `limit`: see LoadLimiter.
+  CacheLoads(Store& store, size_t limit) : store_(store), limiter_(limit) {}
+  CacheLoads(const CacheLoads&) = delete;
+  CacheLoads& operator=(const CacheLoads&) = delete;
+
+  Store& store() const { return store_; }
+  LoadLimiter& limiter() { return limiter_; }
+
+  // Measures and counts a load, from its construction on.
+  class Timer {
+   public:
+    explicit Timer(const Store& store) : store_(store), began_(store.freshness().Now()) {
+      store_.counters().LoadBegan();
+    }
+    Timer(const Timer&) = delete;
+    Timer& operator=(const Timer&) = delete;
+    ~Timer() { store_.counters().LoadEnded(store_.freshness().Now() - began_, succeeded_); }
+    void Succeed() { succeeded_ = true; }
+
+   private:
+    const Store& store_;
+    const absl::Time began_;
+    bool succeeded_ = false;
+  };
+
+  // Serves a miss, which another thread may have served by now.
+  template <typename Lookup, typename Key, typename Loader>
+  [[gnu::noinline]] Result Load(const KeyLocation& location, const Lookup& lookup, Key&& key,
+                                Loader&& loader, uint64_t estimate) {
+    using Made = MadeBy<Loader>;
+    typename Flights::Flight flight(location.hash());
+    PreparedSlot prepared;
+    LoadOutcome<V> outcome;
+    LoadPermit permit(limiter_);
+    // Ends the flight before the key goes.
+    FlightCompletion completion{location.shard, nullptr, outcome};
+    const StartOutcome start =
+        StartOrJoin<kIsEmbedded<Made>>(location, lookup, flight, prepared, completion, permit);
+    if (start != StartOutcome::kStarted) return ResultOfOther(start, std::move(outcome));
+    Made made{};
+    CatchInto(outcome, [&] {
+      store_.MakePayload(location, prepared, std::forward<Key>(key));
+      flight.SetKey(&prepared.payload().key);
+      Reservation reservation(store_.retention());
+      reservation.Reserve(estimate);
+      outcome.status = Make(prepared.cold(), std::forward<Loader>(loader), made);
+      if (outcome.status.ok()) EnterLoaded(location, prepared, made, completion, reservation);
+    });
+    completion.Complete();
+    if (!outcome.status.ok()) return std::move(outcome.status);
+    return std::move(outcome.object);
+  }
+
+  // Runs the loader and the weigher.
+  template <typename Made, typename Loader>
+  absl::Status Make(Entry& entry, Loader&& loader, Made& made) {
+    Timer timer(store_);
+    absl::Status status = LoadInto<V>(
+        [&]() -> decltype(auto) { return CallLoader(std::forward<Loader>(loader), entry.key()); },
+        made);
+    if (!status.ok()) return status;
+    Store::SetUp(entry, store_.Weigh(*made), store_.freshness().NowIfNeeded());
+    timer.Succeed();
+    return status;
+  }
+
+  // Enters a loaded object and ends its flight. If the key has got another object meanwhile, that
+  // one is the outcome, and `made` is dropped. If the key was invalidated meanwhile, or that other
+  // object has left again, `made` is the outcome but does not enter the cache.
+  template <typename Made>
+  void EnterLoaded(const KeyLocation& location, PreparedSlot& prepared, Made& made,
+                   FlightCompletion& completion, Reservation& reservation) {
+    auto& table = location.shard->table;
+    LoadOutcome<V>& outcome = completion.result;
+    const int64_t now = store_.freshness().NowIfNeeded();
+    typename Store::TableEntry present;
+    typename Store::PendingRemovals removals(store_.retention());
+    typename Store::MutexLock lock(table.mutex);
+    const bool cancelled = completion.flight->cancelled();
+    if (!cancelled || completion.flight->superseded()) {
+      present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),
+                                 removals.deferred);
+    }
+    table.PurgeUpTo(Store::Table::kPurgesPerOperation, removals.deferred);
+    if (present.slot != nullptr &&
+        !store_.freshness().IsExpired(Store::Table::cold_part(present.slot), now)) {
+      outcome.object = std::move(present.object);
+    } else if (cancelled) {
+      lock.unlock();
+      outcome.object = AsRef<V>(std::move(made));
+      return;
+    } else {
+      outcome.object = store_.Enter(table, location.hash(), prepared, made, present,
+                                    RemovalCause::kExpired, reservation, removals);
+    }
+    if (completion.flight->has_spares()) table.template KeepSpare<kIsEmbedded<Made>>();
+    completion.CompleteLocked(table);
+  }
+
+ private:
+  template <bool kEmbedded, typename Lookup>
+  StartOutcome StartOrJoin(const KeyLocation& location, const Lookup& lookup,
+                           typename Flights::Flight& flight, PreparedSlot& prepared,
+                           FlightCompletion& completion, LoadPermit& permit) {
+    const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
+    if (permit.unlimited()) {
+      permit.Acquire();
+      const StartOutcome start = StartUncontended<kEmbedded>(*location.shard, location.hash(),
+                                                             match, flight, prepared, completion);
+      if (start != StartOutcome::kRefused) return start;
+    }
+    const auto try_permit = [&] { return permit.TryAcquire(); };
+    for (;;) {
+      const StartOutcome start = internal::StartOrJoin<kEmbedded, StdAtomics>(
+          *location.shard, location.hash(), match, store_.shards().MatchingKey(lookup), flight,
+          prepared, completion.result, try_permit);
+      if (start == StartOutcome::kStarted) completion.flight = &flight;
+      if (start != StartOutcome::kRefused) return start;
+      permit.Acquire();
+    }
+  }
+
+  // The result of a load that this thread has not made itself.
+  static Result ResultOfOther(StartOutcome start, LoadOutcome<V> outcome) {
+    if (start == StartOutcome::kRecursive) {
+      return absl::FailedPreconditionError("the loader asks for the key that it loads");
+    }
+    if (outcome.error != nullptr) std::rethrow_exception(outcome.error);
+    if (!outcome.status.ok()) return std::move(outcome.status);
+    return std::move(outcome.object);
+  }
+
+  Store& store_;
+  LoadLimiter limiter_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_LOADS_H_

@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+// The store of a LargeObjectCache: finds objects, puts them in, and removes them.
+//
+// A store is a number of shards and one Retention. A shard has a table, which finds every object
+// that is alive, retained or not, without a lock (see concurrent_table.h); a lock for changes of
+// the table; and the flights, which are the loads under way for keys of that shard. The Retention
+// decides which of the objects the cache itself keeps alive.
+//
+// A hit, GetIfPresent(key) or the first lines of GetOrLoad, goes like this:
+//
+//   1. CacheShards::Locate hashes the key. Some bits choose the shard, others the place in its
+//   index.
+//   2. FindFast asks the table for an embedded slot at the first place where the key may be. The
+//      table adds one to the slot's count, which is the object's, and then compares the key.
+//   3. CacheKey::RecordAccess, in the cache line of the key: if the object is retained, which is
+//      one byte, the policy's counter goes up, which is the next byte.
+//   4. The counters of this thread count a hit. The slot's count becomes the caller's Ref.
+//
+// So a hit takes no lock, and writes to nothing but the object's count, its counter until that is
+// saturated, and the thread's own figures. Everything else is FindSlow: an object in an external
+// slot or further on in the index; a cache with ages, where LookupOutcome notes what is to be done
+// about the object once the look-up holds it; a weak hit, which asks the Retention to retain the
+// object again; and a miss.
+//
+// Put prepares a slot with the key, outside the lock, then takes the shard's lock, and Enter
+// exchanges the old entry for the new one and has the Retention admit the object. Locks are taken
+// in this order: a shard's, then the Retention's. Weigher, listener, clock and destructors run
+// under none of them: what is removed waits in a PendingRemovals, declared before the lock.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_STORE_H_
+#define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_STORE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "weakcache/cache/internal/core/cache_shards.h"
+#include "weakcache/cache/internal/core/freshness.h"
+#include "weakcache/cache/internal/core/lookup_outcome.h"
+#include "weakcache/cache/internal/key/key_lookup.h"
+#include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/internal/retention/cache_entry.h"
+#include "weakcache/cache/internal/retention/eviction_policy.h"
+#include "weakcache/cache/internal/retention/retention.h"
+#include "weakcache/weakref/handle_traits.h"
+#include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache::internal {
+
+template <typename K, typename V>
+struct CacheSettings {
+  uint64_t budget;
+  size_t shards;
+  size_t max_concurrent_loads;
+  std::function<uint64_t(const V&)> weigher;
+  typename CacheShared<K>::Listener listener;
+  Freshness freshness;
+};
+
+// Thread-safe.
+template <typename K, typename V, typename Hash, typename Equal, EvictionPolicy Policy>
+class CacheStore {
+ public:
+  using Key = K;
+  using Value = V;
+  using Entry = CacheEntry<K, Policy>;
+  using Budget = Retention<K, Policy>;
+  using PendingRemovals = typename Budget::PendingRemovals;
+  using Reservation = typename Budget::Reservation;
+  using Outcome = LookupOutcome<Entry>;
+  using Shards = CacheShards<K, V, Hash, Equal, Policy>;
+  using Shard = typename Shards::Shard;
+  using KeyLocation = typename Shards::KeyLocation;
+  using Flights = typename Shards::Flights;
+  using Table = typename Shards::Table;
+  using Slot = typename Table::Slot;
+  using Embedded = typename Table::Embedded;
+  using TableEntry = typename Table::Entry;
+  using PreparedSlot = typename Table::PreparedSlot;
+  using MutexLock = typename Table::MutexLock;
+  template <typename AnyKey>
+  using LookupKeyOf = LookupKey<K, Hash, Equal, AnyKey>;
+
+  CacheStore(CacheSettings<K, V>& settings, Hash hash, Equal equal)
+      : shared_(std::make_shared<CacheShared<K>>(std::move(settings.listener))),
+        freshness_(std::move(settings.freshness)),
+        shards_(settings.shards, std::move(hash), std::move(equal), shared_),
+        weigher_(std::move(settings.weigher)),
+        retention_(settings.budget, shared_) {}
+  CacheStore(const CacheStore&) = delete;
+  CacheStore& operator=(const CacheStore&) = delete;
+  ~CacheStore() { shared_->open.store(false, std::memory_order_relaxed); }  // see the field
+
+  Budget& retention() { return retention_; }
+  const Budget& retention() const { return retention_; }
+  const Shards& shards() const { return shards_; }
+  const Freshness& freshness() const { return freshness_; }
+  CacheCounters& counters() const { return shared_->counters; }
+  uint64_t Weigh(const V& object) const { return weigher_(object); }
+
+  // As Shards::Matching, for objects that have not expired by time.
+  template <typename Lookup>
+  auto MatchingUnexpired(const Lookup& key, int64_t now) const {
+    return [this, match = shards_.Matching(key), now](Slot& slot) {
+      return match(slot) && (!ages_matter_ || !freshness_.IsExpired(Table::cold_part(&slot), now));
+    };
+  }
+  // Returns the object under the key, or null. Counts a hit, but no miss.
+  template <typename AnyKey>
+  Ref<V> GetIfPresent(const AnyKey& key) {
+    const LookupKeyOf<AnyKey> lookup = key;
+    const KeyLocation location = shards_.Locate(lookup);
+    if (Embedded* const found = FindFast(location, lookup)) [[likely]]
+      return found->Adopt();
+    const auto found = FindSlow(location, lookup);
+    return RefAccess::AdoptAs<Ref<V>>(found.pointer, found.block);
+  }
+
+  // As GetIfPresent, but counts nothing at all.
+  template <typename AnyKey>
+  Ref<V> Peek(const AnyKey& key) const {
+    const LookupKeyOf<AnyKey> lookup = key;
+    const KeyLocation location = shards_.Locate(lookup);
+    return location.shard->table.Find(location.hash(),
+                                      MatchingUnexpired(lookup, freshness_.NowIfNeeded()));
+  }
+
+  // Serves nearly every hit: an object in an embedded slot at the first place where its key may be,
+  // in a cache without ages. Null says nothing. The caller gets a reference to the slot.
+  template <typename Lookup>
+  [[gnu::always_inline]] Embedded* FindFast(KeyLocation location, const Lookup& lookup) {
+    if (ages_matter_) [[unlikely]]
+      return nullptr;
+    Embedded* const found =
+        location.shard->table.FindEmbeddedFast(location.hash(), shards_.Matching(lookup));
+    if (found == nullptr) [[unlikely]]
+      return nullptr;
+    if (found->payload().RecordAccess()) [[likely]] {
+      shared_->counters.CountHit();
+    } else {
+      RecordWeakHit(found);
+    }
+    return found;
+  }
+
+  // Finds any object, also one that has expired by time; RecordHit has to follow.
+  template <typename Lookup>
+  Ref<V> Find(const KeyLocation& location, const Lookup& lookup, Outcome& outcome) const {
+    const auto match = shards_.Matching(lookup);
+    return location.shard->table.Find(location.hash(), [&](Slot& slot) {
+      if (!match(slot)) return false;
+      outcome.Record(Table::cold_part(&slot));
+      return true;
+    });
+  }
+
+  // Does what the look-up of an object calls for. False if the object has expired by time, which
+  // makes it a miss.
+  bool RecordHit(const Outcome& outcome) {
+    if (outcome.entry() == nullptr) [[likely]] {
+      shared_->counters.CountHit();
+      return true;
+    }
+    return RecordHitSlow(outcome);
+  }
+
+  // Puts an object in place of the one under the key, if any, and returns it. A load of the key
+  // that is under way is superseded. `made` is a Ref, which owns an object, or an Owned<V>.
+  template <typename AnyKey, typename Made>
+  Ref<V> Put(AnyKey&& key, Made made) {
+    const uint64_t weight = Weigh(*made);
+    const LookupKeyOf<AnyKey> lookup = key;
+    const KeyLocation location = shards_.Locate(lookup);
+    PreparedSlot prepared;
+    Prepare<!std::is_same_v<Made, Ref<V>>>(location, prepared, std::forward<AnyKey>(key));
+    const int64_t now = freshness_.NowIfNeeded();
+    SetUp(prepared.cold(), weight, now);
+
+    Table& table = location.shard->table;
+    Flights& flights = location.shard->flights;
+    Reservation none(retention_);
+    TableEntry present;
+    PendingRemovals removals(retention_);
+    MutexLock lock(table.mutex);
+    const K& own_key = prepared.payload().key;
+    present = table.FindLocked(location.hash(), shards_.Matching(own_key), removals.deferred);
+    auto* const flight = flights.Find(location.hash(), shards_.MatchingKey(own_key)).flight;
+    Ref<V> entered = Enter(table, location.hash(), prepared, made, present,
+                           CauseOfReplacing(present, now), none, removals);
+    if (flight != nullptr) flights.Supersede(*flight);
+    return entered;
+  }
+
+  // Removes the object. A load of the key that is under way will not enter what it loads.
+  template <typename AnyKey>
+  bool Invalidate(const AnyKey& key) {
+    const LookupKeyOf<AnyKey> lookup = key;
+    const KeyLocation location = shards_.Locate(lookup);
+    Table& table = location.shard->table;
+    TableEntry present;
+    PendingRemovals removals(retention_);
+    MutexLock lock(table.mutex);
+    // A flight that has no key yet has not begun to load.
+    auto* const flight =
+        location.shard->flights.Find(location.hash(), shards_.MatchingKey(lookup)).flight;
+    if (flight != nullptr) location.shard->flights.Cancel(*flight);
+    return RemoveLocked(table, location.hash(), shards_.Matching(lookup),
+                        RemovalCause::kInvalidated, AnyObject(), present, removals);
+  }
+  // Removes the object only if it is that of `expected`, a strong or weak reference.
+  template <typename AnyKey, typename Expected>
+  bool Invalidate(const AnyKey& key, const Expected& expected) {
+    const LookupKeyOf<AnyKey> lookup = key;
+    return RemoveIf(
+        shards_.Locate(lookup), shards_.Matching(lookup), RemovalCause::kInvalidated,
+        [&](const Ref<V>& object) { return HandleTraits<Ref<V>>::SameOwner(object, expected); });
+  }
+  // Removes the entry if it is still in the table. The caller holds a reference to its slot.
+  bool Remove(const Entry& entry, RemovalCause cause) {
+    return RemoveIf(shards_.LocateHash(entry.key_hash), shards_.MatchingEntry(entry), cause,
+                    AnyObject());
+  }
+
+  // Prepares a slot with the key, to be entered.
+  template <bool kEmbedded, typename AnyKey>
+  void Prepare(const KeyLocation& location, PreparedSlot& prepared, AnyKey&& key) {
+    {
+      Table& table = location.shard->table;
+      typename Table::DeferredReleases deferred;
+      MutexLock lock(table.mutex);
+      table.PurgeUpTo(Table::kPurgesPerOperation, deferred);
+      table.template Prepare<kEmbedded>(prepared);
+    }
+    MakePayload(location, prepared, std::forward<AnyKey>(key));
+  }
+  template <typename AnyKey>
+  void MakePayload(const KeyLocation& location, PreparedSlot& prepared, AnyKey&& key) {
+    prepared.MakePayload(std::in_place, std::forward<AnyKey>(key));
+    prepared.cold().SetUp(shared_.get(), location.key_hash);
+  }
+  static void SetUp(Entry& entry, uint64_t weight, int64_t now) {
+    entry.set_object_weight(weight);
+    // Relaxed, both: see the fields.
+    entry.written.store(now, std::memory_order_relaxed);
+    entry.accessed.store(now, std::memory_order_relaxed);
+  }
+
+  // Enters a made object, in place of `present` if that is something, for `cause`; returns it. The
+  // reservation ends.
+  template <typename Made>
+  Ref<V> Enter(Table& table, uint32_t hash, PreparedSlot& prepared, Made& made,
+               const TableEntry& present, RemovalCause cause, Reservation& reservation,
+               PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
+    table.MakeRoom(removals.deferred);
+    if (present.slot != nullptr) {
+      retention_.Remove(&Table::cold_part(present.slot), cause, removals);
+    }
+    Entry* const entry = &prepared.cold();
+    entry->object = BlockOfMade(made, prepared.slot());
+    entry->in_cache = true;
+    shared_->counters.Pinned(entry->object_weight());
+    Ref<V> object;
+    if constexpr (std::is_same_v<Made, Ref<V>>) {
+      object = made;
+      table.Enter(prepared, hash, object, present, removals.deferred);
+    } else {
+      object = table.Enter(prepared, hash, made, present, removals.deferred);
+    }
+    retention_.Admit(entry, reservation, removals);
+    return object;
+  }
+
+ private:
+  struct AnyObject {
+    bool operator()(const Ref<V>&) const { return true; }
+  };
+
+  template <typename Lookup>
+  [[gnu::noinline]] auto FindSlow(const KeyLocation& location, const Lookup& lookup) {
+    Outcome outcome(freshness_);
+    Ref<V> found = Find(location, lookup, outcome);
+    if (found.get() != nullptr && !RecordHit(outcome)) found.reset();
+    return RefAccess::TakeApart(std::move(found));
+  }
+
+  [[gnu::noinline]] bool RecordHitSlow(const Outcome& outcome) {
+    Entry* const entry = outcome.entry();
+    if (outcome.expired()) {
+      Remove(*entry, RemovalCause::kExpired);
+      return false;
+    }
+    if (!outcome.weak()) {
+      shared_->counters.CountHit();
+      return true;
+    }
+    shared_->counters.CountWeakHit();
+    AdmitFound(entry);
+    return true;
+  }
+  // The caller holds a reference to the slot.
+  [[gnu::noinline]] void RecordWeakHit(Embedded* slot) {
+    shared_->counters.CountWeakHit();
+    if (retention_.has_budget()) AdmitFound(&Table::cold_part(slot));
+  }
+  void AdmitFound(Entry* entry) {
+    if (!retention_.Fits(entry->object_weight())) return;
+    PendingRemovals removals(retention_);
+    retention_.Admit(entry, removals);
+  }
+
+  template <typename Match, typename Condition>
+  bool RemoveIf(const KeyLocation& location, const Match& match, RemovalCause cause,
+                const Condition& condition) {
+    TableEntry present;
+    PendingRemovals removals(retention_);
+    Table& table = location.shard->table;
+    MutexLock lock(table.mutex);
+    return RemoveLocked(table, location.hash(), match, cause, condition, present, removals);
+  }
+  template <typename Match, typename Condition>
+  bool RemoveLocked(Table& table, uint32_t hash, const Match& match, RemovalCause cause,
+                    const Condition& condition, TableEntry& present, PendingRemovals& removals)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
+    table.PurgeUpTo(Table::kPurgesPerOperation, removals.deferred);
+    present = table.FindLocked(hash, match, removals.deferred);
+    if (present.slot == nullptr || !condition(present.object)) return false;
+    retention_.Remove(&Table::cold_part(present.slot), cause, removals);
+    table.Remove(present, removals.deferred);
+    return true;
+  }
+
+  RemovalCause CauseOfReplacing(const TableEntry& present, int64_t now) const {
+    return present.slot != nullptr && freshness_.IsExpired(Table::cold_part(present.slot), now)
+               ? RemovalCause::kExpired
+               : RemovalCause::kReplaced;
+  }
+
+  static ControlBlock* BlockOfMade(const Ref<V>& made, ControlBlock*) {
+    return RefAccess::Block(made);
+  }
+  static ControlBlock* BlockOfMade(const Owned<V>&, ControlBlock* slot) { return slot; }
+
+  const std::shared_ptr<CacheShared<K>> shared_;  // all tables keep it alive
+  const Freshness freshness_;
+  const bool ages_matter_ = freshness_.needed();
+  const Shards shards_;
+  const std::function<uint64_t(const V&)> weigher_;
+  Budget retention_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_STORE_H_

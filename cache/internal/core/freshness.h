@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// When an object in a cache expires by time, and when it is due for a refresh.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CORE_FRESHNESS_H_
+#define WEAKCACHE_CACHE_INTERNAL_CORE_FRESHNESS_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+
+namespace weakcache::internal {
+
+// Thread-safe, if the clock is.
+class Freshness {
+ public:
+  using Clock = std::function<absl::Time()>;
+
+  // An empty clock stands for absl::Now, an infinite duration for never.
+  Freshness(Clock clock, absl::Duration expire_after_write, absl::Duration expire_after_access,
+            absl::Duration refresh_after_write)
+      : clock_(std::move(clock)),
+        expire_after_write_(absl::ToInt64Nanoseconds(expire_after_write)),
+        expire_after_access_(absl::ToInt64Nanoseconds(expire_after_access)),
+        refresh_after_write_(absl::ToInt64Nanoseconds(refresh_after_write)) {}
+
+  // Whether any of the durations is finite. If none is, nobody reads the clock.
+  bool needed() const {
+    return expire_after_write_ != kNever || expire_after_access_ != kNever ||
+           refresh_after_write_ != kNever;
+  }
+  absl::Time Now() const { return clock_ ? clock_() : absl::Now(); }
+  int64_t NowIfNeeded() const { return needed() ? absl::ToUnixNanos(Now()) : 0; }
+
+  // Entry is a CacheEntry. Relaxed, all: see its fields.
+  template <typename Entry>
+  bool IsExpired(const Entry& entry, int64_t now) const {
+    return IsDue(entry.written, now, expire_after_write_) ||
+           IsDue(entry.accessed, now, expire_after_access_);
+  }
+  template <typename Entry>
+  bool IsRefreshDue(const Entry& entry, int64_t now) const {
+    return IsDue(entry.written, now, refresh_after_write_) &&
+           !entry.refreshing.load(std::memory_order_relaxed);
+  }
+  template <typename Entry>
+  void RecordAccess(Entry& entry, int64_t now) const {
+    if (expire_after_access_ != kNever) entry.accessed.store(now, std::memory_order_relaxed);
+  }
+
+ private:
+  static constexpr int64_t kNever = INT64_MAX;
+
+  static bool IsDue(const std::atomic<int64_t>& since, int64_t now, int64_t limit) {
+    if (limit == kNever) return false;
+    const int64_t then = since.load(std::memory_order_relaxed);
+    // The clock may go back; and the difference of two times may be too large for an int64_t.
+    return then < now &&
+           static_cast<uint64_t>(now) - static_cast<uint64_t>(then) >= static_cast<uint64_t>(limit);
+  }
+
+  const Clock clock_;
+  // In nanoseconds.
+  const int64_t expire_after_write_;
+  const int64_t expire_after_access_;
+  const int64_t refresh_after_write_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CORE_FRESHNESS_H_

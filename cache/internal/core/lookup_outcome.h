@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a look-up that is not the simplest of hits has found, and what is to be done about it.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CORE_LOOKUP_OUTCOME_H_
+#define WEAKCACHE_CACHE_INTERNAL_CORE_LOOKUP_OUTCOME_H_
+
+#include <cstdint>
+#include <utility>
+
+#include "weakcache/cache/internal/core/freshness.h"
+#include "weakcache/weakref/internal/control_block.h"
+
+namespace weakcache::internal {
+
+// A hit on a retained object, in a cache without ages, leaves no trace here. Any other entry that
+// is found is held by a reference to its slot, so that it can be used after the look-up: to retain
+// the object again, to remove it because it has expired by time, or to refresh it.
+template <typename Entry>
+class LookupOutcome {
+ public:
+  explicit LookupOutcome(const Freshness& freshness)
+      : freshness_(freshness), ages_matter_(freshness.needed()) {
+    if (ages_matter_) now_ = freshness.NowIfNeeded();
+  }
+  LookupOutcome(const LookupOutcome&) = delete;
+  LookupOutcome& operator=(const LookupOutcome&) = delete;
+  ~LookupOutcome() { Reset(); }
+  // Releases the entry.
+  void Reset() {
+    if (Entry* const held = std::exchange(entry_, nullptr)) held->slot->ReleaseStrong();
+  }
+
+  // Records that the look-up has found the entry, whose slot the caller holds a reference to. A
+  // look-up that starts over may record several, of which the last one counts.
+  void Record(Entry& entry) {
+    const bool retained = entry.hot.RecordAccess();
+    if (retained && !ages_matter_ && entry_ == nullptr) [[likely]]
+      return;
+    RecordSlow(entry);
+  }
+  // Holds the entry, whatever its state.
+  void AddRef(Entry& entry) {
+    entry.slot->AddStrong();
+    Entry* const held = std::exchange(entry_, &entry);
+    // Deferred, as the caller may hold a lock.
+    if (held != nullptr) held->slot->ReleaseStrong(deferred_);
+  }
+
+  // Null after a hit that leaves nothing to do.
+  Entry* entry() const { return entry_; }
+  bool weak() const { return weak_; }
+  bool expired() const { return expired_; }
+  bool refresh_due() const { return refresh_due_; }
+
+ private:
+  [[gnu::noinline]] void RecordSlow(Entry& entry) {
+    weak_ = !entry.retained();
+    expired_ = freshness_.IsExpired(entry, now_);
+    refresh_due_ = !expired_ && freshness_.IsRefreshDue(entry, now_);
+    if (!expired_) freshness_.RecordAccess(entry, now_);
+    if (weak_ || expired_ || refresh_due_ || entry_ != nullptr) AddRef(entry);
+  }
+
+  const Freshness& freshness_;
+  const bool ages_matter_;
+  int64_t now_ = 0;
+  Entry* entry_ = nullptr;  // with a reference to its slot
+  bool weak_ = false;
+  bool expired_ = false;
+  bool refresh_due_ = false;
+  ControlBlock::DeferredReleases deferred_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CORE_LOOKUP_OUTCOME_H_

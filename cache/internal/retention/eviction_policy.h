@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a cache asks of an eviction policy.
+//
+// A policy decides which object goes next; it owns nothing and takes no lock. Retention<K, Policy>
+// calls it under the budget's lock: Insert for an object that is retained from now on, Remove or
+// PopVictim for one that no longer is. A hit, which takes no lock, calls only
+// Policy::AccessCounter::RecordAccess.
+//
+// An object's share of the policy lies in two places:
+//
+//   Policy::AccessCounter   beside the key, in the cache line that a hit reads anyway. It is
+//                           default-constructed with the key, thread-safe, and should be small.
+//   Policy::Node            in the cold part of the entry, which is derived from it. The policy has
+//                           it to itself, under the budget's lock, while the object is retained.
+//                           It is constructed with a pointer to the object's AccessCounter.
+//
+// Whether an object is retained is not the policy's to say: the cache keeps that beside the counter
+// (see Ownership). RecordAccess may therefore come for an object that has just left the policy, or
+// that is being inserted anew at that moment; the policy has to tolerate one hit too many.
+//
+// LazyGreedyDual is the policy of LargeObjectCache; tests/cache/internal/retention/lru_policy.h is
+// the simplest one.
+#ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_EVICTION_POLICY_H_
+#define WEAKCACHE_CACHE_INTERNAL_RETENTION_EVICTION_POLICY_H_
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+
+namespace weakcache::internal {
+
+// Semantics, beyond what the types say:
+//  - Policy(budget), SetBudget(budget): a policy may lower a budget, such as UINT64_MAX; budget()
+//    returns the one that counts. Neither evicts.
+//  - Insert(node, hash, weight): `weight` is at most budget(), and the node is not in the policy.
+//    bytes() may exceed budget() until the caller has taken enough victims. `hash` is that of the
+//    object's key, for policies that remember evicted keys.
+//  - PopVictim(): takes the next victim out of the policy and returns it; null if there is no node.
+//  - Remove(node): takes a node out that is not evicted.
+//  - SetWeight(node, weight): as after Insert, bytes() may exceed budget().
+//  - ColdestFirst(visit), HottestFirst(visit): call `visit(node)` in the order of eviction, or the
+//    reverse, until it returns false. The order need not account for the latest hits.
+//  - CheckInvariantsForTesting(): aborts, and says why, if the policy is inconsistent.
+template <typename Policy>
+concept EvictionPolicy = std::constructible_from<Policy, uint64_t> &&
+    std::default_initializable<typename Policy::AccessCounter> &&
+    std::constructible_from<typename Policy::Node, typename Policy::AccessCounter*> &&
+    requires(Policy policy, const Policy& const_policy, typename Policy::Node* node,
+             typename Policy::AccessCounter counter, bool (*visit)(typename Policy::Node&),
+             uint64_t number) {
+  counter.RecordAccess();
+  policy.Insert(node, number, number);
+  { policy.PopVictim() } -> std::same_as<typename Policy::Node*>;
+  policy.Remove(node);
+  policy.SetWeight(node, number);
+  policy.SetBudget(number);
+  { const_policy.budget() } -> std::same_as<uint64_t>;
+  { const_policy.bytes() } -> std::same_as<uint64_t>;
+  { const_policy.size() } -> std::same_as<size_t>;
+  const_policy.ColdestFirst(visit);
+  const_policy.HottestFirst(visit);
+  const_policy.CheckInvariantsForTesting();
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_RETENTION_EVICTION_POLICY_H_

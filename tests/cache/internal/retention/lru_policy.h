@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// The simplest eviction policy there is: least recently used, found by a search of all nodes. It
+// shows what the retention asks of a policy, and that it asks for nothing else.
+#ifndef WEAKCACHE_TESTS_CACHE_INTERNAL_RETENTION_LRU_POLICY_H_
+#define WEAKCACHE_TESTS_CACHE_INTERNAL_RETENTION_LRU_POLICY_H_
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "weakcache/cache/internal/retention/eviction_policy.h"
+#include "weakcache/weakref/internal/check.h"
+
+namespace weakcache::testing {
+
+class LruPolicy {
+ public:
+  class AccessCounter {
+   public:
+    void RecordAccess() {
+      // Relaxed, all: the order of concurrent hits is anybody's guess.
+      last_access_.store(accesses_.fetch_add(1, std::memory_order_relaxed),
+                         std::memory_order_relaxed);
+    }
+    uint64_t last_access() const { return last_access_.load(std::memory_order_relaxed); }
+
+   private:
+    inline static std::atomic<uint64_t> accesses_{1};
+    // When the object was last accessed: a number of all accesses of all objects. Any thread
+    // stores.
+    std::atomic<uint64_t> last_access_{0};
+  };
+
+  struct Node {
+    explicit Node(AccessCounter* counter) : counter(counter) {}
+    AccessCounter* const counter;
+    uint64_t weight = 0;
+  };
+
+  explicit LruPolicy(uint64_t budget) { SetBudget(budget); }
+
+  void Insert(Node* node, uint64_t, uint64_t weight) {
+    node->counter->RecordAccess();
+    node->weight = weight;
+    bytes_ += weight;
+    nodes_.push_back(node);
+  }
+  Node* PopVictim() {
+    if (nodes_.empty()) return nullptr;
+    Node* const victim = *std::min_element(nodes_.begin(), nodes_.end(), IsColder);
+    Remove(victim);
+    return victim;
+  }
+  void Remove(Node* node) {
+    bytes_ -= node->weight;
+    nodes_.erase(std::find(nodes_.begin(), nodes_.end(), node));
+  }
+  void SetWeight(Node* node, uint64_t weight) {
+    bytes_ += weight - node->weight;
+    node->weight = weight;
+  }
+  void SetBudget(uint64_t budget) { budget_ = std::min(budget, UINT64_MAX / 2); }
+
+  uint64_t budget() const { return budget_; }
+  uint64_t bytes() const { return bytes_; }
+  size_t size() const { return nodes_.size(); }
+
+  template <typename Visit>
+  void ColdestFirst(Visit&& visit) const {
+    std::vector<Node*> nodes = Sorted();
+    for (Node* node : nodes) {
+      if (!visit(*node)) return;
+    }
+  }
+  template <typename Visit>
+  void HottestFirst(Visit&& visit) const {
+    std::vector<Node*> nodes = Sorted();
+    std::reverse(nodes.begin(), nodes.end());
+    for (Node* node : nodes) {
+      if (!visit(*node)) return;
+    }
+  }
+
+  void CheckInvariantsForTesting() const {
+    uint64_t bytes = 0;
+    for (const Node* node : nodes_) bytes += node->weight;
+    internal::Check(bytes == bytes_, "CheckInvariantsForTesting", "the bytes don't add up");
+  }
+
+ private:
+  static bool IsColder(const Node* a, const Node* b) {
+    return a->counter->last_access() < b->counter->last_access();
+  }
+  std::vector<Node*> Sorted() const {
+    std::vector<Node*> nodes = nodes_;
+    std::sort(nodes.begin(), nodes.end(), IsColder);
+    return nodes;
+  }
+
+  std::vector<Node*> nodes_;
+  uint64_t budget_ = 0;
+  uint64_t bytes_ = 0;
+};
+static_assert(internal::EvictionPolicy<LruPolicy>);
+
+}  // namespace weakcache::testing
+
+#endif  // WEAKCACHE_TESTS_CACHE_INTERNAL_RETENTION_LRU_POLICY_H_

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a Retention promises whatever its policy is.
+#include "weakcache/cache/internal/retention/retention.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "tests/cache/internal/retention/lru_policy.h"
+#include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/internal/core/cache_core.h"
+#include "weakcache/cache/internal/key/key_lookup.h"
+#include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache::internal {
+namespace {
+
+struct Blob {
+  uint64_t size = 0;
+};
+
+template <typename Policy>
+class RetentionTest : public ::testing::Test {
+ protected:
+  using Core = CacheCore<int, Blob, DefaultHash<int>, DefaultEqual<int>, Policy>;
+  using PendingRemovals = typename Core::PendingRemovals;
+
+  explicit RetentionTest(uint64_t budget = 100)
+      : core_(
+            CacheSettings<int, Blob>{budget, /*shards=*/1, /*max_concurrent_loads=*/0,
+                                     [](const Blob& blob) { return blob.size; },
+                                     [this](int key, RemovalCause cause, uint64_t weight) {
+                                       notified_.push_back({key, cause, weight});
+                                     },
+                                     Freshness({}, absl::InfiniteDuration(),
+                                               absl::InfiniteDuration(), absl::InfiniteDuration())},
+            DefaultHash<int>(), DefaultEqual<int>()) {}
+  ~RetentionTest() override { core_.CheckInvariantsForTesting(); }
+
+  struct Notification {
+    int key;
+    RemovalCause cause;
+    uint64_t weight;
+    friend bool operator==(const Notification&, const Notification&) = default;
+  };
+
+  Ref<Blob> Put(int key, uint64_t size) {
+    return core_.store().Put(key, MakeObject<Ref<Blob>>(Blob{size}));
+  }
+  bool Contains(int key) { return core_.store().Peek(key).get() != nullptr; }
+  typename Core::Store::Budget& retention() { return core_.store().retention(); }
+
+  std::vector<Notification> notified_;
+  Core core_;
+};
+
+using Policies = ::testing::Types<LazyGreedyDual, weakcache::testing::LruPolicy>;
+TYPED_TEST_SUITE(RetentionTest, Policies);
+
+TYPED_TEST(RetentionTest, RetainsWithinTheBudget) {
+  for (int key = 0; key < 100; ++key) {
+    this->Put(key, 10);
+    ASSERT_LE(this->retention().bytes(), 100);
+  }
+  EXPECT_EQ(this->retention().bytes(), 100);
+  EXPECT_EQ(this->core_.size(), 10);
+  EXPECT_EQ(this->core_.Stats().evictions_budget, 90);
+  EXPECT_EQ(this->notified_.size(), 90);
+}
+
+TYPED_TEST(RetentionTest, EvictsUnusedObjectsBeforeUsedOnes) {
+  for (int key = 0; key < 10; ++key) this->Put(key, 10);
+  for (int key = 0; key < 10; key += 2) EXPECT_NE(this->core_.Get(key).get(), nullptr);
+  for (int key = 10; key < 15; ++key) this->Put(key, 10);
+  for (int key = 0; key < 10; ++key) EXPECT_EQ(this->Contains(key), key % 2 == 0) << key;
+}
+
+TYPED_TEST(RetentionTest, ObjectsInUseStayPinnedAndAreRetainedAgain) {
+  Ref<Blob> used = this->Put(1, 60);
+  this->Put(2, 60);
+  if (this->core_.Stats().bytes_pinned == 0) {
+    // This policy has evicted the new one.
+    this->retention().CheckInvariantsForTesting(1, 60);
+    return;
+  }
+  EXPECT_EQ(this->core_.Stats().bytes_pinned, 60);
+  EXPECT_EQ(this->core_.Get(1), used);
+  EXPECT_EQ(this->core_.Stats().weak_hits, 1);
+  EXPECT_EQ(this->retention().bytes(), 60);
+}
+
+TYPED_TEST(RetentionTest, ReportsEachRemovalOnce) {
+  this->Put(1, 10);
+  this->Put(1, 20);
+  this->core_.store().Invalidate(1);
+  this->Put(2, 30);
+  {
+    typename TestFixture::PendingRemovals removals(this->retention());
+    this->retention().Trim(0, removals);
+  }
+  using Notification = typename TestFixture::Notification;
+  EXPECT_EQ(this->notified_, (std::vector<Notification>{{1, RemovalCause::kReplaced, 10},
+                                                        {1, RemovalCause::kInvalidated, 20},
+                                                        {2, RemovalCause::kBudget, 30}}));
+}
+
+TYPED_TEST(RetentionTest, ASmallerBudgetEvictsAtOnce) {
+  for (int key = 0; key < 10; ++key) this->Put(key, 10);
+  {
+    typename TestFixture::PendingRemovals removals(this->retention());
+    this->retention().SetBudget(35, removals);
+    EXPECT_EQ(this->retention().bytes(), 30);
+  }
+  EXPECT_EQ(this->core_.size(), 3);
+  EXPECT_FALSE(this->retention().Fits(36));
+}
+
+TYPED_TEST(RetentionTest, AReservationKeepsBytesFree) {
+  for (int key = 0; key < 10; ++key) this->Put(key, 10);
+  {
+    typename TestFixture::Core::Store::Reservation reservation(this->retention());
+    reservation.Reserve(45);
+    EXPECT_EQ(this->retention().bytes(), 50);
+    this->Put(100, 10);
+    EXPECT_EQ(this->retention().bytes(), 50);
+  }
+  for (int key = 200; key < 205; ++key) this->Put(key, 10);
+  EXPECT_EQ(this->retention().bytes(), 100);
+}
+
+TYPED_TEST(RetentionTest, WeighsAnew) {
+  Ref<Blob> blob = this->Put(1, 10);
+  this->Put(2, 10);
+  blob->size = 95;
+  EXPECT_TRUE(this->core_.UpdateWeight(1));
+  EXPECT_LE(this->retention().bytes(), 100);
+  blob->size = 101;
+  EXPECT_TRUE(this->core_.UpdateWeight(1));
+  EXPECT_EQ(this->core_.Stats().bytes_pinned, 101);
+}
+
+TYPED_TEST(RetentionTest, RanksKeysByTheOrderOfEviction) {
+  for (int key = 0; key < 5; ++key) this->Put(key, 10);
+  const std::vector<int> coldest = this->core_.RankedKeys(5, /*hottest_first=*/false);
+  std::vector<int> hottest = this->core_.RankedKeys(5, /*hottest_first=*/true);
+  EXPECT_EQ(coldest.size(), 5);
+  EXPECT_EQ(std::vector<int>(hottest.rbegin(), hottest.rend()), coldest);
+  EXPECT_EQ(this->core_.RankedKeys(2, /*hottest_first=*/false),
+            std::vector<int>(coldest.begin(), coldest.begin() + 2));
+  {
+    typename TestFixture::PendingRemovals removals(this->retention());
+    this->retention().Trim(30, removals);
+  }
+  EXPECT_FALSE(this->Contains(coldest[0]));
+  EXPECT_FALSE(this->Contains(coldest[1]));
+  EXPECT_TRUE(this->Contains(hottest[0]));
+}
+
+}  // namespace
+}  // namespace weakcache::internal
