@@ -74,7 +74,7 @@ def weakcache_dependencies():
         system_library,
         name = "boost",
         headers = ["boost/version.hpp"],
-        system_package = "libboost1.81-dev",
+        system_package = "libboost-dev",
         targets = {":headers": ""},
     )
 
