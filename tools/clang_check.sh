@@ -14,5 +14,6 @@ check() {
   clang++ -fsyntax-only "${flags[@]}" "$1"
 }
 export -f check
+# shellcheck disable=SC2016
 find weakref cache examples benchmarks tests -name '*.cc' -not -path 'tests/consumer/*' -print0 |
   xargs -0 -n 1 -P "$(nproc)" bash -c 'check "$0"'
