@@ -350,7 +350,8 @@ check_folders() {
     done
   done
 }
-libraries=$(python3 - third_party/repositories.bzl <<'PYTHON'
+libraries=$(
+  python3 - third_party/repositories.bzl <<'PYTHON'
 import re, sys
 for rule in re.findall(r"\n        system_library,\n(.*?)\n    \)\n", open(sys.argv[1]).read(), re.S):
     name, package = (re.search(rf'\b{key} = "(.*?)"', rule)[1] for key in ("name", "system_package"))
