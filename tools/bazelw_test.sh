@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Tests what bazelw installs, and when, with stand-ins for apt-get, apt-cache, dpkg-query, sudo, id and
 # bazel. Touches neither the network nor the system. Prints what failed; exits with 0 if nothing did.
 set -uo pipefail
@@ -169,9 +170,9 @@ expect_no_call "apt"
 expect_no_call "id"
 
 # Which folders the command line reaches: "DIRECTORY|LIBRARIES|ARGUMENTS".
-tests="libgtest-dev libgmock-dev relacy-dev libboost-dev zlib1g-dev"
+tests="libgtest-dev libgmock-dev relacy-dev libboost-dev"
 examples="libgtest-dev libgmock-dev libstb-dev zlib1g-dev"
-benchmarks="libbenchmark-dev libboost-dev libtbb-dev zlib1g-dev"
+benchmarks="libgtest-dev libgmock-dev libbenchmark-dev libboost-dev libtbb-dev zlib1g-dev"
 while IFS='|' read -r where libraries line; do
   begin "in /$where: bazelw $line"
   INSTALLED=$base directory=$root/$where

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Writes compile_commands.json for clangd and other tools: an entry for every source file. Builds
 # nothing and takes no time; run it again when a source file is added or renamed.
 #
@@ -23,7 +24,7 @@ find_flags() {
   case $1 in
     tests/*no_exceptions_test.cc) flags+=(-fno-exceptions -fno-rtti) ;;
     tests/fuzz/script_fuzz.cc) flags+=(-DWEAKCACHE_FUZZED_SCRIPT=RunWeakValueMapScript) ;;
-    examples/*_stb.cc | examples/images/stb_*.cc) flags+=(-w) ;; # Nothing but stb's code.
+    examples/*/stb*.cc) flags+=(-w) ;; # Nothing but stb's code.
   esac
 }
 

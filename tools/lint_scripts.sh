@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Runs shellcheck over every script of the project.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

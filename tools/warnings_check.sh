@@ -26,6 +26,7 @@ refuses_old_language() {
     return 1
   }
 }
+# shellcheck disable=SC2016
 printf '%s\n' 'g++ -O2' 'g++ -O3' 'clang++ -O0' 'clang++ -O2' |
   WORK=$work xargs -P "$(nproc)" -I{} bash -c 'check {} "$WORK"'
 refuses_old_language
