@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+// The programs of docs/guide.md. The code between "snippet" and "end" stands in the page, too, but
+// for the lines that begin with EXPECT_: tools/check_snippets.py compares the two.
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/concurrent_weak_value_map.h"
+#include "weakcache/cache/large_object_cache.h"
+#include "weakcache/cache/removal_cause.h"
+#include "weakcache/cache/weak_interner.h"
+#include "weakcache/cache/weak_key_map.h"
+#include "weakcache/cache/weak_set.h"
+#include "weakcache/cache/weak_value_map.h"
+#include "weakcache/weakref/expiry.h"
+#include "weakcache/weakref/finalizer.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/shared_ptr_interop.h"
+#include "weakcache/weakref/weak_bind.h"
+#include "weakcache/weakref/weak_proxy.h"
+
+namespace weakcache {
+namespace {
+
+// snippet: image
+struct Image {
+  size_t byte_size() const { return sizeof(Image) + pixels.size(); }
+  std::string pixels;
+};
+using Images = weakcache::LargeObjectCache<std::string, Image>;
+// end
+
+absl::StatusOr<Image> DecodeImage(const std::string& path) {
+  if (path == "no_such_file.png") return absl::NotFoundError(path);
+  return Image{std::string(1000, '\0')};
+}
+void Show(const Image&) {}
+
+Images NewCache() {
+  Images::Options options;
+  options.budget_bytes = 1 << 20;
+  return *Images::Create(options);
+}
+
+TEST(GuideTest, Load) {
+  // snippet: load
+  Images::Options options;
+  options.budget_bytes = uint64_t{256} << 20;
+  absl::StatusOr<Images> images = Images::Create(options);
+
+  absl::StatusOr<weakcache::Ref<Image>> cover =
+      images->GetOrLoad("cover.png", [](const std::string& path) { return DecodeImage(path); });
+  if (cover.ok()) Show(**cover);
+  // end
+  EXPECT_TRUE(cover.ok());
+}
+
+TEST(GuideTest, Readme) {
+  // snippet: readme
+  using Images = weakcache::LargeObjectCache<std::string, Image>;
+  Images::Options options;
+  options.budget_bytes = 256 << 20;
+  absl::StatusOr<Images> images = Images::Create(options);
+  absl::StatusOr<weakcache::Ref<Image>> cover =
+      images->GetOrLoad("cover.png", [](const std::string& path) { return DecodeImage(path); });
+  // end
+  EXPECT_TRUE(cover.ok());
+}
+
+TEST(GuideTest, Failure) {
+  Images images = NewCache();
+  // snippet: failure
+  absl::StatusOr<weakcache::Ref<Image>> image = images.GetOrLoad("no_such_file.png", DecodeImage);
+  EXPECT_TRUE(absl::IsNotFound(image.status()));
+  image = images.GetOrLoad("no_such_file.png", [] { return Image{"a placeholder"}; });
+  EXPECT_TRUE(image.ok());
+  // end
+}
+
+TEST(GuideTest, Change) {
+  Images images = NewCache();
+  // snippet: change
+  weakcache::Ref<Image> old = images.Put("cover.png", Image{"first"});
+  weakcache::Ref<Image> fresh = images.Put("cover.png", Image{"second"});
+  images.Invalidate("cover.png", old);  // does nothing: that object was replaced
+  EXPECT_EQ(images.Get("cover.png"), fresh);
+  images.Invalidate("cover.png");
+  images.InvalidateIf([](const std::string& path, const weakcache::Ref<Image>&) {
+    return path.starts_with("covers/");
+  });
+  // end
+  EXPECT_EQ(images.Get("cover.png"), nullptr);
+}
+
+TEST(GuideTest, Time) {
+  // snippet: time
+  Images::Options options;
+  options.budget_bytes = uint64_t{256} << 20;
+  options.refresh_after_write = absl::Minutes(5);
+  options.expire_after_write = absl::Hours(1);
+  absl::StatusOr<Images> images = Images::Create(options);
+  // end
+  EXPECT_TRUE(images.ok());
+}
+
+TEST(GuideTest, Bulk) {
+  Images images = NewCache();
+  // snippet: bulk
+  const std::vector<std::string> paths = {"a.png", "b.png", "c.png"};
+  std::vector<absl::StatusOr<weakcache::Ref<Image>>> pages =
+      images.GetAll(paths, [](const std::vector<std::string>& missing) {
+        std::vector<absl::StatusOr<Image>> loaded;
+        for (const std::string& path : missing) loaded.push_back(DecodeImage(path));
+        return loaded;
+      });
+  // end
+  EXPECT_EQ(pages.size(), 3u);
+}
+
+// Stands in for a thread pool.
+struct Pool {
+  void Schedule(const std::function<void()>& task) { task(); }
+};
+
+TEST(GuideTest, Executor) {
+  Images images = NewCache();
+  Pool pool;
+  // snippet: executor
+  const auto executor = [&](std::function<void()> task) { pool.Schedule(std::move(task)); };
+  std::future<absl::StatusOr<weakcache::Ref<Image>>> next_page =
+      images.GetOrLoadAsync("next.png", DecodeImage, executor);
+  // end
+  EXPECT_TRUE(next_page.get().ok());
+}
+
+TEST(GuideTest, Memory) {
+  Images images = NewCache();
+  // snippet: memory
+  images.Trim(images.budget_bytes() / 2);       // the system is short of memory: give back a part
+  images.SetBudget(images.budget_bytes() / 2);  // and keep to it from now on
+  // end
+  EXPECT_EQ(images.budget_bytes(), uint64_t{1} << 19);
+}
+
+TEST(GuideTest, Listener) {
+  int evicted = 0;
+  // snippet: listener
+  Images::Options options;
+  options.budget_bytes = uint64_t{256} << 20;
+  options.removal_listener = [&](const std::string&, weakcache::RemovalCause cause, uint64_t) {
+    if (cause == weakcache::RemovalCause::kBudget) ++evicted;
+  };
+  absl::StatusOr<Images> images = Images::Create(options);
+  // end
+  EXPECT_TRUE(images.ok());
+  EXPECT_EQ(evicted, 0);
+}
+
+TEST(GuideTest, Figures) {
+  Images images = NewCache();
+  // snippet: figures
+  const weakcache::CacheStats before = images.Stats();
+  images.Get("cover.png").reset();
+  const weakcache::CacheStats served = images.Stats() - before;
+  std::cout << served.ToText();
+  std::cout << served.ToPrometheus("weakcache", {{"cache", "images"}});
+  // end
+  EXPECT_EQ(served.misses, 1u);
+}
+
+TEST(GuideTest, Share) {
+  // snippet: share
+  weakcache::ConcurrentWeakValueMap<std::string, Image> open_images;
+  weakcache::Ref<Image> cover = open_images.get_or_create("cover", [] { return Image{"pixels"}; });
+  EXPECT_EQ(open_images.get("cover"), cover);
+  cover.reset();  // closes the image: nobody else holds it
+  EXPECT_EQ(open_images.get("cover"), nullptr);
+  // end
+}
+
+struct Thumbnail {
+  int width;
+};
+
+TEST(GuideTest, Attach) {
+  // snippet: attach
+  weakcache::WeakKeyMap<Image, Thumbnail> thumbnails;
+  weakcache::Ref<Image> image = weakcache::MakeRef<Image>();
+  Thumbnail& thumbnail = thumbnails.get_or_create(image, [] { return Thumbnail{80}; });
+  EXPECT_EQ(thumbnail.width, 80);
+  image.reset();  // destroys the image, then its thumbnail
+  EXPECT_TRUE(thumbnails.empty());
+  // end
+}
+
+struct Listener {
+  void OnChange() { ++changes; }
+  int changes = 0;
+};
+
+TEST(GuideTest, Observers) {
+  weakcache::Ref<Listener> listener = weakcache::MakeRef<Listener>();
+  // snippet: observers
+  weakcache::WeakSet<Listener> listeners;
+  listeners.insert(listener);
+  for (const weakcache::Ref<Listener>& each : listeners) each->OnChange();
+  // end
+  EXPECT_EQ(listener->changes, 1);
+}
+
+TEST(GuideTest, Intern) {
+  // snippet: intern
+  weakcache::WeakInterner<std::string> names;
+  weakcache::Ref<const std::string> a = names.intern("position");
+  weakcache::Ref<const std::string> b = names.intern("position");
+  EXPECT_EQ(a, b);
+  EXPECT_EQ(names.get("velocity"), nullptr);
+  // end
+}
+
+TEST(GuideTest, Death) {
+  int textures = 1;
+  weakcache::Ref<Image> image = weakcache::MakeRef<Image>();
+  // snippet: death
+  weakcache::ExpiryRegistration registration =
+      weakcache::OnExpire(image, [&] { --textures; });  // as long as `registration` exists
+  weakcache::Finalize(image, [] { std::cout << "the image is gone\n"; });  // in any case
+  image.reset();
+  // end
+  EXPECT_EQ(textures, 0);
+}
+
+struct Button {
+  void Press() { ++presses; }
+  int presses = 0;
+};
+
+TEST(GuideTest, Callbacks) {
+  // snippet: callbacks
+  weakcache::Ref<Button> button = weakcache::MakeRef<Button>();
+  std::function<void()> on_click = weakcache::WeakBind(button, &Button::Press);
+  weakcache::WeakProxy<Button> proxy(button);
+  on_click();
+  proxy->Press();
+  EXPECT_EQ(button->presses, 2);
+  button.reset();
+  on_click();  // does nothing; proxy->Press() would throw ExpiredReferenceError
+  // end
+  EXPECT_TRUE(proxy.expired());
+}
+
+TEST(GuideTest, SharedPtr) {
+  // snippet: shared_ptr
+  weakcache::WeakValueMap<std::string, std::shared_ptr<Image>> by_name;
+  std::shared_ptr<Image> cover = std::make_shared<Image>();
+  by_name.insert("cover", cover);
+
+  weakcache::Ref<Image> ref = weakcache::FromSharedPtr(cover);
+  std::shared_ptr<Image> again = weakcache::ToSharedPtr(ref);
+  EXPECT_EQ(again, cover);
+  // end
+  EXPECT_EQ(by_name.get("cover"), cover);
+}
+
+}  // namespace
+}  // namespace weakcache
