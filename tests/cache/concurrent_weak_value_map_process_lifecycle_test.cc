@@ -17,6 +17,7 @@
 #include "tests/support/allocations.h"
 #include "tests/support/handle_kinds.h"
 #include "tests/support/object.h"
+#include "tests/support/rounds.h"
 #include "weakcache/cache/concurrent_weak_value_map.h"
 #include "weakcache/weakref/ref.h"
 
@@ -46,7 +47,8 @@ TYPED_TEST(ConcurrentWeakValueMapProcessTest, ThreadsComeAndGo) {
   constexpr int kThreads = 4'000;
 #else
   // What a map keeps per thread, if anything, is the same for both kinds of handle.
-  constexpr int kThreads = std::is_same_v<TypeParam, OwnHandles> ? 100'000 : 20'000;
+  const int kThreads =
+      std::is_same_v<TypeParam, OwnHandles> ? testing::Rounds(100'000, 20'000) : 10'000;
 #endif
   constexpr int kBatch = 20;
   ConcurrentWeakValueMap<int, testing::ValueOf<TypeParam, Object>> map;

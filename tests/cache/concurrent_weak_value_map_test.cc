@@ -25,6 +25,7 @@
 #include "absl/status/statusor.h"
 #include "tests/support/allocations.h"
 #include "tests/support/handle_kinds.h"
+#include "tests/support/rounds.h"
 #include "tests/support/tracked.h"
 #include "weakcache/weakref/enable_ref_from_this.h"
 #include "weakcache/weakref/ref.h"
@@ -294,9 +295,10 @@ TYPED_TEST(ConcurrentWeakValueMapTest, DeadEntriesLeaveByThemselves) {
     ASSERT_TRUE(map.ok());
     int64_t most_bytes_early = 0;
     int64_t most_bytes_late = 0;
-    for (int key = 0; key < 1'000'000; ++key) {
+    const int keys = testing::Rounds(1'000'000, 300'000);
+    for (int key = 0; key < keys; ++key) {
       map->get_or_create(key, [key] { return Tracked(key); });
-      int64_t& most_bytes = key < 100'000 ? most_bytes_early : most_bytes_late;
+      int64_t& most_bytes = key < keys / 10 ? most_bytes_early : most_bytes_late;
       if (key % 64 == 0) most_bytes = std::max(most_bytes, LiveAllocatedBytes() - before);
     }
     // A chain of a table grows a little if the hashes want it; dead entries would be ten times

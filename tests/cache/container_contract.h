@@ -36,13 +36,14 @@
 #include "tests/support/allocations.h"
 #include "tests/support/object.h"
 #include "tests/support/race.h"
+#include "tests/support/rounds.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache::testing {
 
-inline constexpr int kRaceRounds = 1000;
+inline const int kRaceRounds = Rounds(1000, 250);
 
 template <typename Adapter>
 class ContainerContract : public ::testing::Test {

@@ -20,6 +20,7 @@
 #include "tests/script/weak_key_map_script.h"
 #include "tests/script/weak_set_script.h"
 #include "tests/script/weak_value_map_script.h"
+#include "tests/support/rounds.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define WEAKCACHE_TESTS_SANITIZED 1
@@ -30,9 +31,9 @@ namespace weakcache::testing {
 namespace {
 
 #ifdef WEAKCACHE_TESTS_SANITIZED
-constexpr uint64_t kSeeds = 1000;  // each takes ten times as long
+constexpr uint64_t kAllSeeds = 1000;  // each takes ten times as long
 #else
-constexpr uint64_t kSeeds = 10'000;
+constexpr uint64_t kAllSeeds = 10'000;
 #endif
 constexpr size_t kScriptBytes = 2800;  // for 300 operations and some more
 constexpr int kMinOperations = 300;
@@ -78,7 +79,7 @@ void RunSeeds(RunScript run_script) {
   const uint64_t first = only != nullptr ? std::strtoull(only, nullptr, 10) : 1;
   const uint64_t seeds = only != nullptr    ? 1
                          : count != nullptr ? std::strtoull(count, nullptr, 10)
-                                            : kSeeds;
+                                            : Rounds(kAllSeeds, kAllSeeds / 4);
   for (uint64_t seed = first; seed < first + seeds; ++seed) {
     SCOPED_TRACE("WEAKCACHE_SCRIPT_SEED=" + std::to_string(seed));
     running_seed = seed;

@@ -104,12 +104,12 @@ inline void SpreadOverCores(size_t racer) {
 }
 
 // Of so many rounds, those to run here: all where AllRounds(); else a sixteenth under
-// ThreadSanitizer, which is what finds races, and a tenth elsewhere.
+// ThreadSanitizer, which is what finds races, and a twentieth elsewhere.
 inline int RaceRounds(int all) {
 #if defined(__SANITIZE_THREAD__)
   return Rounds(all, all / 16);
 #else
-  return Rounds(all, all / 10);
+  return Rounds(all, all / 20);
 #endif
 }
 
