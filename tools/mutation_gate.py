@@ -18,14 +18,15 @@ import time
 
 HEADERS = [
     *sorted(glob.glob("weakref/internal/*.h")),
-    "cache/internal/concurrent_index.h",
-    "cache/internal/expired_queue.h",
-    "cache/internal/resident_link.h",
-    "cache/internal/single_flight.h",
+    "cache/internal/concurrent/concurrent_index.h",
+    "cache/internal/creation/single_flight.h",
+    "cache/internal/slot/retire_list.h",
+    "cache/internal/slot/teardown_count.h",
+    "cache/internal/table/expiry_claim.h",
 ]
 SURVIVORS = "tools/mutation_survivors.txt"
 COPIED = [
-    ".bazelrc", "BUILD", "WORKSPACE", "bazelw", "cache", "tests", "third_party", "tools", "weakref",
+    ".bazelrc", "BUILD", "WORKSPACE", "bazelw", "cache", "include", "tests", "third_party", "tools", "weakref",
 ]
 
 # What an order can be weakened to.
@@ -40,7 +41,7 @@ LANES_OF = {
     "control_block.h": ["deferred_destruction", "reference_counts"],
     "expiry_callback.h": ["expiry_callback"],
     "finalizer_state.h": ["finalizer_state"],
-    "reference_counts.h": ["reference_counts", "narrow_counts"],
+    "reference_counts.h": ["reference_counts", "reference_counts_overflow"],
     "watcher_list.h": ["watcher_list"],
 }
 
@@ -51,47 +52,46 @@ CACHE_MODELS_OF = {
     "concurrent_slot.h": ["concurrent_table"],
     "concurrent_table.h": ["concurrent_table", "single_flight"],
     "concurrent_weak_value_map.h": ["concurrent_table", "single_flight"],
-    "expired_queue.h": ["expired_queue", "weak_table"],
-    "resident_link.h": ["resident_link", "weak_table"],
+    "expiry_claim.h": ["expiry_claim", "weak_table"],
+    "retire_list.h": ["retire_list", "weak_table"],
     "single_flight.h": ["single_flight"],
     "slot_pages.h": ["weak_table"],
     "table_core.h": ["weak_table"],
+    "teardown_count.h": ["retire_list", "weak_table"],
     "table_slot.h": ["weak_table"],
     "weak_table.h": ["weak_table"],
 }
 CONTAINER_TESTS = [
-    name for name in [
-        "weak_value_map_test",
-        "weak_container_reentry_test",
-        "weak_key_map_test",
-        "weak_key_map_by_value_reentry_test",
-        "weak_set_test",
-        "weak_interner_test",
-        "resident_race_test",
-    ] if os.path.exists(f"tests/{name}.cc")
-] + [
-    os.path.basename(path)[:-len(".cc")] for path in sorted(glob.glob("tests/*script_test.cc"))
+    "tests/cache/weak_value_map_test",
+    "tests/cache/weak_container_reentrancy_test",
+    "tests/cache/weak_key_map_test",
+    "tests/cache/weak_key_map_by_value_reentrancy_test",
+    "tests/cache/weak_set_test",
+    "tests/cache/weak_interner_test",
+    "tests/cache/internal/table/embedded_slot_race_test",
+    "tests/script/script_test",
 ]
 
-# Those of the thread-safe containers; the heads of the files that they look at.
+# Those of the thread-safe containers, and the folders that they look at.
 CONCURRENT_TESTS = [
-    "concurrent_weak_value_map_failure_test",
-    "large_object_cache_failure_test",
-    "concurrent_weak_value_map_test",
-    "concurrent_weak_value_map_race_test",
-    "concurrent_linearizability_test",
-    "large_object_cache_test",
-    "large_object_cache_race_test",
+    "tests/cache/concurrent_weak_value_map_exception_safety_test",
+    "tests/cache/large_object_cache_exception_safety_test",
+    "tests/cache/concurrent_weak_value_map_test",
+    "tests/cache/concurrent_weak_value_map_race_test",
+    "tests/cache/concurrent_weak_value_map_linearizability_test",
+    "tests/cache/large_object_cache_test",
+    "tests/cache/large_object_cache_race_test",
 ]
-CONCURRENT_HEADERS = ("bulk_load", "cache_", "concurrent_", "load_", "retention", "single_flight")
+CONCURRENT_FOLDERS = tuple(
+    f"cache/internal/{folder}/" for folder in ["concurrent", "core", "creation", "loading", "retention", "stats"]
+)
 
 # The last lane, through bazel, for mutants that nothing else has killed.
 SLOW_TESTS = [
-    "//tests:expiry_test",
-    "//tests:finalizer_test",
-    "//tests:ref_test",
-    "//tests:weak_ref_test",
-    *("//tests:" + name for name in CONTAINER_TESTS),
+    "//tests/weakref:expiry_test",
+    "//tests/weakref:finalizer_test",
+    "//tests/weakref:ref_test",
+    "//tests/weakref:weak_ref_test",
 ]
 
 # What becomes of a mutant.
@@ -105,29 +105,38 @@ Mutant = collections.namedtuple("Mutant", "id header start end replacement")
 # Name, header, the text to find (once), and the text that replaces it.
 RECHECKS = [
     ("copy's limit", "weakref/internal/reference_counts.h",
-     "if (!IsWithinLimits(before & kStrongMask)) [[unlikely]]", "if (false)"),
+     "if (!IsWithinLimits(before & kStrongMask)) [[unlikely]]",
+     "if (false)"),
     ("upgrade's look at the count", "weakref/internal/reference_counts.h",
      "if (IsWithinLimits(before & kStrongMask)) [[likely]]\n      return true;",
      "return true;"),
     ("upgrade's limit", "weakref/internal/reference_counts.h",
-     "if ((before & kStrongMask) != 0) StrongOverflow();", ""),
+     "if ((before & kStrongMask) != 0) StrongOverflow();",
+     ""),
     ("undo of a failed upgrade", "weakref/internal/reference_counts.h",
-     "word_.fetch_sub(kStrongOne, std::memory_order_relaxed);", ""),
+     "word_.fetch_sub(kStrongOne, std::memory_order_relaxed);",
+     ""),
     ("failed upgrade", "weakref/internal/reference_counts.h",
-     "if ((before & kExpiredFlag) != 0) {", "if (false) {"),
-    ("gift of a revival", "weakref/internal/reference_counts.h",
-     "    AddWeak();\n    return true;", "    return true;"),
+     "if ((before & kExpiredFlag) != 0) {",
+     "if (false) {"),
+    ("gift of a re-arming", "weakref/internal/reference_counts.h",
+     "    AddWeak();\n    return true;",
+     "    return true;"),
     ("not the last strong release", "weakref/internal/reference_counts.h",
-     "return (before & kStrongMask) == kStrongOne;", "return true;"),
+     "return (before & kStrongMask) == kStrongOne;",
+     "return true;"),
     ("weak limit", "weakref/internal/reference_counts.h",
-     "if ((before >> kHalfBits) >= kLimit) [[unlikely]] {", "if (false) {"),
+     "if ((before >> kHalfBits) >= kLimit) [[unlikely]] {",
+     "if (false) {"),
     ("sole weak owner", "weakref/internal/reference_counts.h",
      "if (word_.load(std::memory_order_acquire) == (kExpiredFlag | released)) return true;",
      "if ((word_.load(std::memory_order_acquire) & kExpiredFlag) != 0) return true;"),
     ("sole owner's shortcut", "weakref/internal/reference_counts.h",
-     "if (current == kWeakOne) {", "if ((current & kStrongMask) == 0) {"),
+     "if (current == kWeakOne) {",
+     "if ((current & kStrongMask) == 0) {"),
     ("count still zero", "weakref/internal/reference_counts.h",
-     "while ((current & kStrongMask) == 0) {", "for (;;) {"),
+     "while ((current & kStrongMask) == 0) {",
+     "for (;;) {"),
     ("flag not yet set", "weakref/internal/reference_counts.h",
      "while ((current & kStrongMask) == 0) {",
      "while ((current & kStrongMask & ~kExpiredFlag) == 0) {"),
@@ -142,8 +151,8 @@ RECHECKS = [
      "static_cast<Word>(2 * kWeakOne - 0 * left_over)"),
     ("late count may be the last", "weakref/internal/reference_counts.h",
      "return {false, ReleaseStrong()};",
-     "word_.fetch_sub(kStrongOne, std::memory_order_release);\n"
-     "    return {false, AfterRelease::kNothing};"),
+     "word_.fetch_sub(kStrongOne, std::memory_order_release);\n    return {false, "
+     "AfterRelease::kNothing};"),
     ("depth limit", "weakref/internal/control_block.h",
      "if (destructions.depth == Policy::kMaxNestedDestructions) {\n      next_deferred_",
      "if (false) {\n      next_deferred_"),
@@ -151,223 +160,238 @@ RECHECKS = [
      "if (destructions.depth == Policy::kMaxNestedDestructions) {\n      while",
      "if (false) {\n      while"),
     ("watcher already taken", "weakref/internal/watcher_list.h",
-     "if (previous == nullptr) {", "if (false) {"),
+     "if (previous == nullptr) {",
+     "if (false) {"),
     ("watcher is taken for good", "weakref/internal/watcher_list.h",
      "if (next != nullptr) next->previous_ = next;\n      watcher->previous_ = nullptr;",
      "if (next != nullptr) next->previous_ = next;"),
     ("next becomes the first", "weakref/internal/watcher_list.h",
-     "if (next != nullptr) next->previous_ = next;\n", "\n"),
+     "if (next != nullptr) next->previous_ = next;\n",
+     "\n"),
     ("list emptied meanwhile", "weakref/internal/watcher_list.h",
-     "if (watcher == nullptr) {", "if (false) {"),
+     "if (watcher == nullptr) {",
+     "if (false) {"),
     ("lock is free", "weakref/internal/watcher_list.h",
-     "if ((head & kLocked) == 0 &&\n", "if (\n"),
+     "if ((head & kLocked) == 0 &&\n",
+     "if (\n"),
     ("own callback", "weakref/internal/expiry_callback.h",
-     "if (runner_.load(std::memory_order_relaxed) != Policy::CurrentThread()) {", "if (true) {"),
-    ("wait for the callback", "weakref/internal/expiry_callback.h", "      AwaitDone();\n", "\n"),
-    ("waking", "weakref/internal/expiry_callback.h", "      progress_.notify_all();\n", "\n"),
+     "if (runner_.load(std::memory_order_relaxed) != Policy::CurrentThread()) {",
+     "if (true) {"),
+    ("wait for the callback", "weakref/internal/expiry_callback.h",
+     "      AwaitDone();\n",
+     "\n"),
+    ("waking", "weakref/internal/expiry_callback.h",
+     "      progress_.notify_all();\n",
+     "\n"),
     ("last owner", "weakref/internal/expiry_callback.h",
      "if (owners_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;",
      "owners_.fetch_sub(1, std::memory_order_acq_rel);"),
     ("claimed once", "weakref/internal/finalizer_state.h",
      "return claimed_.exchange(1, std::memory_order_acq_rel) == 0;",
      "return claimed_.exchange(1, std::memory_order_acq_rel) <= 1;"),
-    ("queue is open", "cache/internal/expired_queue.h", "while (head != kClosed) {", "for (;;) {"),
-    ("refused push", "cache/internal/expired_queue.h",
-     "return outstanding_.fetch_sub(1, std::memory_order_acq_rel) == 1;", "return false;"),
-    ("none still to come", "cache/internal/expired_queue.h",
+    ("retire list is open", "cache/internal/slot/retire_list.h",
+     "while (head != kClosed) {",
+     "for (;;) {"),
+    ("refused push", "cache/internal/slot/teardown_count.h",
+     "return outstanding_.fetch_sub(1, std::memory_order_acq_rel) == 1;",
+     "return false;"),
+    ("none outstanding", "cache/internal/slot/teardown_count.h",
      "return outstanding_.fetch_sub(surplus, std::memory_order_acq_rel) == surplus;",
      "return outstanding_.fetch_sub(surplus, std::memory_order_acq_rel) == kOpen;"),
-    ("closed for good", "cache/internal/expired_queue.h",
+    ("closed for good", "cache/internal/slot/retire_list.h",
      "head_.exchange(kClosed, std::memory_order_acquire)",
      "head_.exchange(0, std::memory_order_acquire)"),
-    ("expiry is accounted_frequency", "cache/internal/resident_link.h",
-     "    queue.CountExpired();\n",
+    ("expiry is counted", "cache/internal/table/expiry_claim.h",
+     "    retire_list.CountExpired();\n",
      ""),
-    ("counting state", "cache/internal/resident_link.h",
+    ("counting state", "cache/internal/table/expiry_claim.h",
      "state_.compare_exchange_strong(state, kClaiming,",
      "state_.compare_exchange_strong(state, kClaimed,"),
-    ("releasing thread's claim", "cache/internal/resident_link.h",
-     "if (!state_.compare_exchange_strong(state, kClaiming, "
-     "std::memory_order_relaxed,\n                                        "
-     "std::memory_order_relaxed)) {",
-     "if (state != kAttached) {"),
-    ("container's claim", "cache/internal/resident_link.h",
-     "if (state_.compare_exchange_strong(state, kDetached, "
-     "std::memory_order_relaxed,\n                                       "
-     "std::memory_order_relaxed)) {",
+    ("releasing thread's claim", "cache/internal/table/expiry_claim.h",
+     "if (!state_.compare_exchange_strong(state, kClaiming, std::memory_order_relaxed,\n         "
+     "                               std::memory_order_relaxed)) {",
+     "if (state != kUnclaimed) {"),
+    ("container's claim", "cache/internal/table/expiry_claim.h",
+     "if (state_.compare_exchange_strong(state, kDetached, std::memory_order_relaxed,\n          "
+     "                             std::memory_order_relaxed)) {",
      "if (state_.load(std::memory_order_relaxed) == state) {"),
-    ("wait for the count", "cache/internal/resident_link.h",
+    ("wait for the count", "cache/internal/table/expiry_claim.h",
      "state_.load(std::memory_order_acquire) != kClaimed",
-     "state_.load(std::memory_order_acquire) == kAttached"),
-    ("push of an expired resident", "cache/internal/table_slot.h",
+     "state_.load(std::memory_order_acquire) == kUnclaimed"),
+    ("push of an expired embedded slot", "cache/internal/table/table_slot.h",
      "this->FinishExpiry([this] { owner()->PushExpired(this); });",
      "this->FinishExpiry();"),
-    ("detached resident is not pushed", "cache/internal/table_slot.h",
-     "if (this->link_.ClaimExpiry(owner()->queue())) {",
-     "if (static_cast<void>(this->link_.ClaimExpiry(owner()->queue())), true) {"),
-    ("shared weak reference of a refused resident", "cache/internal/table_core.h",
-     "      if (slot->DropWeak()) static_cast<void>(teardown_count_.Decrement());\n", ""),
+    ("detached embedded slot is not pushed", "cache/internal/table/table_slot.h",
+     "if (this->claim_.ClaimExpiry(owner()->retire_list())) {",
+     "if (static_cast<void>(this->claim_.ClaimExpiry(owner()->retire_list())), true) {"),
+    ("shared weak reference of a refused embedded slot", "cache/internal/table/table_core.h",
+     "      if (slot->DropWeak()) static_cast<void>(teardown_count_.Decrement());\n",
+     ""),
     ("reference to tell watchers by", "weakref/internal/control_block.h",
      "    AddWeak();  // the block is still needed to tell them\n    pass_on();\n",
      "    pass_on();\n"),
-    ("watchers of a resident", "weakref/internal/control_block.h",
-     "    if (watchers_.empty()) [[likely]] {\n", "    if (true) {\n"),
-    ("push of a freed resident", "cache/internal/table_slot.h",
+    ("watchers of a embedded slot", "weakref/internal/control_block.h",
+     "    if (watchers_.empty()) [[likely]] {\n",
+     "    if (true) {\n"),
+    ("push of a freed embedded slot", "cache/internal/table/table_slot.h",
      "void FreeBlock() noexcept override { owner()->Push(this); }",
      "void FreeBlock() noexcept override {}"),
-    ("container's weak reference", "cache/internal/table_slot.h",
+    ("container's weak reference", "cache/internal/table/table_slot.h",
      "BlockOf<H>(StartsWithWeakRef()), ",
      ""),
-    ("guest's weak reference", "cache/internal/table_slot.h",
+    ("external slot's weak reference", "cache/internal/table/table_slot.h",
      "    block_->AddWeak();\n",
      ""),
-    ("guest's watch", "cache/internal/table_slot.h",
+    ("external slot's watch", "cache/internal/table/table_slot.h",
      "    block_->AddWatcher(this);\n",
      ""),
-    ("guest's weak release", "cache/internal/table_slot.h",
+    ("external slot's weak release", "cache/internal/table/table_slot.h",
      "void DropReferent() { block_->ReleaseWeak(); }",
      "void DropReferent() {}"),
-    ("same owner", "cache/internal/table_slot.h",
+    ("same owner", "cache/internal/table/table_slot.h",
      "return block() == RefAccess::Block(other);",
      "return true;"),
-    ("guest's expiry is accounted_frequency", "cache/internal/table_core.h",
-     "void OnClaimed() noexcept override { core_->queue.CountExpired(); }",
+    ("external slot's expiry is counted", "cache/internal/table/table_core.h",
+     "void OnClaimed() noexcept override { core_->retire_list.CountExpired(); }",
      "void OnClaimed() noexcept override {}"),
-    ("payload that dies with its referent", "cache/internal/table_core.h",
+    ("payload that dies with its referent", "cache/internal/table/table_core.h",
      "if constexpr (kLifetime == PayloadLifetime::kUntilReferentDies) slot->DestroyPayload();\n",
      ""),
-    ("push of an expired guest", "cache/internal/table_core.h",
-     "        Push(slot);\n      }",
-     "      }"),
-    ("last refused push", "cache/internal/table_core.h",
+    ("push of an expired external slot", "cache/internal/table/table_core.h",
+     "slot->DestroyPayload();\n        Push(slot);",
+     "slot->DestroyPayload();"),
+    ("last refused push", "cache/internal/table/table_core.h",
      "if (teardown_count_.Decrement()) core_->EndPage(slot);",
      "static_cast<void>(teardown_count_.Decrement());"),
-    ("only refused pushes permit", "cache/internal/table_core.h",
-     "if (!core_->queue.Push(slot)) Leave(slot);",
-     "static_cast<void>(core_->queue.Push(slot));\n      Leave(slot);"),
-    ("new control block", "cache/internal/table_core.h",
-     "      if constexpr (PageHeader::kEndsSlots) std::destroy_at(slot);\n"
-     "      return ::new (static_cast<void*>(slot)) Embedded(page);",
+    ("only refused pushes leave", "cache/internal/table/table_core.h",
+     "if (!core_->retire_list.Push(slot)) FinishRefusedPush(slot);",
+     "static_cast<void>(core_->retire_list.Push(slot));\n      FinishRefusedPush(slot);"),
+    ("new control block", "cache/internal/table/table_core.h",
+     "      if constexpr (PageHeader::kEndsSlots) std::destroy_at(slot);\n      return ::new "
+     "(static_cast<void*>(slot)) Embedded(page);",
      "      static_cast<void>(page);\n      return slot;"),
-    ("emptying a stranded slot", "cache/internal/table_core.h",
-     "if (slot->state() == State::kStranded) {",
-     "if (false) {"),
-    ("arrival meanwhile", "cache/internal/table_core.h",
-     "if (slot->state() == State::kArrived) {",
-     "if (false) {"),
-    ("no arrival meanwhile", "cache/internal/table_core.h",
-     "if (slot->state() == State::kArrived) {",
-     "if (true) {"),
-    ("payload is the container's", "cache/internal/table_core.h",
+    ("emptying a slot whose expiry is pending", "cache/internal/table/table_core.h",
+     "if (!slot->expiry_pending()) {\n      slot->DestroyPayload();",
+     "if (true) {\n      slot->DestroyPayload();"),
+    ("expiry came through meanwhile", "cache/internal/table/table_core.h",
+     "if (!slot->expiry_pending()) {  // it has come",
+     "if (false) {  // it has come"),
+    ("expiry did not come through meanwhile", "cache/internal/table/table_core.h",
+     "if (!slot->expiry_pending()) {  // it has come",
+     "if (true) {  // it has come"),
+    ("payload is the container's", "cache/internal/table/table_core.h",
      "if constexpr (!kNotifies || kLifetime == PayloadLifetime::kUntilPurge) "
      "slot->DestroyPayload();",
      "slot->DestroyPayload();"),
-    ("payload of an expired slot", "cache/internal/table_core.h",
+    ("payload of an expired slot", "cache/internal/table/table_core.h",
      "if constexpr (!kNotifies || kLifetime == PayloadLifetime::kUntilPurge) "
      "slot->DestroyPayload();",
      ""),
-    ("returning slot", "cache/internal/table_core.h",
-     "        slot->set_state(State::kRetired);\n",
-     ""),
-    ("resident without references", "cache/internal/table_core.h",
+    ("embedded slot waits for its last weak reference", "cache/internal/table/table_core.h",
+     "slot->set_state(State::kRetired);\n        if (AsEmbedded",
+     "if (AsEmbedded"),
+    ("embedded slot without references", "cache/internal/table/table_core.h",
      "if (AsEmbedded(slot)->DropWeak(references)) Free(slot);",
      "static_cast<void>(AsEmbedded(slot)->DropWeak(references));"),
-    ("resident with references", "cache/internal/table_core.h",
+    ("embedded slot with references", "cache/internal/table/table_core.h",
      "if (AsEmbedded(slot)->DropWeak(references)) Free(slot);",
      "static_cast<void>(AsEmbedded(slot)->DropWeak(references));\n        Free(slot);"),
-    ("the container ended meanwhile", "cache/internal/table_core.h",
-     "      } else if (shut_down_) {\n", "      } else if (false) {\n"),
-    ("emptying-stranded left behind", "cache/internal/table_core.h",
-     "    if (slot->state() == State::kEmptyingStranded) return 2;\n", ""),
-    ("leaving slot at the close", "cache/internal/table_core.h",
-     "if (arrived->state() == State::kLeaving) {",
+    ("the container ended meanwhile", "cache/internal/table/table_core.h",
+     "      } else if (shut_down_) {\n",
+     "      } else if (false) {\n"),
+    ("destroying slot whose expiry is pending, at the end", "cache/internal/table/table_core.h",
+     "    if (slot->state() == State::kDestroying) return 2;\n",
+     ""),
+    ("retired slot at the close", "cache/internal/table/table_core.h",
+     "if (retired->state() == State::kRetired) {",
      "if (false) {"),
-    ("count of the pages left", "cache/internal/table_core.h",
+    ("count of the pages left", "cache/internal/table/table_core.h",
      "        ++pages_left;\n",
      ""),
-    ("free slots permit nothing", "cache/internal/table_core.h",
+    ("free slots leave nothing", "cache/internal/table/table_core.h",
      "    if (slot->is_free()) return 0;\n",
      ""),
-    ("leaving slots left behind", "cache/internal/table_core.h",
-     "    if (slot->state() == State::kLeaving) {\n      if constexpr",
+    ("retired slots at the end", "cache/internal/table/table_core.h",
+     "    if (slot->state() == State::kRetired) {\n      if constexpr",
      "    if (false) {\n      if constexpr"),
-    ("two pushes left", "cache/internal/table_core.h",
+    ("two pushes left", "cache/internal/table/table_core.h",
      "return AsEmbedded(slot)->DropWeak() ? 1 : 2;",
      "return AsEmbedded(slot)->DropWeak() ? 1 : 1;"),
-    ("one push left", "cache/internal/table_core.h",
+    ("one push left", "cache/internal/table/table_core.h",
      "return AsEmbedded(slot)->DropWeak() ? 1 : 2;",
      "return AsEmbedded(slot)->DropWeak() ? 2 : 2;"),
-    ("guest left behind", "cache/internal/table_core.h",
+    ("external slot left behind", "cache/internal/table/table_core.h",
      "      AsExternal(slot)->DropReferent();\n    }\n    return 1;",
      "    }\n    return 1;"),
-    ("last page ends the core", "cache/internal/table_core.h",
+    ("last page ends the core", "cache/internal/table/table_core.h",
      "    if (teardown_count_.Decrement()) Delete();\n",
      "    static_cast<void>(teardown_count_.Decrement());\n"),
-    ("table ends the core", "cache/internal/table_core.h",
+    ("table ends the core", "cache/internal/table/table_core.h",
      "if (teardown_count_.SetRemaining(pages_left)) Delete();",
      "static_cast<void>(teardown_count_.SetRemaining(pages_left));"),
-    ("room in the index", "cache/internal/weak_table.h",
+    ("room in the index", "cache/internal/table/weak_table.h",
      "in_index_ < index_.max_size()) return;",
      "in_index_ <= index_.max_size()) return;"),
-    ("another object in a slot is a change", "cache/internal/weak_table.h",
+    ("another object in a slot is a change", "cache/internal/table/weak_table.h",
      "    ++version_;  // what was found expired is so no longer\n",
      ""),
-    ("replaced slot is detached", "cache/internal/weak_table.h",
+    ("replaced slot is detached", "cache/internal/table/weak_table.h",
      "    Detach(replaced);\n",
      ""),
-    ("replaced slot is emptied", "cache/internal/weak_table.h",
+    ("replaced slot is emptied", "cache/internal/table/weak_table.h",
      "    core_->Empty(replaced);\n",
      ""),
-    ("erased slot leaves the index", "cache/internal/weak_table.h",
+    ("erased slot leaves the index", "cache/internal/table/weak_table.h",
      "    index_.Erase(slot->hash(), slot);\n",
      ""),
-    ("count of live slots", "cache/internal/weak_table.h",
+    ("count of live slots", "cache/internal/table/weak_table.h",
      "    --in_index_;\n",
      ""),
-    ("detached slots are accounted_frequency", "cache/internal/weak_table.h",
+    ("detached slots are counted", "cache/internal/table/weak_table.h",
      "      ++detached_;\n",
      ""),
-    ("stranded slot", "cache/internal/weak_table.h",
-     "slot->set_state(State::kStranded);",
-     "slot->set_state(State::kErased);"),
-    ("cleared index", "cache/internal/weak_table.h",
+    ("pending expiry of an erased slot", "cache/internal/table/weak_table.h",
+     "slot->set_expiry_pending(true);",
+     ""),
+    ("cleared index", "cache/internal/table/weak_table.h",
      "    index_.Clear();\n",
      ""),
-    ("clearing what is stranded", "cache/internal/weak_table.h",
-     "slot->state() == State::kErased || slot->state() == State::kStranded",
-     "slot->state() == State::kErased"),
-    ("entries added at the end", "cache/internal/weak_table.h",
+    ("clearing slots whose expiry is pending", "cache/internal/table/weak_table.h",
+     "if (slot->state() == State::kErased) core->Empty(slot);",
+     "if (slot->state() == State::kErased && !slot->expiry_pending()) core->Empty(slot);"),
+    ("entries added at the end", "cache/internal/table/weak_table.h",
      "while (in_index_ != 0 || retired_ != nullptr);",
      "while (false);"),
-    ("arrivals that wait", "cache/internal/weak_table.h",
+    ("retired slots that wait", "cache/internal/table/weak_table.h",
      "if (retired_ == nullptr && core_ != nullptr) retired_",
      "if (core_ != nullptr) retired_"),
-    ("drained slot leaves the index", "cache/internal/weak_table.h",
-     "        RemoveFromIndex(slot);\n        slot->set_state(State::kEmptying);",
-     "        slot->set_state(State::kEmptying);"),
-    ("arrival of what is being emptied", "cache/internal/weak_table.h",
-     "        slot->set_state(State::kArrived);\n",
-     ""),
-    ("arrival of what is leaving", "cache/internal/weak_table.h",
-     "        core_->FinishEmptying(slot, Core::kRetiredReferences);\n        removed.Count();",
-     "        core_->Free(slot);\n        removed.Count();"),
-    ("limit of a drain", "cache/internal/weak_table.h",
+    ("drained slot leaves the index", "cache/internal/table/weak_table.h",
+     "case State::kVisible:\n        RemoveFromIndex(slot);",
+     "case State::kVisible:"),
+    ("expiry of a slot that is being destroyed", "cache/internal/table/weak_table.h",
+     "const bool first_time = slot->expiry_pending();\n    slot->set_expiry_pending(false);",
+     "const bool first_time = slot->expiry_pending();\n    if (slot->state() != "
+     "State::kDestroying) slot->set_expiry_pending(false);"),
+    ("first time of a retired slot", "cache/internal/table/weak_table.h",
+     "if (first_time) {",
+     "if (false) {"),
+    ("limit of a drain", "cache/internal/table/weak_table.h",
      "!removed.full() && (slot = NextRetired()) != nullptr;)",
      "(slot = NextRetired()) != nullptr;)"),
-    ("sweep of what is live", "cache/internal/weak_table.h",
+    ("sweep of what is live", "cache/internal/table/weak_table.h",
      "    if (slot->expired()) {\n",
      "    if (true) {\n"),
-    ("sweep of what has expired", "cache/internal/weak_table.h",
+    ("sweep of what has expired", "cache/internal/table/weak_table.h",
      "    if (slot->expired()) {\n",
      "    if (false) {\n"),
-    ("erased slot leaves the ring", "cache/internal/weak_table.h",
+    ("erased slot leaves the ring", "cache/internal/table/weak_table.h",
      "    if constexpr (!kNotifies) LeaveRing(slot);\n",
      ""),
-    ("page of slots that notify nobody", "cache/internal/table_core.h",
-     "    } else {\n      DeletePage(page, AsExternal(slot));\n    }\n",
-     "    }\n"),
-    ("merged entry that has changed", "cache/internal/weak_container.h",
-     " && table.version() == changes) table",
+    ("page of polled slots", "cache/internal/table/table_core.h",
+     "} else {\n      DeletePage(page, AsExternal(slot));\n    }\n    if (teardown_count_",
+     "}\n    if (teardown_count_"),
+    ("merged entry that has changed", "cache/internal/table/weak_container.h",
+     "&& table.version() == version) table",
      ") table"),
     ("merged value that has gone", "cache/weak_key_map.h",
      "found.slot != nullptr || !still_there()",
@@ -376,129 +400,155 @@ RECHECKS = [
      "    if (!still_there()) return false;\n",
      ""),
     ("found key ends before the next look-up", "cache/weak_key_map.h",
-     "      found = {};  // first: this may be the end of a key, whose destructor may change the map\n",
+     "      found = {};  // first: this may be the end of a key, whose destructor may change the "
+     "map\n",
      ""),
-    ("arrivals go along with a swap", "cache/internal/weak_table.h",
+    ("retired slots go along with a swap", "cache/internal/table/weak_table.h",
      "    swap(retired_, other.retired_);\n",
      ""),
-    ("overflow_count chunks are accounted_frequency", "cache/internal/slot_index.h",
+    ("overflow counts are counted", "cache/internal/table/slot_index.h",
      "      chunk->AddToOverflowCount(1);\n",
      ""),
-    ("overflow_count chunks are accounted_frequency back", "cache/internal/slot_index.h",
+    ("overflow counts are counted back", "cache/internal/table/slot_index.h",
      "chunk = Next(chunk)) chunk->AddToOverflowCount(-1);",
      "chunk = Next(chunk)) chunk->AddToOverflowCount(0);"),
-    ("replaced in the index", "cache/internal/slot_index.h",
-     "    location.chunk->slots[location.entry] = slot;\n",
+    ("replaced in the index", "cache/internal/table/slot_index.h",
+     "    position.chunk->slots[position.entry] = slot;\n",
      ""),
-    ("pages in use stay", "cache/internal/slot_pages.h",
+    ("pages in use stay", "cache/internal/slot/slot_pages.h",
      "if (std::all_of(slots, slots + page->size, [](Slot& slot) { return slot.is_free(); })) {",
      "if (std::any_of(slots, slots + page->size, [](Slot& slot) { return slot.is_free(); })) {"),
     ("erasure of the expected only", "cache/weak_value_map.h",
-     "slot.SameOwner(expected)", "(slot.SameOwner(expected) || true)"),
+     "slot.SameOwner(expected)",
+     "(slot.SameOwner(expected) || true)"),
     ("expired are not erased", "cache/weak_value_map.h",
      "return expired ? 0 : 1;",
      "return 1;"),
-    ("count before key", "cache/internal/concurrent_table.h",
-     "    if (!slot->TryAddStrongSpeculatively()) return false;\n    SlotReference accounted_frequency{slot};\n"
-     "    if (!match(*slot)) return false;",
-     "    if (!match(*slot)) return false;\n"
-     "    if (!slot->TryAddStrongSpeculatively()) return false;\n    SlotReference accounted_frequency{slot};"),
-    ("look at the key", "cache/internal/concurrent_table.h",
-     "    SlotReference accounted_frequency{slot};\n    if (!match(*slot)) return false;\n",
-     "    SlotReference accounted_frequency{slot};\n"),
-    ("index before publication", "cache/internal/concurrent_table.h",
+    ("count before key", "cache/internal/concurrent/concurrent_table.h",
+     "    if (!slot->TryAddStrongSpeculatively()) return false;\n    SlotReference "
+     "counted{slot};\n    if (!match(*slot)) return false;",
+     "    if (!match(*slot)) return false;\n    if (!slot->TryAddStrongSpeculatively()) return "
+     "false;\n    SlotReference counted{slot};"),
+    ("look at the key", "cache/internal/concurrent/concurrent_table.h",
+     "    SlotReference counted{slot};\n    if (!match(*slot)) return false;\n",
+     "    SlotReference counted{slot};\n"),
+    ("index before publication", "cache/internal/concurrent/concurrent_table.h",
      "      index_.Insert(slot);\n      ++in_index_;\n      publish();\n",
      "      publish();\n      index_.Insert(slot);\n      ++in_index_;\n"),
-    ("publication changes the version", "cache/internal/concurrent_table.h",
-     "      index_.NotePublished();\n", ""),
-    ("look at the version", "cache/internal/concurrent_index.h",
+    ("publication changes the version", "cache/internal/concurrent/concurrent_table.h",
+     "      index_.NotePublished();\n",
+     ""),
+    ("look at the version", "cache/internal/concurrent/concurrent_index.h",
      "return {nullptr, version % 2 == 0 && version_.load(std::memory_order_relaxed) == version,",
      "return {nullptr, true,"),
-    ("look for a change under way", "cache/internal/concurrent_index.h",
-     "return {nullptr, version % 2 == 0 && version_", "return {nullptr, version_"),
-    ("quick look at the version", "cache/internal/concurrent_index.h",
+    ("look for a change under way", "cache/internal/concurrent/concurrent_index.h",
+     "return {nullptr, version % 2 == 0 && version_",
+     "return {nullptr, version_"),
+    ("quick look at the version", "cache/internal/concurrent/concurrent_index.h",
      "*version % 2 == 0 &&\n           version_.load(std::memory_order_relaxed) == *version;",
      "true;"),
-    ("overflow_count chunks of a quick miss", "cache/internal/concurrent_index.h",
-     "Chunk::OverflowCount(tags) == 0 && *version % 2 == 0", "*version % 2 == 0"),
-    ("expiry of what is entered is accounted_frequency", "cache/internal/concurrent_slot.h",
-     "if (this->state() == State::kVisible) owner()->queue().CountExpired();\n", ""),
-    ("shared weak reference of a refused concurrent resident", "cache/internal/concurrent_core.h",
-     "      if (slot->DropWeak()) static_cast<void>(teardown_count_.Decrement());\n", ""),
-    ("told external at the table's end", "cache/internal/concurrent_core.h",
-     "if (!core_->queue.Push(external)) external->ReleaseStrong();",
-     "static_cast<void>(core_->queue.Push(external));"),
-    ("accounted_frequency in at a external that is left behind", "cache/internal/concurrent_core.h",
-     "    if (!slot->TryAddStrong()) return 1;\n    if (AsLink(slot)->Unwatch()) "
+    ("overflow counts of a quick miss", "cache/internal/concurrent/concurrent_index.h",
+     "Chunk::OverflowCount(tags) == 0 && *version % 2 == 0",
+     "*version % 2 == 0"),
+    ("expiry of what is entered is counted", "cache/internal/concurrent/concurrent_slot.h",
+     "if (this->state() == State::kVisible) owner()->retire_list().CountExpired();\n",
+     ""),
+    ("shared weak reference of a refused concurrent embedded slot", "cache/internal/concurrent/concurrent_core.h",
+     "      if (slot->DropWeak()) static_cast<void>(teardown_count_.Decrement());\n",
+     ""),
+    ("told external slot at the table's end", "cache/internal/concurrent/concurrent_core.h",
+     "if (!core_->retire_list.Push(external)) external->ReleaseStrong();",
+     "static_cast<void>(core_->retire_list.Push(external));"),
+    ("slot reference at a external slot that is left behind", "cache/internal/concurrent/concurrent_core.h",
+     "    if (!slot->TryAddStrong()) return 1;\n    if (AsExternal(slot)->Unwatch()) "
      "slot->ReleaseStrong();\n    slot->ReleaseStrong();\n",
-     "    if (AsLink(slot)->Unwatch()) slot->ReleaseStrong();\n"),
-    ("waking the waiters", "cache/internal/single_flight.h",
-     "    completed_.NotifyAll();\n", ""),
-    ("another began alone meanwhile", "cache/internal/single_flight.h",
-     "      return false;\n    }\n    if (found.first", "    }\n    if (found.first"),
-    ("creations without a key are key_pending", "cache/internal/single_flight.h",
-     "found.key_pending |= !flight->IsThisThreads();", "found.key_pending |= false;"),
-    ("own creation without a key", "cache/internal/single_flight.h",
-     "found.key_pending |= !flight->IsThisThreads();", "found.key_pending |= true;"),
-    ("takes over in order", "cache/internal/single_flight.h",
+     "    if (AsExternal(slot)->Unwatch()) slot->ReleaseStrong();\n"),
+    ("waking the waiters", "cache/internal/creation/single_flight.h",
+     "    completed_.NotifyAll();\n",
+     ""),
+    ("another started uncontended meanwhile", "cache/internal/creation/single_flight.h",
+     "      return false;\n    }\n    if (found.first",
+     "    }\n    if (found.first"),
+    ("creations without a key are pending", "cache/internal/creation/single_flight.h",
+     "found.key_pending |= !flight->IsThisThreads();",
+     "found.key_pending |= false;"),
+    ("own creation without a key", "cache/internal/creation/single_flight.h",
+     "found.key_pending |= !flight->IsThisThreads();",
+     "found.key_pending |= true;"),
+    ("takes over in order", "cache/internal/creation/single_flight.h",
      "if (flight->key_.load(std::memory_order_acquire) != nullptr) Cancel",
      "if (flight->key_.load(std::memory_order_relaxed) != nullptr) Cancel"),
-    ("only creations with a key are cancelled", "cache/internal/single_flight.h",
+    ("only creations with a key are cancelled", "cache/internal/creation/single_flight.h",
      "if (flight->key_.load(std::memory_order_acquire) != nullptr) Cancel(*flight);",
      "Cancel(*flight);"),
-    ("cancelled creations have left", "cache/internal/single_flight.h",
-     "if (!flight.cancelled_) Unlink(flight);", "Unlink(flight);"),
-    ("spares are the alone one's", "cache/internal/single_flight.h",
-     "return uncontended_ && !cancelled_;", "return true;"),
-    ("spares of a cancelled creation", "cache/internal/single_flight.h",
-     "return uncontended_ && !cancelled_;", "return uncontended_;"),
-    ("change since the miss", "cache/internal/single_flight.h",
-     "if (table.version() != version) [[unlikely]] {", "if (false) {"),
-    ("change since the outcome", "cache/internal/concurrent_shard.h",
+    ("cancelled creations have left", "cache/internal/creation/single_flight.h",
+     "if (!flight.cancelled_) Unlink(flight);",
+     "Unlink(flight);"),
+    ("spares are the uncontended one's", "cache/internal/creation/single_flight.h",
+     "return uncontended_ && !cancelled_;",
+     "return true;"),
+    ("spares of a cancelled creation", "cache/internal/creation/single_flight.h",
+     "return uncontended_ && !cancelled_;",
+     "return uncontended_;"),
+    ("change since the miss", "cache/internal/creation/single_flight.h",
+     "if (table.version() != version) [[unlikely]] {",
+     "if (false) {"),
+    ("change since the start", "cache/internal/concurrent/concurrent_shard.h",
      "const bool is_absent = HandleTraits<H>::kNotifiesExpiry && table.version() == version;",
      "const bool is_absent = HandleTraits<H>::kNotifiesExpiry;"),
-    ("slot of what came to nothing", "cache/internal/single_flight.h",
-     "    table.PurgeUpTo(Table::kPurgesPerOperation, deferred);\n", ""),
+    ("slot of what came to nothing", "cache/internal/creation/single_flight.h",
+     "    table.PurgeUpTo(Table::kPurgesPerOperation, deferred);\n",
+     ""),
     ("failed refresh's slot", "cache/internal/core/cache_store.h",
-     "      table.PurgeUpTo(Table::kPurgesPerOperation, deferred);\n"
-     "      table.template Prepare<kEmbedded>(prepared);",
+     "      table.PurgeUpTo(Table::kPurgesPerOperation, deferred);\n      table.template "
+     "Prepare<kEmbedded>(prepared);",
      "      table.template Prepare<kEmbedded>(prepared);"),
     ("put objects supersede loads", "cache/internal/core/cache_store.h",
      "    if (flight != nullptr) flights.Supersede(*flight);\n",
      "    static_cast<void>(flight);\n"),
     ("superseded loads look for what was put", "cache/internal/core/cache_loads.h",
-     "if (!cancelled || completion.flight->superseded()) {", "if (!cancelled) {"),
+     "if (!cancelled || completion.flight->superseded()) {",
+     "if (!cancelled) {"),
     ("reservation is given back once", "cache/internal/retention/retention.h",
-     "reserved_ -= std::exchange(reservation.bytes_, 0);", "reserved_ -= reservation.bytes_;"),
+     "reserved_ -= std::exchange(reservation.bytes_, 0);",
+     "reserved_ -= reservation.bytes_;"),
     ("caches without a limit nest", "cache/internal/loading/load_limiter.h",
      "    if (Depth() == 0 && limit_ != 0) {\n      MutexLock lock(mutex_);\n      released_",
-     "    if (limit_ == 0) return;\n    if (Depth() == 0) {\n      MutexLock lock(mutex_);\n"
-     "      released_"),
+     "    if (limit_ == 0) return;\n    if (Depth() == 0) {\n      MutexLock lock(mutex_);\n     "
+     " released_"),
     ("repeated keys", "cache/internal/core/bulk_load.h",
-     "if (present.slot == nullptr && first != parts_.end()) {", "if (false) {"),
+     "if (present.slot == nullptr && first != parts_.end()) {",
+     "if (false) {"),
     ("heaviest objects", "cache/internal/stats/cache_counters.h",
-     "return std::min(bytes, uint64_t{1} << 48);", "return bytes;"),
+     "return std::min(bytes, uint64_t{1} << 48);",
+     "return bytes;"),
     ("objects of classes with a delete of their own", "cache/internal/loading/load_outcome.h",
-     "    !kHasOwnDelete<T> && (", "    ("),
-    ("external_object object's death is heard of", "cache/internal/concurrent_core.h",
-     "          ColdPartAt(external)->OnObjectExpired();\n", ""),
+     "    !kHasOwnDelete<T> && (",
+     "    ("),
+    ("external object's death is heard of", "cache/internal/concurrent/concurrent_core.h",
+     "}) {\n          ColdPartAt(external)->OnObjectExpired();",
+     "}) {"),
     ("old weighings", "cache/internal/retention/retention.h",
-     "!entry->in_cache || static_cast<int32_t>(weighing - entry->weighed) < 0", "!entry->in_cache"),
+     "!entry->in_cache || static_cast<int32_t>(weighing - entry->weighed) < 0",
+     "!entry->in_cache"),
     ("nothing is admitted at the end", "cache/internal/retention/retention.h",
-     "    policy_.SetBudget(0);\n    budget_.store(0, std::memory_order_relaxed);", ""),
+     "    policy_.SetBudget(0);\n    budget_.store(0, std::memory_order_relaxed);",
+     ""),
     ("use after the eviction", "cache/internal/retention/retention.h",
      "if (object->ReleaseStrong(last) && unused_at_eviction) {",
      "object->ReleaseStrong(last);\n        if (unused_at_eviction) {"),
     ("use at the eviction", "cache/internal/retention/retention.h",
-     "if (object->ReleaseStrong(last) && unused_at_eviction)", "if (object->ReleaseStrong(last))"),
+     "if (object->ReleaseStrong(last) && unused_at_eviction)",
+     "if (object->ReleaseStrong(last))"),
     ("unused objects' deaths", "cache/internal/retention/retention.h",
      "if (ReleaseRetained(entry, removals.deferred)) entry->hot.ownership.SetEvictedUnused();",
      "ReleaseRetained(entry, removals.deferred);"),
-    ("made object's end", "cache/internal/concurrent_shard.h",
+    ("made object's end", "cache/internal/concurrent/concurrent_shard.h",
      "      made = MakeObjectBy<H>(std::forward<Factory>(factory));",
      "      Made made = MakeObjectBy<H>(std::forward<Factory>(factory));"),
     ("object in use until reported", "cache/internal/retention/retention.h",
-     "    if (entry->object != entry->slot) entry->object->AddStrong();\n", ""),
+     "    if (entry->object != entry->slot) entry->object->AddStrong();\n",
+     ""),
 ]
 
 
@@ -518,12 +568,12 @@ def order_mutants():
         for match in re.finditer(r"std::memory_order_(acquire|release|acq_rel)\b", text):
             operation = re.findall(r"(?:\.|->)(\w+)\(", text[:match.start()])[-1]
             function = enclosing_function(text, match.start())
-            location = f"{os.path.basename(header)}/{function}/{operation}"
-            seen[location] += 1
-            if seen[location] > 1:
-                location += f"#{seen[location]}"
+            place = f"{os.path.basename(header)}/{function}/{operation}"
+            seen[place] += 1
+            if seen[place] > 1:
+                place += f"#{seen[place]}"
             for weaker in WEAKER[match[1]]:
-                yield Mutant(f"{location}/{match[1]}->{weaker}", header, match.start(1), match.end(1),
+                yield Mutant(f"{place}/{match[1]}->{weaker}", header, match.start(1), match.end(1),
                              weaker)
 
 
@@ -531,25 +581,25 @@ def recheck_mutants():
     for name, header, old, new in RECHECKS:
         with open(header, encoding="utf-8") as file:
             text = file.read()
-        if text.count(old) != 1:
+        # However the text is wrapped.
+        found = list(re.finditer(r"\s+".join(map(re.escape, old.split())), text))
+        if len(found) != 1:
             sys.exit(f"{header}: not exactly once: {old!r}; mend RECHECKS in {__file__}")
-        start = text.index(old)
-        yield Mutant(f"{os.path.basename(header)}/without: {name}", header, start, start + len(old),
-                     new)
+        yield Mutant(f"{os.path.basename(header)}/without: {name}", header, *found[0].span(), new)
 
 
 def read_explanations():
-    """Mutant id to reason, from chunks "id = reason" that indented chunks continue."""
+    """Mutant id to reason, from lines "id = reason" that indented lines continue."""
     explanations = {}
     mutant = None
     with open(SURVIVORS, encoding="utf-8") as file:
-        for chunk in file:
-            if chunk.startswith("#") or not chunk.strip():
+        for line in file:
+            if line.startswith("#") or not line.strip():
                 continue
-            if chunk[0].isspace():
-                explanations[mutant] += " " + chunk.strip()
+            if line[0].isspace():
+                explanations[mutant] += " " + line.strip()
             else:
-                mutant, _, reason = chunk.strip().partition(" = ")
+                mutant, _, reason = line.strip().partition(" = ")
                 explanations[mutant] = reason
     return explanations
 
@@ -557,8 +607,9 @@ def read_explanations():
 class Lane:
     """A way to notice a mutant."""
 
-    def __init__(self, name, command_to_build, command_to_run):
+    def __init__(self, name, command_to_build, command_to_run, rounds="some"):
         self._name = name
+        self._environment = {**os.environ, "WEAKCACHE_TEST_ROUNDS": rounds}
         self._build = command_to_build
         self._run = command_to_run
         self._limit = 1800
@@ -568,7 +619,8 @@ class Lane:
         if subprocess.run(self._build, capture_output=True, check=False).returncode:
             sys.exit(f"does not compile: {' '.join(self._build)}")
         try:
-            run = subprocess.run(self._run, capture_output=True, check=False, timeout=self._limit)
+            run = subprocess.run(self._run, capture_output=True, check=False, timeout=self._limit,
+                                 env=self._environment)
         except subprocess.TimeoutExpired:
             return f"{self._name}: timeout"
         if run.returncode == 0:
@@ -591,11 +643,11 @@ class Lane:
         self._limit = 60 + 5 * (time.monotonic() - start)
 
 
-def fast_lane(name, source, flags, libraries):
+def fast_lane(name, source, flags, libraries, rounds="some"):
     binary = f"./{name}"
     compiler = os.environ.get("CXX", "g++")
-    build = [compiler, "-std=c++20", "-w", "-I.", *flags, source, "-o", binary, *libraries]
-    return Lane(name, build, [binary])
+    build = [compiler, "-std=c++20", "-w", "-Iinclude", "-I.", *flags, source, "-o", binary, *libraries]
+    return Lane(name, build, [binary], rounds)
 
 
 def package_libraries(*packages):
@@ -609,17 +661,22 @@ def make_lanes():
     for source in sorted(glob.glob("tests/model/*_model_test.cc")):
         model = os.path.basename(source)[:-len("_model_test.cc")]
         lanes[model] = fast_lane(model + "_model_test", source, ["-Og", "-U_FORTIFY_SOURCE"],
-                                 libraries)
+                                 libraries, rounds="all")
     libraries = package_libraries("absl_hash", "absl_strings", "absl_statusor", "absl_time",
                                   "absl_str_format")
     for name in CONTAINER_TESTS + CONCURRENT_TESTS:
-        scripts = sorted(glob.glob("tests/script/*.cc")) if name == "script_test" else []
-        lanes[name] = fast_lane(name, f"tests/{name}.cc",
+        scripts = [] if not name.endswith("/script_test") else [
+            source for source in sorted(glob.glob("tests/script/*.cc"))
+            if source != f"{name}.cc"
+        ]
+        lanes[name] = fast_lane(os.path.basename(name), f"{name}.cc",
                                 ["-O0", "tests/support/allocations.cc", *scripts,
                                  *sorted(glob.glob("weakref/*.cc") + glob.glob("cache/*.cc"))],
                                 [*libraries, "-lgtest", "-lgtest_main", "-lpthread"])
-    lanes["narrow_counts"] = fast_lane("narrow_counts_test", "tests/narrow_counts_test.cc", ["-O0"],
-                                       ["-lgtest", "-lgtest_main", "-lpthread"])
+    lanes["reference_counts_overflow"] = fast_lane(
+        "reference_counts_overflow_test",
+        "tests/weakref/internal/reference_counts_overflow_test.cc", ["-O0"],
+        ["-lgtest", "-lgtest_main", "-lpthread"])
     return lanes
 
 
@@ -627,7 +684,8 @@ def lanes_for(mutant, lanes):
     """The names of those of the lanes that look at the mutant, in order."""
     if mutant.header.startswith("cache/"):
         header = os.path.basename(mutant.header)
-        tests = CONCURRENT_TESTS if header.startswith(CONCURRENT_HEADERS) else CONTAINER_TESTS
+        concurrent = mutant.header.startswith(CONCURRENT_FOLDERS) or "concurrent" in header
+        tests = CONCURRENT_TESTS if concurrent else CONTAINER_TESTS
         return CACHE_MODELS_OF.get(header, []) + tests
     first = LANES_OF.get(os.path.basename(mutant.header), [])
     return first + [name for name in lanes if name not in first and
@@ -723,8 +781,10 @@ def run_gate(mutants, explanations, fast):
     root = os.getcwd()
     with tempfile.TemporaryDirectory(prefix="mutation_gate.", ignore_cleanup_errors=True) as copy:
         for name in COPIED:
-            copy_one = shutil.copytree if os.path.isdir(name) else shutil.copy
-            copy_one(name, os.path.join(copy, name))
+            if os.path.isdir(name):
+                shutil.copytree(name, os.path.join(copy, name), symlinks=True)
+            else:
+                shutil.copy(name, os.path.join(copy, name))
         os.chdir(copy)
         gate = Gate(explanations, fast)
         try:
