@@ -7,13 +7,16 @@ See mutation_gate.sh. The orders are found in the headers; the re-checks are the
 
 import argparse
 import collections
+import concurrent.futures
 import glob
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HEADERS = [
@@ -614,13 +617,13 @@ class Lane:
         self._run = command_to_run
         self._limit = 1800
 
-    def find_failure(self):
-        """What failed in the code as it is now, or None."""
-        if subprocess.run(self._build, capture_output=True, check=False).returncode:
+    def find_failure(self, directory):
+        """What failed in the code in `directory` as it is now, or None."""
+        if subprocess.run(self._build, capture_output=True, check=False, cwd=directory).returncode:
             sys.exit(f"does not compile: {' '.join(self._build)}")
         try:
             run = subprocess.run(self._run, capture_output=True, check=False, timeout=self._limit,
-                                 env=self._environment)
+                                 env=self._environment, cwd=directory)
         except subprocess.TimeoutExpired:
             return f"{self._name}: timeout"
         if run.returncode == 0:
@@ -634,10 +637,10 @@ class Lane:
         reason = failure[2].lower().replace(" (data race detected)", "")
         return f"{self._name}: {failure[1]}" + (f", {reason}" if reason else "")
 
-    def check_baseline(self):
+    def check_baseline(self, directory):
         """The code as it is must pass; how long that takes limits the mutants."""
         start = time.monotonic()
-        failure = self.find_failure()
+        failure = self.find_failure(directory)
         if failure is not None:
             sys.exit(f"without any change: {failure}")
         self._limit = 60 + 5 * (time.monotonic() - start)
@@ -684,26 +687,27 @@ def lanes_for(mutant, lanes):
     """The names of those of the lanes that look at the mutant, in order."""
     if mutant.header.startswith("cache/"):
         header = os.path.basename(mutant.header)
-        concurrent = mutant.header.startswith(CONCURRENT_FOLDERS) or "concurrent" in header
-        tests = CONCURRENT_TESTS if concurrent else CONTAINER_TESTS
+        is_concurrent = mutant.header.startswith(CONCURRENT_FOLDERS) or "concurrent" in header
+        tests = CONCURRENT_TESTS if is_concurrent else CONTAINER_TESTS
         return CACHE_MODELS_OF.get(header, []) + tests
     first = LANES_OF.get(os.path.basename(mutant.header), [])
     return first + [name for name in lanes if name not in first and
                     name not in CONTAINER_TESTS + CONCURRENT_TESTS]
 
 
-def make_slow_lane():
-    bazel = ["./bazelw", "--output_base=" + os.path.abspath("output")]
+def make_slow_lane(directory):
+    bazel = ["./bazelw", "--output_base=" + os.path.join(directory, "output")]
     flags = ["--jobs=1", "--copt=-w", "--noshow_progress", *SLOW_TESTS]
     return Lane("GoogleTest", [*bazel, "build", *flags], [*bazel, "test", *flags])
 
 
 class Mutated:
-    """Within its context the header is mutated."""
+    """Within its context the header in a directory is mutated."""
 
-    def __init__(self, mutant):
+    def __init__(self, mutant, directory):
         self._mutant = mutant
-        with open(mutant.header, encoding="utf-8") as file:
+        self._path = os.path.join(directory, mutant.header)
+        with open(self._path, encoding="utf-8") as file:
             self._original = file.read()
 
     def __enter__(self):
@@ -715,85 +719,101 @@ class Mutated:
         self._write(self._original)
 
     def _write(self, text):
-        with open(self._mutant.header, "w", encoding="utf-8") as file:
+        with open(self._path, "w", encoding="utf-8") as file:
             file.write(text)
 
 
 class Gate:
-    """Runs the lanes on one mutant after the other, in the current directory."""
+    """Runs the lanes on one mutant after the other, in several copies of the project at a time."""
 
     def __init__(self, explanations, fast):
         self._explanations = explanations
         self._fast = fast
         self._lanes = make_lanes()
-        self._slow_lane = None
+        # One of the workers at a time runs what is built with bazel, or prints.
+        self._slow = threading.Lock()
+        self._printing = threading.Lock()
         self.counts = collections.Counter()
 
-    def check_baseline(self, mutants):
-        for name, lane in self._lanes.items():
-            if any(name in lanes_for(mutant, self._lanes) for mutant in mutants):
-                lane.check_baseline()
+    def run(self, mutants, directories):
+        used = [
+            lane for name, lane in self._lanes.items()
+            if any(name in lanes_for(mutant, self._lanes) for mutant in mutants)
+        ]
+        free = queue.SimpleQueue()
+        for directory in directories:
+            free.put(directory)
 
-    def try_mutant(self, mutant):
+        def in_a_free_directory(function, argument):
+            directory = free.get()
+            try:
+                return function(argument, directory)
+            finally:
+                free.put(directory)
+
+        with concurrent.futures.ThreadPoolExecutor(len(directories)) as workers:
+            for work, items in [(lambda lane, directory: lane.check_baseline(directory), used),
+                                (self._try_mutant, mutants)]:
+                list(workers.map(lambda item, work=work: in_a_free_directory(work, item), items))
+
+    def _try_mutant(self, mutant, directory):
         explained = mutant.id in self._explanations
-        with Mutated(mutant):
-            failure = self._run_fast_lanes(mutant)
+        with Mutated(mutant, directory):
+            failure = self._run_fast_lanes(mutant, directory)
         # Of a mutant of cache/ the last lane knows nothing new.
         if (failure is None and not explained and not self._fast and
                 not mutant.header.startswith("cache/")):
-            self._prepare_slow_lane()
-            with Mutated(mutant):
-                failure = self._slow_lane.find_failure()
+            with self._slow, Mutated(mutant, directory):
+                failure = self._run_slow_lane(directory)
         if failure is None:
             outcome = SURVIVED_EXPLAINED if explained else SURVIVED
         else:
             outcome = KILLED_EXPLAINED if explained else KILLED
-        self.counts[outcome] += 1
-        print(f"{mutant.id}: {outcome}" + (f" by {failure}" if failure else ""), flush=True)
+        with self._printing:
+            self.counts[outcome] += 1
+            print(f"{mutant.id}: {outcome}" + (f" by {failure}" if failure else ""), flush=True)
 
-    def _run_fast_lanes(self, mutant):
+    def _run_fast_lanes(self, mutant, directory):
         for name in lanes_for(mutant, self._lanes):
-            failure = self._lanes[name].find_failure()
+            failure = self._lanes[name].find_failure(directory)
             if failure is not None:
                 return failure
         return None
 
-    def _prepare_slow_lane(self):
-        if self._slow_lane is None:
-            self._slow_lane = make_slow_lane()
-            self._slow_lane.check_baseline()
-
-    def end(self):
-        if self._slow_lane is not None:
-            subprocess.run(["./bazelw", "--output_base=" + os.path.abspath("output"), "clean",
-                            "--expunge"], capture_output=True, check=False)
+    def _run_slow_lane(self, directory):
+        lane = make_slow_lane(directory)
+        try:
+            return lane.find_failure(directory)
+        finally:
+            subprocess.run(["./bazelw", "--output_base=" + os.path.join(directory, "output"),
+                            "clean", "--expunge"], capture_output=True, check=False, cwd=directory)
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="tools/mutation_gate.sh")
     parser.add_argument("--list", action="store_true", help="print the ids of the mutants")
     parser.add_argument("--fast", action="store_true", help="without the tests that need bazel")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time")
     parser.add_argument("words", nargs="*", help="only mutants whose id contains one of these")
     return parser.parse_args()
 
 
-def run_gate(mutants, explanations, fast):
-    root = os.getcwd()
-    with tempfile.TemporaryDirectory(prefix="mutation_gate.", ignore_cleanup_errors=True) as copy:
-        for name in COPIED:
-            if os.path.isdir(name):
-                shutil.copytree(name, os.path.join(copy, name), symlinks=True)
-            else:
-                shutil.copy(name, os.path.join(copy, name))
-        os.chdir(copy)
-        gate = Gate(explanations, fast)
-        try:
-            gate.check_baseline(mutants)
-            for mutant in mutants:
-                gate.try_mutant(mutant)
-        finally:
-            gate.end()
-            os.chdir(root)
+def copy_project(directory):
+    for name in COPIED:
+        if os.path.isdir(name):
+            shutil.copytree(name, os.path.join(directory, name), symlinks=True)
+        else:
+            shutil.copy(name, os.path.join(directory, name))
+
+
+def run_gate(mutants, explanations, arguments):
+    with tempfile.TemporaryDirectory(prefix="mutation_gate.", ignore_cleanup_errors=True) as root:
+        directories = [os.path.join(root, str(i)) for i in range(arguments.jobs)]
+        for directory in directories:
+            os.mkdir(directory)
+            copy_project(directory)
+        gate = Gate(explanations, arguments.fast)
+        gate.run(mutants, directories)
     return gate.counts
 
 
@@ -809,7 +829,7 @@ def main():
         print("\n".join(mutant.id for mutant in mutants))
         return 0
     start = time.monotonic()
-    counts = run_gate(mutants, explanations, arguments.fast)
+    counts = run_gate(mutants, explanations, arguments)
     for mutant in sorted(unknown):
         print(f"{mutant}: explained in {SURVIVORS}, but there is no such mutant")
     print(f"{len(mutants)} mutants: {counts[KILLED]} killed, {counts[SURVIVED_EXPLAINED]} survived "
