@@ -265,7 +265,7 @@ std::string CacheStats::ToText() const {
                         absl::FormatDuration(absl::Trunc(mean_load_time(), absl::Nanoseconds(1))),
                         quantile(0.5), quantile(0.9), quantile(0.99));
   absl::StrAppendFormat(&text,
-                        "removals  %d by budget, %d by age, %d replaced, %d invalidated, %d died\n"
+                        "removals  %d by budget, %d by expiry, %d replaced, %d invalidated, %d died\n"
                         "bytes     %d retained, %d pinned by users\n"
                         "entries   %d expired and not yet purged\n",
                         evictions_budget, evictions_expired, removals_replaced,

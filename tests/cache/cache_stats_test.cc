@@ -173,7 +173,7 @@ TEST(CacheStatsTest, QuantileIsWithinAFactorOfTwo) {
 
 TEST(CacheStatsTest, NamesOfCauses) {
   EXPECT_EQ(RemovalCauseName(RemovalCause::kBudget), "budget");
-  EXPECT_EQ(RemovalCauseName(RemovalCause::kExpired), "age");
+  EXPECT_EQ(RemovalCauseName(RemovalCause::kExpired), "expired");
   EXPECT_EQ(RemovalCauseName(RemovalCause::kReplaced), "replaced");
   EXPECT_EQ(RemovalCauseName(RemovalCause::kInvalidated), "invalidated");
   EXPECT_EQ(RemovalCauseName(RemovalCause::kDied), "died");
@@ -186,7 +186,7 @@ TEST(CacheStatsTest, Text) {
             "loads     18, 3 failed, 7 in flight; 4.5s in all\n"
             "load time mean 250ms, about 853us for half, 943.718ms for 90%, "
             "1h11m34.967296s for 99%\n"
-            "removals  5 by budget, 4 by age, 2 replaced, 1 invalidated, 6 died\n"
+            "removals  5 by budget, 4 by expiry, 2 replaced, 1 invalidated, 6 died\n"
             "bytes     1000000 retained, 50000 pinned by users\n"
             "entries   8 expired and not yet purged\n");
 }
@@ -236,7 +236,7 @@ weakcache_load_duration_seconds_count{cache="images"} 18
 # HELP weakcache_removals_total Objects that left the cache, by cause.
 # TYPE weakcache_removals_total counter
 weakcache_removals_total{cache="images",cause="budget"} 5
-weakcache_removals_total{cache="images",cause="age"} 4
+weakcache_removals_total{cache="images",cause="expired"} 4
 weakcache_removals_total{cache="images",cause="replaced"} 2
 weakcache_removals_total{cache="images",cause="invalidated"} 1
 weakcache_removals_total{cache="images",cause="died"} 6
