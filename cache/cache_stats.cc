@@ -264,13 +264,13 @@ std::string CacheStats::ToText() const {
   absl::StrAppendFormat(&text, "load time mean %s, about %s for half, %s for 90%%, %s for 99%%\n",
                         absl::FormatDuration(absl::Trunc(mean_load_time(), absl::Nanoseconds(1))),
                         quantile(0.5), quantile(0.9), quantile(0.99));
-  absl::StrAppendFormat(&text,
-                        "removals  %d by budget, %d by expiry, %d replaced, %d invalidated, %d died\n"
-                        "bytes     %d retained, %d pinned by users\n"
-                        "entries   %d expired and not yet purged\n",
-                        evictions_budget, evictions_expired, removals_replaced,
-                        removals_invalidated, removals_died, bytes_retained, bytes_pinned,
-                        dead_entries);
+  absl::StrAppendFormat(
+      &text,
+      "removals  %d by budget, %d by expiry, %d replaced, %d invalidated, %d died\n"
+      "bytes     %d retained, %d pinned by users\n"
+      "entries   %d expired and not yet purged\n",
+      evictions_budget, evictions_expired, removals_replaced, removals_invalidated, removals_died,
+      bytes_retained, bytes_pinned, dead_entries);
   return text;
 }
 
