@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tests/support/allocations.h"
+#include "tests/support/rounds.h"
 #include "tests/support/tracked.h"
 #include "weakcache/cache/weak_value_map.h"
 #include "weakcache/weakref/expiry.h"
@@ -485,7 +486,7 @@ TEST(WeakValueMapCreatedTest, DeepChainsGoOnAFixedAmountOfStack) {
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
   constexpr int kDepth = 200'000;
 #else
-  constexpr int kDepth = 2'000'000;
+  const int kDepth = testing::Rounds(2'000'000, 400'000);
 #endif
   for (const int depth : {kDepth, kDepth / 100}) {
     const bool map_goes_first = depth != kDepth;
