@@ -83,6 +83,7 @@ CONCURRENT_TESTS = [
     "tests/cache/concurrent_weak_value_map_race_test",
     "tests/cache/concurrent_weak_value_map_linearizability_test",
     "tests/cache/large_object_cache_test",
+    "tests/cache/large_object_cache_refresh_test",
     "tests/cache/large_object_cache_race_test",
 ]
 CONCURRENT_FOLDERS = tuple(
@@ -512,6 +513,15 @@ RECHECKS = [
     ("superseded loads look for what was put", "cache/internal/core/cache_loads.h",
      "if (!cancelled || completion.flight->superseded()) {",
      "if (!cancelled) {"),
+    ("no refresh of an entry that has left", "cache/internal/retention/retention.h",
+     "    entry->refresh.Close();\n",
+     ""),
+    ("a refresh gives way to what is newer", "cache/internal/core/cache_refresh.h",
+     "const bool newer =",
+     "const bool newer = false &&"),
+    ("loads whose thread has ended", "cache/internal/core/cache_loads.h",
+     "if (outcome.object.get() == nullptr) return",
+     "if (false) return"),
     ("reservation is given back once", "cache/internal/retention/retention.h",
      "reserved_ -= std::exchange(reservation.bytes_, 0);",
      "reserved_ -= reservation.bytes_;"),

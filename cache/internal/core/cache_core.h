@@ -190,7 +190,7 @@ class CacheCore {
     typename Store::Outcome outcome(store_.freshness());
     Ref<V> found = store_.Find(location, lookup, outcome);
     if (found.get() != nullptr && store_.RecordHit(outcome)) {
-      if (outcome.refresh_due() && CacheRefresh<CacheLoads<Store>>::Claim(outcome.entry())) {
+      if (outcome.refresh_due() && outcome.entry()->refresh.Claim()) {
         return refresh_.Refresh(location, std::move(found), outcome.entry(), std::forward<Key>(key),
                                 std::forward<Loader>(loader), estimate);
       }

@@ -194,6 +194,8 @@ class CacheLoads {
     }
     if (outcome.error != nullptr) std::rethrow_exception(outcome.error);
     if (!outcome.status.ok()) return std::move(outcome.status);
+    // A thread that was cancelled, or has exited, in its loader leaves nothing.
+    if (outcome.object.get() == nullptr) return absl::AbortedError("the loading thread has ended");
     return std::move(outcome.object);
   }
 

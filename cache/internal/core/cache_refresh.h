@@ -6,22 +6,22 @@
 //
 //   1. LookupOutcome, under the look-up's reference, sees that a refresh is due and that no other
 //      thread has claimed it, and holds the entry.
-//   2. Claim sets the entry's flag `refreshing` by an exchange, so that one thread wins. The others
-//      return the stale object at once.
+//   2. RefreshClaim::Claim lets one thread win. The others return the stale object at once. Nobody
+//      wins once the entry has left the cache: its object has been refreshed already, or replaced.
 //   3. Refresh prepares a slot and runs the loader like a load (see cache_loads.h), but without a
 //      flight: nobody waits for it. So a miss on the same key, after the stale object has been
 //      invalidated, may load beside it.
 //   4. EnterRefreshed takes the shard's lock and replaces the stale entry by the new one, if it is
-//      that very entry which is still in the table. Otherwise the caller gets the new object, and
-//      the cache keeps what it has.
+//      that very entry which is still in the table. If another object has come under the key
+//      meanwhile, that one is newer: it is the result, and the loaded one is dropped. If there is
+//      none, because the key was invalidated, the caller gets the loaded one, which is not kept.
 //
 // If the refresh fails, by a status or an exception, its caller gets the stale object; the failure
-// only shows in the figures. The flag is cleared, so that the next GetOrLoad tries again, until the
-// object expires by time.
+// only shows in the figures. The claim is released, so that the next GetOrLoad tries again, until
+// the object expires by time. A thread that is cancelled in the loader ends as in a load.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
 
-#include <atomic>
 #include <cstdint>
 #include <utility>
 
@@ -47,43 +47,32 @@ class CacheRefresh {
   CacheRefresh(const CacheRefresh&) = delete;
   CacheRefresh& operator=(const CacheRefresh&) = delete;
 
-  // Returns whether the refresh of the entry is the caller's.
-  static bool Claim(Entry* entry) {
-    // Relaxed: see the field.
-    return !entry->refreshing.exchange(true, std::memory_order_relaxed);
-  }
-
-  // Returns a new object, which has replaced `stale` if that was still in the cache; or `stale`, if
-  // there is none. The caller has claimed the refresh, and holds a reference to the entry's slot.
+  // Returns the object that the cache has after the refresh; or `stale`, if that failed. The caller
+  // has claimed the refresh, and holds a reference to the entry's slot.
   template <typename Key, typename Loader>
   [[gnu::noinline]] Ref<V> Refresh(const KeyLocation& location, Ref<V> stale, Entry* entry,
                                    Key&& key, Loader&& loader, uint64_t estimate) {
     const ClaimGuard guard{entry};
-#ifdef __cpp_exceptions
-    try {
-#endif
-      using Made = typename Loads::template MadeBy<Loader>;
-      Made made{};
-      PreparedSlot prepared;
-      LoadPermit permit(loads_.limiter());
-      permit.Acquire();
-      store_.template Prepare<Loads::template kIsEmbedded<Made>>(location, prepared,
-                                                                 std::forward<Key>(key));
-      Reservation reservation(store_.retention());
-      reservation.Reserve(estimate);
-      if (!loads_.Make(prepared.cold(), std::forward<Loader>(loader), made).ok()) return stale;
-      return EnterRefreshed(location, prepared, made, entry, reservation);
-#ifdef __cpp_exceptions
-    } catch (...) {
-      return stale;  // the failure has been counted
-    }
-#endif
+    return CatchErrors(
+        [&] {
+          using Made = typename Loads::template MadeBy<Loader>;
+          Made made{};
+          PreparedSlot prepared;
+          LoadPermit permit(loads_.limiter());
+          permit.Acquire();
+          store_.template Prepare<Loads::template kIsEmbedded<Made>>(location, prepared,
+                                                                     std::forward<Key>(key));
+          Reservation reservation(store_.retention());
+          reservation.Reserve(estimate);
+          if (!loads_.Make(prepared.cold(), std::forward<Loader>(loader), made).ok()) return stale;
+          return EnterRefreshed(location, prepared, made, entry, reservation);
+        },
+        [&] { return stale; });  // the failure has been counted
   }
 
  private:
   struct ClaimGuard {
-    // Relaxed: see the field.
-    ~ClaimGuard() { entry->refreshing.store(false, std::memory_order_relaxed); }
+    ~ClaimGuard() { entry->refresh.Release(); }
     Entry* entry;
   };
 
@@ -91,15 +80,18 @@ class CacheRefresh {
   Ref<V> EnterRefreshed(const KeyLocation& location, PreparedSlot& prepared, Made& made,
                         Entry* stale, Reservation& reservation) {
     auto& table = location.shard->table;
+    const int64_t now = store_.freshness().NowIfNeeded();
     typename Store::TableEntry present;
     typename Store::PendingRemovals removals(store_.retention());
     typename Store::MutexLock lock(table.mutex);
-    present =
-        table.FindLocked(location.hash(), store_.shards().MatchingEntry(*stale), removals.deferred);
+    present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),
+                               removals.deferred);
     table.PurgeUpTo(Store::Table::kPurgesPerOperation, removals.deferred);
-    if (present.slot == nullptr) {
+    if (present.slot == nullptr || &Store::Table::cold_part(present.slot) != stale) {
       lock.unlock();
-      return AsRef<V>(std::move(made));
+      const bool newer = present.slot != nullptr &&
+                         !store_.freshness().IsExpired(Store::Table::cold_part(present.slot), now);
+      return newer ? std::move(present.object) : AsRef<V>(std::move(made));
     }
     return store_.Enter(table, location.hash(), prepared, made, present, RemovalCause::kReplaced,
                         reservation, removals);

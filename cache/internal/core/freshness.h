@@ -41,8 +41,7 @@ class Freshness {
   }
   template <typename Entry>
   bool IsRefreshDue(const Entry& entry, int64_t now) const {
-    return IsDue(entry.written, now, refresh_after_write_) &&
-           !entry.refreshing.load(std::memory_order_relaxed);
+    return IsDue(entry.written, now, refresh_after_write_) && entry.refresh.available();
   }
   template <typename Entry>
   void RecordAccess(Entry& entry, int64_t now) const {

@@ -4,6 +4,8 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_OUTCOME_H_
 #define WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_OUTCOME_H_
 
+#include <cxxabi.h>
+
 #include <cstddef>
 #include <exception>
 #include <functional>
@@ -36,6 +38,26 @@ decltype(auto) CallLoader(Loader&& loader, const K& key) {
   } else {
     return std::invoke(std::forward<Loader>(loader));
   }
+}
+
+// Returns `function()`, or `on_error()` if that throws. A thread that is cancelled or exits inside
+// ends: what libstdc++ throws for that must not be kept from its way.
+template <typename Function, typename OnError>
+auto CatchErrors(Function&& function, OnError&& on_error) {
+#ifdef __cpp_exceptions
+  try {
+    return function();
+#ifdef __GLIBCXX__
+  } catch (abi::__forced_unwind&) {
+    throw;
+#endif
+  } catch (...) {
+    return on_error();
+  }
+#else
+  static_cast<void>(on_error);
+  return function();
+#endif
 }
 
 template <typename T>

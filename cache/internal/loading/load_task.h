@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "weakcache/cache/internal/loading/load_outcome.h"
 
 namespace weakcache::internal {
 
@@ -26,15 +27,11 @@ class LoadTask {
         promise_(std::move(promise)) {}
 
   void Run() {
-#ifdef __cpp_exceptions
-    try {
-      promise_.set_value(core_->GetOrLoad(std::move(key_), std::move(loader_), estimate_));
-    } catch (...) {
-      promise_.set_exception(std::current_exception());
-    }
-#else
-    promise_.set_value(core_->GetOrLoad(std::move(key_), std::move(loader_), estimate_));
-#endif
+    CatchErrors(
+        [&] {
+          promise_.set_value(core_->GetOrLoad(std::move(key_), std::move(loader_), estimate_));
+        },
+        [&] { promise_.set_exception(std::current_exception()); });
   }
 
  private:

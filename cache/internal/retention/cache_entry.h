@@ -71,6 +71,36 @@ class Ownership {
   std::atomic<State> state_{State::kNotRetained};
 };
 
+// Who loads an object anew, in place of one that is due for a refresh: one thread at a time, and
+// nobody once the object has left the cache. Any thread.
+class RefreshClaim {
+ public:
+  bool available() const { return state_.load(std::memory_order_relaxed) == State::kAvailable; }
+  // Returns whether the refresh is the caller's.
+  bool Claim() {
+    State available = State::kAvailable;
+    return state_.compare_exchange_strong(available, State::kClaimed, std::memory_order_relaxed,
+                                          std::memory_order_relaxed);
+  }
+  // By the thread that has claimed it, if the refresh has failed: the next one may try again.
+  void Release() {
+    State claimed = State::kClaimed;
+    state_.compare_exchange_strong(claimed, State::kAvailable, std::memory_order_relaxed,
+                                   std::memory_order_relaxed);
+  }
+  // By the thread that takes the entry out of the cache. A thread that saw a refresh due before
+  // then does not load another object for an entry that nobody finds any more.
+  void Close() { state_.store(State::kClosed, std::memory_order_relaxed); }
+
+ private:
+  enum class State : uint8_t { kAvailable, kClaimed, kClosed };
+
+  // kAvailable to kClaimed by the thread that refreshes, back by the same thread; to kClosed by the
+  // one that removes the entry, once, under the lock of its shard. Relaxed: it decides who loads,
+  // and orders nothing; a read-modify-write sees the last change all the same.
+  std::atomic<State> state_{State::kAvailable};
+};
+
 template <typename K, EvictionPolicy Policy>
 class CacheEntry;
 
@@ -144,10 +174,7 @@ class CacheEntry : public Policy::Node {
   // them.
   std::atomic<int64_t> written{0};
   std::atomic<int64_t> accessed{0};
-  // Whether a thread is replacing the object by a fresh one. False to true by that thread, which
-  // wins by an exchange; back to false by the same thread if it has failed. Relaxed: it decides who
-  // loads, and orders nothing.
-  std::atomic<bool> refreshing{false};
+  RefreshClaim refresh;
 
   CacheKey<K, Policy>& hot;
   uint64_t key_hash = 0;

@@ -145,6 +145,7 @@ class Retention {
       ReleaseRetained(entry, removals.deferred);
     }
     entry->in_cache = false;
+    entry->refresh.Close();
     shared_->counters.Unpinned(entry->object_weight());
     AddPending(entry, cause, removals);
   }

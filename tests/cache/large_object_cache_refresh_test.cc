@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// Refreshes of a LargeObjectCache beside what else happens to their keys.
+#include <gtest/gtest.h>
+#include <pthread.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "weakcache/cache/internal/core/cache_core.h"
+#include "weakcache/cache/internal/key/key_lookup.h"
+#include "weakcache/cache/large_object_cache.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache {
+namespace {
+
+struct Picture {
+  int version;
+};
+
+using Cache = LargeObjectCache<int, Picture>;
+
+// A cache whose objects are due for a refresh ten seconds after they came, by a clock of its own.
+class RefreshTest : public testing::Test {
+ protected:
+  Cache::Options Refreshing() {
+    Cache::Options options;
+    options.budget_bytes = 1000;
+    options.refresh_after_write = absl::Seconds(10);
+    options.clock = [this] { return now_; };
+    return options;
+  }
+
+  absl::Time now_ = absl::UnixEpoch();
+  Cache cache_ = std::move(Cache::Create(Refreshing())).value();
+};
+
+int VersionOf(const absl::StatusOr<Ref<Picture>>& picture) { return picture.value()->version; }
+
+TEST_F(RefreshTest, AnObjectThatIsPutMeanwhileWins) {
+  cache_.Put(1, Picture{1});
+  now_ += absl::Seconds(10);
+  const auto refreshed = cache_.GetOrLoad(1, [&] {
+    cache_.Put(1, Picture{2});
+    return Picture{3};
+  });
+  EXPECT_EQ(VersionOf(refreshed), 2);
+  EXPECT_EQ(cache_.Get(1), refreshed.value());
+  cache_.CheckInvariantsForTesting();
+}
+
+TEST_F(RefreshTest, AnObjectThatIsLoadedMeanwhileWins) {
+  cache_.Put(1, Picture{1});
+  now_ += absl::Seconds(10);
+  const auto refreshed = cache_.GetOrLoad(1, [&] {
+    cache_.Invalidate(1);
+    EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return Picture{2}; })), 2);
+    return Picture{3};
+  });
+  EXPECT_EQ(VersionOf(refreshed), 2);
+  EXPECT_EQ(cache_.Get(1), refreshed.value());
+}
+
+TEST_F(RefreshTest, NothingIsKeptIfTheKeyIsInvalidatedMeanwhile) {
+  cache_.Put(1, Picture{1});
+  now_ += absl::Seconds(10);
+  const auto refreshed = cache_.GetOrLoad(1, [&] {
+    cache_.Invalidate(1);
+    return Picture{3};
+  });
+  EXPECT_EQ(VersionOf(refreshed), 3);
+  EXPECT_EQ(cache_.Get(1), nullptr);
+}
+
+TEST_F(RefreshTest, AFailureLetsTheNextOneTry) {
+  cache_.Put(1, Picture{1});
+  now_ += absl::Seconds(10);
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return absl::UnavailableError("down"); })), 1);
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, []() -> Picture { throw std::runtime_error("down"); })),
+            1);
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return Picture{2}; })), 2);
+}
+
+// A thread that has found the object stale and goes on only after another one's refresh.
+TEST(RefreshClaimTest, FailsOnAnEntryThatHasLeft) {
+  using Core =
+      internal::CacheCore<int, Picture, internal::DefaultHash<int>, internal::DefaultEqual<int>>;
+  using Change = std::function<void(Core&)>;
+  const Change changes[] = {
+      [](Core& core) {
+        EXPECT_EQ(core.GetOrLoad(
+                          1, [] { return Picture{2}; }, 0)
+                      .value()
+                      ->version,
+                  2);
+      },
+      [](Core& core) { core.store().Put(1, MakeRef<Picture>(Picture{2})); },
+      [](Core& core) { core.store().Invalidate(1); },
+  };
+  for (const Change& change : changes) {
+    absl::Time now = absl::UnixEpoch();
+    Core core({1000, 1, 0, [](const Picture&) { return uint64_t{1}; }, nullptr,
+               internal::Freshness([&] { return now; }, absl::InfiniteDuration(),
+                                   absl::InfiniteDuration(), absl::Seconds(10))},
+              {}, {});
+    core.store().Put(1, MakeRef<Picture>(Picture{1}));
+    now += absl::Seconds(10);
+    const Core::Store::LookupKeyOf<int> key = 1;
+    Core::Store::Outcome late(core.store().freshness());
+    const Ref<Picture> found = core.store().Find(core.store().shards().Locate(key), key, late);
+    EXPECT_EQ(found->version, 1);
+    EXPECT_TRUE(late.refresh_due());
+    change(core);
+    EXPECT_FALSE(late.entry()->refresh.Claim());
+  }
+}
+
+TEST_F(RefreshTest, AThreadMayExitInTheLoader) {
+  cache_.Put(1, Picture{1});
+  now_ += absl::Seconds(10);
+  std::thread([&] {
+    cache_.GetOrLoad(1, []() -> Picture { pthread_exit(nullptr); }).IgnoreError();
+  }).join();
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return Picture{2}; })), 2);
+  cache_.CheckInvariantsForTesting();
+}
+
+TEST_F(RefreshTest, AThreadMayExitInATask) {
+  std::function<void()> task;
+  auto future = cache_.GetOrLoadAsync(
+      1, []() -> Picture { pthread_exit(nullptr); }, [&](auto new_task) { task = new_task; });
+  std::thread(std::exchange(task, nullptr)).join();
+  EXPECT_THROW(future.get().IgnoreError(), std::future_error);
+}
+
+// Who waits for a thread that exits in its loader is told so, and gets no null for an object.
+TEST_F(RefreshTest, ThoseThatWaitForAThreadThatExitsGetAnError) {
+  for (int round = 0; round < 20; ++round) {
+    const uint64_t misses = cache_.Stats().misses;
+    std::atomic<bool> loading = false;
+    std::thread exiting([&] {
+      const auto load = [&]() -> Picture {
+        loading = true;
+        while (cache_.Stats().misses < misses + 2) std::this_thread::yield();
+        for (int i = 0; i < 100; ++i) std::this_thread::yield();  // let the other one join
+        pthread_exit(nullptr);
+      };
+      cache_.GetOrLoad(1, load).IgnoreError();
+    });
+    while (!loading) std::this_thread::yield();
+    const auto loaded = cache_.GetOrLoad(1, [] { return Picture{2}; });
+    exiting.join();
+    if (loaded.ok()) {
+      EXPECT_NE(loaded.value(), nullptr);
+    } else {
+      EXPECT_EQ(loaded.status().code(), absl::StatusCode::kAborted);
+    }
+    cache_.Invalidate(1);
+  }
+}
+
+}  // namespace
+}  // namespace weakcache
