@@ -120,8 +120,8 @@ class ModelRunner {
   template <typename Model>
   void Bounded(const char* name, unsigned preemptions, rl::iteration_t random_schedules = 500'000) {
     if (!testing::AllRounds()) {
-      preemptions = preemptions > 1 ? preemptions - 1 : preemptions;
-      random_schedules /= 10;
+      if (preemptions > 0) --preemptions;
+      random_schedules /= 4;
     }
     rl::test_params params;
     params.search_type = rl::fair_context_bound_scheduler_type;
