@@ -268,7 +268,7 @@ std::string CacheStats::ToText() const {
       &text,
       "removals  %d by budget, %d by expiry, %d replaced, %d invalidated, %d died\n"
       "bytes     %d retained, %d pinned by users\n"
-      "entries   %d expired and not yet purged\n",
+      "entries   %d dead and not yet purged\n",
       evictions_budget, evictions_expired, removals_replaced, removals_invalidated, removals_died,
       bytes_retained, bytes_pinned, dead_entries);
   return text;
@@ -322,7 +322,7 @@ std::string ToPrometheus(std::string_view name_prefix, const Caches& caches) {
   text.Metric("pinned_bytes", "gauge", "Weights of the objects that only their users keep alive.",
               {kGauges[1]});
   text.Metric("loads_in_flight", "gauge", "Loads that have begun and not ended.", {kGauges[2]});
-  text.Metric("dead_entries", "gauge", "Entries of expired objects that wait for a purge.",
+  text.Metric("dead_entries", "gauge", "Entries of dead objects that wait for a purge.",
               {kGauges[3]});
   return text.Take();
 }

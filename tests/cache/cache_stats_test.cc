@@ -188,7 +188,7 @@ TEST(CacheStatsTest, Text) {
             "1h11m34.967296s for 99%\n"
             "removals  5 by budget, 4 by expiry, 2 replaced, 1 invalidated, 6 died\n"
             "bytes     1000000 retained, 50000 pinned by users\n"
-            "entries   8 expired and not yet purged\n");
+            "entries   8 dead and not yet purged\n");
 }
 
 TEST(CacheStatsTest, Json) {
@@ -249,9 +249,9 @@ weakcache_pinned_bytes{cache="images"} 50000
 # HELP weakcache_loads_in_flight Loads that have begun and not ended.
 # TYPE weakcache_loads_in_flight gauge
 weakcache_loads_in_flight{cache="images"} 7
-# HELP weakcache_expired_unpurged Entries of expired objects that wait for a purge.
-# TYPE weakcache_expired_unpurged gauge
-weakcache_expired_unpurged{cache="images"} 8
+# HELP weakcache_dead_entries Entries of dead objects that wait for a purge.
+# TYPE weakcache_dead_entries gauge
+weakcache_dead_entries{cache="images"} 8
 )";
 
 TEST(CacheStatsTest, Prometheus) {
