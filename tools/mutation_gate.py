@@ -530,8 +530,11 @@ RECHECKS = [
      "    if (limit_ == 0) return;\n    if (Depth() == 0) {\n      MutexLock lock(mutex_);\n     "
      " released_"),
     ("repeated keys", "cache/internal/core/bulk_load.h",
-     "if (present.slot == nullptr && first != parts_.end()) {",
-     "if (false) {"),
+     "if (other.flight != nullptr && other.flight->IsThisThreads()) own = other.flight;\n",
+     ""),
+    ("another's failure", "cache/internal/core/cache_loads.h",
+     "if_other_fails == IfOtherFails::kLoad &&",
+     "false && if_other_fails == IfOtherFails::kLoad &&"),
     ("heaviest objects", "cache/internal/stats/cache_counters.h",
      "return std::min(bytes, uint64_t{1} << 48);",
      "return bytes;"),

@@ -7,24 +7,27 @@
 //      a thread that waits for a permit.
 //   2. The loader runs once, with the keys of all parts.
 //   3. Each part's object is weighed and entered like that of a single load.
-//   4. Only then come the keys that other threads were loading, one by one, by GetOrLoad: no thread
-//      waits for another's flight while it has flights itself. Keys that are repeated in the
+//   4. Only then come the keys that other threads were loading, one by one: no thread waits for
+//      another's flight while it has flights itself. If such a load fails this thread loads the key
+//      after all, so no other thread's failure is among the results. Keys that are repeated in the
 //      argument get the result of their first occurrence.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_BULK_LOAD_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_BULK_LOAD_H_
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
 #include <type_traits>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "weakcache/cache/internal/core/cache_loads.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/weakref/ref.h"
@@ -54,9 +57,7 @@ class BulkLoad {
   BulkLoad(Loads& loads, absl::Span<const K> keys, Loader& loader)
       : loads_(loads), store_(loads.store()), keys_(keys), loader_(loader), results_(keys.size()) {}
 
-  // `load_one(key, loader)` is GetOrLoad.
-  template <typename LoadOne>
-  std::vector<Result> Run(LoadOne&& load_one) && {
+  std::vector<Result> Run() && {
     {
       LoadPermit permit(loads_.limiter());
       for (size_t i = 0; i < keys_.size(); ++i) {
@@ -67,17 +68,15 @@ class BulkLoad {
       }
       if (!parts_.empty()) LoadParts();
     }
-    for (const auto& [index, first] : repeated_) {
-      store_.counters().CountMiss();
-      results_[index] = results_[first];
-    }
-    for (const size_t index : others_) results_[index] = load_one(keys_[index], OneLoader());
+    CopyRepeated();
+    for (const size_t index : others_) results_[index] = LoadOther(keys_[index]);
     return std::move(results_);
   }
 
  private:
   using Store = std::remove_cvref_t<decltype(std::declval<Loads>().store())>;
   using KeyLocation = typename Loads::KeyLocation;
+  using Flight = typename Loads::Flights::Flight;
   using Values = WithoutStatus<std::remove_cvref_t<decltype(std::declval<Loader&>()(
       std::declval<const std::vector<K>&>()))>>;
   using Value = typename Values::value_type;
@@ -91,7 +90,7 @@ class BulkLoad {
 
     const KeyLocation location;
     const size_t index;
-    typename Loads::Flights::Flight flight;
+    Flight flight;
     typename Loads::PreparedSlot prepared;
     // For those that wait, unless something else becomes of it.
     LoadOutcome<V> outcome{nullptr, absl::AbortedError("the bulk load came to nothing")};
@@ -100,19 +99,24 @@ class BulkLoad {
   };
 
   void Start(size_t index) {
-    auto new_part = std::make_unique<Part>(store_.shards().Locate(keys_[index]), index);
-    parts_.reserve(parts_.size() + 1);
-    others_.reserve(others_.size() + 1);
-    repeated_.reserve(repeated_.size() + 1);
-    if (!TryStart(*new_part)) return;
+    auto part = std::make_unique<Part>(store_.shards().Locate(keys_[index]), index);
+    const Flight* own = nullptr;
+    if (!TryStart(*part, own)) {
+      if (own != nullptr) {
+        repeated_.emplace_back(index, own);
+      } else {
+        others_.push_back(index);
+      }
+      return;
+    }
     store_.counters().CountMiss();
-    Part& part = *parts_.emplace_back(std::move(new_part));
-    store_.MakePayload(part.location, part.prepared, keys_[index]);
-    part.flight.SetKey(&part.prepared.payload().key);
+    Part& started = *parts_.emplace_back(std::move(part));
+    store_.MakePayload(started.location, started.prepared, keys_[index]);
+    started.flight.SetKey(&started.prepared.payload().key);
   }
-  // False if another thread loads the key, or an earlier part does, or its object has come in by
-  // now: then the key is noted for later.
-  bool TryStart(Part& part) {
+  // False if the object has come in by now, or the key is being loaded. If it is this very thread
+  // that loads the key, mostly for an earlier part, then `own` is the flight.
+  bool TryStart(Part& part, const Flight*& own) {
     typename Store::Shard& shard = *part.location.shard;
     typename Store::TableEntry present;
     typename Store::PendingRemovals removals(store_.retention());
@@ -120,21 +124,29 @@ class BulkLoad {
     const K& key = keys_[part.index];
     present = shard.table.FindLocked(part.location.hash(), store_.shards().Matching(key),
                                      removals.deferred);
+    if (present.slot != nullptr) return false;
     const auto other = shard.flights.Find(part.location.hash(), store_.shards().MatchingKey(key));
-    const auto first = std::find_if(parts_.begin(), parts_.end(), [&](const auto& earlier) {
-      return &earlier->flight == other.flight;
-    });
-    if (present.slot == nullptr && first != parts_.end()) {
-      repeated_.emplace_back(part.index, (*first)->index);
-      return false;
-    }
-    others_.push_back(part.index);
-    if (present.slot != nullptr || other.flight != nullptr || other.key_pending) return false;
+    if (other.flight != nullptr && other.flight->IsThisThreads()) own = other.flight;
+    if (other.flight != nullptr || other.key_pending) return false;
     shard.table.template Prepare<Loads::template kIsEmbedded<Made>>(part.prepared);
     if (!shard.flights.Start(part.flight, other)) return false;
-    others_.pop_back();
     part.completion.flight = &part.flight;
     return true;
+  }
+
+  void CopyRepeated() {
+    if (repeated_.empty()) return;
+    std::unordered_map<const Flight*, size_t> first_occurrences;
+    for (const auto& part : parts_) first_occurrences.emplace(&part->flight, part->index);
+    for (const auto& [index, flight] : repeated_) {
+      const auto first = first_occurrences.find(flight);
+      if (first == first_occurrences.end()) {
+        others_.push_back(index);  // a loader of this thread's that is under way loads the key
+      } else {
+        store_.counters().CountMiss();
+        results_[index] = results_[first->second];
+      }
+    }
   }
 
   void LoadParts() {
@@ -166,7 +178,9 @@ class BulkLoad {
     typename Loads::Timer timer(store_);
     absl::StatusOr<Values> values = loader_(std::as_const(missing));
     absl::Status status = values.status();
-    if (status.ok() && values->size() != parts_.size()) status = WrongCount();
+    if (status.ok() && values->size() != parts_.size()) {
+      status = WrongCount(values->size(), parts_.size());
+    }
     for (size_t i = 0; i < parts_.size(); ++i) {
       Part& part = *parts_[i];
       part.outcome.status =
@@ -182,17 +196,23 @@ class BulkLoad {
     loads_.EnterLoaded(part.location, part.prepared, part.made, part.completion, none);
   }
 
-  // The loader for a single key, which another thread was loading, perhaps in vain.
-  auto OneLoader() {
-    return [this](const K& key) -> absl::StatusOr<Object> {
-      absl::StatusOr<Values> values = loader_(std::vector<K>{key});
+  // Returns the object under a key that another thread was loading, perhaps in vain.
+  Result LoadOther(const K& key) {
+    if (Ref<V> found = store_.GetIfPresent(key); found.get() != nullptr) return found;
+    store_.counters().CountMiss();
+    const typename Store::template LookupKeyOf<K> lookup = key;
+    const auto loader = [this](const K& missing) -> absl::StatusOr<Object> {
+      absl::StatusOr<Values> values = loader_(std::vector<K>{missing});
       if (!values.ok()) return std::move(values).status();
-      if (values->size() != 1) return WrongCount();
+      if (values->size() != 1) return WrongCount(values->size(), 1);
       return std::move(values->front());
     };
+    return loads_.Load(store_.shards().Locate(lookup), lookup, key, loader, /*estimate=*/0,
+                       IfOtherFails::kLoad);
   }
-  static absl::Status WrongCount() {
-    return absl::InternalError("the bulk loader gave too many objects or too few");
+  static absl::Status WrongCount(size_t objects, size_t keys) {
+    return absl::InternalError(
+        absl::StrCat("the bulk loader gave ", objects, " objects for ", keys, " keys"));
   }
 
   Loads& loads_;
@@ -201,8 +221,9 @@ class BulkLoad {
   Loader& loader_;
   std::vector<Result> results_;
   std::vector<std::unique_ptr<Part>> parts_;
-  std::vector<size_t> others_;                       // indices of keys that others load
-  std::vector<std::pair<size_t, size_t>> repeated_;  // indices, and those of the first occurrences
+  std::vector<size_t> others_;  // indices of keys that others load
+  // Indices of keys that this thread loads already, and the flights.
+  std::vector<std::pair<size_t, const Flight*>> repeated_;
 };
 
 }  // namespace weakcache::internal

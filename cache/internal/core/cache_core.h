@@ -74,10 +74,7 @@ class CacheCore {
 
   template <typename Loader>
   std::vector<Result> GetAll(absl::Span<const K> keys, Loader& loader) {
-    return BulkLoad<CacheLoads<Store>, Loader>(loads_, keys, loader)
-        .Run([&](const K& key, auto&& one_loader) {
-          return GetOrLoad(key, one_loader, /*estimate=*/0);
-        });
+    return BulkLoad<CacheLoads<Store>, Loader>(loads_, keys, loader).Run();
   }
 
   // Cancels the loads under way: what they load does not enter the cache.

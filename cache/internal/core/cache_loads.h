@@ -43,6 +43,12 @@
 
 namespace weakcache::internal {
 
+// What a thread does whose awaited load, another thread's, has failed.
+enum class IfOtherFails {
+  kFail,  // in the same way
+  kLoad,  // it loads, as if it had come later
+};
+
 // Thread-safe. Store is a CacheStore, which outlives this.
 template <typename Store>
 class CacheLoads {
@@ -93,7 +99,8 @@ class CacheLoads {
   // Serves a miss, which another thread may have served by now.
   template <typename Lookup, typename Key, typename Loader>
   [[gnu::noinline]] Result Load(const KeyLocation& location, const Lookup& lookup, Key&& key,
-                                Loader&& loader, uint64_t estimate) {
+                                Loader&& loader, uint64_t estimate,
+                                IfOtherFails if_other_fails = IfOtherFails::kFail) {
     using Made = MadeBy<Loader>;
     typename Flights::Flight flight(location.hash());
     PreparedSlot prepared;
@@ -101,8 +108,8 @@ class CacheLoads {
     LoadPermit permit(limiter_);
     // Ends the flight before the key goes.
     FlightCompletion completion{location.shard, nullptr, outcome};
-    const StartOutcome start =
-        StartOrJoin<kIsEmbedded<Made>>(location, lookup, flight, prepared, completion, permit);
+    const StartOutcome start = StartOrJoin<kIsEmbedded<Made>>(location, lookup, flight, prepared,
+                                                              completion, permit, if_other_fails);
     if (start != StartOutcome::kStarted) return ResultOfOther(start, std::move(outcome));
     Made made{};
     CatchInto(outcome, [&] {
@@ -168,7 +175,8 @@ class CacheLoads {
   template <bool kEmbedded, typename Lookup>
   StartOutcome StartOrJoin(const KeyLocation& location, const Lookup& lookup,
                            typename Flights::Flight& flight, PreparedSlot& prepared,
-                           FlightCompletion& completion, LoadPermit& permit) {
+                           FlightCompletion& completion, LoadPermit& permit,
+                           IfOtherFails if_other_fails) {
     const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
     if (permit.unlimited()) {
       permit.Acquire();
@@ -182,6 +190,12 @@ class CacheLoads {
           *location.shard, location.hash(), match, store_.shards().MatchingKey(lookup), flight,
           prepared, completion.result, try_permit);
       if (start == StartOutcome::kStarted) completion.flight = &flight;
+      LoadOutcome<V>& outcome = completion.result;
+      if (start == StartOutcome::kJoined && if_other_fails == IfOtherFails::kLoad &&
+          outcome.object.get() == nullptr) {
+        outcome = LoadOutcome<V>();
+        continue;
+      }
       if (start != StartOutcome::kRefused) return start;
       permit.Acquire();
     }

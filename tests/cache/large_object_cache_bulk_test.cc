@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// GetAll of a LargeObjectCache beside other threads' loads, and with many keys.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <future>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "weakcache/cache/large_object_cache.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache {
+namespace {
+
+struct Picture {
+  int id;
+};
+
+using Cache = LargeObjectCache<int, Picture>;
+using Keys = std::vector<int>;
+
+class BulkTest : public testing::Test {
+ protected:
+  // Loads key 1 on a thread of its own, which fails by `fail()` once the other thread's GetAll({1,
+  // 2}) waits for it; returns the results of that.
+  template <typename Fail>
+  std::vector<absl::StatusOr<Ref<Picture>>> GetAllBesideAFailure(Fail fail) {
+    std::promise<void> loading;
+    std::thread failing([&] {
+      const auto load = [&]() -> absl::StatusOr<Picture> {
+        loading.set_value();
+        // The bulk load has loaded key 2, then misses on key 1 once more, and waits for it.
+        while (cache_.Stats().misses < 3) std::this_thread::yield();
+        for (int i = 0; i < 100; ++i) std::this_thread::yield();
+        return fail();
+      };
+      try {
+        cache_.GetOrLoad(1, load).IgnoreError();
+      } catch (const std::runtime_error&) {
+      }
+    });
+    loading.get_future().wait();
+    auto results = cache_.GetAll(Keys{1, 2}, [&](const Keys& missing) {
+      calls_.push_back(missing);
+      std::vector<Picture> pictures;
+      for (const int key : missing) pictures.push_back({10 * key});
+      return pictures;
+    });
+    failing.join();
+    return results;
+  }
+
+  Cache cache_ = std::move(Cache::Create(Cache::Options())).value();
+  std::vector<Keys> calls_;
+};
+
+TEST_F(BulkTest, AnotherThreadsStatusIsNotAmongTheResults) {
+  const auto results = GetAllBesideAFailure([] { return absl::UnavailableError("down"); });
+  EXPECT_EQ(results[0].value()->id, 10);
+  EXPECT_EQ(results[1].value()->id, 20);
+  EXPECT_EQ(calls_, (std::vector<Keys>{{2}, {1}}));
+  cache_.CheckInvariantsForTesting();
+}
+
+TEST_F(BulkTest, AnotherThreadsExceptionIsNotThrown) {
+  const auto results =
+      GetAllBesideAFailure([]() -> absl::StatusOr<Picture> { throw std::runtime_error("down"); });
+  EXPECT_EQ(results[0].value()->id, 10);
+  EXPECT_EQ(results[1].value()->id, 20);
+  EXPECT_EQ(calls_, (std::vector<Keys>{{2}, {1}}));
+}
+
+TEST_F(BulkTest, AWrongNumberOfObjectsIsNamed) {
+  const auto few =
+      cache_.GetAll(Keys{1, 2, 3}, [](const Keys&) { return std::vector<Picture>{{1}}; });
+  for (const auto& result : few) {
+    EXPECT_EQ(result.status(), absl::InternalError("the bulk loader gave 1 objects for 3 keys"));
+  }
+}
+
+// The key that an outer loader of the same thread loads is no repetition of an earlier key.
+TEST_F(BulkTest, AKeyThatThisThreadLoadsIsAnError) {
+  const auto outer = cache_.GetOrLoad(1, [&]() -> absl::StatusOr<Picture> {
+    const auto results = cache_.GetAll(Keys{2, 1, 2}, [](const Keys& missing) {
+      return std::vector<Picture>(missing.size(), Picture{7});
+    });
+    EXPECT_EQ(results[0].value()->id, 7);
+    EXPECT_EQ(results[1].status().code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(results[2].value(), results[0].value());
+    return Picture{1};
+  });
+  EXPECT_TRUE(outer.ok());
+}
+
+// The shortest time of a few calls of GetAll for so many missing keys, all in one shard.
+std::chrono::nanoseconds TimeFor(int count) {
+  Keys keys(static_cast<size_t>(count));
+  std::iota(keys.begin(), keys.end(), 0);
+  keys.insert(keys.end(), {0, 1, 2});
+  auto shortest = std::chrono::nanoseconds::max();
+  for (int i = 0; i < 3; ++i) {
+    Cache::Options options;
+    options.budget_bytes = 1 << 30;
+    options.shards = 1;
+    Cache cache = std::move(Cache::Create(options)).value();
+    const auto begin = std::chrono::steady_clock::now();
+    const auto results = cache.GetAll(
+        keys, [](const Keys& missing) { return std::vector<Picture>(missing.size(), Picture{1}); });
+    const std::chrono::nanoseconds time = std::chrono::steady_clock::now() - begin;
+    shortest = std::min(shortest, time);
+    EXPECT_EQ(results.back().value()->id, 1);
+  }
+  return shortest;
+}
+
+// Sixteen times as many keys take sixteen times as long, or a few times that where memory is slow;
+// by a scan of all earlier ones for each it would be 256 times.
+TEST(BulkTimeTest, IsProportionalToTheKeys) {
+  const auto few = TimeFor(2000);
+  const auto many = TimeFor(32000);
+  EXPECT_LT(many, 80 * few) << few.count() << " ns and " << many.count() << " ns";
+}
+
+}  // namespace
+}  // namespace weakcache
