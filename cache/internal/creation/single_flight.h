@@ -7,6 +7,7 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_CREATION_SINGLE_FLIGHT_H_
 #define WEAKCACHE_CACHE_INTERNAL_CREATION_SINGLE_FLIGHT_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
@@ -70,8 +71,8 @@ class SingleFlight {
     // Null until the creating thread has made the key; only that thread writes, once.
     typename Policy::template Atomic<const Key*> key_{nullptr};
     Waiter* waiters_ = nullptr;
-    Flight* previous_ = nullptr;
-    Flight* next_ = nullptr;
+    Flight* children_[2] = {nullptr, nullptr};
+    Flight* next_visited_ = nullptr;  // scratch of ForEach
   };
 
   SingleFlight() = default;
@@ -84,8 +85,8 @@ class SingleFlight {
     Flight* none = nullptr;
     // Release pairs with the acquire in Find. Acquire pairs with the release in Unlink: what all
     // earlier flights have entered is seen, and what they have kept for this one.
-    flight.uncontended_ = first_.compare_exchange_strong(none, &flight, std::memory_order_acq_rel,
-                                                         std::memory_order_relaxed);
+    flight.uncontended_ = root_.compare_exchange_strong(none, &flight, std::memory_order_acq_rel,
+                                                        std::memory_order_relaxed);
     return flight.uncontended_;
   }
 
@@ -93,20 +94,26 @@ class SingleFlight {
   struct Found {
     Flight* flight;    // under the key, or null
     bool key_pending;  // there may be one whose key is not there yet: then look again soon
-    Flight* first;     // for Start
+    Flight* parent;    // for Start: where a new one goes, which is the root if this is null
+    uint32_t side;
   };
   template <typename Match>
   Found Find(uint32_t hash, const Match& match) const {
-    Found found{nullptr, false, first_.load(std::memory_order_acquire)};
-    for (Flight* flight = found.first; flight != nullptr; flight = flight->next_) {
-      if (flight->hash_ != hash) continue;
-      const Key* const key = flight->key_.load(std::memory_order_acquire);
-      if (key == nullptr) {
-        found.key_pending |= !flight->IsThisThreads();
-      } else if (match(*key)) {
-        found.flight = flight;
-        break;
+    Found found{nullptr, false, nullptr, 0};
+    Flight* flight = root_.load(std::memory_order_acquire);
+    for (uint32_t path = hash; flight != nullptr; path >>= 1) {
+      if (flight->hash_ == hash) {
+        const Key* const key = flight->key_.load(std::memory_order_acquire);
+        if (key == nullptr) {
+          found.key_pending |= !flight->IsThisThreads();
+        } else if (match(*key)) {
+          found.flight = flight;
+          break;
+        }
       }
+      found.parent = flight;
+      found.side = path & 1;
+      flight = flight->children_[found.side];
     }
     return found;
   }
@@ -114,15 +121,15 @@ class SingleFlight {
   // Begins the flight after a Find that has found none, under the same lock. False if another one
   // has begun alone meanwhile: then look again.
   bool Start(Flight& flight, const Found& found) {
-    Flight* first = found.first;
-    flight.next_ = first;
-    // Orders as in StartUncontended.
-    if (!first_.compare_exchange_strong(first, &flight, std::memory_order_acq_rel,
-                                        std::memory_order_relaxed)) {
-      return false;
+    if (found.parent != nullptr) {
+      found.parent->children_[found.side] = &flight;
+      return true;
     }
-    if (found.first != nullptr) found.first->previous_ = &flight;
-    return true;
+    Flight* none = nullptr;
+    // Orders as in StartUncontended.
+    const bool started = root_.compare_exchange_strong(none, &flight, std::memory_order_acq_rel,
+                                                       std::memory_order_relaxed);
+    return started;
   }
 
   // Nobody joins the creation any more: another one under its key may begin at once.
@@ -137,13 +144,10 @@ class SingleFlight {
   }
   // All that have a key: the others have not got to creating anything.
   void CancelAll() {
-    Flight* next;
-    for (Flight* flight = first_.load(std::memory_order_acquire); flight != nullptr;
-         flight = next) {
-      next = flight->next_;
+    ForEach([this](Flight& flight) {
       // Acquire, as in Find: whoever begins alone after it takes over what this one has left.
-      if (flight->key_.load(std::memory_order_acquire) != nullptr) Cancel(*flight);
-    }
+      if (flight.key_.load(std::memory_order_acquire) != nullptr) Cancel(flight);
+    });
   }
 
   // Lets go of the mutex meanwhile.
@@ -165,7 +169,7 @@ class SingleFlight {
   }
 
   // For tests, while all is quiet.
-  bool empty() const { return first_.load(std::memory_order_relaxed) == nullptr; }
+  bool empty() const { return root_.load(std::memory_order_relaxed) == nullptr; }
 
  private:
   // Apart, since GCC can't see that the waiter outlives what points to it: End lets go of it.
@@ -173,19 +177,70 @@ class SingleFlight {
     waiter.next = flight.waiters_;
     flight.waiters_ = &waiter;
   }
-  void Unlink(Flight& flight) {
-    if (flight.next_ != nullptr) flight.next_->previous_ = flight.previous_;
-    if (flight.previous_ != nullptr) {
-      flight.previous_->next_ = flight.next_;
-    } else {
-      // Release pairs with the acquire in StartUncontended.
-      first_.store(flight.next_, std::memory_order_release);
+  // Calls `visit(flight)` for each one that there is now; it may cancel that one.
+  template <typename Visit>
+  void ForEach(const Visit& visit) {
+    Flight* const root = root_.load(std::memory_order_acquire);
+    Flight* last = root;
+    for (Flight* flight = root; flight != nullptr; flight = flight->next_visited_) {
+      for (Flight* const child : flight->children_) {
+        if (child == nullptr) continue;
+        last->next_visited_ = child;
+        last = child;
+      }
+      if (flight == last) flight->next_visited_ = nullptr;
+    }
+    Flight* next;
+    for (Flight* flight = root; flight != nullptr; flight = next) {
+      next = flight->next_visited_;
+      visit(*flight);
     }
   }
 
-  // The flight that began last. From null to a flight by any thread; all else under the shard's
-  // lock.
-  typename Policy::template Atomic<Flight*> first_{nullptr};
+  // Takes a flight out of the tree. A leaf below it takes its place: that has the same path so far.
+  void Unlink(Flight& flight) {
+    Flight* parent = nullptr;
+    uint32_t side = 0;
+    uint32_t path = flight.hash_;
+    // Acquire, as in Find.
+    for (Flight* at = root_.load(std::memory_order_acquire); at != &flight; path >>= 1) {
+      parent = at;
+      side = path & 1;
+      at = at->children_[side];
+    }
+    Flight* const heir = TakeLeafBelow(flight);
+    if (heir != nullptr) std::copy_n(flight.children_, 2, heir->children_);
+    if (parent != nullptr) {
+      parent->children_[side] = heir;
+    } else {
+      // Release pairs with the acquire in StartUncontended.
+      root_.store(heir, std::memory_order_release);
+    }
+  }
+  static Flight* TakeLeafBelow(Flight& flight) {
+    Flight* parent = nullptr;
+    uint32_t side = 0;
+    Flight* leaf = &flight;
+    for (;;) {
+      const uint32_t next_side = leaf->children_[0] != nullptr ? 0 : 1;
+      Flight* const child = leaf->children_[next_side];
+      if (child == nullptr) break;
+      parent = leaf;
+      side = next_side;
+      leaf = child;
+    }
+    if (parent == nullptr) return nullptr;
+    parent->children_[side] = nullptr;
+    return leaf;
+  }
+
+  // The flights are a binary tree, so that a thread finds its key's among thousands that a bulk
+  // load has begun. A flight is somewhere on the path from the root that the bits of its hash make,
+  // the lowest bit first; after 32 of them the path goes on to the left. So all flights with one
+  // hash are on one path, of about log2(n) flights.
+  //
+  // The root changes from null to a flight by any thread; all else happens under the shard's lock.
+  typename Policy::template Atomic<Flight*> root_{nullptr};
   BasicCondition<Policy> completed_;
 };
 
