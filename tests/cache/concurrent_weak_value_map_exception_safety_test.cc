@@ -55,7 +55,7 @@ class ConcurrentWeakValueMapFailureTest : public ::testing::Test {
 using Kinds = ::testing::Types<OwnHandles, SharedPointers>;
 TYPED_TEST_SUITE(ConcurrentWeakValueMapFailureTest, Kinds);
 
-// Pain: a failed load is left behind, if only a slot of the table's.
+// Hand-written caches fail here: a failed load is left behind, if only a slot of the table's.
 TYPED_TEST(ConcurrentWeakValueMapFailureTest, FailingFactoriesTakeNoMemory) {
   auto map = std::move(MapOf<TypeParam, int, Tracked>::Create({.shards = 1})).value();
   const auto fail_often = [&] {
@@ -117,7 +117,7 @@ TYPED_TEST(ConcurrentWeakValueMapFailureTest, AnObjectThatCannotBeEnteredMayAskF
   for (auto& object : held) object->ask = nullptr;
 }
 
-// Pain: a failed load is left behind.
+// Hand-written caches fail here: a failed load is left behind.
 TYPED_TEST(ConcurrentWeakValueMapFailureTest, ThrowingFactoryLeavesNothingBehind) {
   MapOf<TypeParam, int, Tracked> map;
   for (int i = 0; i < 3; ++i) {
@@ -151,7 +151,7 @@ TYPED_TEST(ConcurrentWeakValueMapFailureTest, ConstructorThatThrowsLeavesNothing
   EXPECT_EQ(map.get_or_create(1, [] { return Make<TypeParam, Object>(1); })->id, 1);
 }
 
-// Pain: a recursive load hangs.
+// Hand-written caches fail here: a recursive load hangs.
 TYPED_TEST(ConcurrentWeakValueMapFailureTest, FactoryThatAsksForItsOwnKeyGetsAnError) {
   MapOf<TypeParam, int, Tracked> map;
   const auto recursive = [&]() -> Tracked {
@@ -448,7 +448,8 @@ TYPED_TEST(ConcurrentWeakValueMapFailureTest, ThrowingKeyInLookUpAndErasure) {
   EXPECT_TRUE(map.empty());
 }
 
-// Pain: a destructor that looks itself up, or erases, or creates its successor.
+// Hand-written caches fail here: a destructor that looks itself up, or erases, or creates its
+// successor.
 TYPED_TEST(ConcurrentWeakValueMapFailureTest, DestructorMayUseTheMapForItsOwnKey) {
   MapOf<TypeParam, int, Object> map;
   HandleOf<TypeParam, Object> successor;

@@ -91,7 +91,7 @@ class ConcurrentWeakValueMapRaceTest : public ::testing::Test {
 using Kinds = ::testing::Types<OwnHandles, SharedPointers>;
 TYPED_TEST_SUITE(ConcurrentWeakValueMapRaceTest, Kinds);
 
-// Pain: a look-up races the last release, and a dead object is revived.
+// Hand-written caches fail here: a look-up races the last release, and a dead object is revived.
 TYPED_TEST(ConcurrentWeakValueMapRaceTest, LookUpAgainstLastRelease) {
   typename TestFixture::Map map;
   typename TestFixture::Handle object;
@@ -327,7 +327,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, InsertAgainstInsertOrAssign) {
   this->ExpectBothOutcomes();
 }
 
-// Pain: two threads load the same object.
+// Hand-written caches fail here: two threads load the same object.
 TYPED_TEST(ConcurrentWeakValueMapRaceTest, GetOrCreateAgainstGetOrCreate) {
   typename TestFixture::Map map;
   std::atomic<int> calls{0};
@@ -353,8 +353,8 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, GetOrCreateAgainstGetOrCreate) {
   map.CheckInvariantsForTesting();
 }
 
-// Pain: a failed load is left behind, or its waiters are. Two factories throw or return null, two
-// succeed; who is called depends on who comes first.
+// Hand-written caches fail here: a failed load is left behind, or its waiters are. Two factories
+// throw or return null, two succeed; who is called depends on who comes first.
 TYPED_TEST(ConcurrentWeakValueMapRaceTest, GetOrCreateAgainstFailingFactory) {
   using Handle = typename TestFixture::Handle;
   typename TestFixture::Map map;
@@ -457,7 +457,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, GuardedEraseAgainstRecreation) {
   this->ExpectBothOutcomes();
 }
 
-// Pain: a deleter touches a destroyed map.
+// Hand-written caches fail here: a deleter touches a destroyed map.
 TYPED_TEST(ConcurrentWeakValueMapRaceTest, LastReleaseAgainstTheMapsEnd) {
   using Map = typename TestFixture::Map;
   { const Map warm_up; }

@@ -67,7 +67,7 @@ class ConcurrentWeakValueMapReentryRaceTest : public ::testing::Test {
 using Kinds = ::testing::Types<OwnHandles, SharedPointers>;
 TYPED_TEST_SUITE(ConcurrentWeakValueMapReentryRaceTest, Kinds);
 
-// Pain: the last reference is dropped under the cache's lock.
+// Hand-written caches fail here: the last reference is dropped under the cache's lock.
 TYPED_TEST(ConcurrentWeakValueMapReentryRaceTest, ObjectsDestructorsUseTheMap) {
   typename TestFixture::Handle object;
   Race(

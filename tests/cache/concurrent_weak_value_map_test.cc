@@ -287,7 +287,8 @@ TYPED_TEST(ConcurrentWeakValueMapTest, ReserveAndGrowthKeepWhatIsThere) {
   for (int key = 0; key < 5000; ++key) ASSERT_EQ(map.get(key), objects[key]);
 }
 
-// Pain: dead entries never leave. A million keys that nobody asks for again.
+// Hand-written caches fail here: dead entries never leave. A million keys that nobody asks for
+// again.
 TYPED_TEST(ConcurrentWeakValueMapTest, DeadEntriesLeaveByThemselves) {
   for (const size_t shards : {size_t{1}, size_t{0}}) {
     const int64_t before = LiveAllocatedBytes();

@@ -152,7 +152,7 @@ TYPED_TEST_P(ContainerContract, FindsWhatWasAddedAndNotWhatWasRemoved) {
   }
 }
 
-// Pain: dead entries never leave.
+// Hand-written caches fail here: dead entries never leave.
 TYPED_TEST_P(ContainerContract, SizeFollowsAThousandExpiries) {
   auto objects = this->AddNewOnes(3000);
   for (int i = 0; i < 1000; ++i) {
@@ -256,7 +256,7 @@ TYPED_TEST_P(ContainerContract, MemoryIsBoundedWithoutAPurge) {
   EXPECT_LE(LiveAllocatedBytes(), bytes_early);
 }
 
-// Pain: make_shared memory pinned by weak pointers.
+// Hand-written caches fail here: make_shared memory pinned by weak pointers.
 TYPED_TEST_P(ContainerContract, AnExpiredEntryKeepsLittleMemory) {
   constexpr int kObjects = 10'000;
   const int64_t before = LiveAllocatedBytes();
@@ -270,7 +270,7 @@ TYPED_TEST_P(ContainerContract, AnExpiredEntryKeepsLittleMemory) {
   EXPECT_LE(LiveAllocatedBytes() - before, 8192);  // the first page of a few slots, if at all
 }
 
-// Pain: a deleter touches a destroyed map.
+// Hand-written caches fail here: a deleter touches a destroyed map.
 TYPED_TEST_P(ContainerContract, ContainerMayGoFirst) {
   const int64_t before = LiveAllocations();
   {
@@ -386,8 +386,8 @@ TYPED_TEST_P(ContainerContract, ARemovedObjectLeavesItsSuccessorAlone) {
   EXPECT_EQ(this->adapter_->container.purge(), 0u);
 }
 
-// Pain: a destructor that looks itself up; that erases; and the last reference dropped inside the
-// cache.
+// Hand-written caches fail here: a destructor that looks itself up; that erases; and the last
+// reference dropped inside the cache.
 TYPED_TEST_P(ContainerContract, DestructorMayUseItsOwnContainer) {
   auto objects = this->AddNewOnes(100);
   std::vector<typename TestFixture::Handle> inserted;

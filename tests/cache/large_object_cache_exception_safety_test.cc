@@ -71,7 +71,7 @@ void ExpectTakesNoMemory(Fail&& fail) {
   EXPECT_LE(LiveAllocatedBytes(), before);
 }
 
-// Pain: what fails is left behind, a little each time.
+// Hand-written caches fail here: what fails is left behind, a little each time.
 TEST(LargeObjectCacheFailureTest, FailedLoadsTakeNoMemory) {
   Cache cache = MakeCache(100);
   ExpectTakesNoMemory([&](int key) {
@@ -140,7 +140,8 @@ TEST(LargeObjectCacheFailureTest, NothingIsRetainedAtTheEnd) {
   bool found = false;
   {
     Blob last(2);
-    last.at_end = [&] { found = cache->Get(1) == used; };
+    // Not by `cache`, which is being reset then.
+    last.at_end = [&found, &used, ending = &*cache] { found = ending->Get(1) == used; };
     cache->Trim(0);
     cache->Put(2, std::move(last));
   }
@@ -241,7 +242,8 @@ TEST(LargeObjectCacheFailureTest, APutObjectIsNotFollowedByAnOlderOne) {
   cache.CheckInvariantsForTesting();
 }
 
-// Pain: weights drift. Of two weighings at the same time the one that began last counts.
+// Hand-written caches fail here: weights drift. Of two weighings at the same time the one that
+// began last counts.
 TEST(LargeObjectCacheFailureTest, AnOldWeighingIsForgotten) {
   std::atomic<int> stage{0};
   Cache::Options options;

@@ -58,7 +58,7 @@ TEST(WeakKeyMapTest, KeysGoByIdentity) {
   EXPECT_TRUE(map.contains(also_a));
 }
 
-// Pain: a new object at a dead one's address inherits its data.
+// Hand-written caches fail here: a new object at a dead one's address inherits its data.
 TEST(WeakKeyMapTest, ANewObjectInheritsNothing) {
   WeakKeyMap<SmallTracked, int> map;
   for (int i = 0; i < 1000; ++i) {

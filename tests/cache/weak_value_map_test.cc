@@ -221,8 +221,9 @@ TEST(WeakValueMapTest, AliasExpiresWithItsOwner) {
   EXPECT_EQ(map.get(1), nullptr);
 }
 
-// Pain: the last reference dropped under the cache's lock. The map is used under a mutex that the
-// destructor takes too, while another thread drops what might then be the last reference but one.
+// Hand-written caches fail here: the last reference dropped under the cache's lock. The map is used
+// under a mutex that the destructor takes too, while another thread drops what might then be the
+// last reference but one.
 TEST(WeakValueMapRaceTest, ReplacingReleasesNothingUnderTheCallersMutex) {
   using testing::Object;
   std::mutex mutex;

@@ -433,7 +433,7 @@ TEST(AllocateRefTest, FailedAllocationLeavesNothingBehind) {
   EXPECT_EQ(failures, 2);
 }
 
-// Pain: make_shared memory pinned by weak pointers.
+// Hand-written caches fail here: make_shared memory pinned by weak pointers.
 TEST(RefMemoryTest, LargeReferentsMemoryGoesBackAtTheLastStrongRelease) {
   struct Large {
     char bytes[64 << 20];

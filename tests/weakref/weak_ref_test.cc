@@ -162,7 +162,7 @@ TEST(WeakRefConversionTest, ForbiddenOnesDoNotCompile) {
   static_assert(sizeof(WeakRef<int>) == 2 * sizeof(void*));
 }
 
-// Pain: a look-up races the last release, and a dead object is revived.
+// Hand-written caches fail here: a look-up races the last release, and a dead object is revived.
 TEST(WeakRefRaceTest, LockAgainstLastRelease) {
   Ref<Tracked> ref;
   WeakRef<Tracked> first, second;
