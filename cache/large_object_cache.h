@@ -223,20 +223,31 @@ class LargeObjectCache {
   bool Invalidate(const Key& key, const Weak& expected) {
     return core_->store().Invalidate(key, expected);
   }
-  // Removes each object for which `condition(key, object)` is true; returns how many. It is called
-  // as ForEach calls its argument. Loads under way are kept.
+  // Removes each object for which `condition(key)` or `condition(key, object)` is true; returns how
+  // many. It is called as ForEach calls its argument. A load under way of a key for which
+  // `condition(key)` is true will not be kept. A condition that takes the object can't be asked
+  // about a load under way, so after it no load under way is kept.
   template <typename Condition>
   size_type InvalidateIf(Condition&& condition) {
+    constexpr bool kOnObject = std::is_invocable_v<Condition&, const K&, const Strong&>;
+    if constexpr (kOnObject) {
+      core_->CancelLoads();
+    } else {
+      core_->CancelLoadsIf(condition);
+    }
     size_type removed = 0;
     core_->store().shards().ForEach([&](const Entry& entry, const Strong& object) {
-      if (!condition(entry.key(), object)) return;
+      if constexpr (kOnObject) {
+        if (!condition(entry.key(), object)) return;
+      } else {
+        if (!condition(entry.key())) return;
+      }
       removed += core_->store().Remove(entry, RemovalCause::kInvalidated) ? 1 : 0;
     });
     return removed;
   }
   // Removes each object that is there when it gets to it. Loads under way will not be kept.
   void Clear() {
-    core_->CancelLoads();
     InvalidateIf([](const K&, const Strong&) { return true; });
   }
 

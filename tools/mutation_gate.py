@@ -85,6 +85,7 @@ CONCURRENT_TESTS = [
     "tests/cache/large_object_cache_test",
     "tests/cache/internal/creation/single_flight_test",
     "tests/cache/large_object_cache_bulk_test",
+    "tests/cache/large_object_cache_operations_test",
     "tests/cache/large_object_cache_refresh_test",
     "tests/cache/large_object_cache_race_test",
 ]
@@ -527,6 +528,9 @@ RECHECKS = [
     ("loads whose thread has ended", "cache/internal/core/cache_loads.h",
      "if (outcome.object.get() == nullptr) return",
      "if (false) return"),
+    ("loads of keys that are invalidated by a condition", "cache/internal/core/cache_core.h",
+     "if (condition(key)) CancelLoad(key);",
+     "static_cast<void>(condition);"),
     ("reservation is given back once", "cache/internal/retention/retention.h",
      "reserved_ -= std::exchange(reservation.bytes_, 0);",
      "reserved_ -= reservation.bytes_;"),

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -83,6 +84,26 @@ class CacheCore {
       MutexLock lock(shard.table.mutex);
       shard.flights.CancelAll();
     });
+  }
+
+  // As above, only those of keys for which `condition(key)` is true, which is called without a
+  // lock. Keys that can't be copied for that are not asked about: all their loads are cancelled.
+  template <typename Condition>
+  void CancelLoadsIf(const Condition& condition) {
+    if constexpr (!std::is_copy_constructible_v<K>) {
+      CancelLoads();
+    } else {
+      store_.shards().ForEachShard([&](auto& shard) {
+        std::vector<K> keys;
+        {
+          MutexLock lock(shard.table.mutex);
+          shard.flights.ForEachKey([&](const K& key) { keys.push_back(key); });
+        }
+        for (const K& key : keys) {
+          if (condition(key)) CancelLoad(key);
+        }
+      });
+    }
   }
 
   // Weighs an object anew. False if there is none.
@@ -180,6 +201,16 @@ class CacheCore {
   using KeyLocation = typename Store::KeyLocation;
   using Table = typename Store::Table;
   using MutexLock = typename Store::MutexLock;
+
+  // Cancels the load of the key that is under way, if any.
+  void CancelLoad(const K& key) {
+    const typename Store::template LookupKeyOf<K> lookup = key;
+    const KeyLocation location = store_.shards().Locate(lookup);
+    MutexLock lock(location.shard->table.mutex);
+    auto& flights = location.shard->flights;
+    auto* const flight = flights.Find(location.hash(), store_.shards().MatchingKey(lookup)).flight;
+    if (flight != nullptr) flights.Cancel(*flight);
+  }
 
   template <typename Lookup, typename Key, typename Loader>
   [[gnu::noinline]] Result GetOrLoadSlow(const KeyLocation& location, const Lookup& lookup,

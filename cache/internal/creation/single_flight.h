@@ -149,6 +149,15 @@ class SingleFlight {
       if (flight.key_.load(std::memory_order_acquire) != nullptr) Cancel(flight);
     });
   }
+  // Calls `visit(key)` for each flight that has a key.
+  template <typename Visit>
+  void ForEachKey(const Visit& visit) {
+    ForEach([&](const Flight& flight) {
+      // Acquire, as in Find.
+      const Key* const key = flight.key_.load(std::memory_order_acquire);
+      if (key != nullptr) visit(*key);
+    });
+  }
 
   // Lets go of the mutex meanwhile.
   Result Await(Flight& flight, Mutex& mutex) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
