@@ -96,9 +96,7 @@ TEST(GuideTest, Change) {
   images.Invalidate("cover.png", old);  // does nothing: that object was replaced
   EXPECT_EQ(images.Get("cover.png"), fresh);
   images.Invalidate("cover.png");
-  images.InvalidateIf([](const std::string& path, const weakcache::Ref<Image>&) {
-    return path.starts_with("covers/");
-  });
+  images.InvalidateIf([](const std::string& path) { return path.starts_with("covers/"); });
   // end
   EXPECT_EQ(images.Get("cover.png"), nullptr);
 }
