@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The adaptive replacement cache (Megiddo and Modha, FAST 2003), with weights in place of counts.
+// The adaptive replacement cache (Megiddo and Modha, FAST 2003), with weights in segment of counts.
 #ifndef WEAKCACHE_BENCHMARKS_HIT_RATIO_ARC_MODEL_H_
 #define WEAKCACHE_BENCHMARKS_HIT_RATIO_ARC_MODEL_H_
 
@@ -18,40 +18,40 @@ class ArcModel {
   // True if it is a hit; else the object is loaded. It keeps the weight that it had then.
   bool Access(uint64_t key, uint64_t weight) {
     const auto found = entries_.find(key);
-    const Place place = found == entries_.end() ? kNowhere : found->second.place;
-    if (place == kRecent || place == kFrequent) {
-      Enter(kFrequent, queues_[place].Remove(found->second.position));
+    const Segment segment = found == entries_.end() ? kNowhere : found->second.segment;
+    if (segment == kRecent || segment == kFrequent) {
+      Enter(kFrequent, queues_[segment].Remove(found->second.position));
       return true;
     }
     if (weight > capacity_) return false;
-    if (place == kNowhere) {
+    if (segment == kNowhere) {
       ForgetFor(weight);
     } else {
-      Adapt(place, weight);
-      queues_[place].Remove(found->second.position);
+      Adapt(segment, weight);
+      queues_[segment].Remove(found->second.position);
       entries_.erase(found);
     }
     while (queues_[kRecent].weight() + queues_[kFrequent].weight() + weight > capacity_) {
-      Replace(place == kFrequentGhost);
+      Replace(segment == kFrequentGhost);
     }
-    Enter(place == kNowhere ? kRecent : kFrequent, {key, weight});
+    Enter(segment == kNowhere ? kRecent : kFrequent, {key, weight});
     return false;
   }
 
  private:
-  enum Place { kRecent, kFrequent, kRecentGhost, kFrequentGhost, kNowhere };
+  enum Segment { kRecent, kFrequent, kRecentGhost, kFrequentGhost, kNowhere };
   struct Entry {
-    Place place;
+    Segment segment;
     WeightedQueue::Position position;
   };
 
-  void Enter(Place place, WeightedQueue::Item item) {
-    entries_[item.key] = {place, queues_[place].PushNewest(item)};
+  void Enter(Segment segment, WeightedQueue::Item item) {
+    entries_[item.key] = {segment, queues_[segment].PushNewest(item)};
   }
-  void ForgetOldest(Place place) { entries_.erase(queues_[place].PopOldest().key); }
+  void ForgetOldest(Segment segment) { entries_.erase(queues_[segment].PopOldest().key); }
 
   // Used once and come back too late: these deserve more room. Used twice: those.
-  void Adapt(Place ghost, uint64_t weight) {
+  void Adapt(Segment ghost, uint64_t weight) {
     const double recent = static_cast<double>(queues_[kRecentGhost].weight());
     const double frequent = static_cast<double>(queues_[kFrequentGhost].weight());
     const auto step = static_cast<double>(weight);
@@ -91,7 +91,7 @@ class ArcModel {
 
   const uint64_t capacity_;
   double recent_share_ = 0;  // what the objects that were used once should weigh
-  WeightedQueue queues_[4];  // by place
+  WeightedQueue queues_[4];  // by segment
   absl::flat_hash_map<uint64_t, Entry> entries_;
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// S3-FIFO (Yang et al., SOSP 2023), with weights in place of counts, as libCacheSim has it: a tenth
-// for the small queue, nine tenths for the ghost, two hits to get into the main queue.
+// S3-FIFO (Yang et al., SOSP 2023), with weights in segment of counts, as libCacheSim has it: a
+// tenth for the small queue, nine tenths for the ghost, two hits to get into the main queue.
 #ifndef WEAKCACHE_BENCHMARKS_HIT_RATIO_S3_FIFO_MODEL_H_
 #define WEAKCACHE_BENCHMARKS_HIT_RATIO_S3_FIFO_MODEL_H_
 
@@ -21,7 +21,7 @@ class S3FifoModel {
   bool Access(uint64_t key, uint64_t weight) {
     const auto found = entries_.find(key);
     const bool known = found != entries_.end();
-    if (known && found->second.place != kGhost) {
+    if (known && found->second.segment != kGhost) {
       ++found->second.hits;
       return true;
     }
@@ -41,17 +41,17 @@ class S3FifoModel {
   }
 
  private:
-  enum Place { kSmall, kMain, kGhost };
+  enum Segment { kSmall, kMain, kGhost };
   struct Entry {
-    Place place;
+    Segment segment;
     uint64_t hits;
     WeightedQueue::Position position;
   };
   static constexpr uint64_t kHitsForMain = 2;
   static constexpr uint64_t kMaxHits = 3;
 
-  void Enter(Place place, WeightedQueue::Item item, uint64_t hits) {
-    entries_[item.key] = {place, hits, queues_[place].PushNewest(item)};
+  void Enter(Segment segment, WeightedQueue::Item item, uint64_t hits) {
+    entries_[item.key] = {segment, hits, queues_[segment].PushNewest(item)};
   }
 
   void Evict() {
@@ -91,7 +91,7 @@ class S3FifoModel {
 
   const uint64_t small_capacity_;
   const uint64_t main_capacity_;  // the ghost's, too
-  WeightedQueue queues_[3];       // by place
+  WeightedQueue queues_[3];       // by segment
   absl::flat_hash_map<uint64_t, Entry> entries_;
 };
 

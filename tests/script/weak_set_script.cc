@@ -85,10 +85,10 @@ class WeakSetScript final : public ObjectScript<Strong> {
 
   void Discard(Side& side) {
     const Strong object = this->NextObject();
-    this->Say("discard", object->id());
-    size_t discarded = 0;
-    if (!Attempt([&] { discarded = side.set.erase(object); }).done) return;
-    Require(discarded == (IsIn(side, object->id()) ? 1u : 0u), "discard: the wrong count");
+    this->Say("erase", object->id());
+    size_t erased = 0;
+    if (!Attempt([&] { erased = side.set.erase(object); }).done) return;
+    Require(erased == (IsIn(side, object->id()) ? 1u : 0u), "erase: the wrong count");
     side.model.erase(object->id());
   }
 

@@ -85,7 +85,7 @@ class Overlap {
       seen_.store(true, std::memory_order_relaxed);
     }
   }
-  void Leave() { inside_.fetch_sub(1, std::memory_order_relaxed); }
+  void Exit() { inside_.fetch_sub(1, std::memory_order_relaxed); }
   bool seen() const { return seen_.load(std::memory_order_relaxed); }
 
  private:
@@ -132,7 +132,7 @@ inline int Race(int rounds, const std::function<void(int)>& initialise,
         overlap.Enter();
         jitter();
         racers[i]();
-        overlap.Leave();
+        overlap.Exit();
         barrier.Wait();
       }
     });
