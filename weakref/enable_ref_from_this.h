@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// EnableRefFromThis<T>: an object's way to a Ref to itself.
+// EnableRefFromThis<T>: gives an object's methods a Ref or a WeakRef to the object.
 //
-// Why: a member function that hands `this` to a callback, a queue or a registry needs a reference
-// that counts, and a plain pointer can't be turned into one.
+// Why: a method that passes `this` to a callback, a queue or a registry needs a counted reference,
+// and a plain pointer can't be turned into one.
 //
 //   class Download : public weakcache::EnableRefFromThis<Download> {
 //    public:
@@ -13,27 +13,13 @@
 //     }
 //     void Cancel();
 //   };
-//   weakcache::Ref<Download> download = weakcache::MakeRef<Download>();
-//   std::function<void()> on_timeout = download->OnTimeout();
 //
-// The link is set when the first Ref is made, after the constructor, whether T itself or a class
-// between derives from EnableRefFromThis. So in the constructor the object refers to nothing yet,
-// and in the destructor its weak references have expired: there ref_from_this() aborts, and
-// weak_from_this() gives an expired WeakRef. A copy of the object does not take the link over.
+// Thread safety: all operations may be called on any threads at once while the object is alive,
+// also while its last Ref is being dropped, if the destructor waits for such callers.
 //
-// Thread safety: the const operations, and those that are not const as well, may be called on any
-// threads at once while the object is alive, also while its last Ref is being dropped, provided
-// that the destructor waits for the callers (say, by taking the lock under which they found it).
-//
-// Differences from std::enable_shared_from_this
-//  - ref_from_this() aborts with a message where shared_from_this() throws std::bad_weak_ptr.
-//  - It is one pointer, not two. In return it can't be a virtual base of T.
-//  - Only a Ref links: an object that a std::shared_ptr owns has no ref_from_this(), also if a Ref
-//    holds that shared_ptr (weakref/shared_ptr_interop.h).
-//
-// Cost: the object holds one weak reference to itself until its destructor has run: weak_count()
-// counts it, and the last release takes an atomic compare-exchange that other objects without weak
-// references are spared. It keeps no memory longer and is no cycle, as ~T drops it.
+// Differences from std::enable_shared_from_this: ref_from_this() aborts with a message where
+// shared_from_this() throws; it is one pointer, not two, and can't be a virtual base of T; only a
+// Ref sets the link, never a std::shared_ptr (weakref/shared_ptr_interop.h).
 //
 // Complexity: every operation is O(1) and lock-free.
 #ifndef WEAKCACHE_WEAKREF_ENABLE_REF_FROM_THIS_H_
@@ -47,14 +33,22 @@
 
 namespace weakcache {
 
+// The link is set when the first Ref is made, after the constructor, whether T or a base of it
+// derives from EnableRefFromThis. Until then the object has no references to itself, and in the
+// destructor they have expired. A copy of the object does not copy the link.
+//
+// The object holds one weak reference to itself until its destructor has run: weak_count() counts
+// it, and the last release takes one compare-exchange more. It pins no memory and is no cycle.
 template <typename T>
 class EnableRefFromThis {
  public:
-  // Precondition: a Ref owns the object, and the last one has not gone.
+  // Return a Ref to the object. Precondition: a Ref owns the object, and the last one has not gone.
+  // Aborts otherwise, as in a constructor or destructor.
   [[nodiscard]] Ref<T> ref_from_this() { return StrongTo(static_cast<T*>(this)); }
   [[nodiscard]] Ref<const T> ref_from_this() const { return StrongTo(static_cast<const T*>(this)); }
 
-  // Refers to nothing if no Ref has owned the object yet; expired once the last one has gone.
+  // Return a WeakRef to the object: null if no Ref has owned the object yet, expired once the last
+  // one has gone.
   [[nodiscard]] WeakRef<T> weak_from_this() noexcept { return WeakTo(static_cast<T*>(this)); }
   [[nodiscard]] WeakRef<const T> weak_from_this() const noexcept {
     return WeakTo(static_cast<const T*>(this));
@@ -62,7 +56,7 @@ class EnableRefFromThis {
 
  protected:
   constexpr EnableRefFromThis() noexcept = default;
-  // The link belongs to the object, not to its value.
+  // Copy nothing: the link belongs to the object, not to its value.
   constexpr EnableRefFromThis(const EnableRefFromThis&) noexcept {}
   // NOLINTNEXTLINE(bugprone-unhandled-self-assignment): it assigns nothing
   EnableRefFromThis& operator=(const EnableRefFromThis&) noexcept { return *this; }
@@ -75,7 +69,7 @@ class EnableRefFromThis {
 
   void Link(internal::ControlBlock* block) const {
     if (block_ != nullptr) {
-      // A second owner, whose deleter does not delete. The first counts while it is there.
+      // A second owner, whose deleter does not delete. The first one keeps the link while it lives.
       if (!block_->expired()) return;
       block_->ReleaseWeak();
     }
@@ -98,9 +92,9 @@ class EnableRefFromThis {
     return internal::RefAccess::AddWeak<Self>(self, block_);
   }
 
-  // One weak reference is held, although the block outlives the referent anyway: without it the
-  // thread that drops the last Ref would take itself to be alone with the block. Written before the
-  // object is shared, by LinkRefToThis only. Mutable: the object may be const.
+  // Holds one weak reference. The block outlives the referent anyway, but without that reference
+  // the thread that drops the last Ref would assume that no other thread can reach the counts.
+  // Written by LinkRefToThis only, before the object is shared. Mutable: the object may be const.
   mutable internal::ControlBlock* block_ = nullptr;
 };
 

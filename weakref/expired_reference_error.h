@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ExpiredReferenceError: an object was used through a weak proxy after it had gone.
-//
-// Why: a proxy (weakref/weak_proxy.h) looks like its object, so it has no other way to say so.
+// ExpiredReferenceError: thrown if an object is used through a WeakProxy after its death.
 //
 //   try {
 //     proxy->Draw();
@@ -9,11 +7,11 @@
 //     Log(error.what());        // "WeakProxy::operator->: the referent has expired"
 //   }
 //
-// Thread safety: as any exception: distinct objects may be used on any threads.
+// Thread safety: distinct objects may be used on any threads at once, as with any exception.
 //
 // Differences from Python's ReferenceError and from std::bad_weak_ptr: it derives from
-// std::runtime_error, since whether an object still lives is up to its other users; and its message
-// names the call. Under -fno-exceptions, whatever would throw it aborts with that message instead.
+// std::runtime_error, and its message names the call. Under -fno-exceptions, the call aborts with
+// that message instead.
 //
 // Complexity: constructing it copies the message.
 #ifndef WEAKCACHE_WEAKREF_EXPIRED_REFERENCE_ERROR_H_
@@ -28,13 +26,14 @@ namespace weakcache {
 
 class ExpiredReferenceError : public std::runtime_error {
  public:
-  // `call` is the public operation that needed the referent.
+  // `call` names the public operation that needed the referent.
   explicit ExpiredReferenceError(const char* call)
       : std::runtime_error(std::string(call) + ": the referent has expired") {}
 };
 
 namespace internal {
 
+// Throws ExpiredReferenceError, or aborts with its message under -fno-exceptions.
 [[noreturn]] [[gnu::cold]] inline void FailExpired(const char* call) {
 #ifdef __cpp_exceptions
   throw ExpiredReferenceError(call);

@@ -25,13 +25,14 @@ void WriteToStderr(std::exception_ptr error) {
 #endif
 }
 
-// Written by SetExpiryErrorHandler, never null. Any function pointer may follow any other.
+// Invariant: not null. Written by SetExpiryErrorHandler. Transitions: any value to any other.
 std::atomic<ExpiryErrorHandler> error_handler{&WriteToStderr};
 
 }  // namespace
 
 ExpiryErrorHandler SetExpiryErrorHandler(ExpiryErrorHandler handler) {
-  // Acquire and release: what the setter prepared for the handler is there when it is called.
+  // Release pairs with the acquire in ReportCallbackError: what the caller prepared for the handler
+  // happens before a call of it. Acquire: so does what the former setter prepared.
   const ExpiryErrorHandler former = error_handler.exchange(
       handler == nullptr ? &WriteToStderr : handler, std::memory_order_acq_rel);
   return former == &WriteToStderr ? nullptr : former;

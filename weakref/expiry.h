@@ -1,27 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// OnExpire: run a callback when an object has gone.
+// OnExpire: runs a callback when an object has been destroyed.
 //
 // Why: a side table, a statistic or a peer that depends on an object wants to know when it dies,
 // without keeping it alive and without the object knowing.
 //
 //   weakcache::ExpiryRegistration registration =
 //       weakcache::OnExpire(image, [&] { textures.Release(id); });
-//   image.reset();         // ~Image runs, its memory goes back, then the callback runs, here
-//
-// Destroying the registration cancels. If the callback is running on another thread just then, that
-// waits for it to return, so that nothing which the callback uses goes away under it; on the
-// callback's own thread it returns at once. (As std::stop_callback.) So two callbacks that run on
-// two threads must not cancel each other, and a lock that the callback takes must not be held while
-// cancelling.
+//   image.reset();         // ~Image runs, its memory is freed, then the callback runs, here
 //
 // Thread safety: registering, cancelling and the last release may race on any threads; one
 // ExpiryRegistration is as safe as a plain pointer.
 //
-//  - The callback takes no arguments: it can't see the referent, which is gone.
-//  - It runs once, on the thread that dropped the last Ref (or, for deeply nested destructions,
-//    when that thread gets to it). Callbacks of one object run newest first.
-//  - A callback that throws does not keep the others from running: see SetExpiryErrorHandler.
-//  - A callback that owns a Ref to its own referent keeps it alive for ever.
+// Resembles std::stop_callback: destroying the registration cancels, and waits for a callback that
+// is running on another thread.
 //
 // Complexity: registering is one allocation; registering and cancelling are O(1).
 #ifndef WEAKCACHE_WEAKREF_EXPIRY_H_
@@ -40,16 +31,22 @@
 
 namespace weakcache {
 
-// What becomes of an exception that an expiry callback throws. The handler must not throw.
+// Handles the exception that an expiry callback or a finalizer threw. Must not throw.
 using ExpiryErrorHandler = void (*)(std::exception_ptr error);
 
-// Sets the handler for all threads and returns the former one. Null stands for the default, which
-// writes a line to stderr. Thread-safe.
+// Sets the handler of all threads and returns the former one. Null stands for the default, which
+// writes a line to stderr. After an exception the other callbacks still run. Thread-safe.
 ExpiryErrorHandler SetExpiryErrorHandler(ExpiryErrorHandler handler);
 
+// Owns the registration of a callback: destroying it cancels.
+//
+// If the callback is running on another thread, cancelling waits for it to return, so that what the
+// callback uses can be destroyed next. On the callback's own thread it returns at once. So two
+// callbacks on two threads must not cancel each other, and a thread that cancels must not hold a
+// lock that the callback takes.
 class ExpiryRegistration {
  public:
-  // Registers nothing.
+  // Owns no registration.
   ExpiryRegistration() = default;
   ExpiryRegistration(ExpiryRegistration&& other) noexcept
       : callback_(std::exchange(other.callback_, nullptr)) {}
@@ -66,7 +63,7 @@ class ExpiryRegistration {
   void swap(ExpiryRegistration& other) noexcept { std::swap(callback_, other.callback_); }
   friend void swap(ExpiryRegistration& a, ExpiryRegistration& b) noexcept { a.swap(b); }
 
-  // True until the callback has returned. Another thread may make it false at any time.
+  // Returns true until the callback has returned. Another thread may make it false at any time.
   bool active() const { return callback_ != nullptr && !callback_->done(); }
 
  private:
@@ -78,8 +75,11 @@ class ExpiryRegistration {
   internal::ExpiryCallback* callback_ = nullptr;
 };
 
-// Calls `callback()` once, after `ref`'s referent has been destroyed. Precondition: `ref` owns an
-// object. If an allocation or the callback's copy throws, nothing is registered.
+// Registers `callback()` to be called once, after `ref`'s referent has been destroyed and its
+// memory freed, on the thread that drops the last Ref. Callbacks of one object run newest first.
+// The callback can't see the referent; one that owns a Ref to the referent keeps it alive for ever.
+// Precondition: `ref` owns an object. If an allocation or the callback's copy throws, nothing is
+// registered.
 template <typename T, typename Callback>
 [[nodiscard]] ExpiryRegistration OnExpire(const Ref<T>& ref, Callback&& callback) {
   static_assert(std::is_invocable_v<std::decay_t<Callback>&>,
@@ -94,8 +94,8 @@ template <typename T, typename Callback>
   return ExpiryRegistration(node);
 }
 
-// The same through a weak reference. If the referent has expired already, nothing is registered and
-// the result is not active().
+// Does the same through a weak reference. If the referent has expired already, registers nothing,
+// and the result is not active().
 template <typename T, typename Callback>
 [[nodiscard]] ExpiryRegistration OnExpire(const WeakRef<T>& weak, Callback&& callback) {
   const Ref<T> ref = weak.lock();

@@ -13,7 +13,7 @@
 namespace weakcache {
 namespace {
 
-// std::mutex carries no annotations, and absl::Mutex is not in absl/base.
+// A mutex with thread annotations: std::mutex has none, and absl::Mutex is not in absl/base.
 class ABSL_LOCKABLE Mutex {
  public:
   void Lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() { mutex_.lock(); }
@@ -38,8 +38,8 @@ class ABSL_SCOPED_LOCKABLE MutexLock {
 
 namespace internal {
 
-// The finalizers that run at exit and are still pending or just being claimed, newest first. It
-// owns a share of each. Nothing but links changes under its mutex.
+// The finalizers that run at exit and are pending or just being claimed, newest first. It is an
+// owner of each. Only links change under its mutex.
 class ExitRegistry {
  public:
   // Never destroyed: static destructors may still drop references.
@@ -49,7 +49,7 @@ class ExitRegistry {
     return *instance;
   }
 
-  // The caller hands over a share.
+  // Adds a finalizer and takes over one of its owners' shares from the caller.
   void Add(FinalizerNode* node) {
     const MutexLock lock(&mutex_);
     node->in_exit_registry_ = true;
@@ -58,7 +58,7 @@ class ExitRegistry {
     newest_ = node;
   }
 
-  // True if it was there: the share is the caller's.
+  // Removes a finalizer. Returns true if it was there: the caller is now the owner in its place.
   [[nodiscard]] bool Remove(FinalizerNode* node) {
     const MutexLock lock(&mutex_);
     if (!node->in_exit_registry_) return false;
@@ -66,7 +66,7 @@ class ExitRegistry {
     return true;
   }
 
-  // Null if there is none; else the share is the caller's.
+  // Removes and returns the newest finalizer, or null. The caller is now the owner in its place.
   [[nodiscard]] FinalizerNode* TakeNewest() {
     const MutexLock lock(&mutex_);
     FinalizerNode* const node = newest_;
@@ -87,7 +87,7 @@ class ExitRegistry {
 };
 
 void FinalizerNode::PrepareForExit() {
-  // If it fails, the next caller tries again.
+  // After a failure the next caller tries again.
   static const bool prepared = [] {
     if (std::atexit([] { RunFinalizersAtExit(); }) == 0) return true;
 #ifdef __cpp_exceptions

@@ -1,40 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finalize: run a function once when an object has gone, whether or not anybody remembers asking.
+// Finalize: runs a function once after an object's death, whether or not the handle is kept.
 //
-// Why: to give back what belongs to an object but does not lie in it (a file, a texture, an entry
-// in a log) without touching its class. OnExpire (weakref/expiry.h) ends with its registration; a
-// finalizer needs no keeper. The C++ answer to Python's weakref.finalize.
+// Why: to release what belongs to an object but is not part of it (a file, a texture, an entry in a
+// log) without changing its class. OnExpire (weakref/expiry.h) ends with its registration; a
+// finalizer stays. The C++ answer to Python's weakref.finalize.
 //
 //   auto finalizer = weakcache::Finalize(image, [path] { return std::remove(path.c_str()); });
 //   weakcache::Finalize(image, &ReleaseTexture, texture_id);     // with bound arguments
 //   if (std::optional<int> result = finalizer()) Log(*result);   // run it now, on this thread
-//   image.reset();                          // ~Image runs, then what has not run yet, newest first
+//   image.reset();                          // ~Image runs, then the pending ones, newest first
 //
-// Exactly one of these gets the function: the referent's expiry, a call through a handle, detach(),
-// and the run at exit. Whoever it is runs it (or takes it) at once; nobody waits for it.
-//
-// Thread safety: everything here may race on any threads, also on one Finalizer, save for assigning
+// Thread safety: all operations may race on any threads, also on one Finalizer, except assigning
 // to it, moving from it and destroying it.
 //
-// Differences from Python's weakref.finalize
-//  - It does not run at exit unless asked to: {.at_exit = true}. In C++ whatever is alive at exit
-//    is often a static; the function runs while it is still alive, and may use statics that have
-//    been destroyed. Python's interpreter, intact at that time, can afford the other default.
-//  - peek() returns the referent, not the function: while one thread looked at that, another could
-//    run and destroy it.
-//  - A bound argument that is a Ref to the referent itself is refused: the referent would never
-//    die. A Ref in a lambda's captures, or one behind a
-//    std::shared_ptr, can't be seen; it keeps the referent alive until detach(),
-//    a call, or exit.
-//  - Function and bound arguments are copied or moved in, and passed on as rvalues, as by
-//    std::thread: std::ref for what is to be referred to. They are destroyed after the run.
+// Differences from Python's weakref.finalize: it runs at exit only with {.at_exit = true}; peek()
+// returns the referent, not the function; a bound argument that is a Ref to the referent is
+// refused, as the referent would never die. (A Ref in a lambda's captures can't be seen: it keeps
+// the referent alive until detach(), a call, or exit.)
 //
-// An exception at expiry or at exit goes to the handler of SetExpiryErrorHandler, and the others
-// still run; one in a call through a handle goes to the caller.
-//
-// Complexity: registering is one allocation; everything is O(1), except RunFinalizersAtExit, which
-// is O(those that it runs). {.at_exit = true} takes a mutex of all such finalizers for a few
-// instructions when it registers and when it is claimed.
+// Complexity: registering is one allocation; everything is O(1), except RunFinalizersAtExit.
 #ifndef WEAKCACHE_WEAKREF_FINALIZER_H_
 #define WEAKCACHE_WEAKREF_FINALIZER_H_
 
@@ -54,7 +38,10 @@
 namespace weakcache {
 
 struct FinalizerOptions {
-  // Also run when the process exits, if it has not run by then: see RunFinalizersAtExit.
+  // Runs the function at the exit of the process, if it has not run by then: see
+  // RunFinalizersAtExit. Registering and claiming then take a mutex for a few instructions. Off by
+  // default, unlike in Python: at exit the referent is often a static that is still alive, and the
+  // function may use statics that have been destroyed.
   bool at_exit = false;
 };
 
@@ -69,13 +56,13 @@ template <typename First, typename... Rest>
 inline constexpr bool kOptionsFirst<First, Rest...> =
     std::is_same_v<std::remove_cvref_t<First>, FinalizerOptions>;
 
-// What can be bound when no options are given.
+// The arguments that can be bound when no options are given.
 template <typename... Arguments>
 concept BoundArguments = !kOptionsFirst<Arguments...>;
 
 }  // namespace internal
 
-// A function with the arguments bound to it by Finalize; what detach() gives back for it.
+// A function with the arguments that Finalize bound to it; detach() returns it.
 template <typename Function, typename... Arguments>
 class BoundFunction {
  public:
@@ -87,7 +74,7 @@ class BoundFunction {
   const Function& function() const { return function_; }
   const std::tuple<Arguments...>& arguments() const { return arguments_; }
 
-  // Passes on the arguments themselves: to be called once.
+  // Calls the function with the arguments as rvalues: at most once.
   std::invoke_result_t<Function, Arguments...> operator()() && {
     return std::apply(std::move(function_), std::move(arguments_));
   }
@@ -97,23 +84,26 @@ class BoundFunction {
   std::tuple<Arguments...> arguments_;
 };
 
-// A handle to one finalizer, shared by its copies; it keeps neither referent nor finalizer in
-// force. Finalizer<Callback> is a handle that has forgotten the referent's type.
+// A handle to one finalizer. Copies are handles to the same one. Destroying the handles neither
+// cancels nor runs the finalizer. Finalizer<Callback> is a handle without the referent's type.
+//
+// The function goes to the first of these: the expiry of the referent, a call through a handle,
+// detach(), and the run at exit. That one runs or takes it at once, and the others do not wait.
 template <typename Callback, typename T = const void>
 class Finalizer {
  public:
   using callback_type = Callback;
-  // Of a call: bool for a function that returns nothing, std::optional<std::reference_wrapper<R>>
-  // for one that returns R&, else std::optional<R>.
+  // The result of a call: bool for a function that returns nothing,
+  // std::optional<std::reference_wrapper<R>> for one that returns R&, otherwise std::optional<R>.
   using result_type = internal::CallResult<Callback>;
 
-  // Dead.
+  // Makes a dead handle.
   Finalizer() = default;
   Finalizer(const Finalizer& other) noexcept : Finalizer(other.node_, other.pointer_) {}
   Finalizer(Finalizer&& other) noexcept
       : node_(std::exchange(other.node_, nullptr)), pointer_(other.pointer_) {}
 
-  // Forgets the referent's type.
+  // Converts to a handle without the referent's type.
   template <internal::ForgettableAs<T> U>
   Finalizer(const Finalizer<Callback, U>& other) noexcept  // NOLINT(google-explicit-constructor)
       : Finalizer(other.node_, other.pointer_) {}
@@ -136,33 +126,34 @@ class Finalizer {
   }
   friend void swap(Finalizer& a, Finalizer& b) noexcept { a.swap(b); }
 
-  // True until the function begins to run or is detached. Another thread may make it false at any
-  // time; who sees false also sees what the referent's destructor did, if that was the reason.
+  // Returns true until the function begins to run or is detached. Another thread may make it false
+  // at any time. A caller that sees false because of the expiry also sees what the referent's
+  // destructor did.
   bool alive() const noexcept { return node_ != nullptr && node_->pending(); }
 
-  // Gives the function back, which then never runs by itself; empty if it is no longer alive. If
-  // moving it throws, it is lost.
+  // Returns the function, which then never runs by itself; empty if the finalizer is not alive. If
+  // moving the function throws, it is lost.
   std::optional<Callback> detach() const {
-    const Finalizer claimed = *this;  // the function may let go of this very handle
+    const Finalizer claimed = *this;  // the function's move may destroy this handle
     if (claimed.node_ == nullptr || !claimed.node_->Claim()) return std::nullopt;
     return claimed.node_->Take();
   }
 
-  // The referent if the finalizer is alive, else null.
+  // Returns the referent if the finalizer is alive, otherwise null.
   Ref<T> peek() const noexcept {
     if (!alive() || !node_->block()->TryAddStrong()) return nullptr;
     return internal::RefAccess::Adopt<T>(pointer_, node_->block());
   }
 
-  // Runs the function now, on this thread; false or empty if it is no longer alive. The function
-  // may let go of this very handle.
+  // Runs the function now, on this thread, and passes its exception to the caller. Returns false or
+  // empty if the finalizer is not alive. The function may destroy this handle.
   result_type operator()() const {
     const Finalizer running = *this;
     if (running.node_ == nullptr || !running.node_->Claim()) return result_type();
     return running.node_->RunForResult();
   }
 
-  // Whether both are handles to the same finalizer.
+  // Returns whether both are handles to the same finalizer.
   template <typename U>
   friend bool operator==(const Finalizer& a, const Finalizer<Callback, U>& b) noexcept {
     return a.SharesNode(b);
@@ -211,17 +202,23 @@ void CheckDoesNotKeep(const ControlBlock* block, const Ref<U>& argument) {
 
 }  // namespace internal
 
-// Runs `function(arguments...)` once after `ref`'s referent has gone, even if nobody keeps the
-// handle. Preconditions: `ref` owns an object; no argument is a Ref that owns the same one. If an
-// allocation or a copy throws, nothing is registered; what was given to be moved may have been.
-// Without options: Finalize(ref, function, arguments...).
+// Registers `function(arguments...)` to be called once after `ref`'s referent has been destroyed,
+// even if the handle is not kept. Without options: Finalize(ref, function, arguments...).
+//
+// Function and arguments are copied or moved in and passed on as rvalues, as by std::thread (use
+// std::ref for references), and destroyed after the run. An exception at expiry or at exit goes to
+// the handler of SetExpiryErrorHandler, and the other finalizers still run.
+//
+// Preconditions: `ref` owns an object; no argument is a Ref that owns the same one. If an
+// allocation or a copy throws, nothing is registered, but an rvalue argument may have been moved
+// from.
 template <typename T, typename Function, typename... Arguments>
 auto Finalize(const Ref<T>& ref, Function&& function, FinalizerOptions options,
               Arguments&&... arguments) {
   static_assert(std::is_invocable_v<std::decay_t<Function>, std::decay_t<Arguments>...>,
                 "a finalizer is called with its bound arguments only: the referent is gone");
   using Callback = typename internal::FinalizerCallbackOf<Function, Arguments...>::type;
-  const Ref<T> held = ref;  // what is copied or moved below may change the caller's reference
+  const Ref<T> held = ref;  // the copies and moves below may change the caller's reference
   internal::ControlBlock* const block = internal::RefAccess::Block(held);
   internal::Check(block != nullptr, "Finalize", "the reference is null or owns nothing");
   internal::CheckNotNullFunction<std::decay_t<Function>>(function, "Finalize");
@@ -242,8 +239,8 @@ auto Finalize(const Ref<T>& ref, Function&& function,
                   std::forward<Arguments>(arguments)...);
 }
 
-// The same through a weak reference. If the referent has expired already, nothing is registered,
-// the function does not run, and the handle is dead.
+// Does the same through a weak reference. If the referent has expired already, registers nothing,
+// and the handle is dead.
 template <typename T, typename Function, typename... Arguments>
 auto Finalize(const WeakRef<T>& weak, Function&& function, FinalizerOptions options,
               Arguments&&... arguments) {
@@ -262,15 +259,15 @@ auto Finalize(const WeakRef<T>& weak, Function&& function,
                   std::forward<Arguments>(arguments)...);
 }
 
-// Runs the finalizers that were registered with {.at_exit = true} and have not run, newest first,
-// including those that are registered meanwhile, until there are none; returns how many this call
-// ran. Their referents may be alive.
+// Runs the pending finalizers that were registered with {.at_exit = true}, newest first, including
+// those that are registered meanwhile. Returns how many this call ran. Their referents may be
+// alive. Does not wait for functions that other threads are running. O(number of finalizers run).
 //
-// std::exit and the return from main call it, by a std::atexit handler of the first such
-// registration: statics whose constructors were through by then still exist. What is registered
-// after that handler has run, by a static's destructor, runs at its referent's expiry or not at
-// all. A program that leaves by std::_Exit or std::quick_exit may call it itself, at any time and
-// on any thread. It does not wait for functions that other threads are running.
+// The first such registration installs it as a std::atexit handler, so std::exit and the return
+// from main call it, before the destructors of statics that were constructed earlier. A finalizer
+// that is registered after the handler has run, by a static's destructor, runs at its referent's
+// expiry or not at all. A program that ends by std::_Exit or std::quick_exit may call this itself,
+// at any time and on any thread.
 size_t RunFinalizersAtExit();
 
 }  // namespace weakcache

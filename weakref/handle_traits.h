@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// HandleTraits<H>: what a container has to know about a kind of strong handle.
+// HandleTraits<H>: the operations of a strong handle that containers need.
 //
 // Why: a weak container should take the handles that a program has: this library's Ref, the
 // std::shared_ptr of a million existing lines, or a handle of the program's own.
@@ -19,38 +19,9 @@
 //     std::vector<typename Traits::weak_type> observers_;
 //   };
 //
-// For a handle of your own, specialise it, with these members (tests/handle_traits_test.cc has two
-// compiled examples, one for boost::shared_ptr):
-//
-//   template <typename T>
-//   struct weakcache::HandleTraits<my::Pointer<T>> {
-//     using element_type = T;
-//     using strong_type = my::Pointer<T>;    // keeps the object alive; null if value-initialised
-//     using weak_type = my::WeakPointer<T>;  // does not; expired if value-initialised
-//
-//     // Whether an entry can be told of the expiry. Only this library's own handles can do that;
-//     // for others the containers look at a few entries in each insertion.
-//     static constexpr bool kNotifiesExpiry = false;
-//
-//     static weak_type MakeWeak(const strong_type&) noexcept;
-//     static strong_type Lock(const weak_type&) noexcept;  // null once expired
-//     static bool Expired(const weak_type&) noexcept;      // never becomes false again
-//     // Whether both share one object's ownership: an equivalence that outlives the object, for as
-//     // long as weak references to it remain. For each mix of strong_type and weak_type.
-//     template <typename A, typename B>
-//     static bool SameOwner(const A&, const B&) noexcept;
-//     // False for what can't expire or be locked: null, and an alias without an owner.
-//     static bool Owns(const strong_type&) noexcept;
-//     template <typename... Args>
-//     static strong_type Make(Args&&...);                  // a new object
-//   };
-//
-// Thread safety: each function is as safe as the operation of the handle that it stands for.
-//
-// Differences from std::pointer_traits: that is for anything that points; a Handle owns, and has a
-// weak keep_alive.
-//
-// Complexity: O(1) for Ref and std::shared_ptr; the functions but Make do not allocate.
+// Thread safety: each function is as safe as the operation of the handle that it calls.
+// Difference from std::pointer_traits: a handle owns its object, and there are weak ones to it.
+// Complexity: O(1) for Ref and std::shared_ptr; only Make allocates.
 #ifndef WEAKCACHE_WEAKREF_HANDLE_TRAITS_H_
 #define WEAKCACHE_WEAKREF_HANDLE_TRAITS_H_
 
@@ -64,7 +35,31 @@
 
 namespace weakcache {
 
-// Only the specialisations are defined.
+// Only specialisations are defined. One for a handle of your own has these members
+// (tests/weakref/handle_traits_test.cc has two, one of them for boost::shared_ptr):
+//
+//   template <typename T>
+//   struct weakcache::HandleTraits<my::Pointer<T>> {
+//     using element_type = T;
+//     using strong_type = my::Pointer<T>;    // keeps the object alive; null if value-initialised
+//     using weak_type = my::WeakPointer<T>;  // does not; expired if value-initialised
+//
+//     // Whether an entry can be notified of the expiry. Only this library's handles do that; for
+//     // others the containers look for dead entries, a few with each insertion.
+//     static constexpr bool kNotifiesExpiry = false;
+//
+//     static weak_type MakeWeak(const strong_type&) noexcept;
+//     static strong_type Lock(const weak_type&) noexcept;  // null once expired
+//     static bool Expired(const weak_type&) noexcept;      // never becomes false again
+//     // Returns whether both share the ownership of one object, for each mix of the two types: an
+//     // equivalence that outlives the object for as long as weak references to it remain.
+//     template <typename A, typename B>
+//     static bool SameOwner(const A&, const B&) noexcept;
+//     // Returns false for null and for an alias without an owner: they can't expire.
+//     static bool Owns(const strong_type&) noexcept;
+//     template <typename... Args>
+//     static strong_type Make(Args&&...);                  // a new object
+//   };
 template <typename H>
 struct HandleTraits;
 
@@ -140,7 +135,7 @@ concept ComparesOwners = requires(const A& a, const B& b) {
   requires noexcept(Traits::SameOwner(a, b));
 };
 
-// What containers can keep, swap and clear.
+// A handle that containers can store, swap and clear.
 template <typename T>
 concept HandleValue = std::semiregular<T> && std::is_nothrow_move_constructible_v<T> &&
     std::is_nothrow_move_assignable_v<T>;
@@ -168,8 +163,8 @@ concept CompleteHandleTraits =
 
 }  // namespace internal
 
-// A strong handle that containers take: HandleTraits<H> is specialised, with all that it needs.
-// Make is not asked for, as what it takes depends on the object.
+// A strong handle that containers take: HandleTraits<H> is specialised and complete. Make is not
+// required, as its arguments depend on the object.
 template <typename H>
 concept Handle = internal::CompleteHandleTraits<HandleTraits<H>> &&
     std::same_as<typename HandleTraits<H>::strong_type, H>;

@@ -1,35 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ref<T>: a strong reference to a large object.
 //
-// Why not std::shared_ptr: the memory of a make_shared object stays allocated for as long as any
-// weak_ptr remains, so a cache of weak_ptr pins what it was meant to let go. A Ref's referent is
-// destroyed *and its memory given back* when the last Ref goes, whatever weak references remain.
+// Why: the memory of a std::make_shared object stays allocated while any weak_ptr remains, so a
+// cache of weak_ptrs pins what it has dropped. The referent of a Ref is destroyed *and its memory
+// is freed* when the last Ref goes, whatever weak references remain.
 //
 //   weakcache::Ref<Image> image = weakcache::MakeRef<Image>(width, height);
 //   weakcache::WeakRef<Image> weak = image;                   // weakref/weak_ref.h
 //   if (weakcache::Ref<Image> again = weak.lock()) Show(*again);
-//   image.reset();                                            // ~Image runs, its memory goes back
+//   image.reset();                                            // ~Image runs, its memory is freed
 //
-// Thread safety: as std::shared_ptr: distinct Refs to one object may be used, copied and destroyed
-// on any threads at once; one Ref is as safe as a plain pointer.
+// Thread safety: distinct Refs to one object may be used, copied and destroyed on any threads at
+// once; one Ref is as safe as a plain pointer (as with std::shared_ptr).
 //
-// Differences from std::shared_ptr
-//  - A referent of more than a few words has an allocation of its own (MakeRef allocates twice
-//    for it).
-//  - Dereferencing a null Ref aborts with a message, in every build.
-//  - A count that would overflow aborts with a message; it never wraps.
-//  - Destroying a long chain of Refs takes a fixed amount of stack: destructions nested deeper than
-//    32 on one thread wait until the one at that depth is through. So a referent at that depth can
-//    outlive the object that held its last Ref: a destructor must not rely on its owner, nor on the
-//    owner's other members, being there.
-//  - Counts are always atomic, also while the process has one thread.
+// Differences from std::shared_ptr: a referent of more than a few words has an allocation of its
+// own; dereferencing a null Ref and overflowing a count abort with a message, in every build; a
+// long chain of Refs is destroyed on a fixed amount of stack (see ~Ref); counts are always atomic.
 //
-// At the last release, in this order: every weak reference reads expired; the destructor runs; the
-// memory goes back; those who registered for it are told (weakref/expiry.h), newest first.
-//
-// Complexity: every operation is O(1), watcher_count() excepted; copy and drop are one atomic
-// addition each. The last release also tells the watchers, under whose list's lock there is nothing
-// but a few instructions, or a count of them by watcher_count().
+// Complexity: O(1), and one atomic addition for a copy or a drop; the last release also notifies
+// the watchers, and watcher_count() counts them.
 #ifndef WEAKCACHE_WEAKREF_REF_H_
 #define WEAKCACHE_WEAKREF_REF_H_
 
@@ -54,7 +43,7 @@ namespace internal {
 
 struct RefAccess;
 
-// Up the class hierarchy, to const, to void; for arrays only to const.
+// True for conversions to a base class, to const and to void; for arrays only to const.
 template <typename U, typename T>
 concept PointsAs = std::is_convertible_v<U*, T*>;
 
@@ -83,8 +72,8 @@ class Ref {
     other.Forget();
   }
 
-  // Aliasing: points to `part`, which must live as long as `owner`'s referent, and owns that
-  // referent.
+  // Makes an alias: it points to `part` and keeps `owner`'s referent alive, which `part` must not
+  // outlive.
   template <typename U>
   Ref(const Ref<U>& owner, element_type* part) noexcept : Ref(part, owner.block_) {
     AddStrong();
@@ -94,6 +83,13 @@ class Ref {
     owner.Forget();
   }
 
+  // Drops the reference. At the last one, in this order: every weak reference reads expired; the
+  // destructor of the referent runs; its memory is freed; the watchers (weakref/expiry.h) are
+  // notified, newest first.
+  //
+  // If this runs inside 32 other destructions on this thread, the destruction is deferred until the
+  // one at that depth has returned. So at such a depth a referent may outlive the object that held
+  // its last Ref: its destructor must not use that object.
   ~Ref() {
     if (block_ != nullptr) block_->ReleaseStrong();
   }
@@ -117,8 +113,7 @@ class Ref {
   element_type* get() const noexcept { return pointer_; }
   explicit operator bool() const noexcept { return pointer_ != nullptr; }
 
-  // Precondition: not null. An array is indexed, anything else dereferenced; the bounds are the
-  // caller's.
+  // Access the referent. Precondition: not null. An index into an array is not checked.
   std::add_lvalue_reference_t<T> operator*() const
       requires(!std::is_void_v<T> && !std::is_array_v<T>) {
     internal::Check(pointer_ != nullptr, "Ref::operator*", "the reference is null");
@@ -134,18 +129,17 @@ class Ref {
     return pointer_[index];
   }
 
-  // The number of strong references to the referent; zero if null. While other threads copy or drop
-  // theirs it is a hint, and so are the others. weak_count() counts WeakRefs, containers' entries
-  // and registrations; watcher_count(), O(that number), those of them that will be told of the end.
-  // The references themselves can't be listed, as Python's getweakrefs does: each would have to be
-  // linked into a list, which costs every copy a lock and two pointers.
+  // Returns the number of strong references to the referent; zero if null. All three counts are
+  // hints while other threads use their references.
   size_t use_count() const noexcept { return block_ == nullptr ? 0 : block_->strong_count(); }
+  // Returns the number of WeakRefs, entries of containers, and registrations.
   size_t weak_count() const noexcept { return block_ == nullptr ? 0 : block_->weak_count(); }
+  // Returns how many entries and registrations will be notified of the expiry. O(that number).
   size_t watcher_count() const noexcept { return block_ == nullptr ? 0 : block_->watcher_count(); }
 
-  // Identity: whether both keep the same object alive, whatever part of it they point to; and a
-  // hash and an order that agree with it. Stable, also after the referent's death (through a
-  // WeakRef).
+  // Compares ownership: returns whether both keep the same object alive, whatever part of it they
+  // point to. The order and the hash agree with it. All are stable, also after the referent's death
+  // through a WeakRef.
   template <typename U>
   bool owner_equal(const U& other) const noexcept {
     return block_ == other.block_;
@@ -156,7 +150,7 @@ class Ref {
   }
   size_t owner_hash() const noexcept { return std::hash<const void*>()(block_); }
 
-  // By address, as std::shared_ptr.
+  // Compare addresses, as std::shared_ptr does.
   template <typename U>
   friend bool operator==(const Ref& a, const Ref<U>& b) noexcept {
     return a.get() == b.get();
@@ -185,7 +179,7 @@ class Ref {
   friend class WeakRef;
   friend struct internal::RefAccess;
 
-  // Takes over one strong reference that has been counted already.
+  // Takes over one strong reference, which is counted already.
   Ref(element_type* pointer, internal::ControlBlock* block) noexcept
       : pointer_(pointer), block_(block) {}
 
@@ -203,29 +197,30 @@ class Ref {
 
 namespace internal {
 
-// How the library's own code reaches the control block behind a Ref or a WeakRef.
+// Gives the library's own code access to the control block of a Ref or a WeakRef.
 struct RefAccess {
   template <typename R>
   static auto* Block(const R& reference) {
     return reference.block_;
   }
-  // The result takes over one strong reference that has been counted already.
+  // Returns a Ref that takes over one strong reference, which is counted already.
   template <typename T>
   static Ref<T> Adopt(std::remove_extent_t<T>* pointer, ControlBlock* block) {
     return Ref<T>(pointer, block);
   }
-  // As well, for a Ref type that the caller need not take apart.
+  // The same for a given type of reference.
   template <typename R, typename AnyBlock>
   static R AdoptAs(typename R::element_type* pointer, AnyBlock* block) {
     return R(pointer, block);
   }
-  // A reference that the compiler can keep in registers, as it can't one that has a destructor;
-  // AdoptAs makes it whole again.
+  // A reference taken apart. The compiler can keep it in registers, unlike an object that has a
+  // destructor.
   template <typename Pointer, typename AnyBlock>
   struct Parts {
     Pointer* pointer;
     AnyBlock* block;
   };
+  // Returns the parts of a reference, together with its count; AdoptAs or AdoptCounted takes it.
   template <typename R>
   static auto TakeApart(R reference) {
     using Pointer = std::remove_pointer_t<decltype(reference.pointer_)>;
@@ -233,39 +228,81 @@ struct RefAccess {
     return Parts<Pointer, AnyBlock>{std::exchange(reference.pointer_, nullptr),
                                     std::exchange(reference.block_, nullptr)};
   }
-  // The result counts one more weak reference.
+  // Returns the parts of a reference, which keeps its count.
+  template <typename R>
+  static auto PartsOf(const R& reference) {
+    using Pointer = std::remove_pointer_t<decltype(reference.pointer_)>;
+    using AnyBlock = std::remove_pointer_t<decltype(reference.block_)>;
+    return Parts<Pointer, AnyBlock>{reference.pointer_, reference.block_};
+  }
+  // Returns a Ref or WeakRef that takes over a count of its kind.
+  template <typename R>
+  static R AdoptCounted(typename R::element_type* pointer, ControlBlock* block) {
+    R reference;
+    reference.pointer_ = pointer;
+    reference.block_ = block;
+    return reference;
+  }
+  // Adds a weak reference and returns it.
   template <typename T>
   static WeakRef<T> AddWeak(T* pointer, ControlBlock* block) {
     return WeakRef<T>(pointer, block);
   }
 };
 
-// The first reference to the referent of a new block.
+// Returns the first reference to the referent of a new block.
 template <typename T, typename Block>
 Ref<T> FirstRef(Block* block) {
   if constexpr (!std::is_array_v<T>) LinkRefToThis(block->referent(), block);
   return RefAccess::Adopt<T>(block->referent(), block);
 }
 
+template <typename T>
+using CopiesOfElement = CopiesOf<std::remove_extent_t<T>>;
+
+template <typename T, typename Allocator, typename Initializer>
+Ref<T> NewArray(const Allocator& allocator, size_t count, const Initializer& initializer) {
+  return FirstRef<T>(
+      NewBlock<ArrayBlock<std::remove_extent_t<T>, Allocator>>(allocator, count, initializer));
+}
+
 }  // namespace internal
 
-// Creates a T and the first reference to it. Leaves nothing behind if an allocation or T's
-// constructor throws. Not with T's own operator new, if it has one.
+// Creates a T and the first reference to it. If an allocation or T's constructor throws, nothing is
+// leaked. An operator new of T's own is not used. A large T takes two allocations: one is freed at
+// the last strong release, the other, for the counts, with the last reference of any kind.
 template <typename T, typename... Args>
 requires(!std::is_array_v<T> && !std::is_void_v<T>) [[nodiscard]] Ref<T> MakeRef(Args&&... args) {
   return internal::FirstRef<T>(internal::NewBlock<internal::BlockFor<T, std::allocator<char>>>(
       std::allocator<char>(), std::forward<Args>(args)...));
 }
 
-// Creates an array of `count` value-initialised elements: MakeRef<T[]>(count).
+// Creates an array and the first reference to it; each element is value-initialised, or a copy of
+// `value`. With inner arrays, as in MakeRef<T[][3]>(count, value), `value` is one of those.
 template <typename T>
 requires std::is_unbounded_array_v<T>
 [[nodiscard]] Ref<T> MakeRef(size_t count) {
-  return internal::FirstRef<T>(internal::NewBlock<internal::ArrayBlock<std::remove_extent_t<T>>>(
-      std::allocator<char>(), count, internal::ValueInitialize()));
+  return internal::NewArray<T>(std::allocator<char>(), count, internal::ValueInitialize());
+}
+template <typename T>
+requires std::is_unbounded_array_v<T>
+[[nodiscard]] Ref<T> MakeRef(size_t count, const std::remove_extent_t<T>& value) {
+  return internal::NewArray<T>(std::allocator<char>(), count, internal::CopiesOfElement<T>{value});
+}
+template <typename T>
+requires std::is_bounded_array_v<T>
+[[nodiscard]] Ref<T> MakeRef() {
+  return internal::NewArray<T>(std::allocator<char>(), std::extent_v<T>,
+                               internal::ValueInitialize());
+}
+template <typename T>
+requires std::is_bounded_array_v<T>
+[[nodiscard]] Ref<T> MakeRef(const std::remove_extent_t<T>& value) {
+  return internal::NewArray<T>(std::allocator<char>(), std::extent_v<T>,
+                               internal::CopiesOfElement<T>{value});
 }
 
-// As MakeRef, but what has no constructor of its own is left uninitialised: for buffers that are
+// Like MakeRef, but leaves what has no constructor of its own uninitialised: for buffers that are
 // about to be filled.
 template <typename T>
 requires(!std::is_array_v<T>) [[nodiscard]] Ref<T> MakeRefForOverwrite() {
@@ -275,22 +312,48 @@ requires(!std::is_array_v<T>) [[nodiscard]] Ref<T> MakeRefForOverwrite() {
 template <typename T>
 requires std::is_unbounded_array_v<T>
 [[nodiscard]] Ref<T> MakeRefForOverwrite(size_t count) {
-  return internal::FirstRef<T>(internal::NewBlock<internal::ArrayBlock<std::remove_extent_t<T>>>(
-      std::allocator<char>(), count, internal::DefaultInitialize()));
+  return internal::NewArray<T>(std::allocator<char>(), count, internal::DefaultInitialize());
+}
+template <typename T>
+requires std::is_bounded_array_v<T>
+[[nodiscard]] Ref<T> MakeRefForOverwrite() {
+  return internal::NewArray<T>(std::allocator<char>(), std::extent_v<T>,
+                               internal::DefaultInitialize());
 }
 
-// As MakeRef, with memory from `allocator`, which constructs and destroys the object too. The
-// counts are its memory as well: a std::pmr::memory_resource must outlive every WeakRef, and the
-// destruction of the object also where that is deferred (see the top).
+// Like MakeRef, with memory from `allocator`, which also constructs and destroys the object. The
+// counts are in its memory too: a std::pmr::memory_resource must outlive every Ref and WeakRef, and
+// a destruction that is deferred (see the destructor).
 template <typename T, typename Allocator, typename... Args>
 requires(!std::is_array_v<T> && !std::is_void_v<T>)
     [[nodiscard]] Ref<T> AllocateRef(const Allocator& allocator, Args&&... args) {
   return internal::FirstRef<T>(
       internal::NewBlock<internal::BlockFor<T, Allocator>>(allocator, std::forward<Args>(args)...));
 }
+template <typename T, typename Allocator>
+requires std::is_unbounded_array_v<T>
+[[nodiscard]] Ref<T> AllocateRef(const Allocator& allocator, size_t count) {
+  return internal::NewArray<T>(allocator, count, internal::ValueInitialize());
+}
+template <typename T, typename Allocator>
+requires std::is_unbounded_array_v<T>
+[[nodiscard]] Ref<T> AllocateRef(const Allocator& allocator, size_t count,
+                                 const std::remove_extent_t<T>& value) {
+  return internal::NewArray<T>(allocator, count, internal::CopiesOfElement<T>{value});
+}
+template <typename T, typename Allocator>
+requires std::is_bounded_array_v<T>
+[[nodiscard]] Ref<T> AllocateRef(const Allocator& allocator) {
+  return internal::NewArray<T>(allocator, std::extent_v<T>, internal::ValueInitialize());
+}
+template <typename T, typename Allocator>
+requires std::is_bounded_array_v<T>
+[[nodiscard]] Ref<T> AllocateRef(const Allocator& allocator, const std::remove_extent_t<T>& value) {
+  return internal::NewArray<T>(allocator, std::extent_v<T>, internal::CopiesOfElement<T>{value});
+}
 
-// Takes over what a unique_ptr owns, with its deleter, which lies beside the counts; null gives
-// null. If the allocation of the counts throws, `owner` still owns it.
+// Takes over the object and the deleter of a unique_ptr; null gives null. If the allocation of the
+// counts throws, `owner` keeps the object.
 template <typename T, typename Deleter>
 [[nodiscard]] Ref<T> AdoptRef(std::unique_ptr<T, Deleter>&& owner) {
   static_assert(sizeof(std::remove_extent_t<T>) > 0, "the type must be complete");
@@ -300,7 +363,16 @@ template <typename T, typename Deleter>
   return internal::FirstRef<T>(new internal::AdoptedBlock<T, Deleter>(std::move(owner)));
 }
 
-// As the casts of the same names between pointers. A dynamic cast that fails gives null.
+// Returns the deleter that AdoptRef took over, null if `ref` is null, was made otherwise, or has a
+// deleter of another type. `Deleter` is exactly that of the unique_ptr, without a reference. Works
+// without run-time type information. The result is valid while somebody holds the referent.
+template <typename Deleter, typename T>
+[[nodiscard]] Deleter* get_deleter(const Ref<T>& ref) noexcept {
+  internal::ControlBlock* const block = internal::RefAccess::Block(ref);
+  return block == nullptr ? nullptr : block->template FindOwnerPart<Deleter>();
+}
+
+// Cast like the casts of the same names between pointers. A dynamic cast that fails gives null.
 template <typename T, typename U>
 [[nodiscard]] Ref<T> static_pointer_cast(Ref<U> ref) noexcept {
   auto* const pointer = static_cast<std::remove_extent_t<T>*>(ref.get());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// ToSharedPtr and FromSharedPtr: one object, owned through Ref here and std::shared_ptr there.
+// ToSharedPtr and FromSharedPtr: one object, owned by Refs here and by std::shared_ptrs there.
 //
-// Why: code that takes or gives std::shared_ptr should not keep a program from using Ref, or make
+// Why: code that takes or returns std::shared_ptr should not keep a program from using Ref, or make
 // it copy a large object at the border.
 //
 //   weakcache::Ref<Image> image = weakcache::MakeRef<Image>(width, height);
@@ -9,36 +9,17 @@
 //   library::Draw(shared);                                        // may keep it
 //   weakcache::Ref<Image> drawn = weakcache::FromSharedPtr(library::Canvas());
 //
-// Either call makes a *family*: the result, its copies and what is converted from them. The family
-// as a whole holds one reference of the other sort, from the call until its last member goes, and
-// gives it back then, whatever weak references to the family remain. So the object lives until both
-// sides have let go, and
-//  - on either side weak references see their own family: they expire with its last member (a
-//    std::weak_ptr with the last shared_ptr of it, a WeakRef and whoever registered for the expiry
-//    with the last Ref), although the other side may keep the object alive;
-//  - use_count() counts on the other side one for the family, however many are in it;
-//  - two calls for one object make two families, which do not have the same owner.
-//
-// Round trips lead back: ToSharedPtr of a Ref that FromSharedPtr made gives the family that this
-// one holds, that is, a copy of the original shared_ptr (pointing to what the Ref points to); and
-// FromSharedPtr of a shared_ptr that ToSharedPtr made gives the original family of Refs. Neither
-// allocates. The result does not hold the family in between: its weak references expire as if the
-// result did not exist. Under -fno-rtti FromSharedPtr can't tell and makes a family anew, which
-// holds the shared_ptr, which holds a Ref.
-//
-// Null gives null. An alias keeps its pointer and its owner. Both are for arrays and void as well.
+// Either call makes a *family*: the result and its copies. The family together holds one reference
+// of the other kind until its last member goes. So the object lives until both sides have released
+// it, and weak references expire with their own family. A round trip returns to the first family.
 //
 // Thread safety: as copying the argument.
 //
-// Differences from the std types
-//  - The memory of a large referent goes back at the last release of both sides even if a
-//    std::weak_ptr remains: that keeps a few words. An object of std::make_shared stays as pinned
-//    by std::weak_ptrs as it is without this header.
-//  - ToSharedPtr does not enable std::enable_shared_from_this in the object, nor FromSharedPtr
-//    EnableRefFromThis.
+// Differences from the std types: the memory of a large referent is freed at the last release of
+// both sides even if a std::weak_ptr remains (an object of std::make_shared stays pinned by those).
+// Neither std::enable_shared_from_this nor EnableRefFromThis is linked by a conversion.
 //
-// Complexity: O(1); one allocation, none for a round trip or null. If it fails, nothing has
-// changed; the argument is moved from only on success.
+// Complexity: O(1); one allocation, none for a round trip or null. docs/guide.md has the details.
 #ifndef WEAKCACHE_WEAKREF_SHARED_PTR_INTEROP_H_
 #define WEAKCACHE_WEAKREF_SHARED_PTR_INTEROP_H_
 
@@ -52,7 +33,12 @@
 
 namespace weakcache {
 
-// Precondition: `ref` is null or owns something (it is not an alias of a null Ref).
+// Returns a std::shared_ptr that keeps `ref`'s referent alive; null gives null, and an alias keeps
+// its pointer and its owner. For a Ref that FromSharedPtr made, returns a copy of the shared_ptr
+// that it holds. On the Refs' side, use_count() counts the whole family of the result as one; two
+// calls make two families with different owners. Precondition: `ref` is null or owns an object (it
+// is not an alias of a null Ref). If the allocation fails, nothing has changed; the argument is
+// moved from only on success.
 template <typename T>
 [[nodiscard]] std::shared_ptr<T> ToSharedPtr(const Ref<T>& ref) {
   internal::ControlBlock* const block = internal::RefAccess::Block(ref);
@@ -63,8 +49,8 @@ template <typename T>
   if (const std::shared_ptr<void>* original = internal::SharedPtrBlock::Owner(block)) {
     return std::shared_ptr<T>(*original, ref.get());
   }
-  // A pointer to the object itself would let std::enable_shared_from_this in, which is not made for
-  // two such calls at once.
+  // A shared_ptr of the object's own type would link std::enable_shared_from_this, which does not
+  // allow two such calls at once. So the owner is one of void.
   block->AddStrong();
   std::shared_ptr<void> owner(nullptr, internal::ReleaseRef(block));
   return std::shared_ptr<T>(std::move(owner), ref.get());
@@ -77,7 +63,10 @@ template <typename T>
   return shared;
 }
 
-// Precondition: `shared` is null or owns something (it is not an alias of an empty shared_ptr).
+// Returns a Ref that keeps `shared`'s object alive; the rest is as for ToSharedPtr. For a
+// shared_ptr that ToSharedPtr made, returns a Ref of the original family; under -fno-rtti that
+// can't be found out, and the result is a new family, which holds the shared_ptr. Precondition:
+// `shared` is null or owns an object (it is not an alias of an empty shared_ptr).
 template <typename T>
 [[nodiscard]] Ref<T> FromSharedPtr(const std::shared_ptr<T>& shared) {
   if (shared.use_count() == 0) {

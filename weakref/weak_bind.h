@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// WeakBind: a callable that calls an object's method while the object lives, and keeps it not
-// alive.
+// WeakBind: invokes a method only while the object is alive, without extending its lifetime.
 //
-// Why: a callback list that holds [ref] { ref->OnClick(); } keeps every listener for ever, and one
-// that holds a raw `this` calls the dead. The C++ answer to Python's weakref.WeakMethod.
+// Why: a list of callbacks that capture a Ref keeps every listener for ever, and one that captures
+// a raw `this` calls dead objects. The C++ answer to Python's weakref.WeakMethod.
 //
 //   std::function<void(Point)> on_click = weakcache::WeakBind(button, &Button::Press);
 //   auto area = weakcache::WeakBind(button, [](const Button& b, int dpi) { return b.Area(dpi); });
@@ -12,19 +11,11 @@
 //   on_click({3, 4});                           // does nothing
 //
 // Thread safety: calls may be made on any threads at once, also while the last Ref is being
-// dropped, if the bound function allows it: they share it. Otherwise as safe as a plain pointer.
+// dropped, if the bound function allows it; otherwise as safe as a plain pointer.
 //
-// Differences from Python's weakref.WeakMethod and from std::bind_front
-//  - A call through it calls the method, while the object is held; WeakMethod gives a method to
-//    call.
-//  - The result is a std::optional, or true or false for a method that returns nothing. One that
-//    returns R& gives std::optional<std::reference_wrapper<R>>: if it refers into the object, use
-//    it only while somebody holds that. One that returns R&& gives a std::optional<R> moved from
-//    it.
-//  - Equal are two bindings of the same part of the same object to equal functions. Functions with
-//    no ==, such as lambdas with captures, make bindings with no ==.
-//  - Arguments are forwarded, and left alone if the object has gone.
-//  - A binding of a weak reference that has expired already never calls.
+// Differences from Python's WeakMethod and from std::bind_front: calling it calls the method, with
+// the object held meanwhile; the result is a std::optional, or a bool for a method that returns
+// nothing; two bindings are equal if object and function are.
 //
 // Complexity: a call adds one lock() and one release, O(1) and lock-free; binding copies or moves
 // the function and allocates nothing.
@@ -32,6 +23,8 @@
 #define WEAKCACHE_WEAKREF_WEAK_BIND_H_
 
 #include <concepts>
+#include <cstddef>
+#include <functional>
 #include <type_traits>
 #include <utility>
 
@@ -41,13 +34,31 @@
 
 namespace weakcache {
 
-// What WeakBind returns. Copyable if the function is.
+namespace internal {
+
+template <typename T>
+concept StdHashable = requires(const T& value) {
+  { std::hash<T>()(value) } -> std::convertible_to<size_t>;
+};
+
+inline void CombineHash(size_t& hash, size_t other) {
+  hash ^= other + 0x9e3779b9u + (hash << 6) + (hash >> 2);
+}
+
+}  // namespace internal
+
+// The result of WeakBind. Copyable if the function is.
 template <typename T, typename Function>
 class WeakBound {
   static_assert(std::is_object_v<T> && !std::is_array_v<T>, "there is no T& to call with");
 
  public:
-  // Calls function(referent, arguments...), or does nothing if the referent has expired.
+  // Calls function(referent, arguments...) and holds the referent meanwhile. If the referent has
+  // expired, does nothing and leaves the arguments alone.
+  //
+  // Returns a std::optional of the result, or for a function that returns nothing whether it was
+  // called. R& becomes std::optional<std::reference_wrapper<R>>: if it refers into the object, hold
+  // the object to use it. R&& becomes std::optional<R>, moved from the result.
   template <typename... Arguments>
   auto operator()(Arguments&&... arguments) -> internal::CallResult<Function&, T&, Arguments...> {
     return CallWhileAlive(*this, std::forward<Arguments>(arguments)...);
@@ -63,9 +74,28 @@ class WeakBound {
   const WeakRef<T>& weak() const noexcept { return weak_; }
   const Function& function() const noexcept { return function_; }
 
+  // Returns whether both bind equal functions to the same part of the same object. A function
+  // without an ==, such as a lambda with captures, makes a binding without one.
   friend bool operator==(const WeakBound& a,
                          const WeakBound& b) requires std::equality_comparable<Function> {
     return a.weak_ == b.weak_ && a.part_ == b.part_ && a.function_ == b.function_;
+  }
+
+  // Returns a hash that agrees with ==, also after the referent's death, so that observers can be
+  // kept in a set. It covers the function where std::hash does (a pointer to a function, but not
+  // one to a member); other bindings of one object collide.
+  size_t hash() const requires std::equality_comparable<Function> {
+    size_t result = weak_.owner_hash();
+    internal::CombineHash(result, std::hash<const void*>()(part_));
+    if constexpr (internal::StdHashable<Function>) {
+      internal::CombineHash(result, std::hash<Function>()(function_));
+    }
+    return result;
+  }
+  template <typename H>
+  requires std::equality_comparable<Function>
+  friend H AbslHashValue(H hash, const WeakBound& bound) {
+    return H::combine(std::move(hash), bound.hash());
   }
 
  private:
@@ -86,12 +116,13 @@ class WeakBound {
   }
 
   WeakRef<T> weak_;
-  // Only ever compared: tells apart references to different parts of one object.
+  // Tells apart references to different parts of one object. Compared, never dereferenced.
   const void* part_;
   Function function_;
 };
 
-// Binds `function`, which is a member of T or takes a T& first, to `weak`'s referent.
+// Binds `function` to `weak`'s referent. The function is a member of T or takes a T& first. If the
+// referent has expired already, the binding never calls it.
 template <typename T, typename Function>
 [[nodiscard]] WeakBound<T, std::decay_t<Function>> WeakBind(const WeakRef<T>& weak,
                                                             Function&& function) {
@@ -106,5 +137,11 @@ template <typename T, typename Function>
 }
 
 }  // namespace weakcache
+
+template <typename T, typename Function>
+requires std::equality_comparable<Function>
+struct std::hash<weakcache::WeakBound<T, Function>> {
+  size_t operator()(const weakcache::WeakBound<T, Function>& bound) const { return bound.hash(); }
+};
 
 #endif  // WEAKCACHE_WEAKREF_WEAK_BIND_H_

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // WeakProxy<T>: uses an object as a pointer would, without keeping it alive between uses.
 //
-// Why: code that expects its object to outlive it (an observer, a child that calls its parent) need
-// neither test nor lock at each use, and yet never touches a dead object: it throws.
+// Why: code that expects its object to outlive it (an observer, a child that calls its parent)
+// needs no lock at each use, and yet never touches a dead object: an exception is thrown.
 //
 //   weakcache::WeakProxy<Window> parent(window);    // window is a weakcache::Ref<Window>
 //   parent->SetTitle("saved");                      // window lives until the semicolon
@@ -10,22 +10,12 @@
 //   window.reset();
 //   parent->SetTitle("lost");                       // throws ExpiredReferenceError
 //
-// Thread safety: as WeakRef: distinct proxies to one object may be used on any threads at once,
-// also while its last Ref is being dropped; one proxy is as safe as a plain pointer.
+// Thread safety: distinct proxies to one object may be used on any threads at once, also while its
+// last Ref is being dropped; one proxy is as safe as a plain pointer.
 //
-// Differences from Python's weakref.proxy, and limits
-//  - C++ can't overload the dot: members are reached by ->. `(*proxy).member` does not compile.
-//  - Each -> and each * holds the referent to the end of the full expression and no longer.
-//    `Window* raw = &parent->Self();` and `Window& window = *parent;` compile, as they would with
-//    any temporary owner, and dangle if nobody else holds the object: lock weak() for such uses.
-//  - *proxy gives a HeldReference<T>, which converts to T&. A function template deduces that class,
-//    not T: write `(*proxy).get()`, or static_cast. `auto held = *proxy;` keeps the object alive
-//    for as long as `held` stays.
-//  - There is no test by `if (proxy)`: what it finds may be outdated before the braces open.
-//    expired() says the same in a word that promises less; `if (auto ref = proxy.weak().lock())` is
-//    the test that holds.
-//  - Equality and order are by owner, not forwarded to the object; stable after its death.
-//
+// Differences from Python's weakref.proxy: members are reached by ->, as C++ can't overload the
+// dot; equality and order compare owners and are not forwarded to the object. There is no
+// `if (proxy)`, as its answer could be outdated at once: use `if (auto ref = proxy.weak().lock())`.
 // Under -fno-exceptions an expired proxy aborts with a message.
 //
 // Complexity: every operation is O(1) and lock-free; each use is one lock() and one release.
@@ -42,7 +32,8 @@
 
 namespace weakcache {
 
-// What *proxy gives: stands for a T& and keeps the object alive while it exists.
+// The result of *proxy: converts to a T& and keeps the object alive while it exists. A function
+// template deduces this class instead of T: pass `(*proxy).get()`.
 template <typename T>
 class HeldReference {
  public:
@@ -70,16 +61,18 @@ class WeakProxy {
  public:
   using element_type = T;
 
-  // Expired.
+  // Makes an expired proxy.
   WeakProxy() = default;
-  // A null reference makes an expired proxy.
+  // Make a proxy of the referent; of a null reference an expired one.
   template <internal::PointsAs<T> U>
   explicit WeakProxy(const Ref<U>& ref) noexcept : weak_(ref) {}
   template <internal::PointsAs<T> U>
   explicit WeakProxy(const WeakRef<U>& weak) noexcept : weak_(weak) {}
 
-  // Both hold the referent until the end of the full expression, and throw ExpiredReferenceError if
-  // it has expired.
+  // Hold the referent until the end of the full expression, or throw ExpiredReferenceError if it
+  // has expired. `Window* raw = &parent->Self();` and `Window& window = *parent;` compile, and
+  // dangle if nobody else holds the object: lock weak() for such uses, or write `auto held =
+  // *parent;`.
   Ref<T> operator->() const { return Lock("WeakProxy::operator->"); }
   HeldReference<T> operator*() const { return HeldReference<T>(Lock("WeakProxy::operator*")); }
 
@@ -87,7 +80,7 @@ class WeakProxy {
   bool expired() const noexcept { return weak_.expired(); }
   const WeakRef<T>& weak() const noexcept { return weak_; }
 
-  // By owner.
+  // Compare owners. Stable after the referent's death.
   template <typename U>
   friend bool operator==(const WeakProxy& a, const WeakProxy<U>& b) noexcept {
     return a.weak() == b.weak();

@@ -5,17 +5,17 @@
 //   if (weakcache::Ref<Image> strong = weak.lock()) Show(*strong);
 //   if (weak.expired()) Reload();
 //
-// Thread safety: as std::weak_ptr: distinct WeakRefs to one object may be used on any threads at
-// once, also while its last Ref is being dropped; one WeakRef is as safe as a plain pointer.
+// Thread safety: distinct WeakRefs to one object may be used on any threads at once, also while its
+// last Ref is being dropped; one WeakRef is as safe as a plain pointer (as with std::weak_ptr).
 //
 // Differences from std::weak_ptr
 //  - It does not pin the memory of a large referent: only the counts stay (see weakref/ref.h).
 //  - lock() is wait-free: one atomic addition, no compare-exchange loop.
-//  - Equality, order and hash are there, by the identity of the owned object, and stable after
-//    its death; so a WeakRef can be a key.
+//  - Equality, order and hash compare the identity of the object, and are stable after its death:
+//    a WeakRef can be a key.
 //
-// Complexity: every operation is O(1) and wait-free, watcher_count() excepted; a conversion to a
-// virtual base holds the object meanwhile, and the last WeakRef frees the counts.
+// Complexity: every operation is O(1) and wait-free, except watcher_count(). A conversion to a
+// virtual base holds the object meanwhile. The last WeakRef may free the counts.
 #ifndef WEAKCACHE_WEAKREF_WEAK_REF_H_
 #define WEAKCACHE_WEAKREF_WEAK_REF_H_
 
@@ -68,14 +68,15 @@ class WeakRef {
   }
   friend void swap(WeakRef& a, WeakRef& b) noexcept { a.swap(b); }
 
-  // A strong reference, or null once the referent has expired.
+  // Returns a strong reference, or null once the referent has expired.
   [[nodiscard]] Ref<T> lock() const noexcept {
     if (block_ == nullptr || !block_->TryAddStrong()) return nullptr;
     return Ref<T>(pointer_, block_);
   }
 
-  // True once the last Ref has gone, also while the destructor runs, and for a WeakRef to nothing.
-  // It never becomes false again; "not expired" may be outdated at once: to use the object, lock().
+  // Returns true once the last Ref has gone, even while the destructor runs, and for a null
+  // WeakRef. It never becomes false again, but false may be outdated at once: to use the object,
+  // call lock().
   bool expired() const noexcept { return block_ == nullptr || block_->expired(); }
 
   // See Ref::use_count.
@@ -94,7 +95,7 @@ class WeakRef {
   }
   size_t owner_hash() const noexcept { return std::hash<const void*>()(block_); }
 
-  // By owner.
+  // Compare owners.
   template <typename U>
   friend bool operator==(const WeakRef& a, const WeakRef<U>& b) noexcept {
     return a.owner_equal(b);
@@ -105,8 +106,8 @@ class WeakRef {
            : a.owner_before(b) ? std::strong_ordering::less
                                : std::strong_ordering::greater;
   }
-  // The address of the object, or that of where it was; null for what was converted to a virtual
-  // base after its death.
+  // Prints the address of the object, also after its death. Prints null for a WeakRef that was
+  // converted to a virtual base after that.
   template <typename Stream>
   requires requires(Stream& stream, const void* address) { stream << address; }
   friend Stream& operator<<(Stream& stream, const WeakRef& weak) {
@@ -125,13 +126,13 @@ class WeakRef {
   friend class WeakRef;
   friend struct internal::RefAccess;
 
-  // Counts one more weak reference.
+  // Adds a weak reference.
   WeakRef(element_type* pointer, internal::ControlBlock* block) noexcept
       : pointer_(pointer), block_(block) {
     if (block_ != nullptr) block_->AddWeak();
   }
 
-  // To a virtual base the conversion reads the object, so it must be alive for it.
+  // Converts the pointer to a base. For a virtual base that reads the object, so it is locked.
   template <typename Base>
   Base* PointerTo(Base*) const {
     if constexpr (requires(std::remove_cv_t<Base> * base) {

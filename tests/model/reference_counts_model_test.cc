@@ -49,7 +49,7 @@ class TwoUpgradesAgainstLastDrop : public BlockModel<TwoUpgradesAgainstLastDrop,
   }
 };
 
-// Two revivals in a row by one thread, so that two late threads can be on their way at once.
+// Two upgrades in a row by one thread, so that two overtaken releases can be pending at once.
 class RepeatedUpgrades : public BlockModel<RepeatedUpgrades, 2> {
  public:
   void Prepare() { block().AddWeak(); }
@@ -182,9 +182,9 @@ class WeakCopyAgainstStrongDrop : public BlockModel<WeakCopyAgainstStrongDrop, 2
   }
 };
 
-// A block whose memory stays for one referent after the other, as a slot's of a concurrent table:
-// the table holds a weak reference, gives it up once it hears of a referent's end, and revives the
-// block when the last weak reference has gone. Upgraders come without any reference.
+// A block whose memory is reused for one referent after the other, like a slot's of a concurrent
+// table. The table holds a weak reference, drops it when a referent's expiry is reported, and
+// re-arms the block when the last weak reference has gone. Readers upgrade speculatively.
 class ReusedBlock final : public internal::BasicControlBlock<RelacyAtomics> {
  public:
   ReusedBlock() : BasicControlBlock(internal::StartsExpired()) {}
@@ -196,7 +196,8 @@ class ReusedBlock final : public internal::BasicControlBlock<RelacyAtomics> {
     PrepareRearm();
     Rearm();
   }
-  // True if the block is the table's to revive: the referent has ended, and nobody is left.
+  // Returns true if the table may re-arm the block: the referent has expired, and there are no
+  // references.
   bool TryTakeBack() {
     if (ended_.load(std::memory_order_acquire) == 1) {
       ended_.store(0, std::memory_order_relaxed);
@@ -204,7 +205,7 @@ class ReusedBlock final : public internal::BasicControlBlock<RelacyAtomics> {
     }
     return freed_.load(std::memory_order_acquire) == 1;
   }
-  // By an upgrader: whichever referent it gets is there.
+  // Called by a reader: whichever referent it gets is alive.
   void UpgradeAndRelease() {
     if (!TryAddStrongSpeculatively()) return;
     RL_ASSERT(referent_ != 0);
@@ -235,8 +236,8 @@ class ReusedBlock final : public internal::BasicControlBlock<RelacyAtomics> {
 // Thread 0 is the owner and the table; it goes on to the next referents as far as it comes. The
 // others upgrade late: at the end of one referent, while there is none, or at the next one's.
 template <int kThreads, int kReferents>
-class LateUpgradeAgainstRevival
-    : public rl::test_suite<LateUpgradeAgainstRevival<kThreads, kReferents>, kThreads> {
+class SpeculativeUpgradeAgainstRearm
+    : public rl::test_suite<SpeculativeUpgradeAgainstRearm<kThreads, kReferents>, kThreads> {
  public:
   void before() {
     ++current_schedule;
@@ -290,11 +291,11 @@ int RunAll() {
   runner.Exhaustive<WeakCopyAgainstStrongDrop>("a weak copy against the last strong drop");
   runner.Exhaustive<UpgradeAgainstTwoLastDrops>("an upgrade against two last drops");
   runner.Bounded<TwoUpgradesAgainstLastDrop>("two upgrades against the last drop", 5);
-  runner.Exhaustive<LateUpgradeAgainstRevival<2, 2>>("a late upgrade against a revival");
-  runner.Bounded<LateUpgradeAgainstRevival<2, 3>>("a late upgrade against two revivals", 5,
-                                                  100'000);
-  runner.Bounded<LateUpgradeAgainstRevival<3, 2>>("two late upgrades against a revival", 4,
-                                                  100'000);
+  runner.Exhaustive<SpeculativeUpgradeAgainstRearm<2, 2>>("a speculative upgrade against a re-arm");
+  runner.Bounded<SpeculativeUpgradeAgainstRearm<2, 3>>("a speculative upgrade against two re-arms",
+                                                       5, 100'000);
+  runner.Bounded<SpeculativeUpgradeAgainstRearm<3, 2>>("two speculative upgrades against a re-arm",
+                                                       4, 100'000);
   return runner.result();
 }
 

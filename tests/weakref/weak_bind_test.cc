@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <unordered_set>
 #include <utility>
 
 #include "tests/support/allocations.h"
@@ -206,6 +207,32 @@ TEST(WeakBindTest, SameAddressOfDifferentOwnersDiffers) {
   Account shared;
   const Ref<Account> a(MakeRef<int>(1), &shared), b(MakeRef<int>(2), &shared);
   EXPECT_NE(WeakBind(a, &Account::Add), WeakBind(b, &Account::Add));
+}
+
+TEST(WeakBindTest, ObserversCanBeKeptInASet) {
+  Ref<Account> account = MakeRef<Account>();
+  const Ref<Account> other = MakeRef<Account>();
+  using Observer = decltype(WeakBind(account, &Account::Add));
+  std::unordered_set<Observer> observers;
+  EXPECT_TRUE(observers.insert(WeakBind(account, &Account::Add)).second);
+  EXPECT_TRUE(observers.insert(WeakBind(other, &Account::Add)).second);
+  EXPECT_FALSE(observers.insert(WeakBind(account, &Account::Add)).second);
+  const Observer expired = WeakBind(account, &Account::Add);
+  account.reset();
+  EXPECT_EQ(observers.erase(expired), 1u);
+  EXPECT_EQ(observers.count(WeakBind(other, &Account::Add)), 1u);
+}
+
+TEST(WeakBindTest, HashTellsFunctionsApartThatStdHashDoes) {
+  const Ref<Account> account = MakeRef<Account>();
+  using Function = int (*)(Account&);
+  const Function one = [](Account&) { return 1; };
+  const Function two = [](Account&) { return 2; };
+  EXPECT_EQ(WeakBind(account, one).hash(), WeakBind(account, one).hash());
+  EXPECT_NE(WeakBind(account, one).hash(), WeakBind(account, two).hash());
+  const auto lambda = [account](Account&) {};
+  static_assert(!std::is_default_constructible_v<std::hash<WeakBound<Account, decltype(lambda)>>>,
+                "what has no == has no hash");
 }
 
 TEST(WeakBindTest, BindingAllocatesNothing) {

@@ -162,7 +162,7 @@ TEST(WeakRefConversionTest, ForbiddenOnesDoNotCompile) {
   static_assert(sizeof(WeakRef<int>) == 2 * sizeof(void*));
 }
 
-// Hand-written caches fail here: a look-up races the last release, and a dead object is revived.
+// An upgrade against the last release gets the object whole, or nothing.
 TEST(WeakRefRaceTest, LockAgainstLastRelease) {
   Ref<Tracked> ref;
   WeakRef<Tracked> first, second;
@@ -191,9 +191,9 @@ TEST(WeakRefRaceTest, LockAgainstLastRelease) {
   EXPECT_GT(expired, 0);
 }
 
-// An upgrade between another thread's count to zero and its mark, then the last releases of all:
-// the block must outlive the thread that comes too late to mark.
-TEST(WeakRefRaceTest, RevivalOutlivesItsReleaser) {
+// The upgrade comes after another thread has counted down to zero and before that thread sets the
+// expired flag. All other references go next. The block must outlive the overtaken thread.
+TEST(WeakRefRaceTest, UpgradeOutlivesTheReleaseThatItOvertakes) {
   const int64_t before = LiveAllocations();
   Ref<SmallTracked> ref;
   WeakRef<SmallTracked> first, second, third;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The concurrency primitives that the core is written against. Production code uses StdAtomics; a
-// model checker supplies its own policy and so runs the very headers that ship.
+// The concurrency primitives that the library is written against. Production code uses StdAtomics;
+// the model tests supply a policy of their own and so check the headers that ship.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_ATOMICS_POLICY_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_ATOMICS_POLICY_H_
 
@@ -9,40 +9,42 @@
 #include <memory>
 #include <thread>
 
+#include "weakcache/weakref/internal/language_version.h"
+
 namespace weakcache::internal {
 
 struct StdAtomics {
   template <typename T>
   using Atomic = std::atomic<T>;
 
-  // A field that is not atomic because a lock or an ownership hand-over protects it. A model
-  // checker replaces it to find the accesses that nothing orders.
+  // A field that needs no atomic, because a lock or a transfer of ownership orders its accesses.
+  // The model tests replace the type to find the accesses that nothing orders.
   template <typename T>
   using Plain = T;
 
-  // Where a concurrent container has what outlives it.
+  // Allocates the parts of a concurrent container that may outlive the container object.
   template <typename T>
   using Allocator = std::allocator<T>;
 
-  // Holds both counts of a referent, the strong one in the lower half.
+  // The word with both counts of a referent: the strong count is the lower half.
   using CountWord = uint64_t;
 
-  // Tells the running threads apart; none has the id ThreadId().
+  // Identifies a running thread. No thread has the id ThreadId().
   using ThreadId = std::thread::id;
   static ThreadId CurrentThread() { return std::this_thread::get_id(); }
 
-  // Destructions nested deeper than this wait until the one at this depth is through.
+  // A destruction that would nest deeper is deferred until the one at this depth has returned.
   static constexpr int kMaxNestedDestructions = 32;
 
-  // One zero-initialised T per thread. T needs no destructor, so that it can be used by whatever
-  // still runs while a thread or the process ends.
+  // Returns the calling thread's T, zero-initialised. T has a trivial destructor, so the result can
+  // still be used by destructors that run while the thread or the process ends.
   template <typename T>
   static T& ThreadLocal() {
     static constinit thread_local T instance{};
     return instance;
   }
 
-  // Called between two looks at a lock that another thread holds for a few instructions.
+  // Passes the time between two attempts to take a lock that is held for a few instructions.
   static void Pause(int attempt) {
     constexpr int kSpins = 64;
     if (attempt >= kSpins) {

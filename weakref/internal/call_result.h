@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a call that may not take place returns, for those who call something of the user's at most
-// once (finalizers) or only while an object lives (weak bindings).
+// The result of a call of a user's function that may not take place: a finalizer's, which runs at
+// most once, and a weak binding's, which runs only while the object is alive.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_CALL_RESULT_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_CALL_RESULT_H_
 
@@ -21,7 +21,7 @@ template <typename Result>
 struct CallResultOf<Result&> {
   using type = std::optional<std::reference_wrapper<Result>>;
 };
-// What an rvalue reference refers to may end with the call: it is moved out.
+// The referent of an rvalue reference may end with the call, so the result is moved out.
 template <typename Result>
 struct CallResultOf<Result&&> {
   using type = std::optional<std::remove_cv_t<Result>>;
@@ -31,11 +31,11 @@ struct CallResultOf<void> {
   using type = bool;
 };
 
-// False or empty, as its default value: there was no call.
+// The result of such a call. Its default value, false or empty, says that there was no call.
 template <typename Function, typename... Arguments>
 using CallResult = typename CallResultOf<std::invoke_result_t<Function, Arguments...>>::type;
 
-// Calls, and returns true or the result.
+// Calls the function and returns its result, or true if it returns nothing.
 template <typename Function, typename... Arguments>
 CallResult<Function, Arguments...> CallForResult(Function&& function, Arguments&&... arguments) {
   if constexpr (std::is_void_v<std::invoke_result_t<Function, Arguments...>>) {
@@ -48,7 +48,7 @@ CallResult<Function, Arguments...> CallForResult(Function&& function, Arguments&
   }
 }
 
-// `call` is the public operation that takes the function.
+// Aborts if `function` is a null pointer. `call` names the public operation that takes it.
 template <typename Function>
 void CheckNotNullFunction(const Function& function, const char* call) {
   if constexpr (std::is_pointer_v<Function> || std::is_member_pointer_v<Function>) {

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Preconditions that hold in every build: a violated one names the call and aborts.
+// Checks of preconditions, in every build: a violated one aborts with a message that names the
+// call.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_CHECK_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_CHECK_H_
 
 #include <cstdio>
 #include <cstdlib>
+
+#include "weakcache/weakref/internal/language_version.h"
 
 namespace weakcache::internal {
 
@@ -13,7 +16,8 @@ namespace weakcache::internal {
   std::abort();
 }
 
-// `call` is the public operation that was misused, `problem` what the caller did wrong.
+// Aborts unless `condition` holds. `call` names the public operation, `problem` what the caller did
+// wrong.
 inline void Check(bool condition, const char* call, const char* problem) {
   if (!condition) [[unlikely]]
     CheckFailed(call, problem);

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all references to one referent share: its counts, its watchers, and how to destroy it.
+// The control block: what all references to one referent share. It has the counts, the list of
+// watchers, and the virtual functions that destroy the referent and free the block.
+//
+// The last strong release runs FinishRelease: Expire() destroys the referent, frees its memory and
+// tells the watchers; then it drops the weak reference that the strong ones shared. Whoever drops
+// the last weak reference frees the block.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_CONTROL_BLOCK_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_CONTROL_BLOCK_H_
 
@@ -11,6 +16,10 @@
 
 namespace weakcache::internal {
 
+// One address for each type. Not constant, or a linker could merge two of them.
+template <typename T>
+inline char kTypeTag = 0;
+
 template <typename Policy>
 class BasicControlBlock {
   using Word = typename BasicReferenceCounts<Policy>::Word;
@@ -21,17 +30,20 @@ class BasicControlBlock {
   BasicControlBlock(const BasicControlBlock&) = delete;
   BasicControlBlock& operator=(const BasicControlBlock&) = delete;
 
+  // These three forward to BasicReferenceCounts.
   void AddStrong() { counts_.AddStrong(); }
   bool TryAddStrong() { return counts_.TryAddStrong(); }
   void AddWeak() { counts_.AddWeak(); }
 
+  // Drops a strong reference. If it was the last, destroys the referent or defers its destruction.
   void ReleaseStrong() {
     Word left;
     if (counts_.ReleaseStrong(&left)) [[unlikely]]
       FinishLastRelease(left);
   }
 
-  // What has been released where nobody's destructor may run; they run when this goes.
+  // Referents whose last reference was dropped where no destructor may run, as under a lock. The
+  // destructor of this list destroys them.
   class DeferredReleases {
    public:
     DeferredReleases() = default;
@@ -49,15 +61,17 @@ class BasicControlBlock {
     friend class BasicControlBlock;
     BasicControlBlock* first_ = nullptr;  // linked by next_deferred_
   };
-  // True if it was the last: the destruction is yet to come.
+  // Drops a strong reference. If it was the last, adds the block to `deferred` and returns true.
   bool ReleaseStrong(DeferredReleases& deferred) {
     const AfterRelease after = counts_.ReleaseStrong();
     Finish(after, deferred);
     return after == AfterRelease::kDestroyReferent;
   }
 
-  // As TryAddStrong, without any reference: see BasicReferenceCounts. The caller may thereby have
-  // had the last reference to another referent, for a moment.
+  // Takes a strong reference speculatively: the caller holds none, so the block may by now count
+  // for another referent (see BasicReferenceCounts). Returns false if it got none. A failed attempt
+  // can have been the last reference to that other referent for a moment, and then destroys it, at
+  // once or by `deferred`.
   bool TryAddStrongSpeculatively() {
     Word seen;
     if (counts_.TryAddStrongSpeculatively(&seen)) [[likely]]
@@ -77,7 +91,7 @@ class BasicControlBlock {
     if (counts_.ReleaseWeak()) FreeBlock();
   }
 
-  // As ReleaseWeak, of several at once; but if it is true the caller frees the block.
+  // Drops `count` weak references. Returns true if they were the last: the caller frees the block.
   [[nodiscard]] bool DropWeak(int count = 1) {
     return counts_.ReleaseWeak(static_cast<Word>(count));
   }
@@ -86,14 +100,21 @@ class BasicControlBlock {
   size_t strong_count() const { return counts_.strong_count(); }
   size_t weak_count() const { return counts_.weak_count(); }
 
-  // The caller holds a strong reference, and a weak one for as long as the watcher may be removed.
+  // Adds a watcher. The caller holds a strong reference now, and a weak one for as long as it may
+  // call RemoveWatcher.
   void AddWatcher(Watcher* watcher) { watchers_.Add(watcher); }
-  // False if the watcher has been or is about to be told.
+  // Removes a watcher. Returns false if the watcher has been told or is about to be.
   bool RemoveWatcher(Watcher* watcher) { return watchers_.Remove(watcher); }
   size_t watcher_count() { return watchers_.size(); }
 
-  // The std::shared_ptr<void> that keeps the referent alive, if one does (shared_ptr_block.h).
-  virtual const void* foreign_owner() const { return nullptr; }
+  // Returns the address of the T that the block owns its referent by, be it a deleter or a
+  // std::shared_ptr<void>; null if it has none. T is exactly the type that the block's class names;
+  // no run-time type information is needed. The caller holds a strong reference for as long as it
+  // uses the result.
+  template <typename T>
+  T* FindOwnerPart() {
+    return static_cast<T*>(FindOwnerPart(&kTypeTag<T>));
+  }
 
  protected:
   BasicControlBlock() = default;
@@ -102,39 +123,44 @@ class BasicControlBlock {
   explicit BasicControlBlock(StartsExpired starts_expired) : counts_(starts_expired) {}
   ~BasicControlBlock() = default;
 
-  // Ends the weak reference that the strong ones shared.
+  // Tells the watchers, then drops the weak reference that the strong ones shared.
   void FinishExpiry() {
     watchers_.NotifyAll();
     ReleaseWeak();
   }
-  // Leaves that weak reference to whoever gets the block by `pass_on()`.
+  // The same, for a block that goes to a new owner by `pass_on()`: the shared weak reference
+  // becomes that owner's.
   template <typename PassOn>
   void FinishExpiry(PassOn&& pass_on) {
     if (watchers_.empty()) [[likely]] {
       pass_on();
       return;
     }
-    AddWeak();  // the block is still needed to tell them
+    AddWeak();  // keeps the block until the watchers have been told
     pass_on();
     FinishExpiry();
   }
 
-  // Nobody refers to the block; from now on the caller does, weakly, and then strongly too.
+  // `type_tag` is the address of one type's kTypeTag.
+  virtual void* FindOwnerPart([[maybe_unused]] const void* type_tag) noexcept { return nullptr; }
+
+  // Re-arm the counts of a block without references for another referent: see BasicReferenceCounts.
   void PrepareRearm() { counts_.PrepareRearm(); }
   void Rearm() { counts_.Rearm(); }
   void RearmAtOnce() { counts_.RearmAtOnce(); }
 
  private:
-  // A chain of references of any length is destroyed on a fixed amount of stack.
+  // The calling thread's nested destructions. They bound the stack that a chain of references takes
+  // to be destroyed, whatever its length.
   struct Destructions {
     int depth;                    // at most Policy::kMaxNestedDestructions
     BasicControlBlock* deferred;  // linked by next_deferred_
   };
 
-  // Every weak reference reads expired already. Destroys the referent and gives back its memory,
-  // but for what lies in the block itself; then calls FinishExpiry. The block may be gone when this
-  // returns.
+  // Destroys the referent, frees its memory unless that is part of the block, and calls
+  // FinishExpiry. All weak references read expired before. The block may be freed by the return.
   virtual void Expire() noexcept = 0;
+  // Destroys and deallocates the block.
   virtual void FreeBlock() noexcept = 0;
 
   [[gnu::noinline]] void FinishLastRelease(Word left) {
@@ -182,7 +208,7 @@ class BasicControlBlock {
   BasicReferenceCounts<Policy> counts_;
   BasicWatcherList<Policy> watchers_;
   typename Policy::template Plain<BasicControlBlock*> next_deferred_{
-      nullptr};  // the expiring thread's own
+      nullptr};  // used only by the thread that made the last strong release
 };
 
 using ControlBlock = BasicControlBlock<StdAtomics>;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One registered callback: a watcher that runs a function, and the hand-shake of its two owners,
-// the registration and the thread that tells the news.
+// One callback registered by OnExpire: a watcher that runs a function. It has two owners, the
+// registration and the thread that notifies it, and the one that drops it last deletes it.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_EXPIRY_CALLBACK_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_EXPIRY_CALLBACK_H_
 
@@ -14,7 +14,8 @@
 
 namespace weakcache::internal {
 
-// Hands the exception in flight to the handler. Call it from a catch block.
+// Passes the exception in flight to the handler of SetExpiryErrorHandler. Call it from a catch
+// block.
 void ReportCallbackError() noexcept;
 
 template <typename Policy>
@@ -25,24 +26,24 @@ class BasicExpiryCallback : private BasicWatcher<Policy>, private BasicWatcherOw
   BasicExpiryCallback(const BasicExpiryCallback&) = delete;
   BasicExpiryCallback& operator=(const BasicExpiryCallback&) = delete;
 
-  // The caller holds a strong reference.
+  // Adds the callback to the watchers. The caller holds a strong reference.
   void Register() { block_->AddWatcher(this); }
 
-  // Gives up the registration's ownership. Afterwards the callback never starts, and does not run
-  // unless on the calling thread.
+  // Cancels the callback and drops the registration's ownership. If the callback is running on
+  // another thread, waits for its return; if on this one, does not.
   void CancelOrWait() {
     if (block_->RemoveWatcher(this)) {
       delete this;
       return;
     }
-    // Relaxed: only a value that this very thread wrote can be equal to its id.
+    // Relaxed: only this thread itself can have written its own id.
     if (runner_.load(std::memory_order_relaxed) != Policy::CurrentThread()) {
       AwaitDone();
     }
     DropOwner();
   }
 
-  // Acquire: see OnExpired.
+  // Returns whether the callback has returned. Acquire: see OnExpired.
   bool done() const { return progress_.load(std::memory_order_acquire) == Progress::kDone; }
 
  protected:
@@ -54,7 +55,7 @@ class BasicExpiryCallback : private BasicWatcher<Policy>, private BasicWatcherOw
  private:
   enum class Progress : int { kPending, kAwaited, kDone };
 
-  // Runs the function and destroys it, so that what it captured does not outlive the news.
+  // Runs the function and destroys it, with its captures, at once.
   virtual void RunAndDiscard() noexcept = 0;
 
   void OnExpired(BasicWatcher<Policy>*) noexcept override {
@@ -62,7 +63,7 @@ class BasicExpiryCallback : private BasicWatcher<Policy>, private BasicWatcherOw
     runner_.store(Policy::CurrentThread(), std::memory_order_relaxed);
     RunAndDiscard();
     // Release pairs with the acquire in AwaitDone and done(): what the callback did happens before.
-    // Waking costs a system call, so only if there is somebody to wake.
+    // Waking costs a system call, so it is done only if a thread waits.
     if (progress_.exchange(Progress::kDone, std::memory_order_release) == Progress::kAwaited) {
       progress_.notify_all();
     }
@@ -80,18 +81,19 @@ class BasicExpiryCallback : private BasicWatcher<Policy>, private BasicWatcherOw
   }
 
   void DropOwner() {
-    // Acquire and release: whatever either owner did happens before the deletion by the other.
+    // Acquire pairs with release: what either owner did happens before the other one deletes.
     if (owners_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
 
   Block* const block_;  // one weak reference is held
-  // Written by the thread that runs the callback, once. Tells it from those that have to wait.
+  // The thread that runs the callback, which writes it once, before the callback. A cancellation on
+  // that thread must not wait.
   typename Policy::template Atomic<typename Policy::ThreadId> runner_{};
-  // kPending to kAwaited by the registration's cancellation; either to kDone by the thread that
-  // runs the callback.
+  // Transitions: kPending to kAwaited by the thread that cancels; either of them to kDone by the
+  // thread that runs the callback.
   typename Policy::template Atomic<Progress> progress_{Progress::kPending};
-  // The registration and the telling thread; whoever is last deletes. A cancellation in time owns
-  // both.
+  // Invariant: the owners that have not dropped the callback. Written by both. Transitions: 2 to 1
+  // to 0. A cancellation that comes in time deletes it for both.
   typename Policy::template Atomic<int> owners_{2};
 };
 

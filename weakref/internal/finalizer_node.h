@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// One finalizer: a watcher whose function is run by whoever claims it first.
+// One finalizer: a watcher whose function is run by the thread that claims it first.
 //
-// Unlike an ExpiryCallback it has no owner that would cancel it or wait for it: its handles, its
-// referent's watcher list and the registry of those that run at exit share it.
+// It is owned jointly by its handles, by its referent's watcher list and, if it runs at exit, by
+// the exit registry. Unlike with an ExpiryCallback, no owner cancels it or waits for it.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_FINALIZER_NODE_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_FINALIZER_NODE_H_
 
@@ -23,10 +23,11 @@ class FinalizerNode : private Watcher, private WatcherOwner {
   FinalizerNode(const FinalizerNode&) = delete;
   FinalizerNode& operator=(const FinalizerNode&) = delete;
 
-  // Makes sure that the process runs finalizers at its exit. Throws std::bad_alloc if it can't.
+  // Registers RunFinalizersAtExit with std::atexit, once. Throws std::bad_alloc if that fails.
   static void PrepareForExit();
 
-  // The caller holds a strong reference, and PrepareForExit has been called if `at_exit`.
+  // Adds the finalizer to the watchers and, if it runs at exit, to the exit registry. The caller
+  // holds a strong reference and has called PrepareForExit if `at_exit`.
   void Register() noexcept {
     block_->AddWatcher(this);
     if (at_exit_) JoinExitRegistry();
@@ -39,7 +40,8 @@ class FinalizerNode : private Watcher, private WatcherOwner {
     if (state_.DropOwner()) delete this;
   }
 
-  // True for one caller, once: the function is then that caller's, who is an owner.
+  // Claims the function. Returns true to one caller, once, who may then run or take the function.
+  // The caller is an owner.
   [[nodiscard]] bool Claim() {
     if (!state_.TryClaim()) return false;
     if (block_->RemoveWatcher(this)) DropOwner();
@@ -47,7 +49,7 @@ class FinalizerNode : private Watcher, private WatcherOwner {
     return true;
   }
 
-  // False if somebody else has claimed the function.
+  // Claims and runs the function. Returns false if another caller has claimed it.
   bool ClaimAndRun() {
     if (!Claim()) return false;
     RunAndDiscard();
@@ -64,7 +66,7 @@ class FinalizerNode : private Watcher, private WatcherOwner {
  private:
   friend class ExitRegistry;
 
-  // Runs the function and destroys it, so that what it captured does not outlive the news.
+  // Runs the function and destroys it, with its captures, at once.
   virtual void RunAndDiscard() noexcept = 0;
 
   void OnExpired(Watcher*) noexcept override {
@@ -92,13 +94,15 @@ class FinalizerNodeFor final : public FinalizerNode {
   FinalizerNodeFor(ControlBlock* block, bool at_exit, Parts&&... parts)
       : FinalizerNode(block, at_exit), callback_(std::in_place, std::forward<Parts>(parts)...) {}
 
-  // The following are for whoever has claimed the function.
+  // The two functions below are for the caller that has claimed the function.
 
+  // Runs the function, returns its result, and destroys it.
   CallResult<Callback> RunForResult() {
     const Discarder discarder{&callback_};
     return CallForResult(std::move(*callback_));
   }
 
+  // Moves the function out.
   std::optional<Callback> Take() {
     const Discarder discarder{&callback_};
     return std::optional<Callback>(std::move(callback_));

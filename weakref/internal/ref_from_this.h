@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a newly created object that derives from EnableRefFromThis learns of the block that owns it.
+// Links a new object that derives from EnableRefFromThis to its control block.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_REF_FROM_THIS_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_REF_FROM_THIS_H_
 
@@ -13,7 +13,7 @@ class EnableRefFromThis;
 namespace internal {
 
 struct RefFromThisAccess {
-  // Finds the base whichever class of the hierarchy inherited it.
+  // Finds the base, whichever class of the hierarchy derives from it.
   template <typename U>
   static const EnableRefFromThis<U>* Base(const EnableRefFromThis<U>* base) {
     return base;
@@ -24,15 +24,15 @@ struct RefFromThisAccess {
   }
 };
 
-// As for std::enable_shared_from_this, a base that is private or there more than once does not
-// count.
+// True if T has exactly one accessible base EnableRefFromThis, as std::enable_shared_from_this
+// asks.
 template <typename T>
 concept HasRefFromThis = requires(const T* referent) {
   RefFromThisAccess::Base(referent);
 };
 
-// Whatever creates the first Ref to an object calls this, after the constructor and before anybody
-// else can reach the object. It costs other types nothing.
+// Links the object to its block. The code that creates the first Ref to an object calls this, after
+// the constructor and before another thread can reach the object. Other types pay nothing.
 template <typename T, typename AnyBlock>
 void LinkRefToThis([[maybe_unused]] T* referent, [[maybe_unused]] AnyBlock* block) {
   if constexpr (HasRefFromThis<T>) {

@@ -1,11 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The strong and the weak count of one referent in one atomic word.
 //
-// The strong count is sticky at zero: once its expired flag is set it never counts again, so an
-// upgrade is one fetch_add whatever happens at the same time (after the sticky counter of Anderson,
-// Blelloch and Wei, PLDI 2021 and 2022). That counter leaves open how long a thread that has
-// counted down to zero may still touch the word; here whoever revives the count pays for it (see
-// TryAddStrong). The state machine is in docs/concurrency.md.
+//      63            32 31        30             0        (64-bit words; a model may use less)
+//     +----------------+---------+----------------+
+//     |   weak count   | expired |  strong count  |
+//     +----------------+---------+----------------+
+//
+// The strong count is sticky at zero: once the expired flag is set, nothing but a re-arm clears it.
+// So an upgrade is one fetch_add, whatever other threads do (after the sticky counter of Anderson,
+// Blelloch and Wei, PLDI 2021 and 2022).
+//
+// The last release is two steps: the count goes to zero, then the flag is set. An upgrade between
+// them wins, and the releasing thread, now overtaken, still has to read the word. That counter
+// leaves open how long the word must stay for such a thread; here the upgrade adds a weak reference
+// on its behalf (see FinishUpgradeSlow). The state machine is in docs/concurrency.md.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_REFERENCE_COUNTS_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_REFERENCE_COUNTS_H_
 
@@ -18,13 +26,14 @@
 
 namespace weakcache::internal {
 
-// What the caller of ReleaseStrong has to do next.
+// The duty that a release leaves to its caller.
 enum class AfterRelease {
   kNothing,
   kDestroyReferent,  // it was the last strong reference
-  kFreeBlock,        // it was not, but it was the last to touch the block
+  kFreeBlock,        // an upgrade overtook this release, and it dropped the last weak reference
 };
 
+// Tags of constructors.
 struct StartsWithWeakRef {};
 struct StartsExpired {};
 
@@ -33,91 +42,95 @@ class BasicReferenceCounts {
  public:
   using Word = typename Policy::CountWord;
 
-  // Starts with one strong reference, and with the one weak reference that all strong references
-  // hold together and that goes when the referent's destruction is complete.
+  // Starts with one strong reference, and with the weak reference that all strong references share:
+  // it is dropped when the referent's destruction is complete.
   BasicReferenceCounts() = default;
-  // As well with one weak reference of its creator's.
+  // The same, and one more weak reference, which the creator holds.
   explicit BasicReferenceCounts(StartsWithWeakRef) : word_{kInitialCounts + kWeakOne} {}
-  // Counts nothing yet: see Rearm.
+  // Starts expired, without references, until Rearm.
   explicit BasicReferenceCounts(StartsExpired) : word_{kExpiredFlag} {}
   BasicReferenceCounts(const BasicReferenceCounts&) = delete;
   BasicReferenceCounts& operator=(const BasicReferenceCounts&) = delete;
 
-  // The caller holds a strong reference.
+  // Adds a strong reference. The caller holds one.
   void AddStrong() {
-    // Relaxed: the caller's own reference keeps the referent alive and was handed over to it in
-    // order.
+    // Relaxed: the caller's reference keeps the referent alive, and the caller got it in order.
     const Word before = word_.fetch_add(kStrongOne, std::memory_order_relaxed);
     if (!IsWithinLimits(before & kStrongMask)) [[unlikely]]
       StrongOverflow();
   }
 
-  // The caller holds a weak reference. False once the referent has expired. Wait-free.
+  // Adds a strong reference unless the referent has expired, and returns whether it did. The caller
+  // holds a weak reference. Wait-free.
   bool TryAddStrong() {
-    // Relaxed: it reads nothing of the referent. What the caller then reads there was published to
-    // it with the weak reference; later changes are ordered by whatever the writers and the caller
-    // share.
+    // Relaxed: this reads nothing of the referent. The referent was published to the caller
+    // together with the weak reference. Later writes to it are ordered by whatever synchronisation
+    // their writers and the caller use.
     const Word before = word_.fetch_add(kStrongOne, std::memory_order_relaxed);
     if (IsWithinLimits(before & kStrongMask)) [[likely]]
       return true;
     return FinishUpgradeSlow(before);
   }
 
-  // As TryAddStrong, by a caller that holds no reference at all, of counts whose memory stays: by
-  // now they may count for another referent, or for none. In two steps, so that what nearly always
-  // happens fits in registers: if this is false, `*seen` is for FinishSpeculativeUpgrade.
+  // Adds a strong reference speculatively: the caller holds no reference, and only the memory of
+  // the counts is known to stay. The counts may by now be another referent's, or no one's. Returns
+  // whether a reference was added; if not, the caller passes `*seen` to FinishSpeculativeUpgrade.
+  // Two steps keep the common one small enough to inline.
   bool TryAddStrongSpeculatively(Word* seen) {
-    // Acquire pairs with the release in Rearm: the caller sees whose counts these are.
+    // Acquire pairs with the release in Rearm: the caller sees which referent the counts are for.
     *seen = word_.fetch_add(kStrongOne, std::memory_order_acquire);
     return IsWithinLimits(*seen & kStrongMask);
   }
   struct SpeculativeUpgrade {
     bool added;
-    AfterRelease after;  // what is then to do
+    AfterRelease after;  // the caller's duty
   };
   SpeculativeUpgrade FinishSpeculativeUpgrade(Word seen) {
     if ((seen & kExpiredFlag) == 0) return {FinishUpgradeSlow(seen), AfterRelease::kNothing};
-    // A whole release, not an undo: the count may be another referent's by now, and the last.
+    // A full release rather than an undo: the counts may have been re-armed since, and then this
+    // may be the last reference to their new referent.
     return {false, ReleaseStrong()};
   }
 
-  // Lets counts whose last weak reference has gone count for another referent, as if they had been
-  // constructed with StartsWithWeakRef, in two steps: weak references first, so that the referent
-  // can be told of its own, and with Rearm the strong one. Callers of TryAddStrongSpeculatively may
-  // be at it meanwhile, and their counts stay. Counts can be revived only if they were born expired
-  // or held weakly: without that weak reference, the last strong one leaves without a look at them
-  // (see FinishLastRelease).
+  // Re-arming makes expired counts without references count for another referent, as if they had
+  // just been constructed with StartsWithWeakRef. PrepareRearm adds the weak references, so that
+  // the new referent's constructor can use them; Rearm then adds the strong one. Concurrent calls
+  // of TryAddStrongSpeculatively are allowed, and what they have added so far is kept.
+  //
+  // Only counts that were constructed with StartsWithWeakRef or StartsExpired can be re-armed:
+  // others take a shortcut in FinishLastRelease, which would overwrite a speculative reference.
   void PrepareRearm() {
-    // Relaxed: the releasing threads' last accesses have been handed over with the memory.
+    // Relaxed: the owner of the memory got it after the last accesses of all former holders.
     word_.fetch_add(MissingWeak(), std::memory_order_relaxed);
   }
   void Rearm() {
     // Release pairs with the acquire in TryAddStrongSpeculatively.
     word_.fetch_add(static_cast<Word>(kStrongOne - kExpiredFlag), std::memory_order_release);
   }
-  // Both steps in one.
+  // Takes both steps at once.
   void RearmAtOnce() {
-    // Orders as above.
+    // Release: as in Rearm.
     word_.fetch_add(static_cast<Word>(MissingWeak() + kStrongOne - kExpiredFlag),
                     std::memory_order_release);
   }
 
-  // In two steps, so that what nearly always happens is small: true if the count has come to zero;
-  // `*left` is for FinishLastRelease then.
+  // Drops a strong reference. Returns true if the strong count is now zero: the caller passes
+  // `*left` to FinishLastRelease. Two steps keep the common one small enough to inline.
   [[nodiscard]] bool ReleaseStrong(Word* left) {
-    // Release: what this owner did to the referent happens before its destruction (the acquire in
-    // FinishLastRelease).
+    // Release pairs with the acquire in FinishLastRelease: what this holder did with the referent
+    // happens before its destruction.
     const Word before = word_.fetch_sub(kStrongOne, std::memory_order_release);
     *left = static_cast<Word>(before - kStrongOne);
     return (before & kStrongMask) == kStrongOne;
   }
-  // Of all threads that get here for one referent exactly one sets the flag; each of the others
-  // drops the weak reference that a revival paid.
+  // Sets the expired flag, unless an upgrade has overtaken the release; then it drops the weak
+  // reference that the upgrade added for this thread. Of all threads that call this for one
+  // referent, exactly one sets the flag.
   [[nodiscard]] AfterRelease FinishLastRelease(Word current) {
-    // Acquire, here and below, pairs with the release in ReleaseStrong of every former owner.
+    // Acquire, here and below, pairs with the release in ReleaseStrong of every former holder.
     if (current == kWeakOne) {
-      // There is no weak reference, so nobody else can reach the word. (Whoever lets others reach
-      // it unheld holds a weak reference.)
+      // There are no weak references, so no other thread can reach the word. (Where speculative
+      // references are possible, the owner of the memory holds a weak reference.)
       static_cast<void>(word_.load(std::memory_order_acquire));
       word_.store(kExpiredFlag | kWeakOne, std::memory_order_relaxed);
       return AfterRelease::kDestroyReferent;
@@ -131,36 +144,37 @@ class BasicReferenceCounts {
     }
     return ReleaseWeak() ? AfterRelease::kFreeBlock : AfterRelease::kNothing;
   }
+  // Takes both steps at once.
   [[nodiscard]] AfterRelease ReleaseStrong() {
     Word left;
     return ReleaseStrong(&left) ? FinishLastRelease(left) : AfterRelease::kNothing;
   }
 
-  // The caller holds a strong or a weak reference.
+  // Adds a weak reference. The caller holds a strong or a weak one.
   void AddWeak() {
-    // Relaxed: as AddStrong.
+    // Relaxed: as in AddStrong.
     const Word before = word_.fetch_add(kWeakOne, std::memory_order_relaxed);
     if ((before >> kHalfBits) >= kLimit) [[unlikely]] {
       CheckFailed("WeakRef", "too many weak references to one object");
     }
   }
 
-  // Gives up so many weak references. True if they were the last of all: the caller frees the
-  // block.
+  // Drops `count` weak references. Returns true if they were the last: the caller frees the block.
   [[nodiscard]] bool ReleaseWeak(Word count = 1) {
     const auto released = static_cast<Word>(count * kWeakOne);
     // Acquire pairs with the release below of every other former holder.
     if (word_.load(std::memory_order_acquire) == (kExpiredFlag | released)) return true;
-    // Release: this holder's last look at the block happens before it is freed. Acquire: so does
-    // everybody else's.
+    // Release: this holder's last access to the block happens before it is freed. Acquire pairs
+    // with that release, for the holder that frees it.
     const Word before = word_.fetch_sub(released, std::memory_order_acq_rel);
     return (before >> kHalfBits) == count;
   }
 
-  // Relaxed: as TryAddStrong, it says nothing but that the referent can't be had any more.
+  // Returns whether the referent has expired. Relaxed: the answer publishes nothing else.
   bool expired() const { return (word_.load(std::memory_order_relaxed) & kExpiredFlag) != 0; }
 
-  // Zero once expired. While a count of zero is still being settled the referent is alive: one.
+  // Returns the number of strong references, zero once expired. Between the two steps of the last
+  // release the referent can still be upgraded, so it then returns one.
   size_t strong_count() const {
     const Word word = word_.load(std::memory_order_relaxed);
     if ((word & kExpiredFlag) != 0) return 0;
@@ -168,7 +182,7 @@ class BasicReferenceCounts {
     return strong == 0 ? 1 : static_cast<size_t>(strong);
   }
 
-  // Without the one that the strong references share.
+  // Returns the number of weak references, without the one that the strong references share.
   size_t weak_count() const {
     const Word word = word_.load(std::memory_order_relaxed);
     const auto weak = static_cast<size_t>(word >> kHalfBits);
@@ -182,19 +196,19 @@ class BasicReferenceCounts {
   static constexpr Word kStrongMask = kWeakOne - 1;
   static constexpr Word kExpiredFlag = kWeakOne >> 1;  // the top bit of the strong half
   static constexpr Word kInitialCounts = kStrongOne | kWeakOne;
-  // No count may reach this. It is half of what would touch a flag or the other half: the other
-  // threads that count between an overflow and its abort cannot be that many.
+  // A count that reaches this aborts. It is half of what would reach the flag or the other half of
+  // the word: fewer threads than that can add between the overflow and the abort.
   static constexpr Word kLimit = kWeakOne >> 2;
 
-  // What the upper half of expired counts lacks to be two.
+  // Returns what the weak count of expired counts lacks to be two.
   Word MissingWeak() const {
-    // Nobody else changes the upper half now. It is as the last one left it (see ReleaseWeak).
-    // Relaxed: as in PrepareRearm.
+    // No other thread changes the upper half now. It may not be zero, as ReleaseWeak does not
+    // subtract the last references. Relaxed: as in PrepareRearm.
     const Word left_over = word_.load(std::memory_order_relaxed) & static_cast<Word>(~kStrongMask);
     return static_cast<Word>(2 * kWeakOne - left_over);
   }
 
-  // Neither zero, nor expired, nor too many: one comparison for what nearly always holds.
+  // Returns whether a strong count is neither zero, nor expired, nor too large, by one comparison.
   static bool IsWithinLimits(Word strong) {
     return static_cast<Word>(strong - 1) < static_cast<Word>(kLimit - 1);
   }
@@ -205,24 +219,26 @@ class BasicReferenceCounts {
 
   [[gnu::noinline]] bool FinishUpgradeSlow(Word before) {
     if ((before & kExpiredFlag) != 0) {
-      // Undo, or the lower half would fill up. Relaxed: the caller's weak reference keeps the word.
+      // Undo, or failed upgrades would fill the lower half. Relaxed: the caller's weak reference
+      // keeps the word.
       word_.fetch_sub(kStrongOne, std::memory_order_relaxed);
       return false;
     }
     if ((before & kStrongMask) != 0) StrongOverflow();
-    // Another thread has counted down to zero and has not yet set the flag: this upgrade wins. That
-    // thread, or one that gets to zero later, will find the count revived and walk away, at a time
-    // when every other reference may be gone. The weak reference added here is what it then drops.
+    // Another thread has counted down to zero and not yet set the flag: this upgrade overtakes it.
+    // That thread will find that the count is not zero, or a later one will set the flag first. All
+    // references may be dropped before it reads the word again; the weak reference added here keeps
+    // the word for it, and FinishLastRelease drops that.
     AddWeak();
     return true;
   }
 
-  // Invariant: upper half = weak references + 1 until the referent's destruction is complete + one
-  // for each revival whose releaser has not yet walked away. Lower half = strong references until
-  // the expired flag; from then on the flag plus failed upgrades that are about to be undone.
-  // Written by: whoever holds a reference, by the operations above.
-  // Transitions: strong n to n + 1 and back; 0 to 0 + flag, once, and never back unless revived,
-  // by the owner of memory that nobody refers to any more.
+  // Invariant: upper half = weak references, + 1 until the referent's destruction is complete, + 1
+  // for each overtaken release that has not yet dropped it. Lower half = strong references until
+  // the expired flag is set; from then on the flag, plus failed upgrades that are about to be
+  // undone. Written by: every holder of a reference, and holders of none by speculative upgrades.
+  // Transitions: strong n to n + 1 and back; 0 to 0 + flag, once; from there back only by a re-arm,
+  // by the owner of memory to which there are no references.
   typename Policy::template Atomic<Word> word_{kInitialCounts};
 };
 

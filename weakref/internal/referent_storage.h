@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Control blocks: where a referent lives decides when its memory goes back.
+// The control blocks of objects, of arrays and of adopted unique_ptrs. Where the referent is stored
+// decides when its memory is freed: with the block, or at the last strong release.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_REFERENT_STORAGE_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_REFERENT_STORAGE_H_
 
 #include <cstddef>
+#include <limits>
 #include <memory>
 #include <new>
 #include <optional>
@@ -14,15 +16,16 @@
 
 namespace weakcache::internal {
 
-// A referent up to this size lies beside its counts and shares their fate; the block is of 64 bytes
-// then. A larger one has an allocation of its own, which goes back at the last strong release.
+// A referent up to this size is stored in its block, which then has at most 64 bytes and stays
+// until the last weak reference goes. A larger one has an allocation of its own, which is freed at
+// the last strong release.
 inline constexpr size_t kMaxInlineReferentBytes = 24;
 
 template <typename T>
 inline constexpr bool kStoredInline = sizeof(T) <= kMaxInlineReferentBytes &&
                                       alignof(T) <= alignof(std::max_align_t);
 
-// In place of constructor arguments.
+// These stand in place of constructor arguments. ResultOf: the object is the result of a function.
 struct ValueInitialize {};
 struct DefaultInitialize {};
 template <typename Function>
@@ -38,7 +41,7 @@ inline constexpr bool kIsResultOf<ResultOf<Function>> = true;
 template <typename T, typename Allocator>
 using Rebound = typename std::allocator_traits<Allocator>::template rebind_alloc<T>;
 
-// One T's worth of memory, given back unless released.
+// Owns uninitialised memory for `count` Ts, and deallocates it unless released.
 template <typename T, typename Allocator>
 class Memory {
  public:
@@ -63,6 +66,7 @@ class Memory {
   T* start_;
 };
 
+// Constructs a T as the arguments say: by the allocator, unless they are one of the tags above.
 template <typename T, typename Allocator, typename... Args>
 void Construct(const Allocator& allocator, T* memory, Args&&... args) {
   if constexpr ((std::is_same_v<Args, DefaultInitialize> || ...)) {
@@ -77,7 +81,7 @@ void Construct(const Allocator& allocator, T* memory, Args&&... args) {
   }
 }
 
-// Ends and gives back what was constructed in memory of its own.
+// Destroys an object and deallocates its memory.
 template <typename T, typename Allocator>
 void Discard(const Allocator& allocator, T* referent) {
   Rebound<T, Allocator> rebound(allocator);
@@ -86,11 +90,12 @@ void Discard(const Allocator& allocator, T* referent) {
   Traits::deallocate(rebound, referent, 1);
 }
 
-// A block that `allocator` has allocated, and that gives its own memory back to it.
+// A block that was allocated by `allocator` and deallocates itself by it.
 template <typename Derived, typename Allocator>
 class AllocatedBlock : public ControlBlock {
  protected:
   explicit AllocatedBlock(const Allocator& allocator) : allocator_(allocator) {}
+  ~AllocatedBlock() = default;
 
   const Allocator& allocator() const { return allocator_; }
 
@@ -105,7 +110,7 @@ class AllocatedBlock : public ControlBlock {
   [[no_unique_address]] Allocator allocator_;
 };
 
-// Allocates and constructs a block. Leaves nothing behind if that throws.
+// Allocates and constructs a block. If either throws, nothing is leaked.
 template <typename Block, typename Allocator, typename... Args>
 Block* NewBlock(const Allocator& allocator, Args&&... args) {
   Memory<Block, Allocator> memory(allocator);
@@ -113,6 +118,7 @@ Block* NewBlock(const Allocator& allocator, Args&&... args) {
   return memory.release();
 }
 
+// Stores the referent in the block.
 template <typename T, typename Allocator>
 class InlineBlock final : public AllocatedBlock<InlineBlock<T, Allocator>, Allocator> {
  public:
@@ -134,6 +140,7 @@ class InlineBlock final : public AllocatedBlock<InlineBlock<T, Allocator>, Alloc
   alignas(T) unsigned char storage_[sizeof(T)];
 };
 
+// Stores the referent in an allocation of its own.
 template <typename T, typename Allocator>
 class SeparateBlock final : public AllocatedBlock<SeparateBlock<T, Allocator>, Allocator> {
  public:
@@ -156,45 +163,112 @@ class SeparateBlock final : public AllocatedBlock<SeparateBlock<T, Allocator>, A
   T* referent_;
 };
 
-// The block of a T; const or not, it is made the same way.
+// The class of the block of a T, which does not depend on const.
 template <typename T, typename Allocator>
 using BlockFor = std::conditional_t<kStoredInline<T>, InlineBlock<std::remove_cv_t<T>, Allocator>,
                                     SeparateBlock<std::remove_cv_t<T>, Allocator>>;
 
-// An array has an allocation of its own, whatever its size.
-template <typename T>
-class ArrayBlock final : public AllocatedBlock<ArrayBlock<T>, std::allocator<char>> {
-  using Element = std::remove_cv_t<T>;
-  using Allocator = std::allocator<char>;
+// In place of constructor arguments: each element is a copy of `value`.
+template <typename Element>
+struct CopiesOf {
+  const Element& value;
+};
 
+// An array's elements, those of inner arrays one by one, while they are being constructed: destroys
+// them, the last one first, unless released.
+template <typename Scalar, typename Allocator>
+class ElementSequence {
  public:
-  ArrayBlock(const Allocator& allocator, size_t count, ValueInitialize)
-      : AllocatedBlock<ArrayBlock, Allocator>(allocator), count_(count) {
-    Memory<Element, Allocator> memory(allocator, count);
-    std::uninitialized_value_construct_n(memory.get(), count);
-    referent_ = memory.release();
-  }
-  ArrayBlock(const Allocator& allocator, size_t count, DefaultInitialize)
-      : AllocatedBlock<ArrayBlock, Allocator>(allocator), count_(count) {
-    Memory<Element, Allocator> memory(allocator, count);
-    std::uninitialized_default_construct_n(memory.get(), count);
-    referent_ = memory.release();
-  }
+  ElementSequence(const Allocator& allocator, Scalar* first)
+      : allocator_(allocator), first_(first) {}
+  ElementSequence(const ElementSequence&) = delete;
+  ElementSequence& operator=(const ElementSequence&) = delete;
+  ~ElementSequence() { DestroyElements(allocator_, first_, count_); }
 
-  Element* referent() { return referent_; }
+  template <typename... Args>
+  void Append(Args&&... args) {
+    Construct(allocator_, first_ + count_, std::forward<Args>(args)...);
+    ++count_;
+  }
+  Scalar* first() const { return first_; }
+  void release() { count_ = 0; }
+
+  static void DestroyElements(const Allocator& allocator, Scalar* first, size_t count) {
+    if constexpr (!std::is_trivially_destructible_v<Scalar>) {
+      Rebound<Scalar, Allocator> rebound(allocator);
+      for (size_t i = count; i > 0; --i) {
+        std::allocator_traits<decltype(rebound)>::destroy(rebound, first + i - 1);
+      }
+    }
+  }
 
  private:
+  const Allocator& allocator_;
+  Scalar* const first_;
+  size_t count_ = 0;
+};
+
+// The block of an array of `Element`s, which has an allocation of its own, whatever its size. An
+// Element may be an array itself.
+template <typename Element, typename Allocator>
+class ArrayBlock final : public AllocatedBlock<ArrayBlock<Element, Allocator>, Allocator> {
+  using Scalar = std::remove_cv_t<std::remove_all_extents_t<Element>>;
+  using Sequence = ElementSequence<Scalar, Allocator>;
+
+ public:
+  template <typename Initializer>
+  ArrayBlock(const Allocator& allocator, size_t count, const Initializer& initializer)
+      : AllocatedBlock<ArrayBlock, Allocator>(allocator), scalars_(ScalarCount(count)) {
+    Memory<Scalar, Allocator> memory(allocator, scalars_);
+    Sequence sequence(allocator, memory.get());
+    ConstructElements(sequence, initializer);
+    sequence.release();
+    first_ = memory.release();
+  }
+
+  std::remove_cv_t<Element>* referent() {
+    return reinterpret_cast<std::remove_cv_t<Element>*>(first_);
+  }
+
+ private:
+  static constexpr size_t kScalarsPerElement = sizeof(Element) / sizeof(Scalar);
+
+  // More than any allocator has, where the product does not fit.
+  static size_t ScalarCount(size_t count) {
+    constexpr size_t kMax = std::numeric_limits<size_t>::max();
+    return count > kMax / kScalarsPerElement ? kMax : count * kScalarsPerElement;
+  }
+
+  void ConstructElements(Sequence& sequence, ValueInitialize) {
+    if constexpr (std::is_trivial_v<Scalar> &&
+                  std::is_same_v<Allocator, std::allocator<typename Allocator::value_type>>) {
+      std::uninitialized_value_construct_n(sequence.first(), scalars_);  // one memset
+    } else {
+      for (size_t i = 0; i < scalars_; ++i) sequence.Append();
+    }
+  }
+  void ConstructElements(Sequence& sequence, DefaultInitialize) {
+    if constexpr (!std::is_trivially_default_constructible_v<Scalar>) {
+      for (size_t i = 0; i < scalars_; ++i) sequence.Append(DefaultInitialize());
+    }
+  }
+  void ConstructElements(Sequence& sequence, const CopiesOf<Element>& copies) {
+    const Scalar* const values = reinterpret_cast<const Scalar*>(&copies.value);
+    for (size_t i = 0; i < scalars_; ++i) sequence.Append(values[i % kScalarsPerElement]);
+  }
+
   void Expire() noexcept override {
-    for (size_t i = count_; i > 0; --i) std::destroy_at(referent_ + i - 1);
-    std::allocator<Element>().deallocate(referent_, count_);
+    Sequence::DestroyElements(this->allocator(), first_, scalars_);
+    Rebound<Scalar, Allocator> rebound(this->allocator());
+    std::allocator_traits<decltype(rebound)>::deallocate(rebound, first_, scalars_);
     this->FinishExpiry();
   }
 
-  const size_t count_;
-  Element* referent_;
+  const size_t scalars_;
+  Scalar* first_;
 };
 
-// What a unique_ptr owned.
+// Owns the referent by the unique_ptr that AdoptRef took.
 template <typename T, typename Deleter>
 class AdoptedBlock final : public ControlBlock {
  public:
@@ -208,8 +282,18 @@ class AdoptedBlock final : public ControlBlock {
     FinishExpiry();
   }
   void FreeBlock() noexcept override { delete this; }
+  void* FindOwnerPart([[maybe_unused]] const void* type_tag) noexcept override {
+    using D = std::remove_reference_t<Deleter>;
+    if constexpr (std::is_object_v<D>) {
+      if (type_tag == &kTypeTag<D>) {
+        return const_cast<void*>(
+            static_cast<const volatile void*>(std::addressof(owner_->get_deleter())));
+      }
+    }
+    return nullptr;
+  }
 
-  std::optional<std::unique_ptr<T, Deleter>> owner_;  // so that its deleter goes at the same time
+  std::optional<std::unique_ptr<T, Deleter>> owner_;  // the deleter ends with the referent
 };
 
 }  // namespace weakcache::internal

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who wants to know that a referent has expired: an intrusive list, newest first.
+// The watchers of one referent, which are told once that it has expired: an intrusive list, newest
+// first.
 //
-// Any thread may add (it holds a strong reference) and remove (it holds a weak one) while another
-// tells the watchers. The list is guarded by a lock in the lowest bit of its head, held for a few
-// instructions, or to count the watchers, and never while anything else runs.
+// A thread that holds a strong reference may add watchers, and one that holds a weak reference may
+// remove its own, while another thread notifies. A lock in the lowest bit of the list's head guards
+// the links. It is held for a few instructions, or to count the watchers; OnExpired runs outside
+// it.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_WATCHER_LIST_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_WATCHER_LIST_H_
 
 #include <atomic>
 #include <cstddef>
-#include <cstdint>
 
 #include "weakcache/weakref/internal/atomics_policy.h"
+#include "weakcache/weakref/internal/pointer_lock.h"
 
 namespace weakcache::internal {
 
@@ -20,15 +22,16 @@ class BasicWatcherList;
 template <typename Policy>
 class BasicWatcher;
 
-// Receives the news for its watchers.
+// Receives the notifications of its watchers.
 template <typename Policy>
 class BasicWatcherOwner {
  public:
-  // The watcher has just been taken off its list for good. Runs under the list's lock: it may
-  // count, nothing else. A Remove that returns false happens after it.
+  // Called when the watcher has been taken off its list to be notified. Runs under the list's lock,
+  // so it may count and nothing else. A Remove that returns false happens after it.
   virtual void OnClaimed() noexcept {}
 
-  // Called once, outside the lock, after OnClaimed. From here on the watcher is the owner's again.
+  // Called once, after OnClaimed and outside the lock. The list does not touch the watcher after
+  // the call has begun, so the owner may reuse or destroy it.
   virtual void OnExpired(BasicWatcher<Policy>* watcher) noexcept = 0;
 
  protected:
@@ -42,7 +45,7 @@ class BasicWatcher {
   BasicWatcher(const BasicWatcher&) = delete;
   BasicWatcher& operator=(const BasicWatcher&) = delete;
 
-  // Free for the owner's use while the watcher is on no list.
+  // A link for the owner's own use while the watcher is on no list.
   BasicWatcher* next() const { return next_; }
   void set_next(BasicWatcher* next) { next_ = next; }
 
@@ -50,8 +53,8 @@ class BasicWatcher {
   friend class BasicWatcherList<Policy>;
   using Link = typename Policy::template Plain<BasicWatcher*>;
 
-  // Guarded by the list's lock while on a list. `previous_` is null when on no list, the watcher
-  // itself when it is the first.
+  // Guarded by the list's lock while the watcher is on a list. `previous_` is null while it is on
+  // no list, and the watcher itself while it is the first.
   Link next_{nullptr};
   Link previous_{nullptr};
   BasicWatcherOwner<Policy>* const owner_;
@@ -66,6 +69,7 @@ class BasicWatcherList {
   BasicWatcherList(const BasicWatcherList&) = delete;
   BasicWatcherList& operator=(const BasicWatcherList&) = delete;
 
+  // Adds a watcher in front. The caller holds a strong reference to the referent.
   void Add(Watcher* watcher) {
     Watcher* const first = Lock();
     watcher->next_ = first;
@@ -74,7 +78,8 @@ class BasicWatcherList {
     Unlock(watcher);
   }
 
-  // False if the watcher has been taken already: its OnExpired has run, is running, or will.
+  // Removes a watcher. Returns false if it was taken off already: its OnExpired has run, is
+  // running, or will run.
   bool Remove(Watcher* watcher) {
     Watcher* first = Lock();
     Watcher* const previous = watcher->previous_;
@@ -94,12 +99,12 @@ class BasicWatcherList {
     return true;
   }
 
-  // Once the referent has expired, so that no watcher can be added any more. Relaxed: every Add
-  // happened before its caller's release of the strong reference.
-  bool empty() const { return head_.load(std::memory_order_relaxed) == 0; }
+  // Returns whether there are no watchers. For use after the expiry, when none can be added: every
+  // Add happened before its caller released its strong reference, so a relaxed load suffices.
+  bool empty() const { return head_.IsNullRelaxed(); }
 
-  // Tells every watcher, newest first, one at a time: one that is removed in the meantime is not
-  // told. As well.
+  // Notifies the watchers one by one, newest first, and skips those that are removed meanwhile. For
+  // use after the expiry.
   void NotifyAll() {
     while (!empty()) {
       Watcher* const watcher = Lock();
@@ -117,6 +122,7 @@ class BasicWatcherList {
     }
   }
 
+  // Counts the watchers.
   size_t size() {
     Watcher* const first = Lock();
     size_t count = 0;
@@ -126,32 +132,12 @@ class BasicWatcherList {
   }
 
  private:
-  static constexpr uintptr_t kLocked = 1;
+  // Acquire pairs with the release in Unlock.
+  Watcher* Lock() { return head_.Lock(std::memory_order_acquire); }
+  void Unlock(Watcher* first) { head_.Unlock(first); }
 
-  Watcher* Lock() {
-    uintptr_t head = head_.load(std::memory_order_relaxed);
-    for (int attempt = 0;; ++attempt) {
-      // Acquire pairs with the release in Unlock.
-      if ((head & kLocked) == 0 &&
-          head_.compare_exchange_weak(head, head | kLocked, std::memory_order_acquire,
-                                      std::memory_order_relaxed)) {
-        return reinterpret_cast<Watcher*>(head);
-      }
-      if ((head & kLocked) != 0) {
-        Policy::Pause(attempt);
-        head = head_.load(std::memory_order_relaxed);
-      }
-    }
-  }
-
-  void Unlock(Watcher* first) {
-    // Release pairs with the acquire in Lock.
-    head_.store(reinterpret_cast<uintptr_t>(first), std::memory_order_release);
-  }
-
-  // The first watcher's address; the lowest bit is the lock, and only its holder changes the rest.
-  // Transitions: any even value to itself + 1, and from there to any even value.
-  typename Policy::template Atomic<uintptr_t> head_{0};
+  // The first watcher. Whoever holds the lock changes it and the links of all watchers.
+  BasicPointerLock<Policy, Watcher> head_;
 };
 
 }  // namespace weakcache::internal

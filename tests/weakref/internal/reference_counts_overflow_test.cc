@@ -103,8 +103,8 @@ TEST_F(NarrowCountsDeathTest, WeakReferenceToAnExpiredReferent) {
   EXPECT_DEATH(counts_.AddWeak(), kTooManyWeak);
 }
 
-// An upgrade that revives the count adds a weak reference for the thread that was too late.
-TEST_F(NarrowCountsTest, RevivalUpToTheLimit) {
+// An upgrade that overtakes the last release adds a weak reference for the releasing thread.
+TEST_F(NarrowCountsTest, OvertakingUpgradesUpToTheLimit) {
   AddWeakUpTo(kMostWeak - 1);
   interruption = [this] { ASSERT_TRUE(counts_.TryAddStrong()); };
   EXPECT_EQ(counts_.ReleaseStrong(), AfterRelease::kNothing);
@@ -114,7 +114,7 @@ TEST_F(NarrowCountsTest, RevivalUpToTheLimit) {
   ReleaseAll();
 }
 
-TEST_F(NarrowCountsDeathTest, Revival) {
+TEST_F(NarrowCountsDeathTest, OvertakingUpgrade) {
   AddWeakUpTo(kMostWeak);
   interruption = [this] { static_cast<void>(counts_.TryAddStrong()); };
   EXPECT_DEATH(static_cast<void>(counts_.ReleaseStrong()), kTooManyWeak);
