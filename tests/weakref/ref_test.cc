@@ -187,7 +187,7 @@ constexpr size_t kSmallStack = 1 << 20;  // their frames are several times as la
 constexpr int kLongChain = 1'000'000;
 #else
 constexpr size_t kSmallStack = 64 << 10;
-constexpr int kLongChain = 10'000'000;
+const int kLongChain = testing::Rounds(10'000'000, 2'000'000);
 #endif
 
 void RunOnSmallStack(std::function<void()> run) {
@@ -210,7 +210,7 @@ struct Link {
   Ref<Link> next;
 };
 
-TEST(RefDestructionTest, AChainOfTenMillionTakesASmallStack) {
+TEST(RefDestructionTest, ALongChainTakesASmallStack) {
   const int64_t before = LiveAllocations();
   Ref<Link> head;
   for (int i = 0; i < kLongChain; ++i) head = MakeRef<Link>(Link{std::move(head)});
