@@ -2,6 +2,8 @@
 // Operations of a LargeObjectCache on keys, one and many.
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -104,6 +106,71 @@ TEST(InvalidateIfTest, TakesKeysThatCantBeCopied) {
   });
   EXPECT_TRUE(loaded.ok());
   EXPECT_EQ(cache.Get(std::make_unique<int>(1)), nullptr);
+}
+
+// A cache of ten objects.
+class WeakHitTest : public testing::Test {
+ protected:
+  WeakHitTest() {
+    Cache::Options options;
+    options.budget_bytes = 10 * sizeof(Picture);
+    cache_ = std::move(Cache::Create(options)).value();
+  }
+  Ref<Picture> Put(int i) { return cache_.Put(std::to_string(i), Picture{i}); }
+  bool IsHit(int i) {
+    const uint64_t hits = cache_.Stats().hits;
+    EXPECT_NE(cache_.Get(std::to_string(i)), nullptr);
+    return cache_.Stats().hits > hits;
+  }
+
+  absl::StatusOr<Cache> created_ = Cache::Create({});
+  Cache& cache_ = *created_;
+};
+
+TEST_F(WeakHitTest, LetsNoObjectGoThatIsInUse) {
+  std::vector<Ref<Picture>> held;
+  for (int i = 0; i < 100; ++i) held.push_back(Put(i));
+  const uint64_t evictions = cache_.Stats().evictions_budget;
+  for (int round = 0; round < 40; ++round) {
+    for (int i = 0; i < 100; ++i)
+      EXPECT_EQ(cache_.Get(std::to_string(i)), held[static_cast<size_t>(i)]);
+  }
+  EXPECT_EQ(cache_.Stats().evictions_budget, evictions);
+  EXPECT_EQ(cache_.Stats().weak_hits, 40u * 90u);
+  EXPECT_EQ(cache_.Stats().bytes_retained, cache_.budget_bytes());
+  cache_.CheckInvariantsForTesting();
+}
+
+TEST_F(WeakHitTest, RetainsTheObjectAgainInPlaceOfAnUnusedOne) {
+  const Ref<Picture> used = Put(0);
+  for (int i = 1; i <= 20; ++i) Put(i);
+  EXPECT_FALSE(IsHit(0));
+  EXPECT_TRUE(IsHit(0));
+}
+
+TEST_F(WeakHitTest, RetainsTheObjectAgainWhenThereIsRoom) {
+  std::vector<Ref<Picture>> held;
+  for (int i = 0; i < 20; ++i) held.push_back(Put(i));
+  int weak = 0;
+  while (IsHit(weak)) ++weak;
+  EXPECT_FALSE(IsHit(weak));
+  cache_.SetBudget(2 * cache_.budget_bytes());
+  EXPECT_FALSE(IsHit(weak));
+  EXPECT_TRUE(IsHit(weak));
+}
+
+// The cache is not told when a retained object is used no more: a few hits later it has noticed.
+TEST_F(WeakHitTest, RetainsTheObjectAgainWhenOthersAreNoLongerUsed) {
+  std::vector<Ref<Picture>> held;
+  for (int i = 0; i < 20; ++i) held.push_back(Put(i));
+  int weak = 0;
+  while (IsHit(weak)) ++weak;
+  EXPECT_FALSE(IsHit(weak));
+  const Ref<Picture> used = cache_.Peek(std::to_string(weak));
+  held.clear();
+  int hits = 0;
+  while (!IsHit(weak)) ++hits;
+  EXPECT_LE(hits, 17);
 }
 
 }  // namespace

@@ -298,18 +298,19 @@ class CacheStore {
       return true;
     }
     shared_->counters.CountWeakHit();
-    AdmitFound(entry);
+    if (retention_.MayAdmitAtHit(entry->hot)) AdmitFound(entry);
     return true;
   }
   // The caller holds a reference to the slot.
   [[gnu::noinline]] void RecordWeakHit(Embedded* slot) {
     shared_->counters.CountWeakHit();
-    if (retention_.has_budget()) AdmitFound(&Table::cold_part(slot));
+    if (!retention_.has_budget() || !retention_.MayAdmitAtHit(slot->payload())) return;
+    AdmitFound(&Table::cold_part(slot));
   }
   void AdmitFound(Entry* entry) {
     if (!retention_.Fits(entry->object_weight())) return;
     PendingRemovals removals(retention_);
-    retention_.Admit(entry, removals);
+    retention_.AdmitAtHit(entry, removals);
   }
 
   template <typename Match, typename Condition>

@@ -122,9 +122,20 @@ struct CacheKey {
     return true;
   }
 
+  // Counts a weak hit. True for one of sixteen, the first not among them.
+  bool IsSixteenthWeakHit() {
+    // Relaxed, both: see the field.
+    const uint8_t hits = weak_hits.load(std::memory_order_relaxed) + 1;
+    weak_hits.store(hits % 16, std::memory_order_relaxed);
+    return hits == 16;
+  }
+
   const K key;
   Ownership ownership;
   typename Policy::AccessCounter counter;
+  // Weak hits that did not ask for the object to be retained, modulo 16. Any thread; of two hits at
+  // the same time one may be lost. Relaxed: it only decides how often a look-up asks.
+  std::atomic<uint8_t> weak_hits{0};
 };
 
 // The cold part. A thread that holds a reference to the slot may read the key and use the atomic
@@ -134,6 +145,8 @@ struct CacheKey {
 template <typename K, EvictionPolicy Policy>
 class CacheEntry : public Policy::Node {
  public:
+  using Hot = CacheKey<K, Policy>;
+
   template <typename Slot>
   explicit CacheEntry(Slot* slot) noexcept
       : Policy::Node(&slot->payload().counter), hot(slot->payload()), slot(slot) {}

@@ -136,6 +136,23 @@ class Retention {
     AdmitLocked(entry, removals);
   }
 
+  // Retains an object that a hit has found, which is in use therefore, if there is room, or if an
+  // object that nobody uses may go for it: to evict one that is in use would free nothing.
+  void AdmitAtHit(Entry* entry, PendingRemovals& removals) {
+    MutexLock lock(mutex_);
+    const uint64_t reserved = std::min(reserved_, policy_.budget());
+    const bool fits = policy_.bytes() + entry->object_weight() <= policy_.budget() - reserved ||
+                      HasUnusedVictim();
+    admissions_are_vain_.store(!fits, std::memory_order_relaxed);  // see the field
+    if (fits) AdmitLocked(entry, removals);
+  }
+  // Whether to call AdmitAtHit. If an admission has been in vain lately, only one hit of sixteen on
+  // an object asks, so that all others take no lock.
+  bool MayAdmitAtHit(typename Entry::Hot& hot) const {
+    return !admissions_are_vain_.load(std::memory_order_relaxed) ||  // see the field
+           hot.IsSixteenthWeakHit();
+  }
+
   // Takes the entry out of the cache for good. The caller holds the lock of the entry's table, and
   // takes it out there.
   void Remove(Entry* entry, RemovalCause cause, PendingRemovals& removals) {
@@ -154,7 +171,8 @@ class Retention {
   void SetBudget(uint64_t budget, PendingRemovals& removals) {
     MutexLock lock(mutex_);
     policy_.SetBudget(budget);
-    budget_.store(policy_.budget(), std::memory_order_relaxed);  // see the field
+    budget_.store(policy_.budget(), std::memory_order_relaxed);    // see the field
+    admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
     if (policy_.budget() == 0) EvictDownTo(0, removals, /*weightless_too=*/true);
     EvictSurplus(removals);
   }
@@ -255,6 +273,7 @@ class Retention {
   void ReleaseReserved(uint64_t bytes) {
     MutexLock lock(mutex_);
     reserved_ -= bytes;
+    admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
   }
 
   void EvictSurplus(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -268,6 +287,17 @@ class Retention {
     }
   }
 
+  // Whether nobody uses one of the next few objects to be evicted.
+  bool HasUnusedVictim() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    bool unused = false;
+    int left = 8;
+    policy_.ColdestFirst([&](Node& node) {
+      unused = static_cast<Entry&>(node).object->strong_count() == 1;
+      return !unused && --left > 0;
+    });
+    return unused;
+  }
+
   // The entry is out of the policy already, also for ReleaseRetained.
   void Evict(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     entry->unused_at_eviction = entry->object->strong_count() == 1;
@@ -278,6 +308,7 @@ class Retention {
   bool ReleaseRetained(Entry* entry, ControlBlock::DeferredReleases& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     entry->hot.ownership.SetRetained(false);
+    admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
     shared_->counters.Pinned(entry->object_weight());
     return entry->object->ReleaseStrong(deferred);
   }
@@ -321,6 +352,9 @@ class Retention {
   // The policy's budget, written under the mutex. Relaxed: a look-up that reads an old value at
   // most asks for an admission in vain, or omits one.
   std::atomic<uint64_t> budget_;
+  // Whether the last hit that asked for an admission was refused because all retained objects were
+  // in use, and none has left since. Written under the mutex. Relaxed: see `budget_`.
+  std::atomic<bool> admissions_are_vain_{false};
   const std::shared_ptr<CacheShared<K>> shared_;
 };
 
