@@ -23,6 +23,7 @@
 #include "weakcache/cache/weak_key_map.h"
 #include "weakcache/cache/weak_set.h"
 #include "weakcache/cache/weak_value_map.h"
+#include "weakcache/weakref/atomic_ref.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/finalizer.h"
 #include "weakcache/weakref/ref.h"
@@ -256,6 +257,15 @@ TEST(GuideTest, Callbacks) {
   on_click();  // does nothing; proxy->Press() would throw ExpiredReferenceError
   // end
   EXPECT_TRUE(proxy.expired());
+}
+
+TEST(GuideTest, Publish) {
+  // snippet: publish
+  weakcache::AtomicRef<Image> current(weakcache::MakeRef<Image>());
+  weakcache::Ref<Image> seen = current.load();      // on any thread
+  current.store(weakcache::MakeRef<Image>(*seen));  // on any other
+  // end
+  EXPECT_NE(current.load(), seen);
 }
 
 TEST(GuideTest, SharedPtr) {
