@@ -99,8 +99,9 @@ struct LargeObjectCacheOptions {
   // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
   size_t shards = 0;
   std::function<void(const K& key, RemovalCause cause, uint64_t weight)> removal_listener;
-  // Must not throw. Empty: absl::Now.
-  std::function<absl::Time()> clock;
+  // What ages and the times of loads are measured by; only differences count. Must not throw.
+  // Empty: std::chrono::steady_clock, which nobody sets back.
+  std::function<absl::Time()> clock = {};
   // When an object is too old, counted from when it came in or was last found; and when it is so
   // old that one GetOrLoad loads it anew, while the others still get the old one.
   absl::Duration expire_after_write = absl::InfiniteDuration();

@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <future>
@@ -16,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "weakcache/cache/internal/core/cache_core.h"
+#include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/ref.h"
@@ -166,6 +168,38 @@ TEST_F(RefreshTest, ThoseThatWaitForAThreadThatExitsGetAnError) {
     }
     cache_.Invalidate(1);
   }
+}
+
+// A clock of the user's that is set back does not keep an object for longer than its time.
+TEST(ClockTest, MayBeSetBack) {
+  absl::Time now = absl::UnixEpoch();
+  for (const bool by_access : {false, true}) {
+    Cache::Options options;
+    options.budget_bytes = 1000;
+    (by_access ? options.expire_after_access : options.expire_after_write) = absl::Seconds(10);
+    options.clock = [&] { return now; };
+    Cache cache = std::move(Cache::Create(options)).value();
+    cache.Put(1, Picture{1});
+    now -= absl::Hours(1);
+    EXPECT_NE(cache.Get(1), nullptr);
+    now += absl::Seconds(9);
+    EXPECT_NE(cache.Peek(1), nullptr);
+    now += absl::Seconds(1);
+    EXPECT_EQ(cache.Get(1), nullptr);
+  }
+}
+
+// By default ages go by a clock that nobody sets.
+TEST(ClockTest, IsMonotonicByDefault) {
+  const internal::Freshness freshness(nullptr, absl::Seconds(1), absl::InfiniteDuration(),
+                                      absl::InfiniteDuration());
+  const auto monotonic = [] {
+    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+  };
+  const int64_t before = monotonic();
+  const int64_t now = freshness.Now();
+  EXPECT_LE(before, now);
+  EXPECT_LE(now, monotonic());
 }
 
 }  // namespace

@@ -87,12 +87,15 @@ class CacheLoads {
     }
     Timer(const Timer&) = delete;
     Timer& operator=(const Timer&) = delete;
-    ~Timer() { store_.counters().LoadEnded(store_.freshness().Now() - began_, succeeded_); }
+    ~Timer() {
+      const int64_t ended = store_.freshness().Now();
+      store_.counters().LoadEnded(absl::Nanoseconds(ended) - absl::Nanoseconds(began_), succeeded_);
+    }
     void Succeed() { succeeded_ = true; }
 
    private:
     const Store& store_;
-    const absl::Time began_;
+    const int64_t began_;
     bool succeeded_ = false;
   };
 

@@ -4,10 +4,10 @@
 #define WEAKCACHE_CACHE_INTERNAL_CORE_FRESHNESS_H_
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 
 namespace weakcache::internal {
@@ -17,7 +17,7 @@ class Freshness {
  public:
   using Clock = std::function<absl::Time()>;
 
-  // An empty clock stands for absl::Now, an infinite duration for never.
+  // An empty clock stands for std::chrono::steady_clock, an infinite duration for never.
   Freshness(Clock clock, absl::Duration expire_after_write, absl::Duration expire_after_access,
             absl::Duration refresh_after_write)
       : clock_(std::move(clock)),
@@ -30,8 +30,12 @@ class Freshness {
     return expire_after_write_ != kNever || expire_after_access_ != kNever ||
            refresh_after_write_ != kNever;
   }
-  absl::Time Now() const { return clock_ ? clock_() : absl::Now(); }
-  int64_t NowIfNeeded() const { return needed() ? absl::ToUnixNanos(Now()) : 0; }
+  // In nanoseconds since some time or other.
+  int64_t Now() const {
+    if (clock_) return absl::ToUnixNanos(clock_());
+    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+  int64_t NowIfNeeded() const { return needed() ? Now() : 0; }
 
   // Entry is a CacheEntry. Relaxed, all: see its fields.
   template <typename Entry>
@@ -42,6 +46,14 @@ class Freshness {
   template <typename Entry>
   bool IsRefreshDue(const Entry& entry, int64_t now) const {
     return IsDue(entry.written, now, refresh_after_write_) && entry.refresh.available();
+  }
+  // For a clock of the user's that may be set back: an object that seems to come from the future is
+  // as old as nothing, instead of not ageing until the clock has caught up.
+  template <typename Entry>
+  void CorrectTimes(Entry& entry, int64_t now) const {
+    for (std::atomic<int64_t>* const time : {&entry.written, &entry.accessed}) {
+      if (time->load(std::memory_order_relaxed) > now) time->store(now, std::memory_order_relaxed);
+    }
   }
   template <typename Entry>
   void RecordAccess(Entry& entry, int64_t now) const {

@@ -54,6 +54,7 @@ class LookupOutcome {
  private:
   [[gnu::noinline]] void RecordSlow(Entry& entry) {
     weak_ = !entry.retained();
+    if (ages_matter_) freshness_.CorrectTimes(entry, now_);
     expired_ = freshness_.IsExpired(entry, now_);
     refresh_due_ = !expired_ && freshness_.IsRefreshDue(entry, now_);
     if (!expired_) freshness_.RecordAccess(entry, now_);

@@ -181,10 +181,10 @@ class CacheEntry : public Policy::Node {
   uint64_t object_weight() const { return weight_.load(std::memory_order_relaxed); }
   void set_object_weight(uint64_t weight) { weight_.store(weight, std::memory_order_relaxed); }
 
-  // Nanoseconds of the cache's clock. Invariant: never before the entry was made. The time of
-  // writing is set before the slot is entered; that of access by any look-up, without an order
-  // among them, as the last of them is as good as any. Relaxed: nothing else is concluded from
-  // them.
+  // Nanoseconds of the cache's clock. The time of writing is set before the slot is entered, and
+  // again by a look-up that finds that the clock has been set back; that of access by any look-up,
+  // without an order among them, as the last of them is as good as any. Relaxed: nothing else is
+  // concluded from them.
   std::atomic<int64_t> written{0};
   std::atomic<int64_t> accessed{0};
   RefreshClaim refresh;
