@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "benchmarks/run_benchmarks.h"
+#include "weakcache/weakref/atomic_ref.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
@@ -34,6 +35,8 @@ struct Weakcache {
   template <typename T>
   using Weak = WeakRef<T>;
   template <typename T>
+  using Atomic = AtomicRef<T>;
+  template <typename T>
   static Ref<T> Make() {
     return MakeRef<T>();
   }
@@ -44,6 +47,8 @@ struct Std {
   using Strong = std::shared_ptr<T>;
   template <typename T>
   using Weak = std::weak_ptr<T>;
+  template <typename T>
+  using Atomic = std::atomic<std::shared_ptr<T>>;
   template <typename T>
   static std::shared_ptr<T> Make() {
     return std::make_shared<T>();
@@ -110,6 +115,51 @@ void LockRelease(benchmark::State& state) {
   for (auto _ : state) {
     auto strong = Shared<Subject>::weak.lock();
     benchmark::DoNotOptimize(strong);
+  }
+}
+
+// One reference that all threads of a run load and replace.
+template <typename Subject>
+struct SharedAtomic {
+  using Object = Payload<16>;
+  inline static typename Subject::template Atomic<Object> reference;
+};
+
+template <typename Subject>
+void SetUpAtomic(const benchmark::State&) {
+  using Object = typename SharedAtomic<Subject>::Object;
+  SharedAtomic<Subject>::reference.store(Subject::template Make<Object>());
+}
+template <typename Subject>
+void TearDownAtomic(const benchmark::State&) {
+  SharedAtomic<Subject>::reference.store(nullptr);
+}
+
+template <typename Subject>
+void AtomicLoad(benchmark::State& state) {
+  SpreadOverCores(state);
+  for (auto _ : state) {
+    auto strong = SharedAtomic<Subject>::reference.load();
+    benchmark::DoNotOptimize(strong);
+  }
+}
+
+// Each thread stores references to an object of its own, made before.
+template <typename Subject>
+void AtomicStore(benchmark::State& state) {
+  SpreadOverCores(state);
+  const auto mine = Subject::template Make<typename SharedAtomic<Subject>::Object>();
+  for (auto _ : state) SharedAtomic<Subject>::reference.store(mine);
+}
+
+template <typename Subject>
+void AtomicCompareExchange(benchmark::State& state) {
+  SpreadOverCores(state);
+  const auto mine = Subject::template Make<typename SharedAtomic<Subject>::Object>();
+  auto expected = SharedAtomic<Subject>::reference.load();
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(
+        SharedAtomic<Subject>::reference.compare_exchange_strong(expected, mine));
   }
 }
 
@@ -192,6 +242,18 @@ void RegisterSubject(const std::string& subject) {
   benchmark::RegisterBenchmark((make_drop + "/16777216").c_str(), &MakeDrop<Subject, 16 << 20>);
 }
 
+// The size is that of the object, for names of one form.
+template <typename Subject>
+void RegisterAtomic(const std::string& subject) {
+  const auto add = [&](const char* operation, void (*run)(benchmark::State&)) {
+    RegisterShared(operation + subject + "/16", run, &SetUpAtomic<Subject>,
+                   &TearDownAtomic<Subject>);
+  };
+  add("atomic_load/", &AtomicLoad<Subject>);
+  add("atomic_store/", &AtomicStore<Subject>);
+  add("atomic_compare_exchange/", &AtomicCompareExchange<Subject>);
+}
+
 void RegisterFloor() {
   const auto nothing = [](const benchmark::State&) {};
   RegisterShared("copy_drop/floor", &FloorAddSub, nothing, nothing);
@@ -209,6 +271,8 @@ int main(int argc, char** argv) {
   RegisterSubject<Weakcache>("weakcache");
   RegisterSubject<Std>("std_shared_ptr");
   RegisterSubject<Boost>("boost_shared_ptr");
+  RegisterAtomic<Weakcache>("weakcache");
+  RegisterAtomic<Std>("std_shared_ptr");
   RegisterFloor();
   for (const int64_t watchers : {0, 1, 8}) {
     benchmark::RegisterBenchmark("expire_watched/weakcache", &ExpireWatched)->Arg(watchers);

@@ -64,7 +64,7 @@ class ExpiryRegistration {
   friend void swap(ExpiryRegistration& a, ExpiryRegistration& b) noexcept { a.swap(b); }
 
   // Returns true until the callback has returned. Another thread may make it false at any time.
-  bool active() const { return callback_ != nullptr && !callback_->done(); }
+  [[nodiscard]] bool active() const { return callback_ != nullptr && !callback_->done(); }
 
  private:
   template <typename T, typename Callback>

@@ -129,7 +129,7 @@ class Finalizer {
   // Returns true until the function begins to run or is detached. Another thread may make it false
   // at any time. A caller that sees false because of the expiry also sees what the referent's
   // destructor did.
-  bool alive() const noexcept { return node_ != nullptr && node_->pending(); }
+  [[nodiscard]] bool alive() const noexcept { return node_ != nullptr && node_->pending(); }
 
   // Returns the function, which then never runs by itself; empty if the finalizer is not alive. If
   // moving the function throws, it is lost.
@@ -140,7 +140,7 @@ class Finalizer {
   }
 
   // Returns the referent if the finalizer is alive, otherwise null.
-  Ref<T> peek() const noexcept {
+  [[nodiscard]] Ref<T> peek() const noexcept {
     if (!alive() || !node_->block()->TryAddStrong()) return nullptr;
     return internal::RefAccess::Adopt<T>(pointer_, node_->block());
   }

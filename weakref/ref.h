@@ -110,7 +110,7 @@ class Ref {
   }
   friend void swap(Ref& a, Ref& b) noexcept { a.swap(b); }
 
-  element_type* get() const noexcept { return pointer_; }
+  [[nodiscard]] element_type* get() const noexcept { return pointer_; }
   explicit operator bool() const noexcept { return pointer_ != nullptr; }
 
   // Access the referent. Precondition: not null. An index into an array is not checked.
@@ -131,24 +131,30 @@ class Ref {
 
   // Returns the number of strong references to the referent; zero if null. All three counts are
   // hints while other threads use their references.
-  size_t use_count() const noexcept { return block_ == nullptr ? 0 : block_->strong_count(); }
+  [[nodiscard]] size_t use_count() const noexcept {
+    return block_ == nullptr ? 0 : block_->strong_count();
+  }
   // Returns the number of WeakRefs, entries of containers, and registrations.
-  size_t weak_count() const noexcept { return block_ == nullptr ? 0 : block_->weak_count(); }
+  [[nodiscard]] size_t weak_count() const noexcept {
+    return block_ == nullptr ? 0 : block_->weak_count();
+  }
   // Returns how many entries and registrations will be notified of the expiry. O(that number).
-  size_t watcher_count() const noexcept { return block_ == nullptr ? 0 : block_->watcher_count(); }
+  [[nodiscard]] size_t watcher_count() const noexcept {
+    return block_ == nullptr ? 0 : block_->watcher_count();
+  }
 
   // Compares ownership: returns whether both keep the same object alive, whatever part of it they
   // point to. The order and the hash agree with it. All are stable, also after the referent's death
   // through a WeakRef.
   template <typename U>
-  bool owner_equal(const U& other) const noexcept {
+  [[nodiscard]] bool owner_equal(const U& other) const noexcept {
     return block_ == other.block_;
   }
   template <typename U>
-  bool owner_before(const U& other) const noexcept {
+  [[nodiscard]] bool owner_before(const U& other) const noexcept {
     return std::less<const void*>()(block_, other.block_);
   }
-  size_t owner_hash() const noexcept { return std::hash<const void*>()(block_); }
+  [[nodiscard]] size_t owner_hash() const noexcept { return std::hash<const void*>()(block_); }
 
   // Compare addresses, as std::shared_ptr does.
   template <typename U>

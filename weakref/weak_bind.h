@@ -70,9 +70,9 @@ class WeakBound {
   }
 
   // See WeakRef::expired.
-  bool expired() const noexcept { return weak_.expired(); }
-  const WeakRef<T>& weak() const noexcept { return weak_; }
-  const Function& function() const noexcept { return function_; }
+  [[nodiscard]] bool expired() const noexcept { return weak_.expired(); }
+  [[nodiscard]] const WeakRef<T>& weak() const noexcept { return weak_; }
+  [[nodiscard]] const Function& function() const noexcept { return function_; }
 
   // Returns whether both bind equal functions to the same part of the same object. A function
   // without an ==, such as a lambda with captures, makes a binding without one.
@@ -84,7 +84,7 @@ class WeakBound {
   // Returns a hash that agrees with ==, also after the referent's death, so that observers can be
   // kept in a set. It covers the function where std::hash does (a pointer to a function, but not
   // one to a member); other bindings of one object collide.
-  size_t hash() const requires std::equality_comparable<Function> {
+  [[nodiscard]] size_t hash() const requires std::equality_comparable<Function> {
     size_t result = weak_.owner_hash();
     internal::CombineHash(result, std::hash<const void*>()(part_));
     if constexpr (internal::StdHashable<Function>) {

@@ -41,7 +41,7 @@ class HeldReference {
   HeldReference& operator=(const HeldReference&) = delete;
 
   operator T&() const noexcept { return *ref_; }  // NOLINT(google-explicit-constructor)
-  T& get() const noexcept { return *ref_; }
+  [[nodiscard]] T& get() const noexcept { return *ref_; }
 
  private:
   template <typename U>
@@ -77,8 +77,8 @@ class WeakProxy {
   HeldReference<T> operator*() const { return HeldReference<T>(Lock("WeakProxy::operator*")); }
 
   // See WeakRef::expired.
-  bool expired() const noexcept { return weak_.expired(); }
-  const WeakRef<T>& weak() const noexcept { return weak_; }
+  [[nodiscard]] bool expired() const noexcept { return weak_.expired(); }
+  [[nodiscard]] const WeakRef<T>& weak() const noexcept { return weak_; }
 
   // Compare owners. Stable after the referent's death.
   template <typename U>

@@ -77,23 +77,29 @@ class WeakRef {
   // Returns true once the last Ref has gone, even while the destructor runs, and for a null
   // WeakRef. It never becomes false again, but false may be outdated at once: to use the object,
   // call lock().
-  bool expired() const noexcept { return block_ == nullptr || block_->expired(); }
+  [[nodiscard]] bool expired() const noexcept { return block_ == nullptr || block_->expired(); }
 
   // See Ref::use_count.
-  size_t use_count() const noexcept { return block_ == nullptr ? 0 : block_->strong_count(); }
-  size_t weak_count() const noexcept { return block_ == nullptr ? 0 : block_->weak_count(); }
-  size_t watcher_count() const noexcept { return block_ == nullptr ? 0 : block_->watcher_count(); }
+  [[nodiscard]] size_t use_count() const noexcept {
+    return block_ == nullptr ? 0 : block_->strong_count();
+  }
+  [[nodiscard]] size_t weak_count() const noexcept {
+    return block_ == nullptr ? 0 : block_->weak_count();
+  }
+  [[nodiscard]] size_t watcher_count() const noexcept {
+    return block_ == nullptr ? 0 : block_->watcher_count();
+  }
 
   // See Ref::owner_equal.
   template <typename U>
-  bool owner_equal(const U& other) const noexcept {
+  [[nodiscard]] bool owner_equal(const U& other) const noexcept {
     return block_ == other.block_;
   }
   template <typename U>
-  bool owner_before(const U& other) const noexcept {
+  [[nodiscard]] bool owner_before(const U& other) const noexcept {
     return std::less<const void*>()(block_, other.block_);
   }
-  size_t owner_hash() const noexcept { return std::hash<const void*>()(block_); }
+  [[nodiscard]] size_t owner_hash() const noexcept { return std::hash<const void*>()(block_); }
 
   // Compare owners.
   template <typename U>
