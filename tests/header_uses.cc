@@ -14,12 +14,14 @@
 #include "weakcache/cache/weak_key_map.h"
 #include "weakcache/cache/weak_set.h"
 #include "weakcache/cache/weak_value_map.h"
+#include "weakcache/weakref/atomic_ref.h"
 #include "weakcache/weakref/enable_ref_from_this.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/finalizer.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/shared_ptr_interop.h"
+#include "weakcache/weakref/version.h"
 #include "weakcache/weakref/weak_bind.h"
 #include "weakcache/weakref/weak_proxy.h"
 #include "weakcache/weakref/weak_ref.h"
@@ -107,6 +109,15 @@ void UseHandles() {
   weakcache::WeakBind(image, &Image::Redraw)();
   const std::shared_ptr<Image> shared = weakcache::ToSharedPtr(image);
   const weakcache::Ref<Image> back = weakcache::FromSharedPtr(shared);
+  weakcache::AtomicRef<Image> atomic(image);
+  weakcache::Ref<Image> expected = atomic.load();
+  atomic.compare_exchange_strong(expected, weakcache::MakeRef<Image>());
+  weakcache::AtomicWeakRef<Image> atomic_weak(image);
+  atomic_weak.store(atomic_weak.exchange(expected));
+  const weakcache::Ref<std::string[][2]> rows = weakcache::MakeRef<std::string[][2]>(3);
+  const weakcache::Ref<int[2]> pair =
+      weakcache::AllocateRef<int[2]>(std::allocator<int>(), rows[0][0].empty() ? 1 : 2);
+  static_cast<void>(weakcache::get_deleter<std::default_delete<int>>(pair));
   const weakcache::Ref<int[]> numbers = weakcache::MakeRef<int[]>(3);
   image = image->ref_from_this();
   if (weak.lock() != nullptr) proxy->Redraw();

@@ -128,7 +128,9 @@ class PublicationByStore : public AtomicRefModel<PublicationByStore, Strong, 2, 
   RelacyPlain<int> published_{0};
 };
 
-// What the header says of other seq_cst operations: not both miss the other's write.
+// A store and a flag, each read by the other thread: not both miss the other's write. (Relacy lets
+// every exchange read the newest value, so this does not need the lock's seq_cst to pass; the
+// argument for that is in the header.)
 class StoreThenFlagAgainstFlagThenLoad
     : public AtomicRefModel<StoreThenFlagAgainstFlagThenLoad, Strong, 2, 1> {
  public:
