@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+# Installs the libraries, their headers, and what find_package and pkg-config read.
+
+include(CMakePackageConfigHelpers)
+set(weakcache_cmake_dir "${CMAKE_INSTALL_LIBDIR}/cmake/weakcache")
+
+# Internal headers are installed as well: the public ones include them.
+foreach(layer weakref cache)
+  if(layer STREQUAL "weakref" OR WEAKCACHE_BUILD_CACHE)
+    install(DIRECTORY "${PROJECT_SOURCE_DIR}/${layer}"
+      DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/weakcache" FILES_MATCHING PATTERN "*.h")
+  endif()
+endforeach()
+
+# --- find_package ----------------------------------------------------------------------------------
+
+# Two sets of targets, since a component is loaded only if it is asked for.
+install(TARGETS weakcache_weakref EXPORT weakcacheWeakrefTargets)
+install(EXPORT weakcacheWeakrefTargets
+  NAMESPACE weakcache:: DESTINATION "${weakcache_cmake_dir}")
+if(WEAKCACHE_BUILD_CACHE)
+  install(TARGETS weakcache EXPORT weakcacheTargets)
+  install(EXPORT weakcacheTargets NAMESPACE weakcache:: DESTINATION "${weakcache_cmake_dir}")
+endif()
+
+list(JOIN WEAKCACHE_ABSEIL " " weakcache_abseil_words)
+configure_package_config_file(cmake/weakcacheConfig.cmake.in
+  "${PROJECT_BINARY_DIR}/weakcacheConfig.cmake" INSTALL_DESTINATION "${weakcache_cmake_dir}")
+# Before 1.0.0 a new minor version may change the interface.
+write_basic_package_version_file("${PROJECT_BINARY_DIR}/weakcacheConfigVersion.cmake"
+  COMPATIBILITY SameMinorVersion)
+install(FILES
+  "${PROJECT_BINARY_DIR}/weakcacheConfig.cmake"
+  "${PROJECT_BINARY_DIR}/weakcacheConfigVersion.cmake"
+  cmake/WeakcacheAbseil.cmake
+  DESTINATION "${weakcache_cmake_dir}")
+
+# --- pkg-config ------------------------------------------------------------------------------------
+
+# Relative to the file itself, so that `cmake --install --prefix` may choose the folder.
+set(weakcache_pc_dir "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
+if(IS_ABSOLUTE "${CMAKE_INSTALL_LIBDIR}")
+  set(weakcache_pc_prefix "${CMAKE_INSTALL_PREFIX}")
+  set(weakcache_pc_libdir "${CMAKE_INSTALL_LIBDIR}")
+else()
+  file(RELATIVE_PATH weakcache_pc_prefix "/${weakcache_pc_dir}" "/")
+  set(weakcache_pc_prefix "\${pcfiledir}/${weakcache_pc_prefix}")
+  string(REGEX REPLACE "/$" "" weakcache_pc_prefix "${weakcache_pc_prefix}")
+  set(weakcache_pc_libdir "\${prefix}/${CMAKE_INSTALL_LIBDIR}")
+endif()
+if(IS_ABSOLUTE "${CMAKE_INSTALL_INCLUDEDIR}")
+  set(weakcache_pc_includedir "${CMAKE_INSTALL_INCLUDEDIR}")
+else()
+  set(weakcache_pc_includedir "\${prefix}/${CMAKE_INSTALL_INCLUDEDIR}")
+endif()
+# The headers use Abseil, so that an application links it itself also where the library is shared.
+list(TRANSFORM WEAKCACHE_ABSEIL PREPEND ", absl_" OUTPUT_VARIABLE weakcache_pc_abseil)
+list(JOIN weakcache_pc_abseil "" weakcache_pc_abseil)
+
+set(weakcache_pc_files weakcache_weakref)
+if(WEAKCACHE_BUILD_CACHE)
+  list(APPEND weakcache_pc_files weakcache)
+endif()
+foreach(name IN LISTS weakcache_pc_files)
+  configure_file(cmake/${name}.pc.in "${PROJECT_BINARY_DIR}/${name}.pc" @ONLY)
+  install(FILES "${PROJECT_BINARY_DIR}/${name}.pc" DESTINATION "${weakcache_pc_dir}")
+endforeach()
+
+install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")

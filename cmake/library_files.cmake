@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+# Written by tools/check_cmake_files.py --write, from the BUILD files.
+
+set(WEAKCACHE_WEAKREF_SOURCES
+  weakref/expiry.cc
+  weakref/finalizer.cc
+)
+
+set(WEAKCACHE_CACHE_SOURCES
+  cache/cache_stats.cc
+  cache/removal_cause.cc
+)
+
+# Abseil's targets in CMake; the pkg-config module of NAME is absl_NAME.
+set(WEAKCACHE_ABSEIL
+  core_headers
+  hash
+  span
+  status
+  statusor
+  str_format
+  strings
+  time
+)
