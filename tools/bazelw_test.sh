@@ -88,7 +88,7 @@ fi
 # --- One case --------------------------------------------------------------------------------------
 
 base="g++ bazel-bootstrap bazel-rules-java bazel-rules-proto pkg-config libabsl-dev"
-lint="clang clang-format clang-tidy libclang-rt-dev shellcheck"
+lint="cmake make clang clang-format clang-tidy libclang-rt-dev shellcheck"
 all_libraries="libgtest-dev libgmock-dev libbenchmark-dev relacy-dev libboost-dev libtbb-dev libstb-dev"
 all_libraries+=" zlib1g-dev"
 
@@ -221,12 +221,12 @@ expect_installed "$base $lint $all_libraries"
 expect_no_call "bazel"
 
 begin "an installed alternative is as good"
-INSTALLED="${base/bazel-bootstrap/bazel} clang clang-format clang-tidy libclang-rt-14-dev shellcheck"
+INSTALLED="${base/bazel-bootstrap/bazel} cmake make clang clang-format clang-tidy libclang-rt-14-dev shellcheck"
 run --install-lint
 expect_installed "$all_libraries"
 
 begin "an alternative is chosen if the first is only mentioned by others"
-UNKNOWN=libclang-rt-dev INSTALLED="$base clang clang-format clang-tidy shellcheck"
+UNKNOWN=libclang-rt-dev INSTALLED="$base cmake make clang clang-format clang-tidy shellcheck"
 run --install-lint
 expect_installed "libclang-rt-14-dev $all_libraries"
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps CMake's list of files that of Bazel's BUILD files.
+"""Keeps CMake's list of files that of Bazel's BUILD files, and the version everywhere the same.
 
-    tools/check_cmake_files.py               fails if cmake/library_files.cmake is out of date
+    tools/check_cmake_files.py               fails if cmake/library_files.cmake is out of date, or
+                                             MODULE.bazel has another version than weakref/version.h
     tools/check_cmake_files.py --write       writes it
     tools/check_cmake_files.py --tests FILE  writes the tests and examples for CMake, which asks for
                                              them whenever it configures
@@ -12,6 +13,7 @@ The BUILD files and their macros are read as what they are: Starlark, a subset o
 
 import argparse
 import pathlib
+import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -188,6 +190,18 @@ def library_files():
     ])
 
 
+def wrong_version():
+    """Says where the version is not that of weakref/version.h, or returns None."""
+    header = (ROOT / "weakref" / "version.h").read_text(encoding="utf-8")
+    numbers = re.findall(r"#define WEAKCACHE_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)", header)
+    version = ".".join(numbers)
+    module = (ROOT / "MODULE.bazel").read_text(encoding="utf-8")
+    # The module's own, and that of the example in its comment.
+    if re.findall(r'"weakcache",\s+version = "([^"]+)"', module) != [version, version]:
+        return f"MODULE.bazel: the version is not {version}"
+    return None
+
+
 # --- Tests and examples ----------------------------------------------------------------------------
 
 
@@ -325,6 +339,10 @@ def main():
         LIBRARY_FILES.write_text(text, encoding="utf-8")
     elif not LIBRARY_FILES.exists() or LIBRARY_FILES.read_text(encoding="utf-8") != text:
         print("cmake/library_files.cmake is out of date: run tools/check_cmake_files.py --write")
+        return 1
+    wrong = wrong_version()
+    if wrong:
+        print(wrong)
         return 1
     tests()  # A BUILD file that it cannot read must not wait for somebody to run CMake.
     return 0
