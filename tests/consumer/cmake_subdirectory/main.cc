@@ -9,8 +9,8 @@
 
 int main() {
   weakcache::WeakValueMap<std::string, std::string> documents;
-  const weakcache::Ref<std::string> document = documents.get_or_create(
-      "a.txt", [] { return weakcache::MakeRef<std::string>("contents"); });
+  const weakcache::Ref<std::string> document =
+      documents.get_or_create("a.txt", [] { return weakcache::MakeRef<std::string>("contents"); });
   std::printf("%s %d\n", document->c_str(), MineNotTheLibrarys());
   return documents.get("a.txt") == document ? 0 : 1;
 }
