@@ -10,7 +10,7 @@
 //
 //   using Images = weakcache::LargeObjectCache<std::string, Image>;
 //   Images::Options options;
-//   options.budget_bytes = 256 << 20;
+//   options.budget_bytes = uint64_t{2} << 30;
 //   absl::StatusOr<Images> images = Images::Create(options);
 //   absl::StatusOr<weakcache::Ref<Image>> cover =        // on any thread; decoded once
 //       images->GetOrLoad("cover.png", [](const std::string& path) { return DecodeImage(path); });
@@ -68,6 +68,7 @@
 #include "absl/types/span.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/core/cache_core.h"
+#include "weakcache/cache/internal/core/core_owner.h"
 #include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
 #include "weakcache/cache/internal/loading/load_task.h"
@@ -92,13 +93,15 @@ uint64_t DefaultWeight(const V& object) {
 
 template <typename K, typename V>
 struct LargeObjectCacheOptions {
-  // What the retained objects may weigh together; above 2^63 it counts as that.
+  // What the retained objects may weigh together. UINT64_MAX means no limit; other values of 2^63
+  // or more are refused, because they are negative numbers: so is 2 << 30, an int, where
+  // uint64_t{2} << 30 was meant.
   uint64_t budget_bytes = 0;
   // What an object weighs; is called when it comes in, and by UpdateWeight. Empty: DefaultWeight.
-  std::function<uint64_t(const V&)> weigher;
+  std::function<uint64_t(const V&)> weigher = {};
   // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
   size_t shards = 0;
-  std::function<void(const K& key, RemovalCause cause, uint64_t weight)> removal_listener;
+  std::function<void(const K& key, RemovalCause cause, uint64_t weight)> removal_listener = {};
   // What ages and the times of loads are measured by; only differences count. Must not throw.
   // Empty: std::chrono::steady_clock, which nobody sets back.
   std::function<absl::Time()> clock = {};
@@ -263,6 +266,7 @@ class LargeObjectCache {
 
   // Takes effect before it returns.
   void SetBudget(uint64_t budget_bytes) {
+    internal::Check(IsBudget(budget_bytes), "LargeObjectCache::SetBudget", "a negative budget");
     typename Core::PendingRemovals removals(core_->store().retention());
     core_->store().retention().SetBudget(budget_bytes, removals);
   }
@@ -317,7 +321,15 @@ class LargeObjectCache {
                       Core::kMaxShards);
   }
 
+  static constexpr bool IsBudget(uint64_t bytes) {
+    return std::in_range<int64_t>(bytes) || bytes == UINT64_MAX;
+  }
   static absl::Status Check(const Options& options) {
+    if (!IsBudget(options.budget_bytes)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("budget_bytes: ", static_cast<int64_t>(options.budget_bytes),
+                       " is negative; the largest that an int can be is 2^31 - 1"));
+    }
     if (options.shards != 0 &&
         (!std::has_single_bit(options.shards) || options.shards > Core::kMaxShards)) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -338,7 +350,7 @@ class LargeObjectCache {
     return status;
   }
 
-  std::unique_ptr<Core> core_;
+  internal::CoreOwner<Core> core_;
 };
 
 }  // namespace weakcache

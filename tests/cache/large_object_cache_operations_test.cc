@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "weakcache/cache/internal/core/core_owner.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/ref.h"
 
@@ -171,6 +172,33 @@ TEST_F(WeakHitTest, RetainsTheObjectAgainWhenOthersAreNoLongerUsed) {
   int hits = 0;
   while (!IsHit(weak)) ++hits;
   EXPECT_LE(hits, 17);
+}
+
+TEST(BudgetTest, TakesWhatCanBeMeant) {
+  for (const uint64_t budget : {uint64_t{0}, uint64_t{2} << 30, uint64_t{INT64_MAX}, UINT64_MAX}) {
+    EXPECT_TRUE(Cache::Create({.budget_bytes = budget}).ok());
+  }
+  Cache cache = std::move(Cache::Create({.budget_bytes = UINT64_MAX})).value();
+  EXPECT_DEATH(cache.SetBudget(static_cast<uint64_t>(INT64_MIN)), "SetBudget: a negative budget");
+}
+
+TEST_F(OperationsTest, AMovedFromCacheSaysSo) {
+  Cache moved = std::move(cache_);
+  moved.Put("a", Picture{1});
+  EXPECT_DEATH(cache_.Get("a"), "moved from");  // NOLINT(bugprone-use-after-move)
+  EXPECT_DEATH(cache_.Stats(), "moved from");
+  cache_ = std::move(moved);
+  EXPECT_NE(cache_.Get("a"), nullptr);
+}
+
+// Not every standard library's unique_ptr does that.
+TEST(CoreOwnerTest, ReachesTheCoreUntilItIsGone) {
+  struct Core {
+    ~Core() { EXPECT_EQ(owner->get(), this); }
+    internal::CoreOwner<Core>* owner = nullptr;
+  };
+  internal::CoreOwner<Core> owner(std::make_unique<Core>());
+  owner->owner = &owner;
 }
 
 }  // namespace

@@ -82,7 +82,7 @@ Image DecodeImage(const std::string& path) { return Image(path.size()); }
 TEST(LargeObjectCacheTest, DoesWhatTheHeaderSays) {
   using Images = weakcache::LargeObjectCache<std::string, Image>;
   Images::Options options;
-  options.budget_bytes = 256 << 20;
+  options.budget_bytes = uint64_t{2} << 30;
   absl::StatusOr<Images> images = Images::Create(options);
   absl::StatusOr<weakcache::Ref<Image>> cover =
       images->GetOrLoad("cover.png", [](const std::string& path) { return DecodeImage(path); });
@@ -695,6 +695,9 @@ TEST(LargeObjectCacheTest, NamesABadOption) {
   using Options = Cache::Options;
   EXPECT_EQ(error_of([](Options& options) { options.shards = 3; }), "shards");
   EXPECT_EQ(error_of([](Options& options) { options.shards = 8192; }), "shards");
+  EXPECT_EQ(error_of([](Options& options) { options.budget_bytes = -2147483648; }), "budget_bytes");
+  EXPECT_EQ(error_of([](Options& options) { options.budget_bytes = uint64_t{1} << 63; }),
+            "budget_bytes");
   EXPECT_EQ(error_of([](Options& options) { options.expire_after_write = absl::ZeroDuration(); }),
             "expire_after_write");
   EXPECT_EQ(error_of([](Options& options) { options.expire_after_access = -absl::Seconds(1); }),
