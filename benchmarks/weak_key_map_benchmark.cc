@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Data in_cache to objects from outside, by identity and, in the operations that end in _by_value,
+// Data attached to objects from outside, by identity and, in the operations that end in _by_value,
 // by the value of the object, a string of 16 to 64 bytes.
 //
 //   weakcache                 WeakKeyMap<T, V>; WeakKeyMap<std::string, V, ByValue<>>, whose
@@ -9,7 +9,7 @@
 //                             is a race where the object may go on another thread
 //
 //   get_hit          finds the value and reads it
-//   attach_and_die   an object is made, a value is in_cache to it, the object goes; meanwhile the
+//   attach_and_die   an object is made, a value is attached to it, the object goes; meanwhile the
 //                    map has that many other entries
 #include <benchmark/benchmark.h>
 
