@@ -2,6 +2,8 @@
 // Compiled with -fno-exceptions -fno-rtti: the headers do, and what would throw aborts.
 #include <gtest/gtest.h>
 
+#include <memory>
+
 #include "weakcache/weakref/finalizer.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_bind.h"
@@ -34,6 +36,12 @@ TEST(NoExceptionsTest, ProxiesAndBindingsAndFinalizersWork) {
   EXPECT_EQ(calls, 11);
   EXPECT_EQ(bound(2), std::nullopt);
   EXPECT_EQ(RunFinalizersAtExit(), 0u);
+}
+
+TEST(GetDeleterNoRttiTest, FindsTheDeleterThatWasAdopted) {
+  const Ref<int> adopted = AdoptRef(std::make_unique<int>(1));
+  EXPECT_NE(get_deleter<std::default_delete<int>>(adopted), nullptr);
+  EXPECT_EQ(get_deleter<std::default_delete<long>>(adopted), nullptr);
 }
 
 }  // namespace
