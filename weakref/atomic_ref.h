@@ -2,7 +2,7 @@
 // AtomicRef<T> and AtomicWeakRef<T>: a Ref or WeakRef that threads read and replace at once.
 //
 // Why: a current configuration, a published snapshot or the head of a list is one reference that
-// many threads copy while one replaces it. A plain Ref allows that no more than a plain pointer.
+// many threads copy while one replaces it. With a plain Ref that is a data race.
 //
 //   weakcache::AtomicRef<Config> current(weakcache::MakeRef<Config>());
 //   weakcache::Ref<Config> config = current.load();            // on any thread
@@ -11,8 +11,8 @@
 // Thread safety: all operations may race on any threads, save for construction and destruction.
 //
 // Differences from std::atomic<std::shared_ptr<T>>
-//  - Every operation is sequentially consistent: a memory order that is passed is accepted, so that
-//    code can be ported, and not weakened to.
+//  - Every operation is sequentially consistent. A memory order may be passed, so that code can be
+//    ported, and has no effect. (How the lock gives that order: internal/atomic_reference.h.)
 //  - compare_exchange_weak does not fail spuriously.
 //  - There is no wait, notify_one or notify_all.
 //  - An AtomicWeakRef compares as its peer does, by address and owner.
@@ -35,7 +35,7 @@
 namespace weakcache {
 namespace internal {
 
-// What both atomic references are. `Reference` is Ref<T> or WeakRef<T>.
+// The common base of AtomicRef and AtomicWeakRef. `Reference` is Ref<T> or WeakRef<T>.
 template <typename Reference, typename Counting>
 class AtomicReferenceTo {
  public:
@@ -43,7 +43,7 @@ class AtomicReferenceTo {
 
   static constexpr bool is_always_lock_free = false;
 
-  // Null.
+  // Starts null.
   AtomicReferenceTo() noexcept : AtomicReferenceTo(Reference()) {}
   AtomicReferenceTo(Reference initial) noexcept  // NOLINT(google-explicit-constructor): as in std
       : state_(Release(std::move(initial))) {}
@@ -74,8 +74,8 @@ class AtomicReferenceTo {
   }
 
   // Replaces the reference by `desired` if it is `expected`: the same address and the same owner.
-  // Otherwise sets `expected` to the current reference and returns false. What goes is dropped
-  // after the operation.
+  // Otherwise sets `expected` to the current reference and returns false. The reference that was
+  // replaced, or that `expected` held, is dropped after the operation.
   bool compare_exchange_strong(Reference& expected, Reference desired, std::memory_order,
                                std::memory_order) noexcept {
     return CompareExchange(expected, std::move(desired));

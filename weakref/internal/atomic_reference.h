@@ -9,8 +9,8 @@
 // All operations on one such object are totally ordered, each one happening before the next, as the
 // unlock is a release and the lock an acquire; that holds for loads too, since they lock. Taking
 // the lock is seq_cst, so that the operations also take part in the single order of the program's
-// other seq_cst operations: a thread that writes here and then reads a flag, against one that
-// writes the flag and then reads here, is seen by that one or sees it.
+// other seq_cst operations. If one thread stores here and then reads a flag, and another thread
+// sets the flag and then loads here, at least one of them sees the other's write.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_ATOMIC_REFERENCE_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_ATOMIC_REFERENCE_H_
 
@@ -97,7 +97,7 @@ class BasicAtomicReference {
 
  private:
   Parts Lock() const {
-    // Named first: what the lock guards is read after it.
+    // A statement of its own: pointer_ is read after the lock is taken.
     Block* const block = block_.Lock(std::memory_order_seq_cst);
     return {pointer_, block};
   }
