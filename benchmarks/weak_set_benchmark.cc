@@ -34,7 +34,7 @@ class WeakcacheSubject {
  public:
   using Strong = Ref<Object>;
   static Strong Make(int64_t id) { return MakeRef<Object>(id); }
-  bool Add(const Strong& object) { return set_.insert(object); }
+  bool Add(const Strong& object) { return set_.insert(object).second; }
   bool Discard(const Strong& object) { return set_.erase(object) == 1; }
   bool Contains(const Strong& object) { return set_.contains(object); }
   template <typename Visit>

@@ -1,50 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-// WeakSet<T>: a set of objects that keeps none alive: observers, open documents, live sessions.
+// WeakSet<T>: a set of objects that keeps none of them alive: observers, open documents, sessions.
 //
 // Why not std::set<std::weak_ptr<T>, std::owner_less<>>: its dead members stay until somebody looks
-// for them, and count. Here a member leaves when its last Ref goes.
+// for them, and they count. Here a member leaves the set when its last Ref is dropped.
 //
 //   weakcache::WeakSet<Listener> listeners;
 //   listeners.insert(listener);                       // a weakcache::Ref<Listener>
-//   for (const auto& each : listeners) each->OnChange();
-//   listener.reset();                              // gone from the set too
+//   listeners.for_each([](const auto& each) { each->OnChange(); });
+//   listener.reset();                                 // gone from the set too
 //   weakcache::WeakSet<Listener> both = listeners & others;
 //
-// WeakSet<std::shared_ptr<T>> takes std::shared_ptrs (see weak_value_map.h about what it can't do).
-// Members go by identity: the object that a Ref keeps alive, whichever part of it the Ref points
-// to. A std::shared_ptr to a part of an object is a member of its own.
+// WeakSet<std::shared_ptr<T>> takes std::shared_ptrs. Members are compared by identity.
 //
-// Thread safety: thread-compatible: const operations may run at once on any threads, others need
-// exclusive access; objects may be released on any thread at any time, whatever the set is doing.
+// Thread safety: thread-compatible; objects may be released on any thread at any time.
 //
-// Differences from absl::flat_hash_set
-//  - Members are handed in and out as strong references.
-//  - Iteration visits the live members, holds each while it stands on it, and survives insertion,
-//    erasure and expiry meanwhile.
-//  - Set and objects may go in either order, on any threads; the set's destructor waits for nobody.
-//    Objects' destructors may use the set, but not end it inside an operation on many members,
-//    iteration too.
-//  - Copies are explicit: clone() (weak), snapshot() (strong).
+// Differences from absl::flat_hash_set: members are strong references. Iteration visits live
+// members, holds the current one, and survives insertion, erasure and expiry; copies are explicit:
+// clone() or snapshot(). Set and objects may be destroyed in either order. A failed operation on
+// one object changes nothing. See docs/guide.md.
 //
-// The allocator: as of WeakValueMap.
-//
-// Every operation on one object leaves the set as it was if an allocation throws; one on many stops
-// there. More than 2^28 members abort.
-//
-// Complexity: O(1) amortised, unless stated. Adding enters one member and removes up to four
-// expired ones.
+// Complexity: O(1) amortised unless stated otherwise.
 #ifndef WEAKCACHE_CACHE_WEAK_SET_H_
 #define WEAKCACHE_CACHE_WEAK_SET_H_
 
 #include <cstddef>
-#include <cstdint>
+#include <initializer_list>
 #include <iterator>
 #include <memory>
+#include <ranges>
 #include <utility>
 #include <vector>
 
 #include "weakcache/cache/internal/key/key_matching.h"
 #include "weakcache/cache/internal/slot/stored_handle.h"
+#include "weakcache/cache/internal/table/bounded_visit.h"
 #include "weakcache/cache/internal/table/live_iterator.h"
 #include "weakcache/cache/internal/table/weak_container.h"
 
@@ -55,22 +44,32 @@ class WeakSet
     : private internal::WeakContainer<internal::HandleFor<T>, internal::Nothing,
                                       internal::PayloadLifetime::kUntilPurge,
                                       internal::IdentityKeys<internal::HandleFor<T>>, Allocator> {
-  using Strong = internal::HandleFor<T>;
-  using Keys = internal::IdentityKeys<Strong>;
-  using Base = internal::WeakContainer<Strong, internal::Nothing,
+  using Keys = internal::IdentityKeys<internal::HandleFor<T>>;
+  using Base = internal::WeakContainer<internal::HandleFor<T>, internal::Nothing,
                                        internal::PayloadLifetime::kUntilPurge, Keys, Allocator>;
   using Base::table_;
   using typename Base::Slot;
 
  public:
-  using key_type = Strong;  // a Ref<T>; T itself if that is a handle
+  using typename Base::Strong;  // a Ref<T>; T itself if that is a handle
+  using typename Base::Weak;
+
+  using key_type = Strong;
   using value_type = Strong;
   using const_iterator = typename Base::template Iterator<const Strong&>;
   using iterator = const_iterator;
   using typename Base::allocator_type;
+  using typename Base::difference_type;
   using typename Base::size_type;
 
   explicit WeakSet(const Allocator& allocator = Allocator()) : Base(Keys(), allocator) {}
+  template <std::input_iterator Iterator, std::sentinel_for<Iterator> Sentinel>
+  WeakSet(Iterator first, Sentinel last, const Allocator& allocator = Allocator())
+      : WeakSet(allocator) {
+    for (; first != last; ++first) insert(*first);
+  }
+  WeakSet(std::initializer_list<Strong> objects, const Allocator& allocator = Allocator())
+      : WeakSet(objects.begin(), objects.end(), allocator) {}
   WeakSet(WeakSet&&) noexcept = default;
   WeakSet& operator=(WeakSet&&) noexcept = default;
 
@@ -83,18 +82,21 @@ class WeakSet
   using Base::shrink_to_fit;
   using Base::size;
 
-  // True if it was not a member. Precondition: `object` owns an object.
-  bool insert(const Strong& object) {
+  // Adds the object. Returns it, and whether it was not a member. Precondition: `object` owns an
+  // object.
+  std::pair<Strong, bool> insert(Strong object) {
     internal::CheckOwns(object, "WeakSet::insert");
-    const Strong held = object;
     const auto purged = table_.PurgeUpTo();
-    const uint32_t hash = Keys::HashOf(held);
-    if (Find(held) != nullptr) return false;
-    table_.Enter(table_.Prepare(), hash, held);
-    return true;
+    const bool inserted = Find(object) == nullptr;
+    if (inserted) {
+      auto prepared = table_.Prepare();
+      internal::BoundedVisit::RecordEntry(&table_, prepared.payload());
+      table_.Enter(std::move(prepared), Keys::HashOf(object), object);
+    }
+    return {std::move(object), inserted};
   }
 
-  // How many members it removed: 0 or 1.
+  // Removes the object. Returns the number of removed members, 0 or 1.
   size_type erase(const Strong& object) {
     const auto purged = table_.PurgeUpTo();
     Slot* const slot = Find(object);
@@ -103,9 +105,11 @@ class WeakSet
     return 1;
   }
 
+  // Returns whether the object is a member: the object that a Ref keeps alive, whichever part of it
+  // the Ref points to. A std::shared_ptr to a part of an object is a member of its own.
   [[nodiscard]] bool contains(const Strong& object) const { return Find(object) != nullptr; }
 
-  // Removes any member and returns it, or null if there is none. O(1) amortised over a loop that
+  // Removes any member and returns it; null if the set is empty. O(1) amortised over a loop that
   // empties the set.
   Strong pop() {
     while (Slot* const slot = table_.NextToPop()) {
@@ -116,35 +120,50 @@ class WeakSet
     return Strong();
   }
 
-  // Removes the members for which `condition(member)` is true, and returns how many. The condition
-  // must not change the set. O(the most members that there were), as all that follow.
+  // Removes the members for which `condition(member)` is true, and returns their number. The
+  // condition must not change the set, or the call aborts. O(the most members that there were), as
+  // are all functions below.
   template <typename Condition>
   size_type erase_if(Condition&& condition) {
     return Base::EraseIf(begin(), "WeakSet::erase_if", condition);
   }
 
-  // Calls `visit(member)` for each live member. It may change the set, see iteration above.
+  // Calls `visit(member)` for each live member. `visit` may change the set: members that are added
+  // during the call, also again, are not visited, so that an observer that registers itself anew
+  // does not keep the loop going. A loop over begin() and end() may visit them.
   template <typename Visit>
   void for_each(Visit&& visit) const {
-    for (const Strong& member : *this) visit(member);
+    const internal::BoundedVisit bound(&table_);
+    for (auto entry = begin(); entry != end(); ++entry) {
+      if (bound.Includes(entry.slot()->payload())) visit(*entry);
+    }
   }
-  const_iterator begin() const { return const_iterator(&table_); }
-  std::default_sentinel_t end() const { return {}; }
+  [[nodiscard]] const_iterator begin() const { return const_iterator(&table_); }
+  [[nodiscard]] std::default_sentinel_t end() const { return {}; }
 
-  // The live members, held; and a set of them, which keeps none alive either.
-  std::vector<Strong> snapshot() const {
+  // Return the live members; a set of them, which keeps none alive either.
+  [[nodiscard]] std::vector<Strong> snapshot() const {
     return Base::template Collect<Strong>(begin(), [](const Strong& member) { return member; });
   }
-  WeakSet clone() const {
+  [[nodiscard]] WeakSet clone() const {
     WeakSet clone(table_.allocator());
     clone.reserve(size());
     clone |= *this;
     return clone;
   }
 
-  // Union, intersection, difference and symmetric difference of the live members.
-  WeakSet& operator|=(const WeakSet& other) {
-    other.for_each([&](const Strong& member) { insert(member); });
+  // Adds the objects of a range or of another set.
+  template <typename Range = std::initializer_list<Strong>>
+  void update(const Range& objects) {
+    if (static_cast<const void*>(std::addressof(objects)) == this) return;
+    for (const auto& object : objects) insert(object);
+  }
+
+  // Union, intersection, difference and symmetric difference with another set or a range of objects
+  // that are not null.
+  template <typename Range = std::initializer_list<Strong>>
+  WeakSet& operator|=(const Range& objects) {
+    update(objects);
     return *this;
   }
   WeakSet& operator&=(const WeakSet& other) {
@@ -158,26 +177,41 @@ class WeakSet
   WeakSet& operator^=(const WeakSet& other) {
     if (this == &other) {
       clear();
-    } else {
-      other.for_each([&](const Strong& member) {
-        if (erase(member) == 0) insert(member);
-      });
+      return *this;
+    }
+    for (const Strong& member : other) {
+      if (erase(member) == 0) insert(member);
     }
     return *this;
+  }
+  template <internal::RangeOtherThan<WeakSet> Range>
+  WeakSet& operator&=(const Range& objects) {
+    return *this &= WeakSet(std::ranges::begin(objects), std::ranges::end(objects));
+  }
+  template <internal::RangeOtherThan<WeakSet> Range>
+  WeakSet& operator-=(const Range& objects) {
+    for (const auto& object : objects) erase(object);
+    return *this;
+  }
+  template <internal::RangeOtherThan<WeakSet> Range>
+  WeakSet& operator^=(const Range& objects) {
+    return *this ^= WeakSet(std::ranges::begin(objects), std::ranges::end(objects));
   }
   friend WeakSet operator|(const WeakSet& a, const WeakSet& b) { return std::move(a.clone() |= b); }
   friend WeakSet operator&(const WeakSet& a, const WeakSet& b) { return std::move(a.clone() &= b); }
   friend WeakSet operator-(const WeakSet& a, const WeakSet& b) { return std::move(a.clone() -= b); }
   friend WeakSet operator^(const WeakSet& a, const WeakSet& b) { return std::move(a.clone() ^= b); }
 
-  bool is_subset_of(const WeakSet& other) const {
+  [[nodiscard]] bool is_subset_of(const WeakSet& other) const {
     for (const Strong& member : *this) {
       if (!other.contains(member)) return false;
     }
     return true;
   }
-  bool is_superset_of(const WeakSet& other) const { return other.is_subset_of(*this); }
-  bool is_disjoint_from(const WeakSet& other) const {
+  [[nodiscard]] bool is_superset_of(const WeakSet& other) const {
+    return other.is_subset_of(*this);
+  }
+  [[nodiscard]] bool is_disjoint_from(const WeakSet& other) const {
     for (const Strong& member : *this) {
       if (other.contains(member)) return false;
     }

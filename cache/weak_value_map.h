@@ -1,60 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-// WeakValueMap<K, V>: finds large objects that are in use, and keeps none alive.
+// WeakValueMap<K, V>: finds large objects that are in use, and keeps none of them alive.
 //
 // Why not unordered_map<K, std::weak_ptr<V>>: its dead entries stay until somebody scans for them,
-// and each pins the memory of its make_shared object. Here an object's memory goes back when its
-// last Ref goes, and its entry leaves by itself: the release puts it on a queue, and every later
-// operation that adds or removes under a key takes up to four entries off that queue.
+// and each pins the memory of its make_shared object. Here an object's memory is freed when its
+// last Ref is dropped, and each modifying operation removes up to four dead entries.
 //
 //   weakcache::WeakValueMap<std::string, Image> images;
 //   weakcache::Ref<Image> cover =
 //       images.get_or_create("cover", [] { return DecodeImage("cover.png"); });
 //   images.get("cover");      // the same object, while anybody holds it
-//   cover.reset();            // ~Image runs, its memory goes back
+//   cover.reset();            // ~Image runs, its memory is freed
 //   images.get("cover");      // null
 //
-// WeakValueMap<std::string, std::shared_ptr<Image>> does the same with std::shared_ptr (and with
-// any handle that weakref/handle_traits.h is specialised for), as a drop-in for the map above.
-// Those tell nobody of their end, so such an operation looks at the next four entries instead, and
-// size() counts the dead that are still there. While objects come and go, at most about a third as
-// many dead entries are left as there are live ones; after many ends at once the last leaves within
-// a quarter as many operations as there are entries. Look-ups, being const, remove nothing.
+// WeakValueMap<std::string, std::shared_ptr<Image>> is the drop-in with std::shared_ptr.
 //
-// Thread safety: thread-compatible: const operations may run at once on any threads, others need
-// exclusive access; objects may be released on any thread at any time, whatever the map is doing.
+// Thread safety: thread-compatible; objects may be released on any thread at any time.
 //
-// Differences from absl::flat_hash_map
-//  - Values are handed in and out as strong references; get() replaces find(), which could only
-//    hand out something that dies under the caller.
-//  - Iteration visits the live objects, holds each while it stands on it, and survives insertion,
-//    erasure and expiry meanwhile. Entries do not move, but for the map's own move; only where an
-//    object that the map has created is replaced, or one that it creates replaces another, there
-//    is a new entry, which an iteration may visit too, or miss.
-//  - A look-up between an object's last release and the end of its destructor is a miss and may
-//    create a new object for the key; both exist then until that destructor is through.
-//  - Object and map may go in either order, on any threads; the map's destructor waits for nobody.
-//  - Values' and keys' destructors may use the map, and end it; but not end it inside pop() or an
-//    operation on many entries, iteration too. Hash, equality and key copies must not use it.
-//  - An object that is released inside 32 nested destructions counts until the thread gets to it
-//    (see weakref/ref.h).
-//  - The counts of an object that the map has created are in its entry. After the map's end they
-//    keep a page of entries (eight or up to 64 KB) until the last such object, and the last WeakRef
-//    to one, has gone.
-//  - The allocator, which is for entries, goes along with a move or swap. Its memory must outlive
-//    the map, those pages, and releases of the map's objects that have begun on other threads at
-//    the map's end; the last of these, on its thread, gives it back.
+// Differences from absl::flat_hash_map: values are strong references, and get() replaces find().
+// Iteration visits live objects, holds the current one, and survives insertion, erasure and expiry.
+// Map and objects may be destroyed in either order. A failed operation on one key changes nothing.
+// Destructors may use the map; hash, equality and key copies must not. See docs/guide.md.
 //
-// Every operation on one key leaves the map as it was if an allocation, the hash, the equality or a
-// constructor throws; one on many keys stops there. More than 2^28 entries abort.
-//
-// Complexity: O(1) amortised, unless stated. An insertion adds one entry and removes up to four
-// expired ones, whose places are used again.
+// Complexity: O(1) amortised unless stated otherwise.
 #ifndef WEAKCACHE_CACHE_WEAK_VALUE_MAP_H_
 #define WEAKCACHE_CACHE_WEAK_VALUE_MAP_H_
 
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -77,10 +51,10 @@ class WeakValueMap
     : private internal::WeakContainer<internal::HandleFor<V>, K,
                                       internal::PayloadLifetime::kUntilPurge,
                                       internal::KeyFunctions<Hash, Equal>, Allocator> {
-  using Strong = internal::HandleFor<V>;
-  using Weak = typename HandleTraits<Strong>::weak_type;
-  using Base = internal::WeakContainer<Strong, K, internal::PayloadLifetime::kUntilPurge,
-                                       internal::KeyFunctions<Hash, Equal>, Allocator>;
+  using Base =
+      internal::WeakContainer<internal::HandleFor<V>, K, internal::PayloadLifetime::kUntilPurge,
+                              internal::KeyFunctions<Hash, Equal>, Allocator>;
+  static_assert(internal::RefuseTextByAddress<K, Equal>::value);
   using Base::keys_;
   using Base::table_;
   using typename Base::Slot;
@@ -88,8 +62,11 @@ class WeakValueMap
   using LookupKey = internal::LookupKey<K, Hash, Equal, Key>;
 
  public:
-  // What an iterator gives; both references are good until it moves on or ends, or the entry is
-  // erased.
+  using typename Base::Strong;  // a Ref<V>; V itself if that is a handle
+  using typename Base::Weak;
+
+  // The value of an iterator. Both references are valid until the iterator moves or is destroyed or
+  // the entry is erased.
   struct Entry {
     Entry(const Slot& slot, const Strong& referent) : key(slot.payload()), value(referent) {}
     const K& key;
@@ -97,18 +74,34 @@ class WeakValueMap
   };
 
   using key_type = K;
-  using mapped_type = Strong;  // a Ref<V>; V itself if that is a handle
+  using mapped_type = Strong;
+  using value_type = Entry;
   using hasher = Hash;
   using key_equal = Equal;
   using const_iterator = typename Base::template Iterator<Entry>;
   using iterator = const_iterator;
   using typename Base::allocator_type;
+  using typename Base::difference_type;
   using typename Base::size_type;
 
   WeakValueMap() requires std::default_initializable<Hash> : WeakValueMap(Hash()) {}
   explicit WeakValueMap(const Allocator& allocator) : WeakValueMap(Hash(), Equal(), allocator) {}
   explicit WeakValueMap(Hash hash, Equal equal = Equal(), const Allocator& allocator = Allocator())
       : Base({std::move(hash), std::move(equal)}, allocator) {}
+  // Enters the pairs of a key and a value in [first, last); the first one of equal keys wins.
+  template <std::input_iterator Iterator, std::sentinel_for<Iterator> Sentinel>
+  WeakValueMap(Iterator first, Sentinel last, Hash hash = Hash(), Equal equal = Equal(),
+               const Allocator& allocator = Allocator())
+      : WeakValueMap(std::move(hash), std::move(equal), allocator) {
+    for (; first != last; ++first) {
+      auto&& [key, value] = *first;
+      insert(key, value);
+    }
+  }
+  WeakValueMap(std::initializer_list<std::pair<K, Strong>> entries, Hash hash = Hash(),
+               Equal equal = Equal(), const Allocator& allocator = Allocator())
+      : WeakValueMap(entries.begin(), entries.end(), std::move(hash), std::move(equal), allocator) {
+  }
   WeakValueMap(WeakValueMap&&) noexcept = default;
   WeakValueMap& operator=(WeakValueMap&&) noexcept = default;
 
@@ -121,7 +114,7 @@ class WeakValueMap
   using Base::shrink_to_fit;
   using Base::size;
 
-  // The object under the key, or null.
+  // Returns the object under the key, or null. Removes nothing.
   template <typename Key = K>
   [[nodiscard]] Strong get(const Key& key) const {
     const LookupKey<Key> lookup = key;
@@ -129,7 +122,8 @@ class WeakValueMap
     return slot == nullptr ? Strong() : slot->Lock();
   }
 
-  // The object may be gone when this has returned: to use it, get() it.
+  // Returns whether there is a live object under the key. It may die at any time: to use it, call
+  // get().
   template <typename Key = K>
   [[nodiscard]] bool contains(const Key& key) const {
     const LookupKey<Key> lookup = key;
@@ -137,9 +131,10 @@ class WeakValueMap
     return slot != nullptr && !slot->expired();
   }
 
-  // The object under the key; if there is none, what `factory()` makes: an object or a handle,
-  // which is entered unless it is null. The factory may use the map; if it enters an object under
-  // this very key itself, that one is returned.
+  // Returns the object under the key. If there is none, enters what `factory()` returns: an object
+  // or a handle. A null handle is returned but not entered. The factory may use the map; if it
+  // enters an object under the same key, that object is returned. Between an object's last release
+  // and the end of its destructor a new object may be created: both exist for that time.
   template <typename Key = K, typename Factory>
   Strong get_or_create(Key&& key, Factory&& factory) {
     return GetOrMake(std::forward<Key>(key),
@@ -147,16 +142,15 @@ class WeakValueMap
         .first;
   }
 
-  // The object under the key and false, or one made from `args` and true.
+  // Returns the object under the key and false, or a new object made from `args` and true.
   template <typename Key = K, typename... Args>
   std::pair<Strong, bool> try_emplace(Key&& key, Args&&... args) {
     return GetOrMake(std::forward<Key>(key),
                      [&] { return internal::MakeObject<Strong>(std::forward<Args>(args)...); });
   }
 
-  // Enters `value` unless there is an object under the key. Returns the object that is there now,
-  // and whether it is `value`; if it is not, and nobody else holds `value`, that ends here.
-  // Precondition, also below: `value` owns an object.
+  // Enters `value` unless there is an object under the key. Returns the object under the key, and
+  // whether it was entered. Precondition, also below: `value` owns an object.
   template <typename Key = K>
   std::pair<Strong, bool> insert(Key&& key, Strong value) {
     internal::CheckOwns(value, "WeakValueMap::insert");
@@ -166,21 +160,21 @@ class WeakValueMap
     return InsertHashed(hash, lookup, std::forward<Key>(key), std::move(value));
   }
 
-  // Enters `value` in place of what is there. True if there was no object.
+  // Enters `value`, replacing the object under the key. Returns `value`, and whether there was no
+  // object.
   template <typename Key = K>
-  bool insert_or_assign(Key&& key, const Strong& value) {
+  std::pair<Strong, bool> insert_or_assign(Key&& key, Strong value) {
     internal::CheckOwns(value, "WeakValueMap::insert_or_assign");
     const LookupKey<Key> lookup = key;
     const uint32_t hash = HashToWrite(lookup);
     const auto purged = table_.PurgeUpTo();
     Slot* const present = Find(hash, lookup);
     const bool inserted = present == nullptr || present->expired();
-    if (present != nullptr && table_.Replace(present, value)) return inserted;
-    InsertNew(hash, std::forward<Key>(key), value, present);
-    return inserted;
+    if (present != nullptr && table_.Replace(present, value)) return {std::move(value), inserted};
+    return {InsertNew(hash, std::forward<Key>(key), std::move(value), present), inserted};
   }
 
-  // Enters an object made from `args` in place of what is there; returns it.
+  // Enters an object made from `args`, replacing the object under the key, and returns it.
   template <typename Key = K, typename... Args>
   Strong emplace_or_assign(Key&& key, Args&&... args) {
     const LookupKey<Key> lookup = key;
@@ -191,39 +185,41 @@ class WeakValueMap
     return InsertNew(hash, std::forward<Key>(key), std::move(made), replaced);
   }
 
-  // How many objects left the map: 0 or 1. They live on if somebody holds them.
+  // Removes the object under the key from the map. Returns the number of removed live objects, 0
+  // or 1.
   template <typename Key = K>
   size_type erase(const Key& key) {
     return EraseSlotIf(key, [](const Slot&) { return true; });
   }
 
-  // Removes the object only if it is `expected` (a Ref or WeakRef, or the like), so that a
-  // destructor or a slow thread can't remove its successor.
+  // Removes the object under the key only if it is `expected`, a strong or weak reference. So an
+  // object's destructor, or a slow thread, can't remove the object's successor.
   template <typename Key = K>
   size_type erase(const Key& key, const Weak& expected) {
     return EraseSlotIf(key, [&](const Slot& slot) { return slot.SameOwner(expected); });
   }
 
-  // Removes the objects for which `condition(key, value)` is true, and returns how many. The
-  // condition must not change the map. O(the most entries that there were), as all that follow.
+  // Removes the objects for which `condition(key, value)` is true, and returns their number. The
+  // condition must not change the map, or the call aborts. O(the most entries that there were), as
+  // are all functions below unless stated otherwise.
   template <typename Condition>
   size_type erase_if(Condition&& condition) {
     return Base::EraseIf(begin(), "WeakValueMap::erase_if",
                          [&](const Entry& entry) { return condition(entry.key, entry.value); });
   }
 
-  // Removes the object under the key from the map and returns it, or null.
+  // Removes the object under the key from the map and returns it, or null. O(1) amortised.
   template <typename Key = K>
-  Strong extract(const Key& key) {
-    Strong extracted;
+  Strong take(const Key& key) {
+    Strong taken;
     EraseSlotIf(key, [&](const Slot& slot) {
-      extracted = slot.Lock();
+      taken = slot.Lock();
       return true;
     });
-    return extracted;
+    return taken;
   }
 
-  // Removes any object from the map and returns it with its key, or nothing if there is none. O(1)
+  // Removes any object from the map and returns it with its key; nothing if the map is empty. O(1)
   // amortised over a loop that empties the map.
   std::optional<std::pair<K, Strong>> pop() {
     std::optional<std::pair<K, Strong>> popped;
@@ -242,15 +238,15 @@ class WeakValueMap
     return map.erase_if(std::forward<Condition>(condition));
   }
 
-  // Enters all objects of `other`, in place of those under the same keys, which it copies.
-  template <typename OtherHash, typename OtherEqual, typename OtherAllocator>
-  void update(const WeakValueMap<K, V, OtherHash, OtherEqual, OtherAllocator>& other) {
-    if (static_cast<const void*>(&other) == this) return;
-    for (const auto& [key, value] : other) insert_or_assign(key, value);
+  // Enters each pair of a key and a value of a range or another map, like insert_or_assign.
+  template <typename Range = std::initializer_list<std::pair<K, Strong>>>
+  void update(const Range& entries) {
+    if (static_cast<const void*>(std::addressof(entries)) == this) return;
+    for (const auto& [key, value] : entries) insert_or_assign(key, value);
   }
 
-  // Moves the objects of `other` here, except those whose keys have an object here. Copies the
-  // keys. An entry that a destructor changes meanwhile, in `other`, stays there as it then is.
+  // Moves the objects of `other` to this map, except those whose keys have an object here. Copies
+  // the keys. Keeps an entry of `other` that a destructor changes meanwhile.
   template <typename OtherHash, typename OtherEqual, typename OtherAllocator>
   void merge(WeakValueMap<K, V, OtherHash, OtherEqual, OtherAllocator>& other) {
     if (static_cast<const void*>(&other) == this) return;
@@ -259,42 +255,43 @@ class WeakValueMap
     });
   }
 
-  // Copies of the keys of the live objects; the objects; both. (These and the copies below need
-  // keys that can be copied.)
-  std::vector<K> keys() const {
+  // Return copies of the keys of the live objects; the objects; both. They need keys that can be
+  // copied, as clone() does.
+  [[nodiscard]] std::vector<K> keys() const {
     return Base::template Collect<K>(begin(), [](const Entry& entry) { return entry.key; });
   }
-  std::vector<Strong> values() const {
+  [[nodiscard]] std::vector<Strong> values() const {
     return Base::template Collect<Strong>(begin(), [](const Entry& entry) { return entry.value; });
   }
-  std::vector<std::pair<K, Strong>> snapshot() const {
+  [[nodiscard]] std::vector<std::pair<K, Strong>> snapshot() const {
     return Base::template Collect<std::pair<K, Strong>>(
         begin(), [](const Entry& entry) { return std::pair<K, Strong>(entry.key, entry.value); });
   }
-  // A map of the same live objects, which keeps none alive either.
-  WeakValueMap clone() const {
+  // Returns a map of the same live objects; it keeps none alive either.
+  [[nodiscard]] WeakValueMap clone() const {
     WeakValueMap clone(keys_.hash, keys_.equal, table_.allocator());
     clone.reserve(size());
     clone.update(*this);
     return clone;
   }
 
-  // Calls `visit(key, value)` for each live object. It may change the map, see iteration above.
+  // Calls `visit(key, value)` for each live object. `visit` may change the map; entries that are
+  // added meanwhile may be visited.
   template <typename Visit>
   void for_each(Visit&& visit) const {
     for (const auto& [key, value] : *this) visit(key, value);
   }
 
-  const_iterator begin() const { return const_iterator(&table_); }
-  std::default_sentinel_t end() const { return {}; }
+  [[nodiscard]] const_iterator begin() const { return const_iterator(&table_); }
+  [[nodiscard]] std::default_sentinel_t end() const { return {}; }
 
-  // Whether both have the same objects under the same keys.
+  // Returns whether both have the same objects under the same keys.
   friend bool operator==(const WeakValueMap& a, const WeakValueMap& b) {
     return a.IsIn(b) && b.IsIn(a);
   }
 
-  hasher hash_function() const { return keys_.hash; }
-  key_equal key_eq() const { return keys_.equal; }
+  [[nodiscard]] hasher hash_function() const { return keys_.hash; }
+  [[nodiscard]] key_equal key_eq() const { return keys_.equal; }
 
   void swap(WeakValueMap& other) noexcept { Base::swap(other); }
   friend void swap(WeakValueMap& a, WeakValueMap& b) noexcept { a.swap(b); }
@@ -304,7 +301,7 @@ class WeakValueMap
             typename OtherAllocator>
   friend class WeakValueMap;  // for merge
 
-  // The hash, of a key whose entry will be written to.
+  // Returns the hash of a key whose entry will be written.
   template <typename Lookup>
   uint32_t HashToWrite(const Lookup& key) const {
     const uint32_t hash = keys_.HashOf(key);
@@ -322,7 +319,7 @@ class WeakValueMap
     }
   }
 
-  // The object and whether it is new.
+  // Returns the object under the key and whether it is new.
   template <typename Key, typename Make>
   std::pair<Strong, bool> GetOrMake(Key&& key, Make&& make) {
     const LookupKey<Key> lookup = key;
@@ -346,7 +343,7 @@ class WeakValueMap
     return {InsertNew(hash, std::forward<Key>(key), std::move(made), expired), true};
   }
 
-  // As insert(). An expired entry under the key makes way.
+  // Like insert(), with the key's hash. Replaces a dead entry under the key.
   template <typename Lookup, typename Key, typename Made>
   std::pair<Strong, bool> InsertHashed(uint32_t hash, const Lookup& lookup, Key&& key, Made made) {
     Slot* const expired = Find(hash, lookup);
@@ -358,7 +355,7 @@ class WeakValueMap
     return {InsertNew(hash, std::forward<Key>(key), std::move(made), expired), true};
   }
 
-  // The key has no entry but `replaced`, or none.
+  // Enters an object under a key that has no entry other than `replaced`, which may be null.
   template <typename Key, typename Made>
   Strong InsertNew(uint32_t hash, Key&& key, Made made, Slot* replaced) {
     table_.MakeRoom();

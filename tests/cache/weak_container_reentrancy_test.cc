@@ -23,7 +23,7 @@ namespace weakcache::testing {
 namespace {
 
 template <typename Kind>
-class WeakContainerReentryTest : public ::testing::Test {
+class WeakContainerReentrancyTest : public ::testing::Test {
  protected:
   using ValueMap =
       WeakValueMap<LastWords, ValueOf<Kind, Tracked>, LastWords::Hash, std::equal_to<LastWords>>;
@@ -34,7 +34,7 @@ class WeakContainerReentryTest : public ::testing::Test {
   static void EnterDying(ValueMap& map, int id, std::function<void()> speak) {
     map.insert_or_assign(LastWords(id, std::move(speak)), Make<Kind, Tracked>(id));
   }
-  // As well, in the midst of so many that the next operation does not purge it.
+  // The same, in the midst of so many that the next operation does not purge it.
   static void EnterDyingAmongOthers(ValueMap& map, int id, const std::function<void()>& speak) {
     std::vector<Handle> objects;
     for (int i = 0; i < 9; ++i) {
@@ -45,11 +45,11 @@ class WeakContainerReentryTest : public ::testing::Test {
   void TearDown() override { EXPECT_EQ(LastWords::live, 0); }
 };
 using Kinds = ::testing::Types<OwnHandles, SharedPointers>;
-TYPED_TEST_SUITE(WeakContainerReentryTest, Kinds);
+TYPED_TEST_SUITE(WeakContainerReentrancyTest, Kinds);
 
 // --- merge() -----------------------------------------------------------------------------------
 
-TYPED_TEST(WeakContainerReentryTest, AnEntryMayLeaveWhileItIsMerged) {
+TYPED_TEST(WeakContainerReentrancyTest, AnEntryMayLeaveWhileItIsMerged) {
   typename TestFixture::ValueMap map, other;
   const auto object = Make<TypeParam, Tracked>(1);
   for (const bool under_the_same_key : {false, true}) {
@@ -68,7 +68,7 @@ TYPED_TEST(WeakContainerReentryTest, AnEntryMayLeaveWhileItIsMerged) {
   }
 }
 
-TYPED_TEST(WeakContainerReentryTest, MergeTakesTheObjectAndNotItsSuccessor) {
+TYPED_TEST(WeakContainerReentrancyTest, MergeTakesTheObjectAndNotItsSuccessor) {
   typename TestFixture::ValueMap map, other;
   const auto object = Make<TypeParam, Tracked>(1);
   const auto successor = Make<TypeParam, Tracked>(2);
@@ -80,7 +80,7 @@ TYPED_TEST(WeakContainerReentryTest, MergeTakesTheObjectAndNotItsSuccessor) {
   EXPECT_EQ(other.get(LastWords(1)), successor);
 }
 
-TYPED_TEST(WeakContainerReentryTest, MergeTakesTheValueAndNotItsSuccessor) {
+TYPED_TEST(WeakContainerReentrancyTest, MergeTakesTheValueAndNotItsSuccessor) {
   typename TestFixture::KeyMap map, other;
   const auto key = Make<TypeParam, Tracked>(1);
   other.try_emplace(key, 1);
@@ -99,7 +99,7 @@ TYPED_TEST(WeakContainerReentryTest, MergeTakesTheValueAndNotItsSuccessor) {
 
 // --- The container's end -----------------------------------------------------------------------
 
-TYPED_TEST(WeakContainerReentryTest, KeysEndsMayEnterAndEraseWhileTheMapEnds) {
+TYPED_TEST(WeakContainerReentrancyTest, KeysEndsMayEnterAndEraseWhileTheMapEnds) {
   const int64_t before = LiveAllocations();
   {
     const auto object = Make<TypeParam, Tracked>(1);
@@ -120,11 +120,11 @@ TYPED_TEST(WeakContainerReentryTest, KeysEndsMayEnterAndEraseWhileTheMapEnds) {
   EXPECT_EQ(LiveAllocations(), before);
 }
 
-TYPED_TEST(WeakContainerReentryTest, AKeysEndMayEndTheMap) {
+TYPED_TEST(WeakContainerReentrancyTest, AKeysEndMayEndTheMap) {
   using Map = typename TestFixture::ValueMap;
   const std::pair<const char*, void (*)(Map&)> ways_out[] = {
       {"erase", [](Map& map) { map.erase(LastWords(1)); }},
-      {"extract", [](Map& map) { (void)map.extract(LastWords(1)); }},
+      {"take", [](Map& map) { (void)map.take(LastWords(1)); }},
       {"pop", [](Map& map) { (void)map.pop(); }},
       {"insert_or_assign",
        [](Map& map) { map.insert_or_assign(LastWords(1), Make<TypeParam, Tracked>(2)); }},
@@ -142,14 +142,14 @@ TYPED_TEST(WeakContainerReentryTest, AKeysEndMayEndTheMap) {
         map->insert(LastWords(1, [&] { map.reset(); }), object);
         if (expired) object.reset();
         way_out(*map);
-        map.reset();  // what replaces the object of a guest leaves its key
+        map.reset();  // replacing the object of an external slot keeps its key
       }
       EXPECT_EQ(LiveAllocations(), before);
     }
   }
 }
 
-TYPED_TEST(WeakContainerReentryTest, AValuesEndMayEndTheMap) {
+TYPED_TEST(WeakContainerReentrancyTest, AValuesEndMayEndTheMap) {
   using Map = typename TestFixture::KeyMap;
   using Handle = typename TestFixture::Handle;
   const std::pair<const char*, void (*)(Map&, Handle&)> ways_out[] = {
@@ -199,7 +199,7 @@ struct MadeBy {
 
 // The value's constructor lets the key that was found go, and that key's end removes what another
 // look-up has found.
-TYPED_TEST(WeakContainerReentryTest, TheEndOfAFoundKeyMayEraseAnEqualOne) {
+TYPED_TEST(WeakContainerReentrancyTest, TheEndOfAFoundKeyMayEraseAnEqualOne) {
   WeakKeyMap<ValueOf<TypeParam, Named>, MadeBy, ByValue<>> map;
   auto found = Make<TypeParam, Named>(1);
   const auto assigned = Make<TypeParam, Named>(1);

@@ -154,7 +154,7 @@ std::vector<std::pair<const char*, typename Collision<Strong>::Action>> Actions(
 }
 
 template <typename Strong>
-class WeakKeyMapByValueReentryTest : public ::testing::Test {
+class WeakKeyMapByValueReentrancyTest : public ::testing::Test {
  protected:
   using C = Collision<Strong>;
 
@@ -188,9 +188,9 @@ class WeakKeyMapByValueReentryTest : public ::testing::Test {
 };
 
 using Handles = ::testing::Types<Ref<Word>, std::shared_ptr<Word>>;
-TYPED_TEST_SUITE(WeakKeyMapByValueReentryTest, Handles);
+TYPED_TEST_SUITE(WeakKeyMapByValueReentrancyTest, Handles);
 
-TYPED_TEST(WeakKeyMapByValueReentryTest, GetFindsWhatIsThereThen) {
+TYPED_TEST(WeakKeyMapByValueReentrancyTest, GetFindsWhatIsThereThen) {
   this->ForEachOrder(
       [](auto& c) {
         const auto found = c.map.get(c.target);
@@ -199,12 +199,12 @@ TYPED_TEST(WeakKeyMapByValueReentryTest, GetFindsWhatIsThereThen) {
       },
       false);
 }
-TYPED_TEST(WeakKeyMapByValueReentryTest, ContainsAndCanonicalKey) {
+TYPED_TEST(WeakKeyMapByValueReentrancyTest, ContainsAndCanonicalKey) {
   this->ForEachOrder([](auto& c) { return c.map.contains(c.target); }, false);
   this->ForEachOrder([](auto& c) { return c.map.canonical_key(c.target_key).get() != nullptr; },
                      false);
 }
-TYPED_TEST(WeakKeyMapByValueReentryTest, TryEmplaceEntersNoSecondEqualKey) {
+TYPED_TEST(WeakKeyMapByValueReentrancyTest, TryEmplaceEntersNoSecondEqualKey) {
   this->ForEachOrder(
       [](auto& c) {
         const auto [found, inserted] = c.map.try_emplace(c.target_key, 7);
@@ -214,18 +214,18 @@ TYPED_TEST(WeakKeyMapByValueReentryTest, TryEmplaceEntersNoSecondEqualKey) {
       },
       true);
 }
-TYPED_TEST(WeakKeyMapByValueReentryTest, GetOrCreateEntersNoSecondEqualKey) {
+TYPED_TEST(WeakKeyMapByValueReentrancyTest, GetOrCreateEntersNoSecondEqualKey) {
   this->ForEachOrder(
       [](auto& c) { return *c.map.get_or_create(c.target_key, [] { return 7; }) != 7; }, true);
 }
-TYPED_TEST(WeakKeyMapByValueReentryTest, AssignmentReplacesWhatIsThereThen) {
-  this->ForEachOrder([](auto& c) { return !c.map.insert_or_assign(c.target_key, 7); }, true);
+TYPED_TEST(WeakKeyMapByValueReentrancyTest, AssignmentReplacesWhatIsThereThen) {
+  this->ForEachOrder([](auto& c) { return !c.map.insert_or_assign(c.target_key, 7).second; }, true);
 }
-TYPED_TEST(WeakKeyMapByValueReentryTest, EraseAndExtract) {
+TYPED_TEST(WeakKeyMapByValueReentrancyTest, EraseAndTake) {
   this->ForEachOrder([](auto& c) { return c.map.erase(c.target) == 1; }, false);
   this->ForEachOrder(
       [](auto& c) {
-        const bool found = c.map.extract(c.target_key).has_value();
+        const bool found = c.map.take(c.target_key).has_value();
         c.log.on_compare = nullptr;
         EXPECT_TRUE(c.acted || !c.map.contains(c.target));
         return found;
@@ -372,7 +372,7 @@ TEST(WeakKeyMapByValueRaceTest, ReleaseAgainstEveryOperation) {
          const auto [value, inserted] = map->try_emplace(again, 10);
          entered += inserted ? 1 : 0;
          ASSERT_EQ(value->id(), inserted ? 10 : 1);
-         replaced += map->insert_or_assign(assigned, SmallTracked(20)) ? 0 : 1;
+         replaced += map->insert_or_assign(assigned, SmallTracked(20)).second ? 0 : 1;
          ASSERT_EQ(map->get("2")->id(), 20);
          erased += static_cast<int>(map->erase("0"));
        }},

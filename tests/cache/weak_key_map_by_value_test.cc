@@ -61,8 +61,8 @@ TEST(WeakKeyMapByValueTest, StringsAreLookedUpByObjectsViewsAndLiterals) {
   EXPECT_FALSE(map.contains("on"));
   EXPECT_EQ(map.canonical_key("one"), key);
   EXPECT_EQ(map.canonical_key("two"), nullptr);
-  EXPECT_EQ(map.extract("one"), 1);
-  EXPECT_EQ(map.extract("one"), std::nullopt);
+  EXPECT_EQ(map.take("one"), 1);
+  EXPECT_EQ(map.take("one"), std::nullopt);
   map.try_emplace(key, 1);
   EXPECT_EQ(map.erase("two"), 0u);
   EXPECT_EQ(map.erase("one"), 1u);
@@ -152,8 +152,8 @@ TEST(WeakKeyMapByValueTest, AssignmentUnderAnEqualKeyTakesThatKey) {
   WeakKeyMap<std::string, SmallTracked, ByValue<>> map;
   Ref<std::string> first = MakeRef<std::string>("one");
   Ref<std::string> second = MakeRef<std::string>("one");
-  EXPECT_TRUE(map.insert_or_assign(first, SmallTracked(1)));
-  EXPECT_FALSE(map.insert_or_assign(second, SmallTracked(2)));
+  EXPECT_TRUE(map.insert_or_assign(first, SmallTracked(1)).second);
+  EXPECT_FALSE(map.insert_or_assign(second, SmallTracked(2)).second);
   EXPECT_EQ(SmallTracked::live(), 1);  // the old one goes at once
   EXPECT_EQ(map.canonical_key(first), second);
   EXPECT_EQ(first.weak_count(), 0u);
@@ -370,7 +370,7 @@ TEST(WeakKeyMapByValueTest, TakesSharedPtrs) {
   EXPECT_EQ(map.get("one"), nullptr);
   EXPECT_EQ(SmallTracked::live(), 1);  // until the purge, as documented
   key = std::make_shared<std::string>("one");
-  EXPECT_TRUE(map.insert_or_assign(key, SmallTracked(3)));
+  EXPECT_TRUE(map.insert_or_assign(key, SmallTracked(3)).second);
   EXPECT_EQ(map.get(key)->id(), 3);
   map.purge();
   EXPECT_EQ(SmallTracked::live(), 1);
@@ -387,7 +387,7 @@ TEST(WeakKeyMapByValueTest, SharedPtrsToPartsGoByThePartsValue) {
   const auto both = std::make_shared<Both>();
   EXPECT_TRUE(map.insert(Text(both, &both->a), 1).second);
   EXPECT_FALSE(map.insert(Text(both, &both->b), 2).second);
-  EXPECT_FALSE(map.insert_or_assign(Text(both, &both->b), 3));
+  EXPECT_FALSE(map.insert_or_assign(Text(both, &both->b), 3).second);
   EXPECT_EQ(map.canonical_key("same").get(), &both->b);
   EXPECT_EQ(map.size(), 1u);
 }
@@ -451,11 +451,12 @@ TEST(WeakKeyMapByValueFailureTest, Insertion) {
   });
 }
 TEST(WeakKeyMapByValueFailureTest, Assignment) {
-  ExpectUnchangedByFailures(
-      3, [](FullMap& full) { EXPECT_FALSE(full.map.insert_or_assign(full.equal, full.value)); });
+  ExpectUnchangedByFailures(3, [](FullMap& full) {
+    EXPECT_FALSE(full.map.insert_or_assign(full.equal, full.value).second);
+  });
 }
-TEST(WeakKeyMapByValueFailureTest, Extract) {
-  ExpectUnchangedByFailures(3, [](FullMap& full) { EXPECT_EQ(full.map.extract("3")->id, 3); });
+TEST(WeakKeyMapByValueFailureTest, Take) {
+  ExpectUnchangedByFailures(3, [](FullMap& full) { EXPECT_EQ(full.map.take("3")->id, 3); });
 }
 TEST(WeakKeyMapByValueFailureTest, LookUpsAndCopies) {
   ExpectUnchangedByFailures(3, [](FullMap& full) {

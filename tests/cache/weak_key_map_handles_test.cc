@@ -78,7 +78,7 @@ TYPED_TEST(WeakKeyMapHandlesTest, TheWholeSurfaceByIdentity) {
   EXPECT_EQ(map.get_or_create(keys[1], [] { return Value(11); }).id(), 11);
   EXPECT_FALSE(map.contains(keys[2]));
   EXPECT_EQ(map.get(TypeParam()), nullptr);
-  EXPECT_FALSE(map.insert_or_assign(keys[0], Value(12)));
+  EXPECT_FALSE(map.insert_or_assign(keys[0], Value(12)).second);
   EXPECT_EQ(map.get(keys[0])->id(), 12);
   EXPECT_EQ(map.canonical_key(keys[0]).get(), keys[0].get());
   EXPECT_EQ(map.size(), 2u);
@@ -111,12 +111,12 @@ TYPED_TEST(WeakKeyMapHandlesTest, TheWholeSurfaceByValue) {
   EXPECT_TRUE(map.try_emplace(keys[0], 10).second);
   EXPECT_FALSE(map.try_emplace(keys[2], 11).second);
   EXPECT_EQ(map.get_or_create(keys[1], [] { return Value(11); })->id(), 11);
-  EXPECT_FALSE(map.insert_or_assign(keys[2], Value(12)));
+  EXPECT_FALSE(map.insert_or_assign(keys[2], Value(12)).second);
   EXPECT_EQ(map.get(keys[0])->id(), 12);
   EXPECT_EQ(map.canonical_key(keys[0]).get(), keys[2].get());
   EXPECT_EQ(map.get(Key(1))->id(), 11);
   EXPECT_EQ(map.get(2), nullptr);  // a Key is made of it
-  EXPECT_EQ(map.extract(Key(1))->id(), 11);
+  EXPECT_EQ(map.take(Key(1))->id(), 11);
   EXPECT_EQ(map.erase(keys[0]), 1u);
   EXPECT_TRUE(map.empty());
   map.try_emplace(keys[1], 1);
@@ -188,7 +188,7 @@ TEST(WeakKeyMapSharedPtrDeathTest, AliasesWithoutAnOwnerNameTheCall) {
 }
 
 // Values of dead keys go when an operation comes by their entries, and may use the map then.
-TEST(WeakKeyMapSharedPtrTest, ASweptValuesDestructorMayUseTheMap) {
+TEST(WeakKeyMapSharedPtrTest, ThePurgedValuesDestructorMayUseTheMap) {
   struct Deed {
     explicit Deed(std::function<void()> act) : act(std::move(act)) {}
     Deed(const Deed&) = delete;

@@ -40,7 +40,7 @@ TEST(WeakKeyMapTest, FindsTheValueWhileItsKeyLives) {
   EXPECT_EQ(*names.get(key), "one");
   EXPECT_FALSE(names.insert(key, "two").second);
   EXPECT_EQ(*names.get(key), "one");
-  EXPECT_FALSE(names.insert_or_assign(key, "three"));
+  EXPECT_FALSE(names.insert_or_assign(key, "three").second);
   EXPECT_EQ(*std::as_const(names).get(key), "three");
   EXPECT_EQ(names.get_or_create(key, [] { return "four"; }), "three");
   key.reset();
@@ -200,13 +200,13 @@ TEST(WeakKeyMapTest, IterationGivesMutableValues) {
 TEST(WeakKeyMapTest, ExtractDetachesTheValueAndReturnsIt) {
   WeakKeyMap<Key, std::unique_ptr<int>> map;
   const Ref<Key> key = MakeRef<Key>(1);
-  EXPECT_EQ(map.extract(key), std::nullopt);
+  EXPECT_EQ(map.take(key), std::nullopt);
   map.insert(key, std::make_unique<int>(7));
-  const std::optional<std::unique_ptr<int>> extracted = map.extract(key);
+  const std::optional<std::unique_ptr<int>> extracted = map.take(key);
   EXPECT_EQ(**extracted, 7);
   EXPECT_TRUE(map.empty());
   EXPECT_EQ(key.weak_count(), 0u);
-  EXPECT_EQ(map.extract(key), std::nullopt);
+  EXPECT_EQ(map.take(key), std::nullopt);
   map.CheckInvariantsForTesting();
 }
 
@@ -252,7 +252,7 @@ TEST(WeakKeyMapTest, AThrowingMoveLeavesTheValueThere) {
     ASSERT_EQ(map.get(key)->id, 7);
   };
   map.try_emplace(key, 7);
-  EXPECT_EQ(testing::ThrowAtEachPoint([&] { (void)map.extract(key); }, check), 1);
+  EXPECT_EQ(testing::ThrowAtEachPoint([&] { (void)map.take(key); }, check), 1);
   EXPECT_TRUE(map.empty());
   map.try_emplace(key, 7);
   EXPECT_EQ(testing::ThrowAtEachPoint([&] { (void)map.pop(); }, check), 1);
@@ -389,7 +389,7 @@ TEST(WeakKeyMapTest, ThePartsOfAnObjectAreOneKey) {
   EXPECT_FALSE(map.try_emplace(second, 2).second);
   EXPECT_EQ(map.get(second)->id(), 1);
   EXPECT_EQ(map.canonical_key(second).get(), &whole->first);
-  EXPECT_FALSE(map.insert_or_assign(second, Value(3)));
+  EXPECT_FALSE(map.insert_or_assign(second, Value(3)).second);
   EXPECT_EQ(map.canonical_key(first).get(), &whole->second);
   EXPECT_EQ(map.size(), 1u);
   whole.reset();
@@ -410,7 +410,7 @@ TEST(WeakKeyMapTest, ARefToADerivedObjectFindsItsBase) {
   map.insert(key, 1);
   EXPECT_EQ(*map.get(key), 1);
   EXPECT_EQ(map.canonical_key(key), key);
-  EXPECT_EQ(map.extract(key), 1);
+  EXPECT_EQ(map.take(key), 1);
   map.insert(key, 2);
   EXPECT_EQ(map.erase(key), 1u);
 }
@@ -418,12 +418,13 @@ TEST(WeakKeyMapTest, ARefToADerivedObjectFindsItsBase) {
 TEST(WeakKeyMapTest, AssignmentDestroysTheOldValueOnce) {
   WeakKeyMap<Key, Value> map;
   const Ref<Key> key = MakeRef<Key>(1);
-  EXPECT_TRUE(map.insert_or_assign(key, Value(1)));
+  EXPECT_TRUE(map.insert_or_assign(key, Value(1)).second);
   const Value* const old = map.get(key);
-  EXPECT_FALSE(map.insert_or_assign(key, *old));  // a copy of the very value that is replaced
+  EXPECT_FALSE(
+      map.insert_or_assign(key, *old).second);  // a copy of the very value that is replaced
   EXPECT_EQ(map.get(key)->id(), 1);
   EXPECT_EQ(Value::live(), 1);
-  EXPECT_FALSE(map.insert_or_assign(key, 5));  // what a value can be made from
+  EXPECT_FALSE(map.insert_or_assign(key, 5).second);  // what a value can be made from
   EXPECT_EQ(map.get(key)->id(), 5);
   EXPECT_EQ(map.size(), 1u);
   EXPECT_EQ(key.weak_count(), 1u);
@@ -447,7 +448,7 @@ TEST(WeakKeyMapTest, ValuesMayBeNeitherCopiedNorMovedNorAssigned) {
     EXPECT_EQ(reinterpret_cast<uintptr_t>(fixed) % 128, 0u);
     EXPECT_EQ(map.get_or_create(keys.back(), [] { return -1; }).id, i);
   }
-  EXPECT_FALSE(map.insert_or_assign(keys[3], 33));
+  EXPECT_FALSE(map.insert_or_assign(keys[3], 33).second);
   EXPECT_EQ(std::as_const(map).get(keys[3])->id, 33);
   EXPECT_EQ(map.erase_if([](const auto&, const Fixed& fixed) { return fixed.id > 50; }), 49u);
   int visited = 0;

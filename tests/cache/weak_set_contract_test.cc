@@ -20,7 +20,7 @@ struct SetAdapter {
 
   Handle AddNew(int id, OnDestruction on_destruction = nullptr) {
     Handle object = HandleTraits<Handle>::Make(id, std::move(on_destruction));
-    EXPECT_TRUE(container.insert(object));
+    EXPECT_TRUE(container.insert(object).second);
     return object;
   }
   void Add(const Handle& object) { container.insert(object); }

@@ -60,8 +60,8 @@ TYPED_TEST(WeakSetTest, HasWhatWasAddedWhileItLives) {
   EXPECT_TRUE(set.empty());
   TypeParam object = HandleTraits<TypeParam>::Make(1);
   EXPECT_FALSE(set.contains(object));
-  EXPECT_TRUE(set.insert(object));
-  EXPECT_FALSE(set.insert(object));
+  EXPECT_TRUE(set.insert(object).second);
+  EXPECT_FALSE(set.insert(object).second);
   EXPECT_TRUE(set.contains(object));
   EXPECT_FALSE(set.empty());
   EXPECT_EQ(set.size(), 1u);
@@ -73,7 +73,7 @@ TYPED_TEST(WeakSetTest, HasWhatWasAddedWhileItLives) {
   EXPECT_TRUE(set.empty());
 }
 
-TYPED_TEST(WeakSetTest, DiscardsAndClears) {
+TYPED_TEST(WeakSetTest, ErasesAndClears) {
   const std::vector<TypeParam> objects = MakeMany<TypeParam>(3);
   typename TestFixture::Set set = this->SetOf(objects);
   EXPECT_EQ(set.erase(objects[0]), 1u);
@@ -83,7 +83,7 @@ TYPED_TEST(WeakSetTest, DiscardsAndClears) {
   EXPECT_EQ(this->IdsIn(set), (std::set<int>{1, 2}));
   set.clear();
   EXPECT_TRUE(set.empty());
-  EXPECT_TRUE(set.insert(objects[0]));
+  EXPECT_TRUE(set.insert(objects[0]).second);
 }
 
 TYPED_TEST(WeakSetTest, PopsEachLiveMemberOnce) {
@@ -245,7 +245,7 @@ TYPED_TEST(WeakSetTest, MovesAndSwaps) {
   EXPECT_EQ(this->IdsIn(a), (std::set<int>{0, 1}));
   typename TestFixture::Set c(std::move(a));
   EXPECT_TRUE(a.empty());  // NOLINT(bugprone-use-after-move): it is empty
-  EXPECT_TRUE(a.insert(objects[2]));
+  EXPECT_TRUE(a.insert(objects[2]).second);
   EXPECT_EQ(this->IdsIn(c), (std::set<int>{0, 1}));
   static_assert(!std::is_copy_constructible_v<typename TestFixture::Set>);
   static_assert(std::is_nothrow_move_constructible_v<typename TestFixture::Set>);
@@ -285,12 +285,12 @@ TEST(WeakSetAliasTest, PartsOfOneObjectAreOneMemberByRef) {
   const WeakRef<Pair> weak = owner;
   Ref<Tracked> first(owner, &owner->first);
   Ref<Tracked> second(owner, &owner->second);
-  EXPECT_TRUE(set.insert(first));
-  EXPECT_FALSE(set.insert(second));
+  EXPECT_TRUE(set.insert(first).second);
+  EXPECT_FALSE(set.insert(second).second);
   EXPECT_TRUE(set.contains(second));
   EXPECT_EQ(set.snapshot(), std::vector<Ref<Tracked>>{first});
   EXPECT_EQ(set.erase(second), 1u);
-  EXPECT_TRUE(set.insert(second));
+  EXPECT_TRUE(set.insert(second).second);
   owner = nullptr;
   first = nullptr;
   EXPECT_EQ(set.size(), 1u);
@@ -304,14 +304,14 @@ TEST(WeakSetAliasTest, PartsOfOneObjectAreMembersByThemselvesBySharedPtr) {
   std::shared_ptr<Pair> owner = std::make_shared<Pair>();
   std::shared_ptr<Tracked> first(owner, &owner->first);
   std::shared_ptr<Tracked> second(owner, &owner->second);
-  EXPECT_TRUE(set.insert(first));
+  EXPECT_TRUE(set.insert(first).second);
   EXPECT_FALSE(set.contains(second));
-  EXPECT_TRUE(set.insert(second));
+  EXPECT_TRUE(set.insert(second).second);
   EXPECT_EQ(set.size(), 2u);
   // Another owner of the same address is another member.
   const std::shared_ptr<Tracked> elsewhere(std::make_shared<int>(), first.get());
   EXPECT_FALSE(set.contains(elsewhere));
-  EXPECT_TRUE(set.insert(elsewhere));
+  EXPECT_TRUE(set.insert(elsewhere).second);
   EXPECT_EQ(set.erase(first), 1u);
   EXPECT_TRUE(set.contains(second) && set.contains(elsewhere));
   owner = nullptr;

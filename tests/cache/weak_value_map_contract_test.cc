@@ -64,7 +64,7 @@ struct MadeByFactory : ValueMapAdapter<V> {
   }
 };
 
-// EmbeddedSlots and guests in turn.
+// Embedded and external slots in turn.
 struct Mixed : ValueMapAdapter<Object> {
   Ref<Object> AddNew(int id, OnDestruction on_destruction = nullptr) {
     if (++added % 2 == 0) return container.try_emplace(id, id, std::move(on_destruction)).first;

@@ -96,7 +96,7 @@ TYPED_TEST(WeakValueMapOperationsTest, FactoryMayEnterItsOwnKeyInPlaceOfWhatHasE
     objects[i].reset();
     const Strong inner = HandleTraits<Strong>::Make(kCount + i);
     const Strong outer = map.get_or_create(this->Key(i), [&] {
-      EXPECT_TRUE(map.insert_or_assign(this->Key(i), inner));
+      EXPECT_TRUE(map.insert_or_assign(this->Key(i), inner).second);
       return HandleTraits<Strong>::Make(0);
     });
     EXPECT_EQ(outer, inner);
@@ -123,16 +123,16 @@ TYPED_TEST(WeakValueMapOperationsTest, ExtractTakesTheObjectOut) {
   typename TestFixture::Map map;
   auto objects = this->Fill(map, 4);
   for (int i = 0; i < 4; ++i) {
-    const auto extracted = map.extract(this->Key(i));
+    const auto extracted = map.take(this->Key(i));
     EXPECT_EQ(extracted, objects[i]);
     EXPECT_EQ(map.get(this->Key(i)), nullptr);
-    EXPECT_EQ(map.extract(this->Key(i)), nullptr);
+    EXPECT_EQ(map.take(this->Key(i)), nullptr);
     objects[i] = nullptr;
     EXPECT_EQ(extracted->id(), i);
     map.CheckInvariantsForTesting();
   }
   map.try_emplace("expired");
-  EXPECT_EQ(map.extract("expired"), nullptr);
+  EXPECT_EQ(map.take("expired"), nullptr);
   EXPECT_TRUE(map.empty());
   EXPECT_EQ(Tracked::live(), 0);
 }
@@ -286,8 +286,8 @@ TYPED_TEST(WeakValueMapOperationsTest, AFailedAllocationLeavesItAsItWas) {
        [&](Map& map) { map.get_or_create(fresh, [] { return Tracked(1); }); }},
       {"reserve", [](Map& map) { map.reserve(10'000); }},
       {"shrink_to_fit", [](Map& map) { map.shrink_to_fit(); }},
-      {"Clone", [](Map& map) { (void)map.clone(); }},
-      {"Snapshot", [](Map& map) { (void)map.snapshot(); }},
+      {"clone", [](Map& map) { (void)map.clone(); }},
+      {"snapshot", [](Map& map) { (void)map.snapshot(); }},
       {"keys", [](Map& map) { (void)map.keys(); }},
   };
   for (const auto& named : operations) {
@@ -378,7 +378,7 @@ TYPED_TEST(WeakValueMapOperationsTest, AThrowingKeyLeavesItAsItWas) {
       [&](Map& map) { map.try_emplace(fresh, 1); },
       [&](Map& map) { map.get_or_create(fresh, [] { return Tracked(1); }); },
       [&](Map& map) { map.erase(old); },
-      [&](Map& map) { (void)map.extract(old); },
+      [&](Map& map) { (void)map.take(old); },
       [&](Map& map) { (void)map.clone(); },
       [&](Map& map) { map.reserve(1000); },
   };
@@ -469,7 +469,7 @@ TEST(WeakValueMapCreatedTest, CountsAreThoseOfARef) {
   EXPECT_EQ(object.watcher_count(), 0u);
   map.erase(1);
   EXPECT_EQ(object.weak_count(), 0u);
-  map.insert(1, object);  // again, as a guest
+  map.insert(1, object);  // again, in an external slot
   EXPECT_EQ(object.weak_count(), 1u);
   EXPECT_EQ(object.watcher_count(), 1u);
   map.insert(2, object);

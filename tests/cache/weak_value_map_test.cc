@@ -85,8 +85,8 @@ TEST(WeakValueMapTest, InsertOrAssignReplaces) {
   WeakValueMap<int, Tracked> map;
   Ref<Tracked> first = MakeRef<Tracked>(1);
   const Ref<Tracked> second = MakeRef<Tracked>(2);
-  EXPECT_TRUE(map.insert_or_assign(5, first));
-  EXPECT_FALSE(map.insert_or_assign(5, second));
+  EXPECT_TRUE(map.insert_or_assign(5, first).second);
+  EXPECT_FALSE(map.insert_or_assign(5, second).second);
   EXPECT_EQ(map.get(5), second);
   first.reset();  // no longer the map's
   EXPECT_EQ(map.size(), 1u);
@@ -175,7 +175,7 @@ TEST(WeakValueMapTest, FactoryMayEnterItsOwnKeyDuringTheOldDestructor) {
   Ref<Object> outer;
   Ref<Object> old = MakeRef<Object>(1, [&](const Object&) {
     outer = map.get_or_create(1, [&] {
-      EXPECT_TRUE(map.insert_or_assign(1, inner));
+      EXPECT_TRUE(map.insert_or_assign(1, inner).second);
       return MakeRef<Object>(3);
     });
   });

@@ -91,10 +91,10 @@ TEST(WeakValueMapHandleTest, TakesAHandleOfSomebodysOwn) {
   const Handle third = map.get_or_create(3, [] { return HandleTraits<Handle>::Make(3); });
   EXPECT_EQ(map.get_or_create(4, [] { return Handle(); }).get(), nullptr);
   EXPECT_FALSE(map.insert(1, third).second);
-  EXPECT_FALSE(map.insert_or_assign(3, third));
+  EXPECT_FALSE(map.insert_or_assign(3, third).second);
   EXPECT_EQ(map.size(), 3u);
   EXPECT_EQ(map.erase(1, HandleTraits<Handle>::MakeWeak(second)), 0u);
-  EXPECT_EQ(map.extract(2).get(), second.get());
+  EXPECT_EQ(map.take(2).get(), second.get());
   EXPECT_TRUE(map == map.clone());
   other.merge(map);
   EXPECT_EQ(other.size(), 2u);
@@ -342,12 +342,12 @@ TEST(WeakValueMapMoveOnlyKeyTest, MoveOnlyKeys) {
   auto key = std::make_unique<int>(1);
   EXPECT_FALSE(map.insert(std::move(key), object).second);
   EXPECT_NE(key, nullptr);  // NOLINT(bugprone-use-after-move): not needed, not moved
-  EXPECT_TRUE(map.insert_or_assign(std::make_unique<int>(2), object));
+  EXPECT_TRUE(map.insert_or_assign(std::make_unique<int>(2), object).second);
   const Ref<Tracked> third = map.try_emplace(std::make_unique<int>(3), 3).first;
   const Ref<Tracked> fourth =
       map.get_or_create(std::make_unique<int>(4), [] { return Tracked(4); });
   EXPECT_EQ(map.get(4), fourth);
-  EXPECT_EQ(map.extract(3), third);
+  EXPECT_EQ(map.take(3), third);
   int sum = 0;
   while (auto popped = map.pop()) sum += *popped->first;
   EXPECT_EQ(sum, 1 + 2 + 4);

@@ -33,7 +33,7 @@ class WeakInternerScript final : public ObjectScript<Strong> {
     constexpr int kChances = 24;
     const int operation = Next(kChances);
     if (operation < 12) {
-      intern();
+      Intern();
     } else if (operation < 15) {
       LookUp();
     } else if (operation < 20) {
@@ -47,7 +47,7 @@ class WeakInternerScript final : public ObjectScript<Strong> {
   }
 
   // The new object's constructor may run operations, which may intern an equal one.
-  void intern() {
+  void Intern() {
     const int value = this->NextKey();
     this->Say("Intern", value);
     const bool from_view = this->Toss();

@@ -168,8 +168,8 @@ class WeakKeyMapScript final : public ObjectScript<Strong> {
     const Strong stored = side.map.canonical_key(key);  // lives until the model is settled
     const int number = NextNumber();
     bool inserted = false;
-    const Attempted attempted =
-        AttemptSilently([&] { inserted = side.map.insert_or_assign(key, Attached(this, number)); });
+    const Attempted attempted = AttemptSilently(
+        [&] { inserted = side.map.insert_or_assign(key, Attached(this, number)).second; });
     if (!attempted.done) return;
     Require(inserted == (Find(side, KeyOf(key)) == nullptr), "insert_or_assign: wrong answer");
     Enter(side, key, number);
@@ -228,13 +228,13 @@ class WeakKeyMapScript final : public ObjectScript<Strong> {
   }
 
   void Extract(Side& side) {
-    const Strong key = NextKeyObject("extract");
+    const Strong key = NextKeyObject("take");
     const Strong stored = side.map.canonical_key(key);  // lives until the model is settled
     std::optional<Attached> extracted;
-    if (!AttemptSilently([&] { extracted = side.map.extract(key); }).done) return;
+    if (!AttemptSilently([&] { extracted = side.map.take(key); }).done) return;
     const Entry* const entry = Find(side, KeyOf(key));
-    Require(extracted.has_value() == (entry != nullptr), "extract: nothing, or not");
-    Require(entry == nullptr || extracted->number() == entry->number, "extract: another value");
+    Require(extracted.has_value() == (entry != nullptr), "take: nothing, or not");
+    Require(entry == nullptr || extracted->number() == entry->number, "take: another value");
     side.model.erase(KeyOf(key));
     CheckKey(side, key);
   }

@@ -39,9 +39,9 @@ class WeakSetScript final : public ObjectScript<Strong> {
     constexpr int kChances = 28;
     const int operation = Next(kChances);
     if (operation < 7) {
-      Add(side);
+      Insert(side);
     } else if (operation < 10) {
-      Discard(side);
+      Erase(side);
     } else if (operation < 12) {
       Contains(side);
     } else if (operation < 15) {
@@ -73,17 +73,17 @@ class WeakSetScript final : public ObjectScript<Strong> {
     }
   }
 
-  void Add(Side& side) {
+  void Insert(Side& side) {
     const Strong object = this->NextObject();
-    this->Say("add", object->id());
+    this->Say("insert", object->id());
     bool added = false;
-    if (!Attempt([&] { added = side.set.insert(object); }).done) return;
-    Require(added == !IsIn(side, object->id()), "add: the wrong answer");
+    if (!Attempt([&] { added = side.set.insert(object).second; }).done) return;
+    Require(added == !IsIn(side, object->id()), "insert: the wrong answer");
     if (added) side.model[object->id()] = ++last_entry_;
     this->Keep(object);
   }
 
-  void Discard(Side& side) {
+  void Erase(Side& side) {
     const Strong object = this->NextObject();
     this->Say("erase", object->id());
     size_t erased = 0;

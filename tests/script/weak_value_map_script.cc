@@ -119,7 +119,7 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
       case 29:
         return Copies(side);
       case 30:
-        return clone(side);
+        return CloneMap(side);
       case 31:
       case 32:
         return Iterate(side);
@@ -188,7 +188,7 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
       std::remove_cvref_t<decltype(lookup)> given = lookup;  // moved, if it is a key
       bool inserted = false;
       const Attempted attempted = Attempt(
-          [&] { inserted = side.map->insert_or_assign(std::move(given), value); }, kEndsAct);
+          [&] { inserted = side.map->insert_or_assign(std::move(given), value).second; }, kEndsAct);
       if (!attempted.done) return;
       // The one that was there may have died in the middle.
       Require(attempted.died || inserted == !IsLive(side, key),
@@ -307,11 +307,11 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
   }
 
   void Extract(Side& side) {
-    WithKey("extract", [&](int key, const auto& lookup) {
+    WithKey("take", [&](int key, const auto& lookup) {
       Strong extracted;
-      if (!AttemptAlone([&] { extracted = side.map->extract(lookup); }).done) return;
-      RequireUnder(side, key, extracted, "extract: not the object under the key");
-      SettleRemoval(side, key, extracted != nullptr ? 1 : 0, true, "extract: null or not");
+      if (!AttemptAlone([&] { extracted = side.map->take(lookup); }).done) return;
+      RequireUnder(side, key, extracted, "take: not the object under the key");
+      SettleRemoval(side, key, extracted != nullptr ? 1 : 0, true, "take: null or not");
       this->Keep(extracted);
     });
   }
@@ -398,7 +398,7 @@ class WeakValueMapScript final : public ObjectScript<typename MapOf<V>::mapped_t
     }
   }
 
-  void clone(Side& side) {
+  void CloneMap(Side& side) {
     this->Say("Clone");
     std::optional<Map> clone;
     if (!Attempt([&] { clone.emplace(side.map->clone()); }).undisturbed()) return;

@@ -37,7 +37,28 @@ struct KeyDefaults<std::string> {
 template <>
 struct KeyDefaults<std::string_view> : KeyDefaults<std::string> {};
 
-// Whether comparing keys takes no more than comparing their hashes would.
+template <typename T>
+inline constexpr bool kIsCharacter =
+    std::is_same_v<T, char> || std::is_same_v<T, wchar_t> || std::is_same_v<T, char8_t> ||
+    std::is_same_v<T, char16_t> || std::is_same_v<T, char32_t>;
+
+// Whether `Equal` compares pointers to characters by address, which finds no equal text elsewhere.
+template <typename Key, typename Equal>
+inline constexpr bool kComparesTextByAddress = false;
+template <typename Char, typename Equal>
+requires kIsCharacter<std::remove_cv_t<Char>>
+inline constexpr bool kComparesTextByAddress<Char*, Equal> =
+    std::is_same_v<Equal, std::equal_to<Char*>> || std::is_same_v<Equal, std::equal_to<>>;
+// Refuses such keys with a message. For each container whose keys are compared by value.
+template <typename Key, typename Equal>
+struct RefuseTextByAddress {
+  static_assert(!kComparesTextByAddress<std::remove_cv_t<Key>, Equal>,
+                "keys of const char* would be compared by address: use std::string or "
+                "std::string_view, or give a hash and an equality of the characters");
+  static constexpr bool value = true;
+};
+
+// Whether comparing keys is as cheap as comparing their hashes.
 template <typename Key, typename Equal>
 inline constexpr bool kIsCheapToCompare =
     (std::is_arithmetic_v<Key> || std::is_enum_v<Key> ||
@@ -46,7 +67,7 @@ inline constexpr bool kIsCheapToCompare =
 template <>
 inline constexpr bool kIsWellMixed<StringHash> = sizeof(size_t) == 8;
 
-// Hash and equality of keys that the slots hold.
+// The hash and the equality of keys that the slots hold.
 template <typename Hash, typename Equal>
 struct KeyFunctions {
   KeyFunctions(Hash hash, Equal equal) : hash(std::move(hash)), equal(std::move(equal)) {}
@@ -65,8 +86,8 @@ using DefaultHash = typename KeyDefaults<Key>::Hash;
 template <typename Key>
 using DefaultEqual = typename KeyDefaults<Key>::Equal;
 
-// What a function that looks up an `Argument` works with: the argument itself if hash and equality
-// take it, or else a Key made from it.
+// What a look-up of an `Argument` hashes and compares: the argument itself if hash and equality are
+// transparent and take it; otherwise a Key converted from it.
 template <typename Hash, typename Equal>
 concept TransparentLookup = requires {
   typename Hash::is_transparent;

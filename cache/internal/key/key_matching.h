@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a container whose keys are objects finds one: by identity, or by value.
+// How a container whose keys are objects finds a key: by identity or by value.
 #ifndef WEAKCACHE_CACHE_INTERNAL_KEY_KEY_MATCHING_H_
 #define WEAKCACHE_CACHE_INTERNAL_KEY_KEY_MATCHING_H_
 
@@ -17,8 +17,9 @@
 
 namespace weakcache::internal {
 
-// The object that a handle keeps alive. A Ref's is the same whichever part of it the Ref points to;
-// of other handles, whose owner has no hash, the parts are different keys.
+// Matches keys by identity: two handles match if they keep the same object alive. Two Refs match
+// even if they point to different parts of it. Other handles, whose owner has no hash, must also
+// point to the same part.
 template <typename H>
 class IdentityKeys {
   static constexpr bool kNotifies = HandleTraits<H>::kNotifiesExpiry;
@@ -27,12 +28,8 @@ class IdentityKeys {
   static constexpr bool kHoldsFoundKey = false;
   template <typename Slot>
   struct Found {
-    Slot* slot = nullptr;  // if there is none
+    Slot* slot = nullptr;  // null if no key matches
   };
-  template <typename Slot>
-  static Found<Slot> FoundIn(Slot* slot, const H&) {
-    return {slot};
-  }
 
   template <typename Key>
   static const H& Lookup(const Key& key) requires std::same_as<Key, H> {
@@ -64,30 +61,26 @@ class IdentityKeys {
   }
 };
 
-// Equality of the objects. A dead object can't be asked, so its hash is stored, and a candidate is
-// held while it is compared: a look-up can turn out to be the last to hold it, and run its
-// destructor.
+// Matches keys by the objects' equality. A look-up holds each candidate while it compares it, so
+// the look-up may drop the last reference and run the candidate's destructor.
 template <typename H, typename Hash, typename Equal>
 class ValueKeys {
   using Object = std::remove_cv_t<ReferentOf<H>>;
+  static_assert(RefuseTextByAddress<Object, Equal>::value);
 
  public:
   static constexpr bool kHoldsFoundKey = true;
   template <typename Slot>
   struct Found {
     Slot* slot = nullptr;
-    H key{};  // so that the slot stays what it is
+    H key{};  // held, so that the slot keeps its object
   };
-  template <typename Slot>
-  static Found<Slot> FoundIn(Slot* slot, H key) {
-    return {slot, std::move(key)};
-  }
 
   ValueKeys() = default;
   ValueKeys(Hash hash, Equal equal) : hash_(std::move(hash)), equal_(std::move(equal)) {}
 
-  // What to hash and compare: the object that a handle refers to; or what hash and equality take;
-  // or else an object that is made for it.
+  // Returns what to hash and compare for `key`: the object that a handle refers to; `key` itself if
+  // hash and equality take it; otherwise an object converted from it.
   template <typename Key>
   static decltype(auto) Lookup(const Key& key) {
     if constexpr (std::is_convertible_v<const Key&, H>) {
@@ -106,7 +99,8 @@ class ValueKeys {
     return SlotHash<Hash>(hash_(key));
   }
 
-  // If it returns nothing, nothing has changed since it looked.
+  // Returns the slot whose object equals `key`, with that object. When it returns no slot, the
+  // table has not changed since it was searched.
   template <typename Table, typename Key, typename Slot = typename Table::Slot>
   Found<Slot> Find(const Table& table, uint32_t hash, const Key& key) const {
     for (;;) {
@@ -118,7 +112,7 @@ class ValueKeys {
           found = {&slot, std::move(held)};
           return true;
         }
-        held = H();  // user code may run, and then the way is another
+        held = H();  // may run a destructor, which may change the table
         return table.version() != version;
       });
       if (found.slot != nullptr || table.version() == version) return found;
@@ -130,7 +124,7 @@ class ValueKeys {
   [[no_unique_address]] Equal equal_;
 };
 
-// What goes with a key that is all there is to say.
+// The payload of containers that keep nothing beside the key.
 struct Nothing {};
 
 }  // namespace weakcache::internal

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which keys, of key_matching.h, a key policy stands for.
+// Maps a key policy (key_policy.h) to the class of key_matching.h that implements it.
 #ifndef WEAKCACHE_CACHE_INTERNAL_KEY_KEY_SELECTION_H_
 #define WEAKCACHE_CACHE_INTERNAL_KEY_KEY_SELECTION_H_
 

@@ -8,7 +8,7 @@
 
 namespace weakcache::internal {
 
-// Whose atomics a handle's control blocks are made of: a model checker's handles have their own.
+// The atomics policy of a handle's control blocks. A model checker's handles specialise it.
 template <typename H>
 struct AtomicsOf {
   using Policy = StdAtomics;

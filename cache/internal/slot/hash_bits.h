@@ -10,22 +10,22 @@
 
 namespace weakcache::internal {
 
-// The bits of a hash that slots and the index work with.
+// The number of bits of a hash that slots and the index use.
 inline constexpr int kSlotHashBits = 28;
 
-// Whether every bit of the hash depends on all of the key. Others are spread before they are used.
+// Whether every bit of the hash depends on all of the key. Other hashes are mixed before use.
 template <typename Hash>
 inline constexpr bool kIsWellMixed = false;
 template <typename Key>
 inline constexpr bool kIsWellMixed<absl::Hash<Key>> = sizeof(size_t) == 8;
 
-// All bits of a hash, after Knuth's multiplicative hash if `Hash` may be as plain as the identity;
-// the upper ones are the better ones.
+// Returns all bits of a hash, passed through Knuth's multiplicative hash unless `Hash` mixes well.
+// The upper bits are the better ones.
 template <typename Hash>
 uint64_t MixedHash(size_t hash) {
   return kIsWellMixed<Hash> ? hash : uint64_t{hash} * 0x9E3779B97F4A7C15u;
 }
-// Those that the containers use, and below them those that choose among shards.
+// The containers use the upper bits of a mixed hash; the bits below choose a shard.
 inline constexpr int kBitsBelowSlotHash = 64 - kSlotHashBits;
 template <typename Hash>
 uint32_t SlotHash(size_t hash) {

@@ -17,11 +17,11 @@ struct MutexesOf {
   using Mutex = std::mutex;
   using ConditionVariable = std::condition_variable;
 
-  // What is done under these locks takes a fraction of a microsecond, and to be put to sleep and
-  // woken takes many: so it looks a few times more first.
+  // Critical sections take a fraction of a microsecond, sleeping and waking takes many: tries a few
+  // times before it sleeps.
   static void Lock(Mutex& mutex) {
-    constexpr int kLooks = 32;
-    for (int attempt = 0; attempt < kLooks; ++attempt) {
+    constexpr int kAttempts = 32;
+    for (int attempt = 0; attempt < kAttempts; ++attempt) {
       if (mutex.try_lock()) return;
       Policy::Pause(attempt);
     }
@@ -46,7 +46,7 @@ class ABSL_LOCKABLE BasicMutex {
   typename MutexesOf<Policy>::Mutex mutex_;
 };
 
-// Holds a mutex until it goes, but for the time between unlock() and lock().
+// Holds a mutex for its lifetime, except between unlock() and lock().
 template <typename Policy>
 class ABSL_SCOPED_LOCKABLE BasicMutexLock {
  public:
@@ -77,7 +77,7 @@ class ABSL_SCOPED_LOCKABLE BasicMutexLock {
 template <typename Policy>
 class BasicCondition {
  public:
-  // The caller holds the mutex, also afterwards.
+  // Waits until the predicate is true. The caller holds the mutex before and afterwards.
   template <typename Predicate>
   void Wait(BasicMutex<Policy>& mutex, Predicate&& predicate) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     std::unique_lock<typename MutexesOf<Policy>::Mutex> lock(mutex.mutex_, std::adopt_lock);

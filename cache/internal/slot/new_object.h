@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Objects that are still to be given to a slot.
+// Objects that are constructed before a slot takes them.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_NEW_OBJECT_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_NEW_OBJECT_H_
 
@@ -10,7 +10,7 @@
 
 namespace weakcache::internal {
 
-// An object in memory of its own, to be made the referent of a resident slot.
+// An object in an allocation of its own, to become the referent of an embedded slot.
 template <typename T>
 struct ObjectDiscarder {
   void operator()(T* object) const { Discard(std::allocator<char>(), object); }

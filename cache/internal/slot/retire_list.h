@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the slots of one container go when their referents expire: a lock-free stack that any
-// thread pushes to and that the container empties in its own time (Treiber, 1986; taken only as a
-// whole, so a node that comes back can confuse nobody).
+// The slots of one container whose referents have expired: a lock-free stack that any thread pushes
+// to and that the container takes as a whole from time to time (Treiber, 1986). Because nodes are
+// never popped singly, a node that is pushed again cannot cause an ABA problem.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_RETIRE_LIST_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_RETIRE_LIST_H_
 
@@ -13,7 +13,7 @@
 
 namespace weakcache::internal {
 
-// A Node has next() and set_next(), which are the queue's from the push until it is taken.
+// A Node has next() and set_next(). The list owns them from the push until the node is taken.
 template <typename Policy, typename Node>
 class BasicRetireList {
  public:
@@ -21,19 +21,20 @@ class BasicRetireList {
   BasicRetireList(const BasicRetireList&) = delete;
   BasicRetireList& operator=(const BasicRetireList&) = delete;
 
-  // How many referents have expired since the beginning. Exact for every release that happened
-  // before.
+  // Returns how many referents have expired since the list was made, including every release that
+  // happened before this call.
   size_t expired_count() const {
     // Relaxed: whatever made the release happen before this call orders the count too.
     return expired_count_.load(std::memory_order_relaxed);
   }
-  // Runs in the same critical section as what tells the container that it comes too late.
+  // Counts an expiry. Runs in the same critical section that makes a later Detach of the container
+  // fail.
   void CountExpired() {
     // Relaxed: that critical section orders it.
     expired_count_.fetch_add(1, std::memory_order_relaxed);
   }
 
-  // False if the queue is closed; the node is not touched then.
+  // Returns false, without touching the node, if the list is closed.
   [[nodiscard]] bool Push(Node* node) {
     uintptr_t head = head_.load(std::memory_order_relaxed);
     while (head != kClosed) {
@@ -47,15 +48,15 @@ class BasicRetireList {
     return false;
   }
 
-  // The nodes pushed so far, linked by next(). Only the container calls this, before Close.
+  // Takes all nodes, linked by next(). Only the container calls this, before Close.
   Node* TakeAll() {
-    // Relaxed: only a hint that there is nothing to do; a push that happened before is seen.
+    // Relaxed: only a hint that the list is empty. A push that happened before is seen.
     if (head_.load(std::memory_order_relaxed) == 0) return nullptr;
     // Acquire pairs with the release in Push.
     return reinterpret_cast<Node*>(head_.exchange(0, std::memory_order_acquire));
   }
 
-  // As TakeAll; later pushes are refused.
+  // Takes all nodes; later pushes are refused.
   Node* Close() {
     return reinterpret_cast<Node*>(head_.exchange(kClosed, std::memory_order_acquire));
   }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Slots that never move, in pages; and apart from each, in the same page, what is rarely looked at.
+// Slots that never move, in pages. The cold part of each slot, which hits do not read, lies after
+// the slots of the page.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_SLOT_PAGES_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_SLOT_PAGES_H_
 
@@ -33,14 +34,14 @@ constexpr size_t AlignmentOf<void>() {
   return 1;
 }
 
-// Slot is constructible from a Header* without throwing, has is_free(), and has next() and
-// set_next(), which are the pages' while it is free. Header is what a page begins with, and
-// constructible from whatever Allocate is given.
-// Cold is what lies apart: memory only, its life is its user's affair.
+// Slot is constructible from a Header* without throwing, and has is_free(), next() and set_next();
+// the pages own its link while it is free. Header, the beginning of a page, is constructible from
+// the argument of Allocate. Cold is the type of the cold part: memory only, which the user of the
+// slot constructs and destroys.
 template <typename Slot, typename Header, typename Allocator, typename Cold = void>
 class SlotPages {
  public:
-  // A place that a slot has or could have. It stays valid whatever is allocated or freed.
+  // A position of a slot. It stays valid whatever is allocated or freed.
   struct Position {
     size_t page = 0;
     size_t slot = 0;
@@ -55,8 +56,8 @@ class SlotPages {
     }
   }
 
-  // A free slot; those that were freed last are used first. If memory runs out it throws and
-  // changes nothing.
+  // Returns a free slot, the one that was freed last if any. If an allocation throws, nothing has
+  // changed.
   template <typename HeaderArgument>
   Slot* Allocate(HeaderArgument&& argument) {
     if (free_ == nullptr) AddPage(std::forward<HeaderArgument>(argument));
@@ -65,7 +66,7 @@ class SlotPages {
     return slot;
   }
 
-  // As well, but only one that is there: null if there is none.
+  // Like Allocate, but returns null instead of adding a page.
   Slot* AllocateFree() {
     Slot* const slot = free_;
     if (slot != nullptr) free_ = static_cast<Slot*>(slot->next());
@@ -77,10 +78,10 @@ class SlotPages {
     free_ = slot;
   }
 
-  // How many slots there are, free or not.
+  // Returns the number of slots, free or not.
   size_t size() const { return size_; }
 
-  // The first slot at or after `position`, which becomes its position; null at the end.
+  // Returns the first slot at or after `position`, and sets `position` to it; null at the end.
   Slot* At(Position& position) const {
     for (; position.page < pages_.size(); ++position.page, position.slot = 0) {
       Page* const page = pages_[position.page];
@@ -89,14 +90,14 @@ class SlotPages {
     return nullptr;
   }
 
-  // Where the slot has what lies apart.
+  // Returns the memory of the slot's cold part.
   static void* cold_part(Slot* slot) {
     auto* const page = static_cast<Page*>(static_cast<Header*>(slot->page()));
     const size_t index = static_cast<size_t>(slot - page->slots());
     return reinterpret_cast<char*>(page) + FirstCold(page->size) + index * kColdBytes;
   }
 
-  // Gives back the pages all of whose slots are free.
+  // Frees the pages whose slots are all free.
   void DropFreePages() {
     free_ = nullptr;
     for (Page*& page : pages_) {
@@ -117,15 +118,15 @@ class SlotPages {
     replaced_.clear();
   }
 
-  // Leaves each page to `leave(header, slots, size)`, which may delete it, at once or later.
-  template <typename Leave>
-  void Shutdown(Leave&& leave) {
+  // Passes each page to `take_over(header, slots, size)`, which may delete it at once or later.
+  template <typename TakeOver>
+  void Shutdown(TakeOver&& take_over) {
     free_ = nullptr;
     size_ = 0;
     for (Page*& page : pages_) {
       if (page == nullptr) continue;
-      Page* const abandoned = std::exchange(page, nullptr);
-      leave(static_cast<Header*>(abandoned), abandoned->slots(), abandoned->size);
+      Page* const taken = std::exchange(page, nullptr);
+      take_over(static_cast<Header*>(taken), taken->slots(), taken->size);
     }
   }
   template <typename OtherAllocator>
@@ -184,8 +185,8 @@ class SlotPages {
     return (FirstCold(slots) + slots * kColdBytes + sizeof(Unit) - 1) / sizeof(Unit);
   }
 
-  // A few percent of the slots that there are, so that hardly more than that is unused; and so
-  // large in the end that all pages' headers stay in a processor's cache.
+  // Returns a few percent of the number of slots, so that few are unused. The maximum is so large
+  // that the headers of all pages stay in a processor's cache.
   size_t NextPageSize() const {
     constexpr size_t kMaxSlots = 1024;
     constexpr size_t kMaxBytes = 64 * 1024;
@@ -194,7 +195,7 @@ class SlotPages {
     return std::clamp(size_ / 32, kMinPage, kMaxPage);
   }
 
-  void ReservePlaces(size_t count) {
+  void ReservePages(size_t count) {
     PageList larger(pages_.get_allocator());
     larger.reserve(count);
     replaced_.push_front(PageList(pages_.get_allocator()));
@@ -205,7 +206,7 @@ class SlotPages {
 
   template <typename Argument>
   void AddPage(Argument&& argument) {
-    if (holes_ == 0 && pages_.size() == pages_.capacity()) ReservePlaces(2 * pages_.size() + 1);
+    if (holes_ == 0 && pages_.size() == pages_.capacity()) ReservePages(2 * pages_.size() + 1);
     const size_t size = NextPageSize();
     Rebind<Unit> allocator(pages_.get_allocator());
     auto* const page = ::new (static_cast<void*>(UnitTraits::allocate(allocator, UnitsFor(size))))
@@ -225,8 +226,8 @@ class SlotPages {
 
   using PageList = std::vector<Page*, Rebind<Page*>>;
 
-  PageList pages_;  // null where one was given back: at `holes_` places
-  // Shorter lists that were here before: nothing is to be freed while their user holds a lock.
+  PageList pages_;  // null where a page was freed: `holes_` times
+  // Former, shorter lists, which are not freed while the user of the pages holds a lock.
   std::forward_list<PageList, Rebind<PageList>> replaced_;
   size_t holes_ = 0;
   Slot* free_ = nullptr;

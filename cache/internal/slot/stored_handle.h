@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which strong handle a container uses for what its user writes: WeakSet<Image> keeps Ref<Image>s,
-// WeakSet<std::shared_ptr<Image>> keeps std::shared_ptr<Image>s.
+// The strong handle of a container's element type: WeakSet<Image> uses Ref<Image>,
+// WeakSet<std::shared_ptr<Image>> uses std::shared_ptr<Image>.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_STORED_HANDLE_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_STORED_HANDLE_H_
 
@@ -31,20 +31,21 @@ using HandleFor = typename StoredHandle<T>::type;
 template <typename H>
 using ReferentOf = typename HandleTraits<H>::element_type;
 
-// Null and aliases without an owner can't expire.
+// Aborts for null and for aliases without an owner: they can't expire.
 template <typename H>
 void CheckOwns(const H& handle, const char* call) {
   Check(handle.get() != nullptr && HandleTraits<H>::Owns(handle), call,
         "the reference is null or owns nothing");
 }
 
-// Whether the container creates objects itself, with their counts in its own slots.
+// Whether the container can create objects whose counts lie in its own slots.
 template <typename H>
 inline constexpr bool kHasEmbeddedSlots = false;
 template <typename T>
 inline constexpr bool kHasEmbeddedSlots<Ref<T>> = !std::is_array_v<T> && !std::is_void_v<T>;
 
-// A new object, ready to be entered: as a handle, or for a container that has residents by itself.
+// Makes an object to be entered: as an object for an embedded slot where the container has such
+// slots, otherwise as a handle.
 template <typename H, typename... Args>
 auto MakeObject(Args&&... args) {
   if constexpr (kHasEmbeddedSlots<H>) {
@@ -53,8 +54,8 @@ auto MakeObject(Args&&... args) {
     return HandleTraits<H>::Make(std::forward<Args>(args)...);
   }
 }
-// As well, from what `factory()` returns: an object, which a Ref takes in place and other handles
-// by a move, or a handle.
+// Like MakeObject, but from what `factory()` returns: a handle, or an object, which is constructed
+// in place for a Ref and moved for other handles.
 template <typename H, typename Factory>
 auto MakeObjectBy(Factory&& factory) {
   using Result = std::invoke_result_t<Factory>;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory that outlives its container until the last other thread that uses it is through.
+// A count of the uses of memory that outlive the memory's container.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_TEARDOWN_COUNT_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_TEARDOWN_COUNT_H_
 
@@ -11,20 +11,21 @@
 
 namespace weakcache::internal {
 
-// Memory that outlives its container until the last of some other threads has left it. The
-// container never waits for them: it says how many are still to leave, and the last of all frees
-// the memory.
+// Counts the uses of memory that outlive its container. The container never waits for them: it sets
+// the number of remaining uses, and the last use frees the memory.
 template <typename Policy>
 class BasicTeardownCount {
  public:
-  // By a thread that won't touch the memory any more. True if it has to free it.
+  // Ends one use: the caller won't touch the memory any more. Returns true if the caller must free
+  // it.
   [[nodiscard]] bool Decrement() {
-    // Acquire and release: what each of the leavers did happens before the memory is freed.
+    // Acquire and release: what each user did happens before the memory is freed.
     return outstanding_.fetch_sub(1, std::memory_order_acq_rel) == 1;
   }
 
-  // By the container, once: `remaining` counts those that leave during this call or have left
-  // already. True if all have, so that the container has to free the memory.
+  // Sets the number of uses, including those that have ended already or end during this call. The
+  // container calls it once. Returns true if all have ended, so that the container must free the
+  // memory.
   [[nodiscard]] bool SetRemaining(size_t remaining) {
     const size_t surplus = kBias - remaining;
     // Acquire and release: see Decrement.
@@ -32,11 +33,11 @@ class BasicTeardownCount {
   }
 
  private:
-  // More than can ever be to leave, so that the count reaches zero only after SetRemaining.
+  // More than there can be uses, so that the count reaches zero only after SetRemaining.
   static constexpr size_t kBias = SIZE_MAX / 2;
 
-  // kBias while the container lives, then those still to leave; each takes one off, also before
-  // SetRemaining. Whoever makes it zero frees the memory.
+  // kBias minus the ended uses while the container lives; afterwards the uses that have not ended.
+  // Each use subtracts one at its end. Whoever makes it zero frees the memory.
   typename Policy::template Atomic<size_t> outstanding_{kBias};
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who was first: the container that lets go of an object that it has created, or the thread that
-// drops the last reference to it.
+// Decides a race between a container that detaches an object in an embedded slot and the thread
+// that drops the last reference to it.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_EXPIRY_CLAIM_H_
 #define WEAKCACHE_CACHE_INTERNAL_TABLE_EXPIRY_CLAIM_H_
 
@@ -18,32 +18,33 @@ class BasicExpiryClaim {
   BasicExpiryClaim(const BasicExpiryClaim&) = delete;
   BasicExpiryClaim& operator=(const BasicExpiryClaim&) = delete;
 
-  // By the thread that drops the last reference. True, and counted in the retire_list, unless the
-  // container has detached the object: then the slot is not the container's any more.
-  template <typename Queue>
-  [[nodiscard]] bool ClaimExpiry(Queue& retire_list) {
+  // Claims the slot for the thread that drops the last reference, and counts the expiry in the
+  // retire list. Returns false if the container has detached the object: the slot then belongs to
+  // the references only.
+  template <typename RetireList>
+  [[nodiscard]] bool ClaimExpiry(RetireList& retire_list) {
     uint32_t state = kUnclaimed;
-    // Relaxed: what the container wrote was published with the references that have gone. Nothing
-    // is read on failure.
+    // Relaxed: what the container wrote was published with the references that were dropped.
+    // Nothing is read on failure.
     if (!state_.compare_exchange_strong(state, kClaiming, std::memory_order_relaxed,
                                         std::memory_order_relaxed)) {
       return false;
     }
     retire_list.CountExpired();
-    // Release pairs with the acquire in Detach: a container that comes too late finds it counted.
+    // Release pairs with the acquire in Detach: a container whose Detach fails sees the count.
     state_.store(kClaimed, std::memory_order_release);
     return true;
   }
 
-  // By the container. False if the expiry came first.
+  // Detaches the object for the container. Returns false if the expiry was claimed first.
   [[nodiscard]] bool Detach() {
     uint32_t state = kUnclaimed;
-    // Relaxed: there is nothing to see on success, and on failure it looks again.
+    // Relaxed: nothing is read on success, and the loop below reads again after a failure.
     if (state_.compare_exchange_strong(state, kDetached, std::memory_order_relaxed,
                                        std::memory_order_relaxed)) {
       return true;
     }
-    // Acquire: see ClaimExpiry.
+    // Acquire pairs with the release in ClaimExpiry.
     for (int attempt = 0; state_.load(std::memory_order_acquire) != kClaimed; ++attempt) {
       Policy::Pause(attempt);
     }
@@ -52,12 +53,12 @@ class BasicExpiryClaim {
 
  private:
   static constexpr uint32_t kUnclaimed = 0;
-  static constexpr uint32_t kClaiming = 1;  // for the few instructions in which it is counted
+  static constexpr uint32_t kClaiming = 1;  // while the expiry is being counted
   static constexpr uint32_t kClaimed = 2;
   static constexpr uint32_t kDetached = 3;
 
-  // Transitions: attached to detached, by the container; attached to taking to taken, by the
-  // releasing thread. It stays there until the slot is used again.
+  // Transitions: kUnclaimed to kDetached, by the container; kUnclaimed to kClaiming to kClaimed, by
+  // the releasing thread. A slot that is used again begins with a new claim.
   typename Policy::template Atomic<uint32_t> state_{kUnclaimed};
 };
 

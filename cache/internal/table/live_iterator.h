@@ -12,9 +12,10 @@
 
 namespace weakcache::internal {
 
-// Holds a strong reference to the object that it stands on. `Entry` is made from the slot and that
-// reference, or is the reference. Survives insertions, erasures and expiries, but not the
-// container's move or end.
+// Iterates over live entries and holds a strong reference to the current object. `Entry` is either
+// constructed from the slot and that reference, or is the reference; if it has a static member
+// IsLive(slot), entries for which that is false are skipped. Insertions, erasures and expiries do
+// not invalidate the iterator; moving or destroying the container does.
 template <typename Table, typename H, typename Entry>
 class LiveIterator {
  public:
@@ -24,7 +25,7 @@ class LiveIterator {
 
   explicit LiveIterator(const Table* table) : table_(table) { FindLive(); }
 
-  // Lets `iterator->key` be written, although there is no entry to point to.
+  // Makes `iterator->key` work although entries exist only as temporaries.
   struct pointer {
     Entry entry;
     const std::remove_reference_t<Entry>* operator->() const { return std::addressof(entry); }
@@ -54,16 +55,24 @@ class LiveIterator {
     return iterator.slot_ == nullptr;
   }
 
-  // For the container's own loops.
+  // Returns the slot of the current entry, for the container's own loops.
   typename Table::Slot* slot() const { return slot_; }
 
  private:
+  static bool IsLive(typename Table::Slot& slot) {
+    if constexpr (requires { Entry::IsLive(slot); }) {
+      return Entry::IsLive(slot);
+    } else {
+      return true;
+    }
+  }
+
   void FindLive() {
-    // First let go: a destructor that runs here may erase what would be next.
+    // Drops the reference first: a destructor that runs here may erase the next entry.
     referent_ = H();
     while ((slot_ = table_->Next(position_)) != nullptr) {
       referent_ = slot_->Lock();
-      if (referent_.get() != nullptr) return;
+      if (referent_.get() != nullptr && IsLive(*slot_)) return;
       ++position_;
     }
   }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a hash to a slot: cache chunks of seven one-byte tags and seven pointers, after F14 (Bronson
-// and Shi, 2019). All tags of a chunk are compared at once, so a look-up takes one chunk and no
-// unpredictable branch. A chunk counts the entries that overflow_count it because it was full;
-// erasing one takes the count back, so there are no tombstones and never a rebuild to get rid of
-// them.
+// Maps a hash to a slot: chunks of a cache line with seven one-byte tags and seven pointers, after
+// F14 (Bronson and Shi, 2019). All tags of a chunk are compared at once, so a look-up usually reads
+// one chunk and has no unpredictable branch. A chunk counts the entries that were put into a later
+// chunk because it was full. Erasing such an entry decrements the count, so there are no
+// tombstones. Only a count that has saturated can't be decremented: after many such erasures the
+// index is to be refilled (see needs_refill).
 #ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_SLOT_INDEX_H_
 #define WEAKCACHE_CACHE_INTERNAL_TABLE_SLOT_INDEX_H_
 
@@ -16,21 +17,25 @@
 #include <utility>
 
 #include "weakcache/cache/internal/slot/hash_bits.h"
+#include "weakcache/cache/internal/slot/length_error.h"
 #include "weakcache/cache/internal/table/swap_allocators.h"
 #include "weakcache/weakref/internal/check.h"
 
 namespace weakcache::internal {
 
-// On average at most kFullEntries entries of a chunk are in use. With fewer, fewer look-ups have to
-// go on to the next chunk (of a full index 10 % at six, 5 % at five), and an entry takes more
-// memory.
+// At most kFullEntries entries of a chunk are in use on average. A smaller number costs memory and
+// lets fewer look-ups continue in the next chunk: in a full index 10 % at six, 5 % at five.
 template <typename Slot, typename Allocator = std::allocator<Slot>, size_t kFullEntries = 6>
 class SlotIndex {
  public:
   explicit SlotIndex(const Allocator& allocator = Allocator()) : allocator_(allocator) {}
-  // Room for `size` slots.
+  // Makes room for `size` slots.
   SlotIndex(size_t size, const Allocator& allocator) : allocator_(allocator) {
     const size_t chunks = size / kFullEntries + 1;
+    CheckLength(
+        chunks <= std::min<size_t>(UINT32_MAX,
+                                   std::allocator_traits<ChunkAllocator>::max_size(allocator_)),
+        "weakcache: an index of that many entries");
     chunks_ = std::allocator_traits<ChunkAllocator>::allocate(allocator_, chunks);
     chunk_count_ = static_cast<uint32_t>(chunks);
     Clear();
@@ -48,20 +53,21 @@ class SlotIndex {
   void swap(SlotIndex& other) noexcept {
     std::swap(chunks_, other.chunks_);
     std::swap(chunk_count_, other.chunk_count_);
+    std::swap(missed_decrements_, other.missed_decrements_);
     SwapAllocators(allocator_, other.allocator_);
   }
 
-  // How many slots fit.
+  // Returns how many slots fit.
   size_t max_size() const { return size_t{chunk_count_} * kFullEntries; }
-  // How large to make the next one if `size` slots don't fit: large enough for an insertion to cost
-  // O(1) on average, small enough to waste less than a quarter.
+  // Returns the size of the next index if `size` slots do not fit: large enough for insertions to
+  // cost O(1) amortised, small enough to waste less than a quarter.
   size_t GrownSize(size_t size) const { return std::max(size, max_size() + max_size() / 3); }
 
-  // The slot with that hash for which `match(slot)` is true, or null. When it says true, `match`
-  // may have changed the index.
+  // Returns the slot with that hash for which `match(slot)` is true, or null. `match` may change
+  // the index if it returns true.
   template <typename Match>
   Slot* Find(uint32_t hash, Match&& match) const {
-    // Nearly always it is in the first chunk, or nowhere.
+    // Nearly always the slot is in the first chunk or not in the index.
     Chunk* const chunk = HomeChunk(hash);
     Slot* const slot = FindIn(chunk, TagOf(hash), match);
     if (slot != nullptr || chunk->overflow_count() == 0) [[likely]]
@@ -69,10 +75,10 @@ class SlotIndex {
     return FindSlow(hash, chunk, match);
   }
 
-  // Lets the memory that Find, Insert or Erase would look at first come nearer.
+  // Prefetches the memory that Find, Insert or Erase reads first.
   void Prefetch(uint32_t hash) const { __builtin_prefetch(HomeChunk(hash)); }
 
-  // There is room.
+  // Adds the slot. Precondition: there is room.
   void Insert(uint32_t hash, Slot* slot) {
     Chunk* chunk = HomeChunk(hash);
     uint64_t free;
@@ -83,45 +89,55 @@ class SlotIndex {
     chunk->Set(Chunk::EntryOf(free), TagOf(hash), slot);
   }
 
-  // The slot is there.
+  // Removes the slot. Precondition: it is in the index.
   void Erase(uint32_t hash, Slot* slot) {
     const IndexPosition position = PositionOf(hash, slot);
     position.chunk->Set(position.entry, 0, nullptr);
-    for (Chunk* chunk = HomeChunk(hash); chunk != position.chunk; chunk = Next(chunk))
-      chunk->AddToOverflowCount(-1);
+    for (Chunk* chunk = HomeChunk(hash); chunk != position.chunk; chunk = Next(chunk)) {
+      if (!chunk->AddToOverflowCount(-1)) ++missed_decrements_;
+    }
   }
 
-  void Clear() { std::uninitialized_fill_n(chunks_, chunk_count_, Chunk()); }
+  // Returns whether so many decrements of saturated counts were missed that look-ups may have
+  // become slow: the counts are exact again after Clear and the insertion of all slots. Each missed
+  // decrement is a step that an Erase has taken, so refilling after a share of the chunks' number
+  // costs O(1) amortised per step.
+  bool needs_refill() const { return missed_decrements_ > chunk_count_ / 4; }
 
-  // Lets a slot take the position of one with the same hash.
+  void Clear() {
+    std::uninitialized_fill_n(chunks_, chunk_count_, Chunk());
+    missed_decrements_ = 0;
+  }
+
+  // Puts a slot into the position of another with the same hash.
   void Replace(uint32_t hash, Slot* replaced, Slot* slot) {
     const IndexPosition position = PositionOf(hash, replaced);
     position.chunk->slots[position.entry] = slot;
   }
 
-  // Aborts unless there are `size` slots, each where a look-up finds it and counted where it
-  // overflow_count.
+  // Aborts unless the index has `size` slots, each where a look-up finds it and counted in each
+  // full chunk that precedes it.
   void CheckInvariantsForTesting(size_t size) const {
     size_t found = 0;
-    size_t overflow_count = 0;
+    size_t overflows = 0;
     size_t counted = 0;
-    bool lost_track = false;
+    bool saturated = false;
     for (size_t i = 0; i < chunk_count_; ++i) {
       Chunk* const chunk = &chunks_[i];
       counted += chunk->overflow_count();
-      lost_track |= chunk->overflow_count() == Chunk::kSaturated;
+      saturated |= chunk->overflow_count() == Chunk::kSaturated;
       for (uint64_t used = ~chunk->Free() & Chunk::kTopBits; used != 0; used &= used - 1) {
         const Slot* const slot = chunk->slots[Chunk::EntryOf(used)];
         ++found;
         for (Chunk* on_way = HomeChunk(slot->hash()); on_way != chunk; on_way = Next(on_way)) {
           Check(on_way->Free() == 0 || on_way->overflow_count() != 0, "CheckInvariantsForTesting",
                 "a slot is out of reach");
-          ++overflow_count;
+          ++overflows;
         }
       }
     }
     Check(found == size, "CheckInvariantsForTesting", "the index has too many slots or too few");
-    Check(lost_track || overflow_count == counted, "CheckInvariantsForTesting",
+    Check(saturated || overflows == counted, "CheckInvariantsForTesting",
           "the index has lost count");
   }
 
@@ -131,16 +147,16 @@ class SlotIndex {
   struct alignas(64) Chunk {
     static constexpr uint64_t kLowBits = 0x01010101010101;
     static constexpr uint64_t kTopBits = kLowBits << 7;
-    // A count this high has lost track and stays, until the index grows or is cleared.
+    // A count this high is not decremented any more, until the index grows or is refilled.
     static constexpr uint64_t kSaturated = UINT8_MAX;
 
-    // The top bit of each byte whose entry is free.
+    // Returns the top bit of each byte whose entry is free.
     uint64_t Free() const {
-      // Tags are at least 2: adding 0x7e sets the top bit of those that have it not already.
+      // Tags are at least 2: adding 0x7e sets the top bit of each tag that lacks it.
       return ~(((tags & ~(kTopBits | kOverflowCount)) + kLowBits * 0x7e) | tags) & kTopBits;
     }
-    // The top bit of each byte that is this tag; the byte after one may be there by mistake, if it
-    // is another tag (Mycroft, 1987).
+    // Returns the top bit of each byte that equals the tag. The byte after a match may be reported
+    // by mistake (Mycroft, 1987).
     uint64_t Matching(uint64_t tag) const {
       const uint64_t difference = tags ^ (kLowBits * tag);
       return (difference - kLowBits) & ~difference & kTopBits;
@@ -153,14 +169,17 @@ class SlotIndex {
       slots[entry] = slot;
     }
 
-    // Entries that are further on because this chunk was full.
+    // Returns the number of entries that are in a later chunk because this one was full.
     uint64_t overflow_count() const { return tags >> 56; }
-    void AddToOverflowCount(int change) {
-      if (overflow_count() != kSaturated) tags += static_cast<uint64_t>(int64_t{change}) << 56;
+    // Returns false, without a change, if the count has saturated.
+    bool AddToOverflowCount(int change) {
+      if (overflow_count() == kSaturated) return false;
+      tags += static_cast<uint64_t>(int64_t{change}) << 56;
+      return true;
     }
 
     static constexpr uint64_t kOverflowCount = uint64_t{0xff} << 56;
-    uint64_t tags = 0;  // a byte for each entry, 0 if it is free, and the overflow_count ones above
+    uint64_t tags = 0;  // a byte for each entry, 0 if it is free; above them the overflow count
     Slot* slots[kEntries] = {};
   };
   static_assert(sizeof(void*) != 8 || sizeof(Chunk) == 64);
@@ -172,13 +191,13 @@ class SlotIndex {
     size_t entry;
   };
 
-  // 0 is a free entry, 1 could be mistaken for one.
+  // Returns a tag of at least 2: 0 is a free entry, and 1 could be mistaken for one.
   static uint64_t TagOf(uint32_t hash) {
     const uint64_t tag = hash & 0xff;
     return tag < 2 ? tag + 2 : tag;
   }
 
-  // The hash, scaled to any number of chunks (Lemire, 2019).
+  // Returns the chunk of a hash by scaling it to the number of chunks (Lemire, 2019).
   Chunk* HomeChunk(uint32_t hash) const {
     return &chunks_[(uint64_t{hash} * chunk_count_) >> kSlotHashBits];
   }
@@ -205,7 +224,7 @@ class SlotIndex {
     return nullptr;
   }
 
-  // The slot is there.
+  // Returns where the slot is. Precondition: it is in the index.
   IndexPosition PositionOf(uint32_t hash, const Slot* slot) const {
     for (Chunk* chunk = HomeChunk(hash);; chunk = Next(chunk)) {
       for (uint64_t candidates = chunk->Matching(TagOf(hash)); candidates != 0;
@@ -216,12 +235,13 @@ class SlotIndex {
     }
   }
 
-  // Before there is any other there is an empty one, so that a look-up need not ask. Nobody writes
-  // to it, as it has no room.
+  // Stands for the chunks of an index without memory, so that a look-up need not check. Never
+  // written, because such an index has no room.
   inline static Chunk empty_chunk_{};
 
   Chunk* chunks_ = &empty_chunk_;
   uint32_t chunk_count_ = 0;
+  size_t missed_decrements_ = 0;  // of saturated counts since the index was filled
   [[no_unique_address]] ChunkAllocator allocator_;
 };
 

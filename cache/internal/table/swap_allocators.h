@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Swaps two allocators, also those that cannot be assigned.
+// Swaps two allocators that may lack assignment.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_SWAP_ALLOCATORS_H_
 #define WEAKCACHE_CACHE_INTERNAL_TABLE_SWAP_ALLOCATORS_H_
 
@@ -8,15 +8,16 @@
 
 namespace weakcache::internal {
 
-// Also of allocators that can't be assigned, as those of std::pmr.
+// Swaps allocators by construction, because std::pmr's cannot be assigned.
 template <typename Allocator>
 void SwapAllocators(Allocator& a, Allocator& b) noexcept {
   if constexpr (!std::is_empty_v<Allocator>) {
+    if (std::addressof(a) == std::addressof(b)) return;
     const Allocator before = a;
-    std::destroy_at(&a);
-    std::construct_at(&a, b);
-    std::destroy_at(&b);
-    std::construct_at(&b, before);
+    std::destroy_at(std::addressof(a));
+    std::construct_at(std::addressof(a), b);
+    std::destroy_at(std::addressof(b));
+    std::construct_at(std::addressof(b), before);
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What of a weak table may outlive it: its slots, and the retire_list through which expired ones
-// return.
+// The part of a weak table that may outlive it: the pages of slots, and the retire list through
+// which expired slots return.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_TABLE_CORE_H_
 #define WEAKCACHE_CACHE_INTERNAL_TABLE_TABLE_CORE_H_
 
@@ -44,29 +44,31 @@ class TableCore {
   using Policy = typename AtomicsOf<H>::Policy;
   using State = SlotState;
 
-  // What each page begins with: near its slots, for the threads that drop last references.
+  // The beginning of each page. Lies near its slots, for the threads that drop last references.
   class PageHeader : public BasicWatcherOwner<Policy> {
    public:
-    // A slot's end does nothing, but a model checker sees late accesses by it.
+    // A slot's destructor does nothing, but lets a model checker see late accesses.
     static constexpr bool kEndsSlots = !std::is_same_v<Policy, StdAtomics>;
 
     explicit PageHeader(TableCore* core) : core_(core) {}
 
     auto& retire_list() { return core_->retire_list; }
-    // The slot may be gone afterwards, and so may the page.
+    // Pushes the slot to the retire list. The slot and its page may be freed by then.
     void Push(TableSlot<H, Payload>* slot) {
       if (!core_->retire_list.Push(slot)) FinishRefusedPush(slot);
     }
-    // Of a resident whose object has ended: the weak reference that the strong ones shared goes
-    // along.
+    // Pushes an embedded slot whose object has been destroyed. The weak reference that the strong
+    // references shared is passed to the container.
     void PushExpired(EmbeddedSlotBase<H, Payload>* slot) {
       if (core_->retire_list.Push(slot)) return;
-      // Nobody takes it any more. The last reference leaves once more, as by FreeBlock; that can't
-      // be the last departure, since this one is still to come.
+      // The container has ended and drops nothing any more. If the shared weak reference is the
+      // last one, its release is one more outstanding use, as in FreeBlock. It can't be the page's
+      // last use, since FinishRefusedPush is still to come.
       if (slot->DropWeak()) static_cast<void>(teardown_count_.Decrement());
       FinishRefusedPush(slot);
     }
-    // After the table's end. As well.
+    // Ends one outstanding use of the page, after the table's end. The slot and its page may be
+    // freed by then.
     void FinishRefusedPush(TableSlot<H, Payload>* slot) {
       if (teardown_count_.Decrement()) core_->EndPage(slot);
     }
@@ -86,7 +88,7 @@ class TableCore {
     }
 
     TableCore* const core_;
-    BasicTeardownCount<Policy> teardown_count_;  // of pushes, after the table's end
+    BasicTeardownCount<Policy> teardown_count_;  // of outstanding pushes, after the table's end
   };
 
  public:
@@ -98,7 +100,7 @@ class TableCore {
   using EmbeddedSlots =
       std::conditional_t<kNotifies, SlotPages<Embedded, PageHeader, Allocator>, ExternalSlots>;
 
-  // A place in the guests' pages, or after them in the residents'.
+  // A position in the pages of external slots or, after them, in those of embedded slots.
   class Position {
    public:
     Position& operator++() {
@@ -113,7 +115,7 @@ class TableCore {
     typename EmbeddedSlots::Position embedded_;
   };
 
-  // A slot with its payload; both go again unless the slot is taken.
+  // A slot with its payload, which are destroyed and freed unless the slot is taken.
   class PreparedSlot {
    public:
     template <typename... Args>
@@ -146,7 +148,7 @@ class TableCore {
     Slot* slot_;
   };
 
-  // A few slots that are out of the index, and emptied when this goes.
+  // Up to kMax slots that have left the index. Their payloads are destroyed with this object.
   class PurgedSlots {
    public:
     static constexpr size_t kMax = 4;
@@ -159,8 +161,8 @@ class TableCore {
     PurgedSlots& operator=(const PurgedSlots&) = delete;
     ~PurgedSlots() {
       for (size_t i = 0; i < slots_used_; ++i) {
-        core_->EndExpiredPayload(slots_[i]);
-        core_->FinishEmptying(slots_[i], kRetiredReferences);
+        core_->DestroyExpiredPayload(slots_[i]);
+        core_->FinishErasure(slots_[i], kRetiredReferences);
       }
     }
 
@@ -172,10 +174,10 @@ class TableCore {
       slots_[slots_used_++] = slot;
       Count();
     }
-    // A slot was looked at.
+    // Counts a slot that was handled.
     void Count() { ++count_; }
     bool full() const { return count_ == kMax; }
-    // Whether there was any to look at.
+    // Returns whether any slot was handled.
     explicit operator bool() const { return count_ != 0; }
     size_t entries() const { return entries_; }
 
@@ -197,7 +199,7 @@ class TableCore {
     if constexpr (kEmbedded) {
       Embedded* const slot = embedded_slots_.Allocate(this);
       auto* const page = static_cast<PageHeader*>(slot->page());
-      // The control block starts anew.
+      // A new object needs a new control block.
       if constexpr (PageHeader::kEndsSlots) std::destroy_at(slot);
       return ::new (static_cast<void*>(slot)) Embedded(page);
     } else {
@@ -205,7 +207,7 @@ class TableCore {
     }
   }
   static External* AsExternal(Slot* slot) { return static_cast<External*>(slot); }
-  // Of a swept slot.
+  // Returns the ring links of a polled slot.
   static auto& LinksOf(External* slot) {
     return *static_cast<ExternalCold*>(ExternalSlots::cold_part(slot));
   }
@@ -215,7 +217,7 @@ class TableCore {
 
   void Free(Slot* slot) {
     if (shut_down_) [[unlikely]] {
-      // Its container has ended while this slot's payload did.
+      // The container has ended while this slot's payload was destroyed.
       static_cast<PageHeader*>(slot->page())->FinishRefusedPush(slot);
       return;
     }
@@ -229,7 +231,7 @@ class TableCore {
     external_slots_.Free(AsExternal(slot));
   }
 
-  // False if the expiry comes first.
+  // Stops a slot's expiry from being told. Returns false if the object expired first.
   static bool Detach(Slot* slot) {
     if constexpr (kNotifies) {
       if (slot->is_embedded()) return AsEmbedded(slot)->Detach();
@@ -237,35 +239,36 @@ class TableCore {
     return AsExternal(slot)->Detach();
   }
 
-  // Empties a slot that is out of the index, and frees it unless something is still to come through
-  // the retire_list. Runs user code, which may use the table, but finds this slot neither to empty
-  // nor to reuse.
-  void Empty(Slot* slot) {
+  // Destroys the payload of a slot that has left the index, and frees the slot unless it is still
+  // to come through the retire list. Runs user code, which may use the table: meanwhile the slot is
+  // kDestroying, so nobody else frees or reuses it.
+  void DestroyErased(Slot* slot) {
     slot->set_state(State::kDestroying);
     if (!slot->expiry_pending()) {
       slot->DestroyPayload();
-      FinishEmptying(slot, 1);
+      FinishErasure(slot, 1);
       return;
     }
-    EndExpiredPayload(slot);
-    if (!slot->expiry_pending()) {  // it has come through meanwhile
-      FinishEmptying(slot, kRetiredReferences);
+    DestroyExpiredPayload(slot);
+    if (!slot->expiry_pending()) {  // user code has drained it from the retire list
+      FinishErasure(slot, kRetiredReferences);
     } else if (shut_down_) {
-      FinishEmptying(slot, 1);
+      FinishErasure(slot, 1);
     } else {
       slot->set_state(State::kRetired);
     }
   }
-  // Of an expired slot: what the thread that takes it to the retire_list leaves to the container.
-  void EndExpiredPayload(Slot* slot) {
+  // Destroys the payload of an expired slot unless the releasing thread has done so.
+  void DestroyExpiredPayload(Slot* slot) {
     if constexpr (!kNotifies || kLifetime == PayloadLifetime::kUntilPurge) slot->DestroyPayload();
   }
-  // The weak references to a resident that has come through the retire_list for its object's end:
-  // the container's, and the one that the strong references shared.
+  // The weak references that the container drops when an embedded slot has come through the retire
+  // list for its object's death: its own, and the one that the strong references shared.
   static constexpr int kRetiredReferences = 2;
-  // The slot is without payload and not on its way. Afterwards it is free, or returning. So many
-  // weak references to a resident are given up.
-  void FinishEmptying(Slot* slot, int references) {
+  // Frees a slot without payload that is not still to come through the retire list. Drops
+  // `references` weak references to the object of an embedded slot, which becomes free only with
+  // the last of them.
+  void FinishErasure(Slot* slot, int references) {
     if constexpr (kNotifies) {
       if (slot->is_embedded()) {
         slot->set_state(State::kRetired);
@@ -277,10 +280,10 @@ class TableCore {
     Free(slot);
   }
 
-  // How many slots there are, free or not.
+  // Returns the number of slots, free or not.
   size_t size() const { return external_slots_.size() + embedded_slots_.size(); }
 
-  // The first slot at or after `position`, which becomes its position; null at the end.
+  // Returns the first slot at or after `position`, and sets `position` to it; null at the end.
   Slot* At(Position& position) const {
     if (!position.in_embedded_slots_) {
       if (Slot* const slot = external_slots_.At(position.external_)) return slot;
@@ -294,8 +297,8 @@ class TableCore {
     if constexpr (kNotifies) embedded_slots_.DropFreePages();
   }
 
-  // Ends the core, or leaves it to the last thread that still needs a slot of it: those that are on
-  // their way, and residents whose objects, or weak references to them, are still there.
+  // Frees the core, or lets the last thread that uses one of its slots free it: slots that are
+  // about to be pushed, and embedded slots to whose objects there are still references.
   void Shutdown() {
     for (Slot* slot = retire_list.Close(); slot != nullptr;) {
       Slot* const retired = std::exchange(slot, slot->next());
@@ -305,7 +308,7 @@ class TableCore {
       }
       retired->set_expiry_pending(false);
       if (retired->state() == State::kRetired) {
-        FinishEmptying(retired, kRetiredReferences);
+        FinishErasure(retired, kRetiredReferences);
       } else if (retired->state() != State::kDestroying) {
         Free(retired);
       }
@@ -340,8 +343,9 @@ class TableCore {
   explicit TableCore(const Allocator& allocator)
       : allocator_(allocator), external_slots_(allocator), embedded_slots_(allocator) {}
 
-  // Lets go of what a slot still refers to; returns how often it will be pushed to the closed
-  // retire_list, or has been, or will be freed by a frame further down the stack.
+  // Drops what a slot still refers to. Returns the number of its outstanding uses: how often it
+  // will be or has been pushed to the closed retire list, or freed by a frame further down the
+  // stack.
   static size_t CountOutstanding(Slot* slot) {
     if (slot->is_free()) return 0;
     if (!slot->expiry_pending()) return 1;
@@ -355,7 +359,7 @@ class TableCore {
     return 1;
   }
 
-  // By the last thread that needs a page, after the table's end.
+  // Deletes a page after the table's end. Called by the last thread that used it.
   void EndPage(Slot* slot) {
     auto* const page = static_cast<PageHeader*>(slot->page());
     if constexpr (kNotifies) {
@@ -370,8 +374,8 @@ class TableCore {
     if (teardown_count_.Decrement()) Delete();
   }
   void DeletePage(PageHeader* page, External*) { ExternalSlots::Delete(page, allocator_); }
-  template <typename AnyResident>
-  void DeletePage(PageHeader* page, AnyResident*) {
+  template <typename AnyEmbedded>
+  void DeletePage(PageHeader* page, AnyEmbedded*) {
     EmbeddedSlots::Delete(page, allocator_);
   }
   void Delete() {
@@ -383,8 +387,8 @@ class TableCore {
   [[no_unique_address]] Allocator allocator_;
   ExternalSlots external_slots_;
   EmbeddedSlots embedded_slots_;
-  BasicTeardownCount<Policy> teardown_count_;  // of pages, after the table's end
-  bool shut_down_ = false;                     // only the container's thread looks at it
+  BasicTeardownCount<Policy> teardown_count_;  // of pages in use, after the table's end
+  bool shut_down_ = false;                     // only the container's thread uses it
 };
 
 }  // namespace weakcache::internal

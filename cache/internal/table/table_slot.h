@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The slots of a weak table: a weak reference to an object, and what a container keeps with it.
+// The slots of a weak table: each has a weak reference to an object and the container's payload.
 //
-// Three kinds. A *resident* slot holds the control block of an object that the container itself has
-// created, so that a look-up finds key and counts in one cache line. A *guest* slot refers to an
-// object that was there before, by a watcher on its list. A *swept* slot refers to an object whose
-// handle tells nobody of its end. All begin with, or are, a TableSlot, which is what the table
-// sees.
+// Three kinds of slot:
+//   EmbeddedSlot  contains the control block of an object that the container created, so that a
+//                 look-up finds key and counts in one cache line.
+//   ExternalSlot  refers to an object that was created elsewhere, and watches its expiry.
+//   PolledSlot    refers to an object whose handle notifies nobody of its expiry.
+// All derive from TableSlot, the part that the table uses.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_TABLE_SLOT_H_
 #define WEAKCACHE_CACHE_INTERNAL_TABLE_TABLE_SLOT_H_
 
@@ -29,20 +30,21 @@
 
 namespace weakcache::internal {
 
-// How far a slot has come. A second fact is kept beside it: whether the thread that dropped the
-// last reference to the object has pushed, or is about to push, the slot to the retire list
-// (expiry_pending).
+// The state of a slot. A second, independent fact is whether the slot is still to come through the
+// retire list (expiry_pending): the thread that dropped the last reference to its object has pushed
+// it there, or is about to.
 enum class SlotState : uint32_t {
   kFree,
-  kUnderConstruction,  // has a payload only
-  kVisible,            // in the index; all others are out of it
-  kErased,             // out of the index; its payload is still to be destroyed
+  kUnderConstruction,  // has a payload but no object
+  kVisible,            // in the index; slots in all other states are not
+  kErased,             // not in the index; its payload is still to be destroyed
   kDestroying,         // its payload is being destroyed
-  kRetired,            // without payload; free once it has come through the retire list
+  kRetired,            // without payload; becomes free when it comes through the retire list, or,
+                       // if embedded, when the last weak reference to its object is dropped
 };
 
-// A payload that is the memory of the referent itself: for small objects, which an allocation of
-// their own would cost more than it gives back.
+// A payload that is the memory of the referent itself. For small objects, whose separate allocation
+// would cost more memory than it frees early.
 template <typename T>
 class ObjectInSlot {
  public:
@@ -84,12 +86,13 @@ class TableSlot {
   void set_expiry_pending(bool pending) { expiry_pending_ = pending ? 1 : 0; }
   bool is_embedded() const { return embedded_ != 0; }
 
-  // What the page begins with that the slot is in.
+  // Returns the header of the page that the slot is in.
   void* page() const {
     return const_cast<char*>(reinterpret_cast<const char*>(this)) - distance_to_page_;
   }
 
-  // Takes the place of the reference: free for use while the slot is free, or its object expired.
+  // The link of the free list and of the retire list. Shares its memory with the reference, so it
+  // is usable only while the slot is free or its object has expired.
   TableSlot* next() const { return next_; }
   void set_next(TableSlot* next) { next_ = next; }
 
@@ -106,11 +109,11 @@ class TableSlot {
   }
   void DestroyPayload() { std::destroy_at(std::addressof(payload_)); }
 
-  // Of a slot that has been live and is not emptied: the object, or null once it has expired.
+  // Returns the object, or null if it has expired. The slot is visible or erased.
   H Lock() const {
     if constexpr (kNotifies) {
       BlockOf<H>* const block = this->block();
-      // Only then the pointer is there: the releasing thread uses its place.
+      // Reads the pointer only after the upgrade: the releasing thread overwrites it with next_.
       return block->TryAddStrong() ? RefAccess::AdoptAs<H>(reference_, block) : H();
     } else {
       return Traits::Lock(reference_);
@@ -132,12 +135,12 @@ class TableSlot {
       return Traits::SameOwner(reference_, other);
     }
   }
-  // Whether it refers to what `referent` refers to, and as that does.
+  // Returns whether it refers to the same object as `referent`, and to the same part of it.
   bool Is(const H& referent) const {
     if constexpr (kNotifies) {
       return SameOwner(referent) && reference_ == referent.get();
     } else {
-      return false;  // not worth finding out
+      return false;  // replacing the reference is as cheap as comparing it
     }
   }
 
@@ -145,14 +148,14 @@ class TableSlot {
   using Reference =
       std::conditional_t<kNotifies, typename Traits::element_type*, typename Traits::weak_type>;
 
-  TableSlot(void* page, bool resident)
+  TableSlot(void* page, bool embedded)
       : hash_(0),
         state_(0),
         expiry_pending_(0),
         distance_to_page_(
             static_cast<uint32_t>(reinterpret_cast<char*>(this) - static_cast<char*>(page))),
-        embedded_(resident ? 1 : 0) {}
-  ~TableSlot() {}  // it is empty
+        embedded_(embedded ? 1 : 0) {}
+  ~TableSlot() {}  // the payload has been destroyed
 
   template <typename Argument>
   void MakeLive(uint32_t hash, Argument&& reference) {
@@ -167,36 +170,37 @@ class TableSlot {
   BlockOf<H>* block() const;
 
   union {
-    Reference reference_;  // from MakeLive until it expires or is emptied
+    Reference reference_;  // from MakeLive until its object expires or FinishErasure
     TableSlot* next_;
   };
   uint32_t hash_ : kSlotHashBits;
   uint32_t state_ : 3;
   uint32_t expiry_pending_ : 1;
   static_assert(kSlotHashBits + 3 + 1 <= 32);
-  // What follows is another memory location: a thread that drops the last reference reads it while
-  // the container writes what is above.
+  // Begins another memory location: a thread that drops the last reference reads the fields below
+  // while the container writes the fields above.
   uint32_t : 0;
   const uint32_t distance_to_page_ : 31;  // in bytes
   const uint32_t embedded_ : 1;
   union {
-    Payload payload_;  // its life is the container's affair
+    Payload payload_;  // constructed and destroyed by the container
   };
 };
 
-// An object that the container has created: its control block lives here for as long as anybody
-// refers to the object, if need be after the container's end.
+// The part of an EmbeddedSlot that does not depend on the page header: the control block of an
+// object that the container created. Exists as long as anybody refers to the object, even after the
+// container's end.
 template <typename H, typename Payload>
 class EmbeddedSlotBase : public BlockOf<H>, public TableSlot<H, Payload> {
  protected:
-  // One weak reference is the container's.
+  // The container owns one weak reference.
   explicit EmbeddedSlotBase(void* page)
       : BlockOf<H>(StartsWithWeakRef()), TableSlot<H, Payload>(page, true) {}
 
   BasicExpiryClaim<typename AtomicsOf<H>::Policy> claim_;
 };
 
-// Owner is what the slot's page begins with.
+// `Owner` is the page header.
 template <typename H, typename Payload, typename Owner>
 class alignas(kSlotAlignment<EmbeddedSlotBase<H, Payload>>) EmbeddedSlot final
     : public EmbeddedSlotBase<H, Payload> {
@@ -205,14 +209,14 @@ class alignas(kSlotAlignment<EmbeddedSlotBase<H, Payload>>) EmbeddedSlot final
  public:
   explicit EmbeddedSlot(Owner* owner) : EmbeddedSlotBase<H, Payload>(owner) {}
 
-  // The first reference to `object`, which was constructed in the payload if that is for it, or
-  // else in memory of its own.
+  // Makes the slot visible and returns the first reference to `object`, which was constructed in
+  // the payload if that is an ObjectInSlot, otherwise in an allocation of its own.
   H MakeLive(uint32_t hash, Object* object) {
     TableSlot<H, Payload>::MakeLive(hash, object);
     LinkRefToThis(object, this);
     return RefAccess::AdoptAs<H>(object, this);
   }
-  // False if the expiry comes first.
+  // Stops the expiry from being told. Returns false if the object expired first.
   bool Detach() { return this->claim_.Detach(); }
 
  private:
@@ -234,7 +238,7 @@ class alignas(kSlotAlignment<EmbeddedSlotBase<H, Payload>>) EmbeddedSlot final
   void FreeBlock() noexcept override { owner()->Push(this); }
 };
 
-// A reference to an object that was there before.
+// A watched reference to an object that was created elsewhere.
 template <typename H, typename Payload>
 class ExternalSlot final : public BlockOf<H>::Watcher, public TableSlot<H, Payload> {
  public:
@@ -253,13 +257,13 @@ class ExternalSlot final : public BlockOf<H>::Watcher, public TableSlot<H, Paylo
     block_->AddWeak();
     block_->AddWatcher(this);
   }
-  // Once detached.
+  // Refers to another object from now on. Precondition: detached.
   void Reassign(const H& referent) {
     auto* const replaced = block_;
     MakeLive(this->hash(), referent);
     replaced->ReleaseWeak();
   }
-  // False if the expiry comes first.
+  // Stops the expiry from being told. Returns false if the object expired first.
   bool Detach() { return block_->RemoveWatcher(this); }
   void DropReferent() { block_->ReleaseWeak(); }
 
@@ -267,7 +271,7 @@ class ExternalSlot final : public BlockOf<H>::Watcher, public TableSlot<H, Paylo
   BlockOf<H>* block_;
 };
 
-// One of 32 bytes is not spread over two cache lines.
+// A polled weak reference. A slot of 32 bytes is aligned so that it lies in one cache line.
 template <typename H, typename Payload>
 class alignas(sizeof(TableSlot<H, Payload>) == 32 ? 32
                                                   : alignof(TableSlot<H, Payload>)) PolledSlot final
@@ -284,11 +288,11 @@ class alignas(sizeof(TableSlot<H, Payload>) == 32 ? 32
     std::swap(replaced, this->reference());
   }
   bool Detach() { return true; }
-  void DropReferent() { std::destroy_at(&this->reference()); }
+  void DropReferent() { std::destroy_at(std::addressof(this->reference())); }
 };
 
-// Lies apart from a swept slot: those before and after it in the ring that the table looks at for
-// its objects' ends.
+// The cold part of a polled slot: its neighbours in the ring of slots that the table sweeps for
+// expired objects.
 template <typename Slot>
 struct PollingLinks {
   Slot* previous;

@@ -1,21 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all weak containers have in common: a table, its size, and its upkeep.
+// What the single-threaded weak containers share: a table and the operations on it as a whole.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_WEAK_CONTAINER_H_
 #define WEAKCACHE_CACHE_INTERNAL_TABLE_WEAK_CONTAINER_H_
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <memory>
+#include <ranges>
 #include <utility>
 #include <vector>
 
 #include "weakcache/cache/internal/table/live_iterator.h"
 #include "weakcache/cache/internal/table/weak_table.h"
+#include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/check.h"
 
 namespace weakcache::internal {
 
-// `Keys` is what hashes and compares.
+// A range that is no container of the given type.
+template <typename Range, typename Container>
+concept RangeOtherThan = std::ranges::input_range<const Range> && !std::same_as<Range, Container>;
+
+// `Keys` hashes and compares.
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Keys,
           typename Allocator>
 class WeakContainer {
@@ -27,37 +35,41 @@ class WeakContainer {
 
  public:
   using size_type = size_t;
+  using difference_type = std::ptrdiff_t;
   using allocator_type = Allocator;
+  // The container's handles: Ref and WeakRef, or those that its element type names.
+  using Strong = H;
+  using Weak = typename HandleTraits<H>::weak_type;
 
-  // Own handles: exact, without the objects whose destruction is through. Others: with those of the
-  // dead that are not purged yet, see the top of the container's header.
-  size_type size() const { return table_.size(); }
-  bool empty() const { return size() == 0; }
+  // Returns the number of live objects. With handles that notify nobody (std::shared_ptr), entries
+  // of dead objects that no operation has purged yet count too.
+  [[nodiscard]] size_type size() const { return table_.size(); }
+  [[nodiscard]] bool empty() const { return size() == 0; }
 
-  // Removes the entries of all objects that have expired; returns how many. Own handles: O(that
-  // number); others: O(the most entries that there were).
+  // Removes the entries of all dead objects and returns their number. O(that number); with
+  // std::shared_ptr, O(the most entries that there were).
   size_type purge() { return table_.Purge(); }
-  // O(the most entries that there were).
+  // Removes all entries. O(the most entries that there were).
   void clear() { table_.Clear(); }
-  // Lets no insertion rebuild the index until there are more than `count` entries, expired ones
-  // included.
+  // Makes room in the index for `count` entries, those of dead objects included: until then no
+  // insertion rebuilds it. Throws std::length_error if there can't be so many entries.
   void reserve(size_type count) { table_.Reserve(count); }
-  // Purges, and gives back memory that was for more entries than there are. Entries stay where they
-  // are, so a page of them goes only if it is empty. O(entries).
+  // Purges and frees memory that the entries do not need. Entries do not move, so a page is freed
+  // only if all its entries are gone. O(entries).
   void shrink_to_fit() { table_.ShrinkToFit(); }
 
-  Allocator get_allocator() const { return table_.allocator(); }
+  [[nodiscard]] Allocator get_allocator() const { return table_.allocator(); }
 
-  // For tests: aborts, and says why, if the container is inconsistent. No other thread releases an
-  // object meanwhile. O(the most entries that there were).
+  // Aborts with a message if the container is inconsistent. For tests. No other thread may release
+  // an object meanwhile. O(the most entries that there were).
   void CheckInvariantsForTesting() const { table_.CheckInvariantsForTesting(); }
 
  protected:
   WeakContainer(const Keys& keys, const Allocator& allocator) : keys_(keys), table_(allocator) {}
-  // What hashes and compares is copied: a container that was moved from is empty, and can be used.
+  // Copies the hash and the equality, so that a moved-from container is empty and usable.
   WeakContainer(WeakContainer&& other) noexcept
       : keys_(other.keys_), table_(std::move(other.table_)) {}
-  // The contents that were here end when all is in its place: destructors may use the container.
+  // Destroys the old contents last: their destructors may use the container.
   WeakContainer& operator=(WeakContainer&& other) noexcept {
     WeakContainer(std::move(other)).swap(*this);
     return *this;
@@ -65,12 +77,14 @@ class WeakContainer {
   ~WeakContainer() = default;
 
   void swap(WeakContainer& other) noexcept {
+    if (this == std::addressof(other)) return;
     using std::swap;
     swap(keys_, other.keys_);
     table_.swap(other.table_);
   }
 
-  // Removes the entries from `entry` on for which `condition(*entry)` is true.
+  // Removes the entries from `entry` on for which `condition(*entry)` is true; returns their
+  // number.
   template <typename EntryIterator, typename Condition>
   size_type EraseIf(EntryIterator entry, const char* call, Condition&& condition) {
     size_type erased = 0;
@@ -84,18 +98,31 @@ class WeakContainer {
     return erased;
   }
 
-  // Erases the entries of `other` that `take(entry)` has entered here, which it says by true; but
-  // not one that a destructor may have changed meanwhile.
+  // Erases the slots of live objects for which `is_dead(slot)` is true; returns their number.
+  template <typename IsDead>
+  size_type EraseDead(IsDead&& is_dead) {
+    size_type erased = 0;
+    for (typename Table::Position position; Slot* const slot = table_.Next(position); ++position) {
+      const H referent = slot->Lock();  // the payload may be read while its referent lives
+      if (referent.get() == nullptr || !is_dead(*slot)) continue;
+      table_.Erase(slot);
+      ++erased;
+    }
+    return erased;
+  }
+
+  // Calls `take(entry)` for the entries of `other` and erases each for which it returned true,
+  // unless a destructor has changed `other` during that call.
   template <typename Other, typename OtherTable, typename Take>
   void MoveEach(Other& other, OtherTable& table, Take&& take) {
     for (auto entry = other.begin(); entry != other.end(); ++entry) {
-      const auto purged = table_.PurgeUpTo();  // its end comes after the entry's
+      const auto purged = table_.PurgeUpTo();  // its payloads end after the entry is erased
       const uint64_t version = table.version();
       if (take(*entry) && table.version() == version) table.Erase(entry.slot());
     }
   }
 
-  // What `make` gives for each entry from `entry` on.
+  // Returns `make(*entry)` for each entry from `entry` on.
   template <typename Element, typename EntryIterator, typename Make>
   std::vector<Element> Collect(EntryIterator entry, Make make) const {
     std::vector<Element> elements;
@@ -104,7 +131,7 @@ class WeakContainer {
     return elements;
   }
 
-  // It outlives the table, whose end may run destructors that use the container.
+  // Declared first, so that it outlives the table: destructors that run in ~Table may use both.
   [[no_unique_address]] Keys keys_;
   Table table_;
 };

@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine under all weak containers: slots that refer weakly to objects, and an index over them.
+// The engine of the single-threaded weak containers: slots that refer weakly to objects, and an
+// index of the slots by hash.
 //
-// A slot's life: free -> live (in the index, to be told of its object's end) -> back to free in one
-// of two ways. Erased by the container: detached from its object, out of the index, emptied. Or
-// expired: pushed to the retire_list by the thread that dropped the last reference; the container
-// takes it out of the index and empties it when it drains the retire_list. A slot that is erased
-// while it is on that way leaves the index and is emptied at once, and becomes free when it
-// arrives. A resident slot (see table_slot.h) also waits for the last weak reference to its object.
-// An index never has two live slots for one key.
+// The life of a slot: free, under construction, visible (in the index), and free again in one of
+// two ways:
+//   Erased by the container. The slot is detached from its object, leaves the index, and its
+//     payload is destroyed.
+//   Expired. The thread that drops the last reference pushes the slot to the retire list. When the
+//     container drains that list, it takes the slot out of the index and destroys its payload.
+// A slot that is erased while it is in the retire list loses its payload at once and becomes free
+// when it comes through the list. An embedded slot (table_slot.h) becomes free only after the last
+// weak reference to its object. No two visible slots have equal keys.
 //
-// Handles that notify nobody (std::shared_ptr) don't use the retire_list: their live slots are in a
-// ring, and every operation that adds or removes looks at the next few of it.
+// Handles that notify nobody (std::shared_ptr) do not use the retire list: their visible slots form
+// a ring, and each modifying operation polls the next few slots of the ring.
 //
-// User code (destructors of payloads, allocators of referents) runs only while the table is
-// consistent: it may use the same container.
+// User code (payload destructors, allocators of referents) runs only while the table is consistent,
+// so it may use the same container.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_WEAK_TABLE_H_
 #define WEAKCACHE_CACHE_INTERNAL_TABLE_WEAK_TABLE_H_
 
@@ -23,6 +26,7 @@
 #include <memory>
 #include <utility>
 
+#include "weakcache/cache/internal/slot/length_error.h"
 #include "weakcache/cache/internal/table/slot_index.h"
 #include "weakcache/cache/internal/table/table_core.h"
 #include "weakcache/cache/internal/table/table_slot.h"
@@ -37,7 +41,7 @@ class WeakTable {
   using Core = TableCore<H, Payload, kLifetime, Allocator>;
   using State = SlotState;
   static constexpr bool kNotifies = Traits::kNotifiesExpiry;
-  // Swept slots are small: there is room for an index that is less full.
+  // Polled slots are small, which leaves memory for an index that is less full.
   using Index = SlotIndex<TableSlot<H, Payload>, Allocator, kNotifies ? 6 : 5>;
 
  public:
@@ -62,7 +66,7 @@ class WeakTable {
     swap(core_, other.core_);
     index_.swap(other.index_);
     swap(in_index_, other.in_index_);
-    // To whoever was looking at either, it is another one now.
+    // A caller that remembers either version must see a change.
     version_ = other.version_ = std::max(version_, other.version_) + 1;
     swap(inserted_, other.inserted_);
     swap(detached_, other.detached_);
@@ -74,39 +78,39 @@ class WeakTable {
 
   const Allocator& allocator() const { return allocator_; }
 
-  // Entries whose referents' last release has not happened before the call; if the handle can't
-  // notify, all entries.
+  // Returns the number of entries whose referents' last release has not happened before the call.
+  // If the handle can't notify: the number of all entries.
   size_t size() const {
     if constexpr (!kNotifies) return in_index_;
     return core_ == nullptr ? 0 : inserted_ - detached_ - core_->retire_list.expired_count();
   }
 
-  // Changes whenever a slot found before may be gone or refer to another, or another be found.
+  // Returns a number that changes whenever the result of a look-up may have changed.
   uint64_t version() const { return version_; }
 
-  // The live slot with this hash for which `equal(slot)` is true, or null. Its referent may have
-  // expired.
+  // Returns the visible slot with this hash for which `equal(slot)` is true, or null. Its referent
+  // may have expired.
   template <typename Equal>
   Slot* Find(uint32_t hash, Equal&& equal) const {
     return index_.Find(hash, [&](Slot& slot) { return slot.hash() == hash && equal(slot); });
   }
-  // As well; `equal` is so cheap that comparing the hashes first would not save anything.
+  // Like Find, but does not compare the hashes before it calls `equal`, which must be as cheap.
   template <typename Equal>
   Slot* FindWithoutHashCheck(uint32_t hash, Equal&& equal) const {
     return index_.Find(hash, equal);
   }
   void Prefetch(uint32_t hash) const { index_.Prefetch(hash); }
 
-  // For one entry more in the index.
+  // Makes room in the index for one more entry.
   void MakeRoom() {
     if (in_index_ < index_.max_size()) return;
-    CheckCount(in_index_ + 1);
+    Check(in_index_ < kMaxEntries, "insert", "more than 2^28 entries");
     RebuildIndex(index_.GrownSize(in_index_ + 1));
   }
 
-  // A slot that is not in the table yet, with a payload made from the arguments: for an object that
-  // is there, or to be resident. If an allocation or the payload's constructor throws, nothing has
-  // changed; that constructor comes last, and may use the table.
+  // Returns a slot that is not in the index yet, with a payload made from the arguments: an
+  // embedded slot, or one for an existing object. If an allocation or the payload's constructor
+  // throws, nothing has changed. That constructor runs last and may use the table.
   template <bool kEmbedded = false, typename... Args>
   PreparedSlot Prepare(Args&&... payload) {
     if (core_ == nullptr) core_ = Core::Create(allocator_);
@@ -115,9 +119,9 @@ class WeakTable {
     return PreparedSlot(core_, slot, std::forward<Args>(payload)...);
   }
 
-  // Enters the slot, for a key that has none; or in place of the live slot `replaced`, which it
-  // then erases. If an allocation throws, which it does only if the payload's constructor has added
-  // entries, nothing has changed.
+  // Enters the slot under a key that has no visible slot, or replaces the visible slot `replaced`,
+  // which is erased. An allocation can throw only if the payload's constructor has added entries;
+  // then nothing has changed.
   Slot* Enter(PreparedSlot&& prepared, uint32_t hash, const H& referent, Slot* replaced = nullptr) {
     CheckPrepared(prepared);
     Slot* const slot = prepared.Take();
@@ -127,7 +131,8 @@ class WeakTable {
     Publish(slot, replaced);
     return slot;
   }
-  // As well; `object` is what NewObject or NewObjectIn has made, and becomes the referent.
+  // Like Enter, for an embedded slot: `object`, from NewObject or NewObjectIn, becomes the
+  // referent.
   template <typename Object>
   H EnterEmbedded(PreparedSlot&& prepared, uint32_t hash, Object object, Slot* replaced = nullptr) {
     CheckPrepared(prepared);
@@ -138,21 +143,21 @@ class WeakTable {
     return referent;
   }
 
-  // Lets a live slot refer to another object. False if it can't: a resident, or its expiry comes
-  // first.
+  // Makes a visible slot refer to another object. Returns false if the slot is embedded or its
+  // object expired first.
   bool Replace(Slot* slot, const H& referent) {
     if (slot->Is(referent)) return true;
     if (slot->is_embedded() || !Core::Detach(slot)) return false;
     Core::AsExternal(slot)->Reassign(referent);
-    ++version_;  // what was found expired is so no longer
+    ++version_;  // a caller that found it expired must look again
     return true;
   }
 
-  // Removes a live slot, whether its referent has expired or not, and destroys its payload.
+  // Removes a visible slot, whether its referent has expired or not, and destroys its payload.
   void Erase(Slot* slot) {
     RemoveFromIndex(slot);
     Detach(slot);
-    core_->Empty(slot);
+    core_->DestroyErased(slot);
   }
 
   void Clear() {
@@ -161,45 +166,45 @@ class WeakTable {
     index_.Clear();
     in_index_ = 0;
     ++version_;
-    // The table is empty and consistent: from here on user code may run.
+    // The table is empty and consistent; from here on user code may run.
     Core* const core = core_;
     for (Position position; Slot* const slot = core->At(position); ++position) {
-      if (slot->state() == State::kErased) core->Empty(slot);
+      if (slot->state() == State::kErased) core->DestroyErased(slot);
     }
   }
 
-  // Removes all expired entries; returns how many.
+  // Removes all expired entries; returns their number.
   size_t Purge() {
-    size_t removed_entries = 0;
+    size_t entries = 0;
     if constexpr (kNotifies) {
-      while (PurgedSlots removed = PurgeUpTo()) removed_entries += removed.entries();
+      while (PurgedSlots purged = PurgeUpTo()) entries += purged.entries();
     } else {
       for (size_t left = sweep_count_; left > 0; left -= std::min(left, PurgedSlots::kMax)) {
-        removed_entries += PurgeUpTo().entries();
+        entries += PurgeUpTo().entries();
       }
     }
-    return removed_entries;
+    return entries;
   }
-  // What every operation that adds or removes begins with: more than it can add. What is removed
-  // ends with the result, at the end of the operation: what it was given may lie in there, and user
-  // code runs.
+  // Takes up to PurgedSlots::kMax slots through the retire list or the ring. Each modifying
+  // operation begins with this, so dead entries can't accumulate. The payloads are destroyed with
+  // the result, at the end of the operation: its arguments may refer to them, and user code runs.
   [[nodiscard]] PurgedSlots PurgeUpTo() {
-    return PurgedSlots(core_, [this](PurgedSlots& removed) {
+    return PurgedSlots(core_, [this](PurgedSlots& purged) {
       if constexpr (kNotifies) {
-        Drain(removed);
+        Drain(purged);
       } else {
-        Sweep(removed);
+        Sweep(purged);
       }
     });
   }
 
-  // Makes room in the index: the slots' pages don't need it, adding one costs the same at any time.
+  // Makes room in the index only: adding a page of slots costs the same at any time.
   void Reserve(size_t count) {
-    CheckCount(count);
+    CheckLength(count <= kMaxEntries, "weakcache: reserve of more than 2^28 entries");
     if (count > index_.max_size()) RebuildIndex(count);
   }
 
-  // Gives back the memory that the entries don't need; slots stay where they are.
+  // Frees memory that the entries do not need; slots do not move.
   void ShrinkToFit() {
     Purge();
     if (core_ != nullptr) core_->DropFreePages();
@@ -211,8 +216,8 @@ class WeakTable {
     }
   }
 
-  // The first live slot at or after `position`, which becomes its position; null at the end. A slot
-  // that is live during the whole iteration is visited once, whatever is inserted or erased
+  // Returns the first visible slot at or after `position`, and sets `position` to it; null at the
+  // end. An iteration visits a slot that stays visible exactly once, whatever is inserted or erased
   // meanwhile.
   Slot* Next(Position& position) const {
     if (core_ == nullptr) return nullptr;
@@ -221,21 +226,20 @@ class WeakTable {
     }
     return nullptr;
   }
-  // Some live slot, or null. For a loop that removes them all: it begins where the last call ended.
+  // Returns any visible slot, or null. Continues where the last call ended, so that a loop that
+  // removes all slots is linear.
   Slot* NextToPop() {
     if (Slot* const slot = Next(pop_)) return slot;
     pop_ = Position();
     return Next(pop_);
   }
 
-  // Aborts, and says why, if the table is not consistent. No other thread releases a referent
+  // Aborts with a message if the table is not consistent. No other thread may release a referent
   // meanwhile. O(slots).
   void CheckInvariantsForTesting() const;
 
  private:
-  static void CheckCount(size_t count) {
-    Check(count <= size_t{1} << kSlotHashBits, "insert or reserve", "more than 2^28 entries");
-  }
+  static constexpr size_t kMaxEntries = size_t{1} << kSlotHashBits;
 
   void CheckPrepared(const PreparedSlot& prepared) {
     Check(prepared.core() == core_, "insert", "a constructor has moved its own container");
@@ -250,13 +254,22 @@ class WeakTable {
     }
     index_.Replace(slot->hash(), replaced, slot);
     Detach(replaced);
-    core_->Empty(replaced);
+    core_->DestroyErased(replaced);
   }
 
   void RemoveFromIndex(Slot* slot) {
     index_.Erase(slot->hash(), slot);
     --in_index_;
     ++version_;
+    if (index_.needs_refill()) [[unlikely]]
+      RefillIndex(slot);
+  }
+  // Makes the index's counts exact again, without allocation. `erased` is still marked as visible.
+  [[gnu::noinline]] void RefillIndex(Slot* erased) {
+    index_.Clear();
+    for (Position position; Slot* const slot = Next(position); ++position) {
+      if (slot != erased) index_.Insert(slot->hash(), slot);
+    }
   }
   void RebuildIndex(size_t size) {
     Index index(size, allocator_);
@@ -267,7 +280,8 @@ class WeakTable {
     ++version_;
   }
 
-  // Lets a live slot's referent tell it nothing any more, unless its expiry comes first.
+  // Detaches a visible slot from its referent; if the referent expired first, the slot is still to
+  // come through the retire list.
   void Detach(Slot* slot) {
     if constexpr (!kNotifies) LeaveRing(slot);
     if (Core::Detach(slot)) {
@@ -278,12 +292,12 @@ class WeakTable {
     slot->set_state(State::kErased);
   }
 
-  // Takes some slots that have come through the retire_list. Amortised O(1) each.
-  void Drain(PurgedSlots& removed);
-  // Looks at some slots of the ring, from where it stopped last.
-  void Sweep(PurgedSlots& removed);
+  // Takes up to PurgedSlots::kMax slots through the retire list. Amortised O(1) each.
+  void Drain(PurgedSlots& purged);
+  // Polls up to PurgedSlots::kMax slots of the ring, from where it stopped last.
+  void Sweep(PurgedSlots& purged);
 
-  // As the last that Sweep comes to.
+  // Adds the slot to the ring, in the position that Sweep reaches last.
   void EnterRing(Slot* slot) {
     auto* const entered = Core::AsExternal(slot);
     auto* const last = sweep_last_ == nullptr ? entered : sweep_last_;
@@ -301,7 +315,7 @@ class WeakTable {
     --sweep_count_;
   }
 
-  // The next slot that has come through the retire_list.
+  // Returns the next slot that has come through the retire list.
   Slot* NextRetired() {
     if (retired_ == nullptr && core_ != nullptr) retired_ = core_->retire_list.TakeAll();
     Slot* const slot = retired_;
@@ -309,9 +323,9 @@ class WeakTable {
     return slot;
   }
 
-  // Ends the table without waiting for the slots that are on their way to the retire_list.
+  // Ends the table without waiting for slots that other threads are about to push.
   void Shutdown() {
-    // Again if destructors have added entries meanwhile.
+    // Repeats if destructors have added entries meanwhile.
     do {
       Clear();
       Purge();
@@ -323,59 +337,59 @@ class WeakTable {
   [[no_unique_address]] Allocator allocator_;
   Core* core_ = nullptr;
   Index index_;
-  size_t in_index_ = 0;  // live slots
+  size_t in_index_ = 0;  // visible slots
   uint64_t version_ = 0;
-  // Since the beginning: slots inserted, and detached before their referents expired.
+  // Totals: slots inserted, and slots detached before their referents expired.
   size_t inserted_ = 0;
   size_t detached_ = 0;
-  Slot* retired_ = nullptr;  // taken from the retire_list but not yet looked at, linked by next()
-  // The slots that Sweep looks at in turn; this is the one that it has looked at last.
+  Slot* retired_ = nullptr;  // taken from the retire list but not yet handled, linked by next()
+  // The slot of the ring that Sweep polled last.
   typename Core::External* sweep_last_ = nullptr;
   size_t sweep_count_ = 0;
   Position pop_;  // where the next NextToPop begins
 };
 
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
-void WeakTable<H, Payload, kLifetime, Allocator>::Drain(PurgedSlots& removed) {
-  for (Slot* slot; !removed.full() && (slot = NextRetired()) != nullptr;) {
+void WeakTable<H, Payload, kLifetime, Allocator>::Drain(PurgedSlots& purged) {
+  for (Slot* slot; !purged.full() && (slot = NextRetired()) != nullptr;) {
     const bool first_time = slot->expiry_pending();
     slot->set_expiry_pending(false);
     switch (slot->state()) {
       case State::kVisible:
         RemoveFromIndex(slot);
         slot->set_state(State::kDestroying);
-        removed.AddEntry(slot);
+        purged.AddEntry(slot);
         break;
       case State::kErased:
         slot->set_state(State::kDestroying);
-        removed.Add(slot);
+        purged.Add(slot);
         break;
-      case State::kDestroying:  // the frame that destroys its payload goes on with it
-        removed.Count();
+      case State::kDestroying:  // the frame that destroys its payload frees the slot
+        purged.Count();
         break;
       default:
         if (first_time) {
-          core_->FinishEmptying(slot, Core::kRetiredReferences);
+          core_->FinishErasure(slot, Core::kRetiredReferences);
         } else {
           core_->Free(slot);
         }
-        removed.Count();
+        purged.Count();
     }
   }
 }
 
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
-void WeakTable<H, Payload, kLifetime, Allocator>::Sweep(PurgedSlots& removed) {
-  while (sweep_last_ != nullptr && !removed.full()) {
+void WeakTable<H, Payload, kLifetime, Allocator>::Sweep(PurgedSlots& purged) {
+  while (sweep_last_ != nullptr && !purged.full()) {
     auto* const slot = Core::LinksOf(sweep_last_).next;
     if (slot->expired()) {
       LeaveRing(slot);
       RemoveFromIndex(slot);
       slot->set_state(State::kDestroying);
-      removed.AddEntry(slot);
+      purged.AddEntry(slot);
     } else {
       sweep_last_ = slot;
-      removed.Count();
+      purged.Count();
     }
   }
 }
@@ -388,12 +402,12 @@ void WeakTable<H, Payload, kLifetime, Allocator>::CheckInvariantsForTesting() co
   for (Position position; const Slot* const slot = Next(position); ++position) {
     const auto is_it = [&](const Slot& found) { return &found == slot; };
     Check(Find(slot->hash(), is_it) == slot, "CheckInvariantsForTesting",
-          "a live slot is not in the index");
+          "a visible slot is not in the index");
     ++live;
     if (!slot->expired()) ++alive;
   }
   Check(live == in_index_, "CheckInvariantsForTesting",
-        "the table has lost count of its live slots");
+        "the table has lost count of its visible slots");
   if constexpr (kNotifies)
     Check(alive == size(), "CheckInvariantsForTesting", "size() is not exact");
   if (core_ != nullptr) core_->CheckInvariantsForTesting();

@@ -176,22 +176,22 @@ TEST_F(SlotPagesTest, AFailedAllocationChangesNothing) {
   EXPECT_GT(failures, page_count_);
 }
 
-TEST_F(SlotPagesTest, AbandonedPagesBelongToWhoeverTakesThem) {
+TEST_F(SlotPagesTest, PagesLeftByShutdownBelongToWhoeverTakesThem) {
   const int64_t before = testing::LiveAllocations();
   {
     Pages pages{std::allocator<char>()};
     for (int i = 0; i < 1000; ++i) pages.Allocate(&page_count_)->in_use = true;
-    std::vector<Page*> abandoned;
+    std::vector<Page*> left;
     size_t slots = 0;
     pages.Shutdown([&](Page* page, PlainSlot* first, size_t size) {
       EXPECT_EQ(first->page, page);
-      abandoned.push_back(page);
+      left.push_back(page);
       slots += size;
     });
     EXPECT_EQ(pages.size(), 0u);
     EXPECT_GE(slots, 1000u);
-    EXPECT_EQ(static_cast<int>(abandoned.size()), page_count_);
-    for (Page* const page : abandoned) Pages::Delete(page, std::allocator<char>());
+    EXPECT_EQ(static_cast<int>(left.size()), page_count_);
+    for (Page* const page : left) Pages::Delete(page, std::allocator<char>());
     EXPECT_EQ(page_count_, 0);
   }
   EXPECT_EQ(testing::LiveAllocations(), before);

@@ -27,7 +27,7 @@ struct Large {
 using Map = WeakValueMap<int, Large>;
 
 // Two objects in one page, each with a weak reference that may be the last of all.
-class ResidentRaceTest : public ::testing::Test {
+class EmbeddedSlotRaceTest : public ::testing::Test {
  protected:
   const int rounds_ = testing::RaceRounds(5'000);
   static constexpr int kObjects = 2;
@@ -55,7 +55,7 @@ class ResidentRaceTest : public ::testing::Test {
   WeakRef<Large> weak_[kObjects];
 };
 
-TEST_F(ResidentRaceTest, ExpiryAgainstErasure) {
+TEST_F(EmbeddedSlotRaceTest, ExpiryAgainstErasure) {
   Race(
       rounds_, [&](int) { Create(); }, Racers([&] {
         for (int key = 0; key < kObjects; ++key) {
@@ -74,7 +74,7 @@ TEST_F(ResidentRaceTest, ExpiryAgainstErasure) {
   EXPECT_EQ(map_->purge(), 0u);
 }
 
-TEST_F(ResidentRaceTest, ExpiryAgainstReuse) {
+TEST_F(EmbeddedSlotRaceTest, ExpiryAgainstReuse) {
   const int64_t before = LiveAllocatedBytes();
   Race(
       rounds_, [&](int) { Create(); }, Racers([&] {
@@ -96,7 +96,7 @@ TEST_F(ResidentRaceTest, ExpiryAgainstReuse) {
   EXPECT_LE(LiveAllocatedBytes(), before);
 }
 
-TEST_F(ResidentRaceTest, ExpiryAgainstTheEnd) {
+TEST_F(EmbeddedSlotRaceTest, ExpiryAgainstTheEnd) {
   const int64_t before = LiveAllocations();
   Race(
       rounds_,
