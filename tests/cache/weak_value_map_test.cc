@@ -499,7 +499,7 @@ class Script {
       }
       case 2: {
         Ref<Tracked> object = MakeRef<Tracked>(++made_);
-        ASSERT_EQ(map_.insert_or_assign(key, object), !IsLive(key));
+        ASSERT_EQ(map_.insert_or_assign(key, object).second, !IsLive(key));
         model_[key] = WeakRef<Tracked>(object);
         objects_.push_back(object);
         break;
