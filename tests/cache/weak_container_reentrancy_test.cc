@@ -47,6 +47,51 @@ class WeakContainerReentrancyTest : public ::testing::Test {
 using Kinds = ::testing::Types<OwnHandles, SharedPointers>;
 TYPED_TEST_SUITE(WeakContainerReentrancyTest, Kinds);
 
+// --- The end of the container -----------------------------------------------------------------
+
+TYPED_TEST(WeakContainerReentrancyTest, KeysDestructorsUseTheMapThatEnds) {
+  using Map = typename TestFixture::ValueMap;
+  std::vector<typename TestFixture::Handle> objects;
+  auto map = std::make_unique<Map>();
+  Map* const ending = map.get();
+  int spoken = 0;
+  for (int i = 0; i < 40; ++i) {
+    objects.push_back(Make<TypeParam, Tracked>(i));
+    map->insert(LastWords(i,
+                          [&spoken, &objects, ending] {
+                            ++spoken;
+                            for (int j = 0; j < 40; ++j) {
+                              EXPECT_EQ(ending->get(LastWords(j)), nullptr);
+                            }
+                            ending->erase(LastWords(1));
+                            for ([[maybe_unused]] const auto& entry : *ending) break;
+                            // One that comes late ends with the map, too.
+                            if (spoken == 1) ending->insert(LastWords(100), objects[0]);
+                          }),
+                objects.back());
+  }
+  map.reset();
+  EXPECT_EQ(spoken, 40);
+}
+
+TYPED_TEST(WeakContainerReentrancyTest, ValuesDestructorsUseTheMapThatEnds) {
+  using Map = typename TestFixture::KeyMap;
+  std::vector<typename TestFixture::Handle> keys;
+  auto map = std::make_unique<Map>();
+  Map* const ending = map.get();
+  int spoken = 0;
+  for (int i = 0; i < 40; ++i) keys.push_back(Make<TypeParam, Tracked>(i));
+  for (int i = 0; i < 40; ++i) {
+    map->try_emplace(keys[static_cast<size_t>(i)], i, [&spoken, &keys, ending] {
+      ++spoken;
+      for (const auto& key : keys) EXPECT_EQ(ending->get(key), nullptr);
+      if (spoken == 1) ending->try_emplace(keys[0], 100);
+    });
+  }
+  map.reset();
+  EXPECT_EQ(spoken, 40);
+}
+
 // --- merge() -----------------------------------------------------------------------------------
 
 TYPED_TEST(WeakContainerReentrancyTest, AnEntryMayLeaveWhileItIsMerged) {

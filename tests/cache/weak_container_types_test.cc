@@ -16,7 +16,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/hash/hash.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
+#include "weakcache/cache/internal/table/swap_allocators.h"
 #include "weakcache/cache/key_policy.h"
 #include "weakcache/cache/weak_interner.h"
 #include "weakcache/cache/weak_key_map.h"
@@ -161,6 +163,36 @@ TEST(WeakContainerSizesTest, ReserveAsksTheAllocatorWhatItCanGive) {
   EXPECT_EQ(map.get(1), object);
   map.reserve(1000);
   map.CheckInvariantsForTesting();
+}
+
+// --- Keys that collide and go
+// ---------------------------------------------------------------------
+
+struct CollidingHash {
+  size_t operator()(int key) const { return key >= 100'000 ? 0 : absl::Hash<int>()(key); }
+};
+
+// The index has forgotten them afterwards: CheckInvariantsForTesting says so.
+TEST(WeakContainerCollisionsTest, CollidingKeysThatHaveGoneLeaveNothing) {
+  for (const int way : {0, 1, 2}) {
+    WeakValueMap<int, int, CollidingHash> map;
+    std::vector<Ref<int>> live, colliding;
+    for (int i = 0; i < 2000; ++i) live.push_back(map.get_or_create(i, [] { return 1; }));
+    for (int i = 0; i < 1500; ++i) {
+      colliding.push_back(map.get_or_create(100'000 + i, [] { return 1; }));
+    }
+    if (way == 0) {
+      colliding.clear();
+      map.purge();
+    } else if (way == 1) {
+      for (int i = 0; i < 1500; ++i) EXPECT_EQ(map.erase(100'000 + i), 1u);
+    } else {
+      EXPECT_EQ(map.erase_if([](int key, const auto&) { return key >= 100'000; }), 1500u);
+    }
+    map.CheckInvariantsForTesting();
+    EXPECT_EQ(map.size(), 2000u);
+    for (int i = 0; i < 2000; ++i) ASSERT_EQ(map.get(i), live[static_cast<size_t>(i)]);
+  }
 }
 
 // --- Swaps --------------------------------------------------------------------------------------

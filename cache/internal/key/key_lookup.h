@@ -70,7 +70,8 @@ inline constexpr bool kIsWellMixed<StringHash> = sizeof(size_t) == 8;
 // The hash and the equality of keys that the slots hold.
 template <typename Hash, typename Equal>
 struct KeyFunctions {
-  KeyFunctions(Hash hash, Equal equal) : hash(std::move(hash)), equal(std::move(equal)) {}
+  KeyFunctions(Hash hasher, Equal key_equal)
+      : hash(std::move(hasher)), equal(std::move(key_equal)) {}
 
   template <typename Lookup>
   uint32_t HashOf(const Lookup& key) const {

@@ -162,7 +162,8 @@ class SlotPages {
 
   struct Page final : Header {
     template <typename Argument>
-    Page(size_t size, Argument&& argument) : Header(std::forward<Argument>(argument)), size(size) {}
+    Page(size_t slot_count, Argument&& argument)
+        : Header(std::forward<Argument>(argument)), size(slot_count) {}
     Slot* slots() { return reinterpret_cast<Slot*>(reinterpret_cast<char*>(this) + kFirstSlot); }
 
     const size_t size;

@@ -77,6 +77,9 @@ class TableCore {
       return teardown_count_.SetRemaining(remaining);
     }
 
+   protected:
+    ~PageHeader() = default;
+
    private:
     void OnClaimed() noexcept override { core_->retire_list.CountExpired(); }
     void OnExpired(BasicWatcher<Policy>* watcher) noexcept override {

@@ -196,6 +196,7 @@ class EmbeddedSlotBase : public BlockOf<H>, public TableSlot<H, Payload> {
   // The container owns one weak reference.
   explicit EmbeddedSlotBase(void* page)
       : BlockOf<H>(StartsWithWeakRef()), TableSlot<H, Payload>(page, true) {}
+  ~EmbeddedSlotBase() = default;
 
   BasicExpiryClaim<typename AtomicsOf<H>::Policy> claim_;
 };

@@ -397,6 +397,8 @@ void WeakTable<H, Payload, kLifetime, Allocator>::Sweep(PurgedSlots& purged) {
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
 void WeakTable<H, Payload, kLifetime, Allocator>::CheckInvariantsForTesting() const {
   index_.CheckInvariantsForTesting(in_index_);
+  Check(!index_.needs_refill(), "CheckInvariantsForTesting",
+        "the index has too many counts that were not decremented");
   size_t live = 0;
   size_t alive = 0;
   for (Position position; const Slot* const slot = Next(position); ++position) {

@@ -188,6 +188,48 @@ TEST(SlotIndexDeathTest, ValidateSeesAWrongCount) {
                "CheckInvariantsForTesting: the index has too many slots or too few");
 }
 
+// Saturated overflow counts can't be decremented: without a refill, look-ups would go on past
+// chunks that nobody passes any more.
+TEST(SlotIndexTest, SaturatedCountsAskForARefill) {
+  std::vector<HashedSlot> slots(5000);
+  std::vector<HashedSlot> others(100);  // with the same tag, far behind
+  Index index(25'000, std::allocator<HashedSlot>());
+  for (HashedSlot& slot : slots) index.Insert(0, &slot);
+  for (HashedSlot& other : others) {
+    other.set_hash(kHashes / 64);
+    index.Insert(other.hash(), &other);
+  }
+  EXPECT_FALSE(index.needs_refill());
+  size_t erased = 0;
+  for (; erased < slots.size() && !index.needs_refill(); ++erased) index.Erase(0, &slots[erased]);
+  EXPECT_GT(erased, 0u);
+  ASSERT_LT(erased, slots.size());
+  for (; erased < slots.size(); ++erased) index.Erase(0, &slots[erased]);
+  const auto matches_of_a_miss = [&] {
+    size_t matches = 0;
+    index.Find(0, [&](const HashedSlot&) { return ++matches == 0; });
+    return matches;
+  };
+  EXPECT_GT(matches_of_a_miss(), 0u);
+
+  index.Clear();
+  for (HashedSlot& other : others) index.Insert(other.hash(), &other);
+  EXPECT_FALSE(index.needs_refill());
+  EXPECT_EQ(matches_of_a_miss(), 0u);
+  index.CheckInvariantsForTesting(others.size());
+}
+
+// Few missed decrements do not: a refill would cost more than they do.
+TEST(SlotIndexTest, CountsThatAreExactAskForNoRefill) {
+  std::vector<HashedSlot> slots(200);
+  Index index(25'000, std::allocator<HashedSlot>());
+  for (int round = 0; round < 100; ++round) {
+    for (HashedSlot& slot : slots) index.Insert(0, &slot);
+    for (HashedSlot& slot : slots) index.Erase(0, &slot);
+  }
+  EXPECT_FALSE(index.needs_refill());
+}
+
 TEST(SlotIndexDeathTest, ValidateSeesASlotWhereNobodyLooks) {
   HashedSlot slot;
   Index index(1000, std::allocator<HashedSlot>());
@@ -202,9 +244,8 @@ TEST(SlotIndexDeathTest, ValidateSeesALostCount) {
   Index index(1000, std::allocator<HashedSlot>());
   for (HashedSlot& slot : slots) index.Insert(0, &slot);
   index.CheckInvariantsForTesting(slots.size());
-  const uint32_t next_line = kHashes / static_cast<uint32_t>(index.max_size() / 6) + 1;
-  slots.back().set_hash(
-      next_line);  // as if it had been at home there, and had overflow_count nothing
+  const uint32_t next_chunk = kHashes / static_cast<uint32_t>(index.max_size() / 6) + 1;
+  slots.back().set_hash(next_chunk);  // as if that were its home chunk, where it passed no other
   EXPECT_DEATH(index.CheckInvariantsForTesting(slots.size()),
                "CheckInvariantsForTesting: the index has lost count");
 }
