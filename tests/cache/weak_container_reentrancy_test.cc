@@ -80,12 +80,13 @@ TYPED_TEST(WeakContainerReentrancyTest, ValuesDestructorsUseTheMapThatEnds) {
   auto map = std::make_unique<Map>();
   Map* const ending = map.get();
   int spoken = 0;
+  const auto late = Make<TypeParam, Tracked>(100);
   for (int i = 0; i < 40; ++i) keys.push_back(Make<TypeParam, Tracked>(i));
   for (int i = 0; i < 40; ++i) {
-    map->try_emplace(keys[static_cast<size_t>(i)], i, [&spoken, &keys, ending] {
+    map->try_emplace(keys[static_cast<size_t>(i)], i, [&spoken, &keys, &late, ending] {
       ++spoken;
       for (const auto& key : keys) EXPECT_EQ(ending->get(key), nullptr);
-      if (spoken == 1) ending->try_emplace(keys[0], 100);
+      if (spoken == 1) ending->try_emplace(late, 100);
     });
   }
   map.reset();

@@ -78,7 +78,7 @@ class TableSlot {
 
   uint32_t hash() const { return hash_; }
   SlotState state() const { return static_cast<SlotState>(state_); }
-  void set_state(SlotState state) { state_ = static_cast<uint32_t>(state); }
+  void set_state(SlotState state) { state_ = static_cast<uint32_t>(state) & kStateMask; }
   bool is_free() const { return state() == SlotState::kFree; }
   // Whether an erased, destroying or retired slot is still to come through the retire list for its
   // object's expiry.
@@ -153,7 +153,8 @@ class TableSlot {
         state_(0),
         expiry_pending_(0),
         distance_to_page_(
-            static_cast<uint32_t>(reinterpret_cast<char*>(this) - static_cast<char*>(page))),
+            static_cast<uint32_t>(reinterpret_cast<char*>(this) - static_cast<char*>(page)) &
+            kDistanceMask),
         embedded_(embedded ? 1 : 0) {}
   ~TableSlot() {}  // the payload has been destroyed
 
@@ -161,12 +162,19 @@ class TableSlot {
   void MakeLive(uint32_t hash, Argument&& reference) {
     ::new (static_cast<void*>(std::addressof(reference_)))
         Reference(std::forward<Argument>(reference));
-    hash_ = hash;
+    hash_ = hash & kHashMask;
     set_state(SlotState::kVisible);
   }
   Reference& reference() { return reference_; }
 
  private:
+  // The masks tell compilers that nothing is lost in a bit-field.
+  static constexpr int kStateBits = 3;
+  static constexpr int kDistanceBits = 31;
+  static constexpr uint32_t kHashMask = (uint32_t{1} << kSlotHashBits) - 1;
+  static constexpr uint32_t kStateMask = (uint32_t{1} << kStateBits) - 1;
+  static constexpr uint32_t kDistanceMask = (uint32_t{1} << kDistanceBits) - 1;
+
   BlockOf<H>* block() const;
 
   union {
@@ -174,13 +182,13 @@ class TableSlot {
     TableSlot* next_;
   };
   uint32_t hash_ : kSlotHashBits;
-  uint32_t state_ : 3;
+  uint32_t state_ : kStateBits;
   uint32_t expiry_pending_ : 1;
-  static_assert(kSlotHashBits + 3 + 1 <= 32);
+  static_assert(kSlotHashBits + kStateBits + 1 <= 32);
   // Begins another memory location: a thread that drops the last reference reads the fields below
   // while the container writes the fields above.
   uint32_t : 0;
-  const uint32_t distance_to_page_ : 31;  // in bytes
+  const uint32_t distance_to_page_ : kDistanceBits;  // in bytes
   const uint32_t embedded_ : 1;
   union {
     Payload payload_;  // constructed and destroyed by the container
