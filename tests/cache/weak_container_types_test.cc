@@ -10,7 +10,7 @@
 #include <limits>
 #include <memory>
 #include <memory_resource>
-#include <new>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -226,17 +226,23 @@ TEST(WeakContainerSwapTest, WithItself) {
   EXPECT_EQ(set.get_allocator().resource(), &pool);
 }
 
-// The allocator alone, destroyed and made anew by its own copy.
+// The allocator alone: a swap destroys it and copies it, but never from one that was destroyed.
+struct CopiedAllocator {
+  CopiedAllocator() { alive.insert(this); }
+  CopiedAllocator(const CopiedAllocator& other) : number(other.number) {
+    EXPECT_TRUE(alive.contains(std::addressof(other)));
+    alive.insert(this);
+  }
+  CopiedAllocator& operator=(const CopiedAllocator&) = delete;
+  ~CopiedAllocator() { alive.erase(this); }
+
+  inline static std::set<const CopiedAllocator*> alive;
+  int number = 7;
+};
 TEST(WeakContainerSwapTest, AnAllocatorWithItself) {
-  struct Allocator {
-    explicit Allocator(int number) : number(std::make_unique<int>(number)) {}
-    Allocator(const Allocator& other) : Allocator(*other.number) {}
-    Allocator& operator=(const Allocator&) = delete;
-    std::unique_ptr<int> number;
-  };
-  Allocator allocator(7);
+  CopiedAllocator allocator;
   internal::SwapAllocators(allocator, allocator);
-  EXPECT_EQ(*allocator.number, 7);
+  EXPECT_EQ(allocator.number, 7);
 }
 
 // --- Names that all containers have --------------------------------------------------------------
