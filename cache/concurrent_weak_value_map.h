@@ -77,6 +77,8 @@ struct ConcurrentWeakValueMapOptions {
 template <typename K, typename V, typename Hash = internal::DefaultHash<K>,
           typename Equal = internal::DefaultEqual<K>>
 class ConcurrentWeakValueMap {
+  static_assert(internal::RefuseTextByAddress<K, Equal>::value);
+
  public:
   using key_type = K;
   using hasher = Hash;

@@ -124,6 +124,7 @@ template <typename K, typename V, typename Hash = internal::DefaultHash<K>,
           typename Equal = internal::DefaultEqual<K>>
 class LargeObjectCache {
   static_assert(!Handle<V>, "V is the object, not a handle to it");
+  static_assert(internal::RefuseTextByAddress<K, Equal>::value);
 
  public:
   using key_type = K;
