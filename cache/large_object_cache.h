@@ -71,6 +71,8 @@
 #include "weakcache/cache/internal/core/core_owner.h"
 #include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
+#include "weakcache/cache/internal/loading/accepted_types.h"
+#include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/slot/stored_handle.h"
 #include "weakcache/weakref/internal/check.h"
@@ -158,8 +160,12 @@ class LargeObjectCache {
   // One loader runs for a key at a time; it runs without a lock, and may use the cache.
   template <typename Key = K, typename Loader>
   absl::StatusOr<Strong> GetOrLoad(Key&& key, Loader&& loader, const LoadOptions& options = {}) {
-    return core_->GetOrLoad(std::forward<Key>(key), std::forward<Loader>(loader),
-                            options.weight_estimate);
+    if constexpr (internal::CheckLoader<V, K, Loader>()) {
+      return core_->GetOrLoad(std::forward<Key>(key), std::forward<Loader>(loader),
+                              options.weight_estimate);
+    } else {
+      return absl::InternalError("");
+    }
   }
 
   // As GetOrLoad, on a thread of the caller's: a miss calls `executor(task)`, a task being a
@@ -177,9 +183,9 @@ class LargeObjectCache {
       return future;
     }
     using Task = internal::LoadTask<Core, K, Strong, std::decay_t<Loader>>;
-    auto task =
-        std::make_shared<Task>(core_.get(), std::forward<Key>(key), std::forward<Loader>(loader),
-                               options.weight_estimate, std::move(promise));
+    auto task = std::make_shared<Task>(core_.get(), core_->tasks(), std::forward<Key>(key),
+                                       std::forward<Loader>(loader), options.weight_estimate,
+                                       std::move(promise));
     std::invoke(std::forward<Executor>(executor), [task = std::move(task)] { task->Run(); });
     return future;
   }
@@ -190,7 +196,11 @@ class LargeObjectCache {
   // it throws leaves GetAll. A key that another thread fails to load is loaded on its own.
   template <typename Loader>
   std::vector<absl::StatusOr<Strong>> GetAll(absl::Span<const K> keys, Loader&& loader) {
-    return core_->GetAll(keys, loader);
+    if constexpr (internal::CheckBulkLoader<V, K, Loader>()) {
+      return core_->GetAll(keys, loader);
+    } else {
+      return {};
+    }
   }
 
   // The object under the key, or null.
@@ -215,6 +225,22 @@ class LargeObjectCache {
     return core_->store().Put(std::forward<Key>(key),
                               internal::MakeObject<Strong>(std::move(object)));
   }
+  // The same for a std::unique_ptr to an object, or a Ref to one of a derived class.
+  template <typename Key = K, typename Object>
+  Strong Put(Key&& key, Object&& object) {
+    if constexpr (internal::CheckPut<V, Object>()) {
+      auto made = internal::MakeFrom<V>(std::remove_cvref_t<Object>(std::forward<Object>(object)));
+      internal::Check(internal::OwnsObject(made), "LargeObjectCache::Put", "there is no object");
+      return Put(std::forward<Key>(key), internal::AsRef<V>(std::move(made)));
+    } else {
+      return Strong();
+    }
+  }
+  // Puts each object under its key, one after the other.
+  template <typename Object>
+  void PutAll(std::vector<std::pair<K, Object>> objects) {
+    for (auto& [key, object] : objects) Put(std::move(key), std::move(object));
+  }
 
   // Removes the object; it lives on if somebody holds it. False if there was none. A load under way
   // will not be kept.
@@ -227,6 +253,12 @@ class LargeObjectCache {
   template <typename Key = K>
   bool Invalidate(const Key& key, const Weak& expected) {
     return core_->store().Invalidate(key, expected);
+  }
+  // Invalidates each key, one after the other. Returns how many objects it has removed.
+  size_type InvalidateAll(absl::Span<const K> keys) {
+    size_type removed = 0;
+    for (const K& key : keys) removed += Invalidate(key) ? 1 : 0;
+    return removed;
   }
   // Removes each object for which `condition(key)` or `condition(key, object)` is true; returns how
   // many. It is called as ForEach calls its argument. A load under way of a key for which

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -199,6 +200,56 @@ TEST(CoreOwnerTest, ReachesTheCoreUntilItIsGone) {
   };
   internal::CoreOwner<Core> owner(std::make_unique<Core>());
   owner->owner = &owner;
+}
+
+struct LargePicture : Picture {};
+
+TEST_F(OperationsTest, PutTakesWhateverOwnsAnObject) {
+  EXPECT_EQ(cache_.Put("u", std::make_unique<Picture>(Picture{1}))->version, 1);
+  EXPECT_EQ(cache_.Put("r", MakeRef<LargePicture>())->version, 0);
+  const Ref<Picture> ref = MakeRef<Picture>(Picture{3});
+  EXPECT_EQ(cache_.Put("c", ref), ref);
+  EXPECT_EQ(cache_.Put("v", Picture{4})->version, 4);
+  EXPECT_EQ(cache_.Get("u")->version, 1);
+  EXPECT_DEATH(cache_.Put("n", std::unique_ptr<Picture>()), "Put: there is no object");
+  cache_.CheckInvariantsForTesting();
+}
+
+TEST_F(OperationsTest, PutsAndInvalidatesMany) {
+  std::vector<std::pair<std::string, std::unique_ptr<Picture>>> pictures;
+  for (int i = 0; i < 3; ++i) {
+    pictures.emplace_back(std::to_string(i), std::make_unique<Picture>(Picture{i}));
+  }
+  cache_.PutAll(std::move(pictures));
+  EXPECT_EQ(cache_.Get("2")->version, 2);
+  const std::vector<std::string> keys = {"0", "2", "4"};
+  EXPECT_EQ(cache_.InvalidateAll(keys), 2u);
+  EXPECT_EQ(cache_.size(), 1u);
+}
+
+TEST_F(OperationsTest, ATaskThatIsLeftAtTheEndIsTold) {
+  const auto leave_a_task = [] {
+    std::function<void()> left;
+    Cache cache = std::move(Cache::Create(WithBudget())).value();
+    auto future = cache.GetOrLoadAsync(
+        "a", [] { return Picture{1}; }, [&](auto task) { left = std::move(task); });
+  };
+  EXPECT_DEATH(leave_a_task(), "a task of GetOrLoadAsync has neither run nor been dropped");
+}
+
+TEST(TaskTest, MayBeDroppedOrRunAndKept) {
+  std::function<void()> kept;
+  {
+    Cache cache = std::move(Cache::Create({})).value();
+    cache
+        .GetOrLoadAsync(
+            "a", [] { return Picture{1}; }, [](const auto&) {})
+        .wait();
+    auto future = cache.GetOrLoadAsync(
+        "a", [] { return Picture{1}; }, [&](auto task) { kept = std::move(task); });
+    kept();
+    EXPECT_EQ(future.get().value()->version, 1);
+  }
 }
 
 }  // namespace

@@ -25,6 +25,7 @@
 #include "weakcache/cache/internal/core/cache_loads.h"
 #include "weakcache/cache/internal/core/cache_refresh.h"
 #include "weakcache/cache/internal/core/cache_store.h"
+#include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
 #include "weakcache/cache/removal_cause.h"
@@ -54,6 +55,7 @@ class CacheCore {
 
   Store& store() { return store_; }
   const Store& store() const { return store_; }
+  TaskCount& tasks() { return tasks_; }
 
   template <typename Key>
   Ref<V> Get(const Key& key) {
@@ -234,6 +236,8 @@ class CacheCore {
 
   CacheLoads<Store> loads_;
   CacheRefresh<CacheLoads<Store>> refresh_;
+  // Destroyed before all that objects' destructors may use, but after the objects.
+  TaskCount tasks_;
   // Destroyed first: destructors of objects that it retains may use all of the cache.
   Store store_;
 };

@@ -3,6 +3,8 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_TASK_H_
 #define WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_TASK_H_
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <future>
@@ -10,32 +12,71 @@
 
 #include "absl/status/statusor.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/weakref/internal/check.h"
 
 namespace weakcache::internal {
+
+// How many tasks of a cache have neither run nor been dropped. Any thread.
+class TaskCount {
+ public:
+  TaskCount() = default;
+  TaskCount(const TaskCount&) = delete;
+  TaskCount& operator=(const TaskCount&) = delete;
+  // At the cache's end, which a task must not outlive.
+  ~TaskCount() {
+    Check(count_.load(std::memory_order_acquire) == 0, "~LargeObjectCache",
+          "a task of GetOrLoadAsync has neither run nor been dropped");
+  }
+  void Begin() { count_.fetch_add(1, std::memory_order_relaxed); }
+  void End() { count_.fetch_sub(1, std::memory_order_release); }
+
+ private:
+  // A caller adds 1 for its task, and who runs or drops that takes it off. Release pairs with the
+  // acquire at the end: by then the tasks have done all that they do with the cache.
+  std::atomic<size_t> count_{0};
+};
 
 // Runs once, on one thread.
 template <typename Core, typename K, typename Strong, typename Loader>
 class LoadTask {
  public:
   template <typename Key, typename AnyLoader>
-  LoadTask(Core* core, Key&& key, AnyLoader&& loader, uint64_t estimate,
+  LoadTask(Core* core, TaskCount& count, Key&& key, AnyLoader&& loader, uint64_t estimate,
            std::promise<absl::StatusOr<Strong>> promise)
       : core_(core),
+        count_(count),
         key_(std::forward<Key>(key)),
         loader_(std::forward<AnyLoader>(loader)),
         estimate_(estimate),
-        promise_(std::move(promise)) {}
+        promise_(std::move(promise)) {
+    count_.Begin();
+  }
+  LoadTask(const LoadTask&) = delete;
+  LoadTask& operator=(const LoadTask&) = delete;
+  ~LoadTask() {
+    if (!has_run_) count_.End();
+  }
 
   void Run() {
-    CatchErrors(
-        [&] {
-          promise_.set_value(core_->GetOrLoad(std::move(key_), std::move(loader_), estimate_));
-        },
-        [&] { promise_.set_exception(std::current_exception()); });
+    CatchErrors([&] { promise_.set_value(Load()); },
+                [&] { promise_.set_exception(std::current_exception()); });
   }
 
  private:
+  // Is through with the cache when it returns: whoever gets the result may end that.
+  absl::StatusOr<Strong> Load() {
+    struct Ending {
+      ~Ending() { count.End(); }
+      TaskCount& count;
+    };
+    has_run_ = true;
+    const Ending ending{count_};
+    return core_->GetOrLoad(std::move(key_), std::move(loader_), estimate_);
+  }
+
   Core* const core_;
+  TaskCount& count_;
+  bool has_run_ = false;
   K key_;
   Loader loader_;
   const uint64_t estimate_;
