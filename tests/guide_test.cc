@@ -213,7 +213,7 @@ TEST(GuideTest, Observers) {
   // snippet: observers
   weakcache::WeakSet<Listener> listeners;
   listeners.insert(listener);
-  for (const weakcache::Ref<Listener>& each : listeners) each->OnChange();
+  listeners.for_each([](const weakcache::Ref<Listener>& each) { each->OnChange(); });
   // end
   EXPECT_EQ(listener->changes, 1);
 }
