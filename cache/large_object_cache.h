@@ -218,12 +218,11 @@ class LargeObjectCache {
   template <typename Key = K>
   Strong Put(Key&& key, Strong object) {
     internal::CheckOwns(object, "LargeObjectCache::Put");
-    return core_->store().Put(std::forward<Key>(key), std::move(object));
+    return core_->Put(std::forward<Key>(key), std::move(object));
   }
   template <typename Key = K>
   Strong Put(Key&& key, std::remove_cv_t<V>&& object) {
-    return core_->store().Put(std::forward<Key>(key),
-                              internal::MakeObject<Strong>(std::move(object)));
+    return core_->Put(std::forward<Key>(key), internal::MakeObject<Strong>(std::move(object)));
   }
   // The same for a std::unique_ptr to an object, or a Ref to one of a derived class.
   template <typename Key = K, typename Object>
@@ -300,13 +299,13 @@ class LargeObjectCache {
   // Takes effect before it returns.
   void SetBudget(uint64_t budget_bytes) {
     internal::Check(IsBudget(budget_bytes), "LargeObjectCache::SetBudget", "a negative budget");
-    typename Core::PendingRemovals removals(core_->store().retention());
+    typename Core::PendingRemovals removals;
     core_->store().retention().SetBudget(budget_bytes, removals);
   }
   uint64_t budget_bytes() const { return core_->store().retention().budget(); }
   // For memory pressure: evicts until at most `bytes` are retained; the budget stays.
   void Trim(uint64_t bytes) {
-    typename Core::PendingRemovals removals(core_->store().retention());
+    typename Core::PendingRemovals removals;
     core_->store().retention().Trim(bytes, removals);
   }
   // Weighs the object again, because it has grown or shrunk. False if there is none.

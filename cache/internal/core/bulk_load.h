@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // GetAll of a LargeObjectCache: loads many keys with one call of a loader.
 //
-//   1. Each key is looked up. For each one that is missing, and that no other thread is loading,
-//      a part starts: a flight of its own, so that a thread that asks for this key meanwhile waits
-//      for the bulk load. The permit is acquired before the first flight, for nobody may wait for
-//      a thread that waits for a permit.
-//   2. The loader runs once, with the keys of all parts.
-//   3. Each part's object is weighed and entered like that of a single load.
-//   4. Only then come the keys that other threads were loading, one by one: no thread waits for
+//   1. Each key is looked up. If any is missing, a permit is acquired, and the keys are looked up
+//      again after each time that the thread has waited for one.
+//   2. For each missing key that no other thread is loading, a part starts: a flight of its own, so
+//      that a thread that asks for this key meanwhile waits for the bulk load.
+//   3. The loader runs once, with the keys of all parts.
+//   4. Each part's object is weighed and entered like that of a single load, and its flight ends.
+//      The permit is returned, and only then user code runs: see cache_loads.h.
+//   5. Only then come the keys that other threads were loading, one by one: no thread waits for
 //      another's flight while it has flights itself. If such a load fails this thread loads the key
 //      after all, so no other thread's failure is among the results. Keys that are repeated in the
 //      argument get the result of their first occurrence.
@@ -58,23 +59,16 @@ class BulkLoad {
       : loads_(loads), store_(loads.store()), keys_(keys), loader_(loader), results_(keys.size()) {}
 
   std::vector<Result> Run() && {
-    {
-      LoadPermit permit(loads_.limiter());
-      for (size_t i = 0; i < keys_.size(); ++i) {
-        results_[i] = store_.GetIfPresent(keys_[i]);
-        if (results_[i].value().get() != nullptr) continue;
-        if (parts_.empty()) permit.Acquire();
-        Start(i);
-      }
-      if (!parts_.empty()) LoadParts();
-    }
-    CopyRepeated();
+    for (size_t i = 0; i < keys_.size(); ++i) missing_.push_back(i);
+    LookUpMissing();
+    if (!missing_.empty()) LoadMissing();
     for (const size_t index : others_) results_[index] = LoadOther(keys_[index]);
     return std::move(results_);
   }
 
  private:
   using Store = std::remove_cvref_t<decltype(std::declval<Loads>().store())>;
+  using PendingRemovals = typename Store::PendingRemovals;
   using KeyLocation = typename Loads::KeyLocation;
   using Flight = typename Loads::Flights::Flight;
   using Values = WithoutStatus<std::remove_cvref_t<decltype(std::declval<Loader&>()(
@@ -95,13 +89,65 @@ class BulkLoad {
     // For those that wait, unless something else becomes of it.
     LoadOutcome<V> outcome{nullptr, absl::AbortedError("the bulk load came to nothing")};
     Made made{};
+    typename Store::TableEntry present;  // what the made object replaces
     typename Loads::FlightCompletion completion{location.shard, nullptr, outcome};
   };
 
-  void Start(size_t index) {
+  // What LoadMissing ends in this order: the permit, the flights, and then what runs user code.
+  struct Ending {
+    explicit Ending(BulkLoad& load) : load(load), permit(load.loads_.limiter()) {}
+    ~Ending() {
+      permit.Release();
+      for (auto& part : load.parts_) Loads::EndFlight(part->completion, removals);
+    }
+
+    BulkLoad& load;
+    PendingRemovals removals;
+    std::vector<K> keys;
+    absl::StatusOr<Values> values;
+    LoadPermit permit;
+  };
+
+  // Sets the results of the missing keys that are there. User code may run.
+  void LookUpMissing() {
+    std::erase_if(missing_, [&](size_t index) {
+      results_[index] = store_.GetIfPresent(keys_[index]);
+      return results_[index].value().get() != nullptr;
+    });
+  }
+
+  void LoadMissing() {
+    {
+      Ending ending(*this);
+      AcquirePermit(ending.permit);
+      for (const size_t index : missing_) Start(index, ending.removals);
+      if (!parts_.empty()) LoadParts(ending);
+    }
+    for (auto& part : parts_) {
+      if (part->outcome.status.ok()) {
+        results_[part->index] = std::move(part->outcome.object);
+      } else {
+        results_[part->index] = std::move(part->outcome.status);
+      }
+    }
+    CopyRepeated();
+    parts_.clear();
+  }
+  void AcquirePermit(LoadPermit& permit) {
+    while (!missing_.empty()) {
+      const uint64_t changes = loads_.limiter().changes();
+      if (permit.TryAcquire()) return;
+      loads_.limiter().AwaitChange(changes);
+      LookUpMissing();
+    }
+  }
+
+  void Start(size_t index, PendingRemovals& removals) {
     auto part = std::make_unique<Part>(store_.shards().Locate(keys_[index]), index);
     const Flight* own = nullptr;
-    if (!TryStart(*part, own)) {
+    if (!TryStart(*part, own, removals)) {
+      // Held on to, as this may be the last reference, until the key gets its turn.
+      results_[index] = std::move(part->present.object);
       if (own != nullptr) {
         repeated_.emplace_back(index, own);
       } else {
@@ -116,15 +162,13 @@ class BulkLoad {
   }
   // False if the object has come in by now, or the key is being loaded. If it is this very thread
   // that loads the key, mostly for an earlier part, then `own` is the flight.
-  bool TryStart(Part& part, const Flight*& own) {
+  bool TryStart(Part& part, const Flight*& own, PendingRemovals& removals) {
     typename Store::Shard& shard = *part.location.shard;
-    typename Store::TableEntry present;
-    typename Store::PendingRemovals removals(store_.retention());
     typename Store::MutexLock lock(shard.table.mutex);
     const K& key = keys_[part.index];
-    present = shard.table.FindLocked(part.location.hash(), store_.shards().Matching(key),
-                                     removals.deferred);
-    if (present.slot != nullptr) return false;
+    part.present = shard.table.FindLocked(part.location.hash(), store_.shards().Matching(key),
+                                          removals.deferred);
+    if (part.present.slot != nullptr) return false;
     const auto other = shard.flights.Find(part.location.hash(), store_.shards().MatchingKey(key));
     if (other.flight != nullptr && other.flight->IsThisThreads()) own = other.flight;
     if (other.flight != nullptr || other.key_pending) return false;
@@ -149,34 +193,26 @@ class BulkLoad {
     }
   }
 
-  void LoadParts() {
+  void LoadParts(Ending& ending) {
 #ifdef __cpp_exceptions
     try {
-      CallAndEnter();
+      CallAndEnter(ending);
     } catch (...) {
       for (auto& part : parts_) {
         if (part->completion.flight != nullptr) part->outcome.error = std::current_exception();
       }
-      throw;  // the parts' destructors end their flights
+      throw;
     }
 #else
-    CallAndEnter();
+    CallAndEnter(ending);
 #endif
-    for (auto& part : parts_) {
-      part->completion.Complete();
-      if (part->outcome.status.ok()) {
-        results_[part->index] = std::move(part->outcome.object);
-      } else {
-        results_[part->index] = std::move(part->outcome.status);
-      }
-    }
   }
-  void CallAndEnter() {
-    std::vector<K> missing;
-    missing.reserve(parts_.size());
-    for (const auto& part : parts_) missing.push_back(part->prepared.payload().key);
+  void CallAndEnter(Ending& ending) {
+    ending.keys.reserve(parts_.size());
+    for (const auto& part : parts_) ending.keys.push_back(part->prepared.payload().key);
     typename Loads::Timer timer(store_);
-    absl::StatusOr<Values> values = loader_(std::as_const(missing));
+    absl::StatusOr<Values>& values = ending.values;
+    values = loader_(std::as_const(ending.keys));
     absl::Status status = values.status();
     if (status.ok() && values->size() != parts_.size()) {
       status = WrongCount(values->size(), parts_.size());
@@ -186,14 +222,15 @@ class BulkLoad {
       part.outcome.status =
           status.ok() ? LoadInto<V>([&]() -> Value { return std::move((*values)[i]); }, part.made)
                       : status;
-      if (part.outcome.status.ok()) Enter(part);
+      if (part.outcome.status.ok()) Enter(part, ending.removals);
     }
     if (status.ok()) timer.Succeed();
   }
-  void Enter(Part& part) {
+  void Enter(Part& part, PendingRemovals& removals) {
     Store::SetUp(part.prepared.cold(), store_.Weigh(*part.made), store_.freshness().NowIfNeeded());
     typename Store::Reservation none(store_.retention());
-    loads_.EnterLoaded(part.location, part.prepared, part.made, part.completion, none);
+    loads_.EnterLoaded(part.location, part.prepared, part.made, part.present, part.completion, none,
+                       removals);
   }
 
   // Returns the object under a key that another thread was loading, perhaps in vain.
@@ -220,6 +257,7 @@ class BulkLoad {
   const absl::Span<const K> keys_;
   Loader& loader_;
   std::vector<Result> results_;
+  std::vector<size_t> missing_;  // indices of keys
   std::vector<std::unique_ptr<Part>> parts_;
   std::vector<size_t> others_;  // indices of keys that others load
   // Indices of keys that this thread loads already, and the flights.

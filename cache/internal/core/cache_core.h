@@ -75,6 +75,12 @@ class CacheCore {
                          estimate);
   }
 
+  template <typename Key, typename Made>
+  Ref<V> Put(Key&& key, Made made) {
+    return store_.Put(std::forward<Key>(key), std::move(made),
+                      [&] { loads_.limiter().NotifyChange(); });
+  }
+
   template <typename Loader>
   std::vector<Result> GetAll(absl::Span<const K> keys, Loader& loader) {
     return BulkLoad<CacheLoads<Store>, Loader>(loads_, keys, loader).Run();
@@ -113,7 +119,7 @@ class CacheCore {
   bool UpdateWeight(const Key& key) {
     const typename Store::template LookupKeyOf<Key> lookup = key;
     const KeyLocation location = store_.shards().Locate(lookup);
-    PendingRemovals removals(store_.retention());
+    PendingRemovals removals;
     typename Store::Outcome outcome(store_.freshness());
     const auto match = store_.shards().Matching(lookup);
     const Ref<V> object = location.shard->table.Find(location.hash(), [&](auto& slot) {

@@ -6,15 +6,19 @@
 //   1. StartOrJoin looks whether there is an object by now, or a flight: another thread's load of
 //      the key. It waits for that flight's outcome, which is then its own, or else it enters a
 //      flight of its own. If nothing else is being loaded in the shard this takes no lock.
-//   2. In between it acquires a permit, if the number of loads is limited. A thread that has to
-//      wait for one must not have a flight yet: others would wait for it, perhaps with a permit.
+//   2. With an estimate, bytes of the budget are reserved for the object before the flight begins;
+//      and a permit is acquired with the flight, if the number of loads is limited. A thread that
+//      can't have one waits without a flight, because others would wait for it, perhaps with a
+//      permit; after each change of the limiter it goes back to step 1.
 //   3. The key is constructed in a slot that was prepared with the flight. From then on others can
 //      find the flight: they wait for it, or cancel it, because the key is invalidated, or
 //      supersede it, because another object is put under the key.
-//   4. With an estimate, bytes of the budget are reserved for the object.
-//   5. Make runs the loader and then the weigher, without any lock, and measures the time.
-//   6. EnterLoaded takes the shard's lock. If the flight is neither cancelled nor superseded the
+//   4. Make runs the loader and then the weigher, without any lock, and measures the time.
+//   5. EnterLoaded takes the shard's lock. If the flight is neither cancelled nor superseded the
 //      object enters the table. Whatever the outcome, the flight ends and those that wait get it.
+//   6. The permit is returned; and only then the listener is notified of what had to go, and
+//      objects die. Except for loader and weigher, no user code runs while the thread has a flight
+//      or a permit: it may wait for other threads that wait for either.
 //
 // An exception, of the loader, the weigher or an allocation, ends the flight too: FlightCompletion
 // ends it on whatever way the thread leaves, and those that wait throw the same exception.
@@ -105,24 +109,29 @@ class CacheLoads {
                                 Loader&& loader, uint64_t estimate,
                                 IfOtherFails if_other_fails = IfOtherFails::kFail) {
     using Made = MadeBy<Loader>;
-    typename Flights::Flight flight(location.hash());
-    PreparedSlot prepared;
-    LoadOutcome<V> outcome;
-    LoadPermit permit(limiter_);
-    // Ends the flight before the key goes.
-    FlightCompletion completion{location.shard, nullptr, outcome};
-    const StartOutcome start = StartOrJoin<kIsEmbedded<Made>>(location, lookup, flight, prepared,
-                                                              completion, permit, if_other_fails);
-    if (start != StartOutcome::kStarted) return ResultOfOther(start, std::move(outcome));
+    // Destroyed in reverse order: what others wait for ends before user code runs.
+    typename Store::PendingRemovals removals;
+    typename Store::TableEntry present;
     Made made{};
+    PreparedSlot prepared;
+    typename Flights::Flight flight(location.hash());
+    LoadOutcome<V> outcome;
+    FlightCompletion completion{location.shard, nullptr, outcome};
+    Reservation reservation(store_.retention());
+    LoadPermit permit(limiter_);
+    const StartOutcome start =
+        StartOrJoin<kIsEmbedded<Made>>(location, lookup, flight, prepared, completion, estimate,
+                                       reservation, permit, if_other_fails);
+    if (start != StartOutcome::kStarted) return ResultOfOther(start, std::move(outcome));
     CatchInto(outcome, [&] {
       store_.MakePayload(location, prepared, std::forward<Key>(key));
       flight.SetKey(&prepared.payload().key);
-      Reservation reservation(store_.retention());
-      reservation.Reserve(estimate);
       outcome.status = Make(prepared.cold(), std::forward<Loader>(loader), made);
-      if (outcome.status.ok()) EnterLoaded(location, prepared, made, completion, reservation);
+      if (!outcome.status.ok()) return;
+      EnterLoaded(location, prepared, made, present, completion, reservation, removals);
     });
+    permit.Release();
+    reservation.Release();
     completion.Complete();
     if (!outcome.status.ok()) return std::move(outcome.status);
     return std::move(outcome.object);
@@ -144,14 +153,14 @@ class CacheLoads {
   // Enters a loaded object and ends its flight. If the key has got another object meanwhile, that
   // one is the outcome, and `made` is dropped. If the key was invalidated meanwhile, or that other
   // object has left again, `made` is the outcome but does not enter the cache.
+  // `present` takes the entry that is replaced.
   template <typename Made>
   void EnterLoaded(const KeyLocation& location, PreparedSlot& prepared, Made& made,
-                   FlightCompletion& completion, Reservation& reservation) {
+                   typename Store::TableEntry& present, FlightCompletion& completion,
+                   Reservation& reservation, typename Store::PendingRemovals& removals) {
     auto& table = location.shard->table;
     LoadOutcome<V>& outcome = completion.result;
     const int64_t now = store_.freshness().NowIfNeeded();
-    typename Store::TableEntry present;
-    typename Store::PendingRemovals removals(store_.retention());
     typename Store::MutexLock lock(table.mutex);
     const bool cancelled = completion.flight->cancelled();
     if (!cancelled || completion.flight->superseded()) {
@@ -174,33 +183,50 @@ class CacheLoads {
     completion.CompleteLocked(table);
   }
 
+  // Ends a flight, if it has not ended; leaves the user code that this calls for to `removals`.
+  static void EndFlight(FlightCompletion& completion, typename Store::PendingRemovals& removals) {
+    if (completion.flight == nullptr) return;
+    auto& table = completion.shard->table;
+    typename Store::MutexLock lock(table.mutex);
+    // A slot that comes to nothing goes through the retire list, even if nothing is ever entered.
+    table.PurgeUpTo(Store::Table::kPurgesPerOperation, removals.deferred);
+    completion.CompleteLocked(table);
+  }
+
  private:
   template <bool kEmbedded, typename Lookup>
   StartOutcome StartOrJoin(const KeyLocation& location, const Lookup& lookup,
                            typename Flights::Flight& flight, PreparedSlot& prepared,
-                           FlightCompletion& completion, LoadPermit& permit,
+                           FlightCompletion& completion, uint64_t estimate,
+                           Reservation& reservation, LoadPermit& permit,
                            IfOtherFails if_other_fails) {
     const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
-    if (permit.unlimited()) {
-      permit.Acquire();
+    bool reserved = estimate == 0;
+    if (reserved && permit.unlimited()) {
+      permit.TryAcquire();
       const StartOutcome start = StartUncontended<kEmbedded>(*location.shard, location.hash(),
                                                              match, flight, prepared, completion);
       if (start != StartOutcome::kRefused) return start;
     }
-    const auto try_permit = [&] { return permit.TryAcquire(); };
     for (;;) {
+      const uint64_t changes = limiter_.changes();
+      const auto may_start = [&] { return reserved && permit.TryAcquire(); };
       const StartOutcome start = internal::StartOrJoin<kEmbedded, StdAtomics>(
           *location.shard, location.hash(), match, store_.shards().MatchingKey(lookup), flight,
-          prepared, completion.result, try_permit);
+          prepared, completion.result, may_start);
       if (start == StartOutcome::kStarted) completion.flight = &flight;
       LoadOutcome<V>& outcome = completion.result;
       if (start == StartOutcome::kJoined && if_other_fails == IfOtherFails::kLoad &&
           outcome.object.get() == nullptr) {
         outcome = LoadOutcome<V>();
-        continue;
+      } else if (start != StartOutcome::kRefused) {
+        return start;
+      } else if (reserved) {
+        limiter_.AwaitChange(changes);
+      } else {
+        reservation.Reserve(estimate);
+        reserved = true;
       }
-      if (start != StartOutcome::kRefused) return start;
-      permit.Acquire();
     }
   }
 

@@ -10,7 +10,8 @@
 //      wins once the entry has left the cache: its object has been refreshed already, or replaced.
 //   3. Refresh prepares a slot and runs the loader like a load (see cache_loads.h), but without a
 //      flight: nobody waits for it. So a miss on the same key, after the stale object has been
-//      invalidated, may load beside it.
+//      invalidated, may load beside it. If the number of loads is limited and no permit is to be
+//      had, there is no refresh for now: a hit waits for nobody.
 //   4. EnterRefreshed takes the shard's lock and replaces the stale entry by the new one, if it is
 //      that very entry which is still in the table. If another object has come under the key
 //      meanwhile, that one is newer: it is the result, and the loaded one is dropped. If there is
@@ -56,16 +57,18 @@ class CacheRefresh {
     return CatchErrors(
         [&] {
           using Made = typename Loads::template MadeBy<Loader>;
+          // Destroyed in reverse order: the permit is returned before user code runs.
+          typename Store::PendingRemovals removals;
+          typename Store::TableEntry present;
           Made made{};
           PreparedSlot prepared;
-          LoadPermit permit(loads_.limiter());
-          permit.Acquire();
-          store_.template Prepare<Loads::template kIsEmbedded<Made>>(location, prepared,
-                                                                     std::forward<Key>(key));
           Reservation reservation(store_.retention());
-          reservation.Reserve(estimate);
+          LoadPermit permit(loads_.limiter());
+          if (!AcquirePermit(permit, estimate, reservation)) return stale;
+          store_.template Prepare<Loads::template kIsEmbedded<Made>>(
+              location, prepared, std::forward<Key>(key), removals);
           if (!loads_.Make(prepared.cold(), std::forward<Loader>(loader), made).ok()) return stale;
-          return EnterRefreshed(location, prepared, made, entry, reservation);
+          return EnterRefreshed(location, prepared, made, present, entry, reservation, removals);
         },
         [&] { return stale; });  // the failure has been counted
   }
@@ -76,13 +79,21 @@ class CacheRefresh {
     Entry* entry;
   };
 
+  // False if no permit is to be had now. Bytes are reserved without one, as user code runs then.
+  static bool AcquirePermit(LoadPermit& permit, uint64_t estimate, Reservation& reservation) {
+    if (!permit.TryAcquire()) return false;
+    if (estimate == 0) return true;
+    permit.Release();
+    reservation.Reserve(estimate);
+    return permit.TryAcquire();
+  }
+
   template <typename Made>
   Ref<V> EnterRefreshed(const KeyLocation& location, PreparedSlot& prepared, Made& made,
-                        Entry* stale, Reservation& reservation) {
+                        typename Store::TableEntry& present, Entry* stale, Reservation& reservation,
+                        typename Store::PendingRemovals& removals) {
     auto& table = location.shard->table;
     const int64_t now = store_.freshness().NowIfNeeded();
-    typename Store::TableEntry present;
-    typename Store::PendingRemovals removals(store_.retention());
     typename Store::MutexLock lock(table.mutex);
     present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),
                                removals.deferred);

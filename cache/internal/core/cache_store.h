@@ -169,14 +169,16 @@ class CacheStore {
   }
 
   // Puts an object in place of the one under the key, if any, and returns it. A load of the key
-  // that is under way is superseded. `made` is a Ref, which owns an object, or an Owned<V>.
-  template <typename AnyKey, typename Made>
-  Ref<V> Put(AnyKey&& key, Made made) {
+  // that is under way is superseded. `made` is a Ref, which owns an object, or an Owned<V>. Calls
+  // `on_entered()` under the shard's lock.
+  template <typename AnyKey, typename Made, typename OnEntered>
+  Ref<V> Put(AnyKey&& key, Made made, OnEntered&& on_entered) {
     const uint64_t weight = Weigh(*made);
     const LookupKeyOf<AnyKey> lookup = key;
     const KeyLocation location = shards_.Locate(lookup);
     PreparedSlot prepared;
-    Prepare<!std::is_same_v<Made, Ref<V>>>(location, prepared, std::forward<AnyKey>(key));
+    PendingRemovals removals;
+    Prepare<!std::is_same_v<Made, Ref<V>>>(location, prepared, std::forward<AnyKey>(key), removals);
     const int64_t now = freshness_.NowIfNeeded();
     SetUp(prepared.cold(), weight, now);
 
@@ -184,7 +186,6 @@ class CacheStore {
     Flights& flights = location.shard->flights;
     Reservation none(retention_);
     TableEntry present;
-    PendingRemovals removals(retention_);
     MutexLock lock(table.mutex);
     const K& own_key = prepared.payload().key;
     present = table.FindLocked(location.hash(), shards_.Matching(own_key), removals.deferred);
@@ -192,6 +193,7 @@ class CacheStore {
     Ref<V> entered = Enter(table, location.hash(), prepared, made, present,
                            CauseOfReplacing(present, now), none, removals);
     if (flight != nullptr) flights.Supersede(*flight);
+    on_entered();
     return entered;
   }
 
@@ -202,7 +204,7 @@ class CacheStore {
     const KeyLocation location = shards_.Locate(lookup);
     Table& table = location.shard->table;
     TableEntry present;
-    PendingRemovals removals(retention_);
+    PendingRemovals removals;
     MutexLock lock(table.mutex);
     // A flight that has no key yet has not begun to load.
     auto* const flight =
@@ -227,12 +229,12 @@ class CacheStore {
 
   // Prepares a slot with the key, to be entered.
   template <bool kEmbedded, typename AnyKey>
-  void Prepare(const KeyLocation& location, PreparedSlot& prepared, AnyKey&& key) {
+  void Prepare(const KeyLocation& location, PreparedSlot& prepared, AnyKey&& key,
+               PendingRemovals& removals) {
     {
       Table& table = location.shard->table;
-      typename Table::DeferredReleases deferred;
       MutexLock lock(table.mutex);
-      table.PurgeUpTo(Table::kPurgesPerOperation, deferred);
+      table.PurgeUpTo(Table::kPurgesPerOperation, removals.deferred);
       table.template Prepare<kEmbedded>(prepared);
     }
     MakePayload(location, prepared, std::forward<AnyKey>(key));
@@ -261,7 +263,6 @@ class CacheStore {
     }
     Entry* const entry = &prepared.cold();
     entry->object = BlockOfMade(made, prepared.slot());
-    entry->in_cache = true;
     shared_->counters.Pinned(entry->object_weight());
     Ref<V> object;
     if constexpr (std::is_same_v<Made, Ref<V>>) {
@@ -270,7 +271,7 @@ class CacheStore {
     } else {
       object = table.Enter(prepared, hash, made, present, removals.deferred);
     }
-    retention_.Admit(entry, reservation, removals);
+    retention_.AdmitNew(entry, reservation, removals);
     return object;
   }
 
@@ -309,7 +310,7 @@ class CacheStore {
   }
   void AdmitFound(Entry* entry) {
     if (!retention_.Fits(entry->object_weight())) return;
-    PendingRemovals removals(retention_);
+    PendingRemovals removals;
     retention_.AdmitAtHit(entry, removals);
   }
 
@@ -317,7 +318,7 @@ class CacheStore {
   bool RemoveIf(const KeyLocation& location, const Match& match, RemovalCause cause,
                 const Condition& condition) {
     TableEntry present;
-    PendingRemovals removals(retention_);
+    PendingRemovals removals;
     Table& table = location.shard->table;
     MutexLock lock(table.mutex);
     return RemoveLocked(table, location.hash(), match, cause, condition, present, removals);

@@ -4,6 +4,7 @@
 #define WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_LIMITER_H_
 
 #include <cstddef>
+#include <cstdint>
 
 #include "absl/base/thread_annotations.h"
 #include "weakcache/cache/internal/slot/mutex.h"
@@ -11,23 +12,54 @@
 
 namespace weakcache::internal {
 
-// Thread-safe. A load inside a load, on the same thread, needs no location of its own: the outer
-// one would wait for it while it waits for the outer one's.
+// Thread-safe. A load inside a load, on the same thread, needs no permit of its own: the outer load
+// would wait for the inner one, and that for the outer one's permit.
+//
+// A thread never waits in here for a permit as such, but for a change, after which it looks again
+// whether its object has come by now, whether another thread is loading it, and only then whether
+// it gets a permit:
+//
+//   for (;;) {
+//     const uint64_t changes = limiter.changes();
+//     if (ObjectIsThere() || AnotherThreadLoadsIt() || permit.TryAcquire()) break;
+//     limiter.AwaitChange(changes);
+//   }
 class LoadLimiter {
  public:
-  // 0: as many as there are.
+  // 0: no limit.
   explicit LoadLimiter(size_t limit) : limit_(limit) {}
   LoadLimiter(const LoadLimiter&) = delete;
   LoadLimiter& operator=(const LoadLimiter&) = delete;
+
+  // Returns a number that differs after each change.
+  uint64_t changes() {
+    if (limit_ == 0) return 0;
+    MutexLock lock(mutex_);
+    return changes_;
+  }
+  // Waits until there has been a change since changes() returned `seen`: a permit has been
+  // returned, or NotifyChange() called. Precondition: there is a limit, and the caller holds no
+  // lock, flight or permit of the cache's.
+  void AwaitChange(uint64_t seen) {
+    MutexLock lock(mutex_);
+    changed_.Wait(mutex_, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return changes_ != seen; });
+  }
+  // Has to be called after an object has entered the cache by other ways than a load.
+  void NotifyChange() {
+    if (limit_ == 0) return;
+    MutexLock lock(mutex_);
+    ++changes_;
+    changed_.NotifyAll();
+  }
 
  private:
   friend class LoadPermit;
   using Mutex = BasicMutex<StdAtomics>;
   using MutexLock = BasicMutexLock<StdAtomics>;
 
-  // How many permits a thread has, of any cache, also one without a limit. One cache's loads inside
-  // another's count as nested, too: two caches whose loaders use each other must not wait for each
-  // other either.
+  // How many permits a thread has, of any cache, also of one without a limit. A load of one cache
+  // inside one of another's counts as nested, too: two caches whose loaders use each other must not
+  // wait for each other either.
   struct Nesting {
     size_t depth;
   };
@@ -42,26 +74,21 @@ class LoadLimiter {
     ++Depth();
     return true;
   }
-  void Acquire() {
-    if (Depth() == 0 && limit_ != 0) {
-      MutexLock lock(mutex_);
-      released_.Wait(mutex_, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return running_ < limit_; });
-      ++running_;
-    }
-    ++Depth();
-  }
   void Release() {
-    if (--Depth() > 0 || limit_ == 0) return;
+    const bool nested = --Depth() > 0;
+    if (limit_ == 0) return;
     MutexLock lock(mutex_);
-    --running_;
-    released_.NotifyAll();
+    if (!nested) --running_;
+    ++changes_;
+    changed_.NotifyAll();
   }
 
   const size_t limit_;
-  // Taken under a shard's lock, or none; nothing is taken under it.
+  // Taken under a shard's lock, or none; no other lock is taken under it.
   Mutex mutex_;
   size_t running_ ABSL_GUARDED_BY(mutex_) = 0;
-  BasicCondition<StdAtomics> released_;
+  uint64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;
+  BasicCondition<StdAtomics> changed_;
 };
 
 // RAII permit for one load, on one thread.
@@ -70,21 +97,18 @@ class LoadPermit {
   explicit LoadPermit(LoadLimiter& limiter) : limiter_(limiter) {}
   LoadPermit(const LoadPermit&) = delete;
   LoadPermit& operator=(const LoadPermit&) = delete;
-  ~LoadPermit() {
-    if (acquired_) limiter_.Release();
-  }
+  ~LoadPermit() { Release(); }
 
-  // Whether nobody ever waits for one.
+  // Whether TryAcquire always succeeds.
   bool unlimited() const { return limiter_.limit_ == 0; }
+  // Takes a permit, unless it has one. False if there is none to be had.
   bool TryAcquire() {
     acquired_ = acquired_ || limiter_.TryAcquire();
     return acquired_;
   }
-  // Waits if need be.
-  void Acquire() {
-    if (acquired_) return;
-    limiter_.Acquire();
-    acquired_ = true;
+  void Release() {
+    if (acquired_) limiter_.Release();
+    acquired_ = false;
   }
 
  private:

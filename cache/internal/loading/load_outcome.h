@@ -87,16 +87,30 @@ template <typename T>
 inline constexpr bool kHasOwnDelete =
     kHasSizedDelete<T> || kHasSizedDelete<T, std::destroying_delete_t>;
 
-// Whether a unique_ptr's object is as the table would have allocated it: then the table takes it
-// over with its counts in the slot, and a look-up touches one cache line less.
+// Whether std::default_delete<T> is the standard's own, and not a specialisation. Only the
+// standard's own can be made from the default_delete of a derived class. False for some types for
+// which it is true: those that no class is derived from.
+template <typename T>
+struct IsDefaultDeleteStandard : std::false_type {};
+template <typename T>
+requires std::is_class_v<T> &&(!std::is_final_v<T>)struct IsDefaultDeleteStandard<T> {
+  struct Derived : T {};
+  static constexpr bool value =
+      std::is_convertible_v<std::default_delete<Derived>, std::default_delete<T>>;
+};
+
+// Whether a unique_ptr's object is as the table would have allocated it, and ends as if the table
+// ended it: then the table takes it over with its counts in the slot, and a look-up touches one
+// cache line less.
 template <typename V, typename Result>
 inline constexpr bool kIsTakenOver = false;
 template <typename V, typename T>
 requires std::is_same_v<std::remove_cv_t<V>, T>
 inline constexpr bool kIsTakenOver<V, std::unique_ptr<T>> =
-    !kHasOwnDelete<T> && (std::is_final_v<T> || !std::is_polymorphic_v<T>);
+    !kHasOwnDelete<T> && !std::is_polymorphic_v<T> &&
+    (std::is_scalar_v<T> || IsDefaultDeleteStandard<T>::value);
 
-// Owned or Ref: what LoadBy<V> makes of a result of this type.
+// Owned or Ref: what LoadInto<V> makes of a result of this type.
 template <typename V, typename Result>
 struct MadeOf {
   static constexpr bool kIsReference =

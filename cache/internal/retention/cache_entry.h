@@ -12,9 +12,11 @@
 #include <utility>
 
 #include "weakcache/cache/internal/retention/eviction_policy.h"
+#include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/internal/stats/cache_counters.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/expiry.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/internal/control_block.h"
 
 namespace weakcache::internal {
@@ -41,6 +43,9 @@ struct CacheShared {
 
   const Listener listener;
   CacheCounters counters;
+  // The lock of the cache's Retention. It is here because a listener or a destructor may end the
+  // cache, and the thread that has called it goes on to the next removal that it has to report.
+  BasicMutex<StdAtomics> mutex;
   // Whether the cache still exists. True to false by the cache's end, once. Relaxed: for an object
   // that is released at the same time, the listener may be called or not.
   std::atomic<bool> open{true};
@@ -175,6 +180,7 @@ class CacheEntry : public Policy::Node {
     shared_->NotifyListener(key(), RemovalCause::kDied, weight);
   }
 
+  CacheShared<K>& shared() const { return *shared_; }
   const K& key() const { return hot.key; }
   bool retained() const { return hot.ownership.retained(); }
   // Relaxed, both: see the field.
@@ -194,7 +200,10 @@ class CacheEntry : public Policy::Node {
   // The counts of the slot, and those of the object. In an embedded slot they are the same.
   ControlBlock* const slot;
   ControlBlock* object = nullptr;
-  bool in_cache = false;  // whether a look-up may find the object, unless it has died
+  // Whether the object is in the cache, unless it has died. False to true when the entry is
+  // admitted as a new one, just after a look-up may find it; true to false once, when it is
+  // removed.
+  bool in_cache = false;
 
   // How many weighings of the object have begun, and the number of the last one that counted.
   uint32_t weighings = 0;

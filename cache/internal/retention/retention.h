@@ -10,7 +10,7 @@
 // What an operation removes goes to a PendingRemovals, because listener and destructors are user
 // code, which must not run under a lock:
 //
-//   PendingRemovals removals(retention);   // declared first, so destroyed last
+//   PendingRemovals removals;              // declared first, so destroyed last
 //   MutexLock lock(shard.mutex);
 //   retention.Admit(entry, removals);      // takes and releases the budget's lock; evicts
 //   …                                      // unlocks; then the listener is called, and objects die
@@ -51,10 +51,12 @@ class Retention {
   using Entry = CacheEntry<K, Policy>;
 
   // The objects that one operation removes from the cache or from its budget. Declare it before
-  // taking a lock: its destructor, run after the unlock, calls the listener and drops references.
+  // whatever others may wait for, be it a lock, a flight or a permit: its destructor, run after
+  // those have ended, calls the listener and drops references. It may be the last thing that an
+  // operation does, even if that user code ends the cache.
   class PendingRemovals {
    public:
-    explicit PendingRemovals(Retention& retention) : retention_(retention) {}
+    PendingRemovals() = default;
     PendingRemovals(const PendingRemovals&) = delete;
     PendingRemovals& operator=(const PendingRemovals&) = delete;
     ~PendingRemovals() {
@@ -62,7 +64,7 @@ class Retention {
         Entry* const entry = std::exchange(first_, first_->next_pending);
         ControlBlock* const slot = entry->slot;
         ControlBlock* const object = entry->object;
-        const bool unused_at_eviction = retention_.NotifyListener(entry);
+        const bool unused_at_eviction = NotifyListener(entry);
         ControlBlock::DeferredReleases last;
         if (object->ReleaseStrong(last) && unused_at_eviction) {
           entry->hot.ownership.SetEvictedUnused();
@@ -76,7 +78,6 @@ class Retention {
 
    private:
     friend class Retention;
-    Retention& retention_;
     Entry* first_ = nullptr;  // linked by next_pending; holds a reference to each and its object
   };
 
@@ -87,15 +88,16 @@ class Retention {
     explicit Reservation(Retention& retention) : retention_(retention) {}
     Reservation(const Reservation&) = delete;
     Reservation& operator=(const Reservation&) = delete;
-    ~Reservation() {
-      if (bytes_ != 0) retention_.ReleaseReserved(bytes_);
-    }
+    ~Reservation() { Release(); }
 
-    // Evicts for at most `bytes`, unless no such object can be retained.
+    // Evicts for at most `bytes`, unless no such object can be retained. User code runs.
     void Reserve(uint64_t bytes) {
-      if (bytes == 0 || !retention_.Fits(bytes)) return;
-      PendingRemovals removals(retention_);
+      if (bytes_ != 0 || !retention_.Fits(bytes)) return;
+      PendingRemovals removals;
       bytes_ = retention_.Reserve(bytes, removals);
+    }
+    void Release() {
+      if (const uint64_t bytes = std::exchange(bytes_, 0)) retention_.ReleaseReserved(bytes);
     }
 
    private:
@@ -105,7 +107,10 @@ class Retention {
   };
 
   Retention(uint64_t budget, std::shared_ptr<CacheShared<K>> shared)
-      : policy_(budget), budget_(policy_.budget()), shared_(std::move(shared)) {}
+      : shared_(std::move(shared)),
+        mutex_(shared_->mutex),
+        policy_(budget),
+        budget_(policy_.budget()) {}
   Retention(const Retention&) = delete;
   Retention& operator=(const Retention&) = delete;
   ~Retention() {
@@ -123,15 +128,18 @@ class Retention {
   bool Fits(uint64_t weight) const { return has_budget() && weight <= budget(); }
   bool has_budget() const { return budget() != 0; }
 
-  // Retains the object, unless it is retained already, is too heavy, or has left the cache, or the
-  // listener is just being notified of it. The caller holds the object.
+  // Retains the object, unless it is retained already, is too heavy for the budget beside what is
+  // reserved, or has left the cache, or the listener is just being notified of it. The caller holds
+  // the object.
   void Admit(Entry* entry, PendingRemovals& removals) {
     MutexLock lock(mutex_);
     AdmitLocked(entry, removals);
   }
-  // As above, in place of the reserved bytes, if any.
-  void Admit(Entry* entry, Reservation& reservation, PendingRemovals& removals) {
+  // The same for a new entry, which its table has just published, in place of the reserved bytes.
+  // Until now, a hit by another thread could not admit it, beside the reservation.
+  void AdmitNew(Entry* entry, Reservation& reservation, PendingRemovals& removals) {
     MutexLock lock(mutex_);
+    entry->in_cache = true;
     reserved_ -= std::exchange(reservation.bytes_, 0);
     AdmitLocked(entry, removals);
   }
@@ -251,9 +259,14 @@ class Retention {
   }
 
  private:
+  uint64_t unreserved_budget() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return policy_.budget() - std::min(reserved_, policy_.budget());
+  }
+
   void AdmitLocked(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const uint64_t weight = entry->object_weight();
     if (!entry->in_cache || entry->retained() || entry->notifying || !Fits(weight)) return;
+    if (weight > unreserved_budget()) return;
     entry->object->AddStrong();
     shared_->counters.Unpinned(weight);
     policy_.Insert(entry, entry->key_hash, weight);
@@ -264,8 +277,7 @@ class Retention {
   // Returns how many bytes it has reserved.
   uint64_t Reserve(uint64_t bytes, PendingRemovals& removals) {
     MutexLock lock(mutex_);
-    const uint64_t room = policy_.budget() - std::min(reserved_, policy_.budget());
-    bytes = std::min(bytes, room);
+    bytes = std::min(bytes, unreserved_budget());
     reserved_ += bytes;
     EvictSurplus(removals);
     return bytes;
@@ -277,8 +289,7 @@ class Retention {
   }
 
   void EvictSurplus(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const uint64_t reserved = std::min(reserved_, policy_.budget());
-    EvictDownTo(policy_.budget() - reserved, removals, /*weightless_too=*/false);
+    EvictDownTo(unreserved_budget(), removals, /*weightless_too=*/false);
   }
   void EvictDownTo(uint64_t bytes, PendingRemovals& removals, bool weightless_too)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -333,10 +344,11 @@ class Retention {
 
   // Reports all that there is to report about an entry, in order. Returns whether nobody used its
   // object when it was evicted.
-  bool NotifyListener(Entry* entry) {
+  static bool NotifyListener(Entry* entry) {
+    CacheShared<K>& shared = entry->shared();
     for (;;) {
-      shared_->NotifyListener(entry->key(), entry->cause, entry->notified_weight);
-      MutexLock lock(mutex_);
+      shared.NotifyListener(entry->key(), entry->cause, entry->notified_weight);
+      MutexLock lock(shared.mutex);
       entry->notifying = entry->next_cause.has_value();
       if (!entry->notifying) return entry->unused_at_eviction;
       entry->cause = *std::exchange(entry->next_cause, std::nullopt);
@@ -344,8 +356,9 @@ class Retention {
     }
   }
 
+  const std::shared_ptr<CacheShared<K>> shared_;
   // Taken after a shard's lock, if that is held too; no other lock is taken under it.
-  mutable Mutex mutex_;
+  Mutex& mutex_;
   Policy policy_ ABSL_GUARDED_BY(mutex_);
   // Bytes that are kept free for loads under way.
   uint64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -355,7 +368,6 @@ class Retention {
   // Whether the last hit that asked for an admission was refused because all retained objects were
   // in use, and none has left since. Written under the mutex. Relaxed: see `budget_`.
   std::atomic<bool> admissions_are_vain_{false};
-  const std::shared_ptr<CacheShared<K>> shared_;
 };
 
 }  // namespace weakcache::internal

@@ -54,7 +54,7 @@ class RetentionTest : public ::testing::Test {
   };
 
   Ref<Blob> Put(int key, uint64_t size) {
-    return core_.store().Put(key, MakeObject<Ref<Blob>>(Blob{size}));
+    return core_.Put(key, MakeObject<Ref<Blob>>(Blob{size}));
   }
   bool Contains(int key) { return core_.store().Peek(key).get() != nullptr; }
   typename Core::Store::Budget& retention() { return core_.store().retention(); }
@@ -104,7 +104,7 @@ TYPED_TEST(RetentionTest, ReportsEachRemovalOnce) {
   this->core_.store().Invalidate(1);
   this->Put(2, 30);
   {
-    typename TestFixture::PendingRemovals removals(this->retention());
+    typename TestFixture::PendingRemovals removals;
     this->retention().Trim(0, removals);
   }
   using Notification = typename TestFixture::Notification;
@@ -116,7 +116,7 @@ TYPED_TEST(RetentionTest, ReportsEachRemovalOnce) {
 TYPED_TEST(RetentionTest, ASmallerBudgetEvictsAtOnce) {
   for (int key = 0; key < 10; ++key) this->Put(key, 10);
   {
-    typename TestFixture::PendingRemovals removals(this->retention());
+    typename TestFixture::PendingRemovals removals;
     this->retention().SetBudget(35, removals);
     EXPECT_EQ(this->retention().bytes(), 30);
   }
@@ -157,7 +157,7 @@ TYPED_TEST(RetentionTest, RanksKeysByTheOrderOfEviction) {
   EXPECT_EQ(this->core_.RankedKeys(2, /*hottest_first=*/false),
             std::vector<int>(coldest.begin(), coldest.begin() + 2));
   {
-    typename TestFixture::PendingRemovals removals(this->retention());
+    typename TestFixture::PendingRemovals removals;
     this->retention().Trim(30, removals);
   }
   EXPECT_FALSE(this->Contains(coldest[0]));
