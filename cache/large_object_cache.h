@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// LargeObjectCache<K, V>: loads each large object once, keeps those that are worth it within a
-// budget of bytes, and never has a second copy of one that is still in use.
+// LargeObjectCache<K, V>: loads each large object once, and keeps the best of them within a budget
+// of bytes.
 //
-// Why not a list, an unordered_map and a mutex: an LRU forgets an object when it lets it go, though
-// somebody may be using it; the next one that asks loads it a second time, and the memory is needed
-// twice. Here an object that was evicted stays findable for as long as anybody holds it (a *weak
-// hit*). One thread loads an object while the others that ask for it wait; a hit takes no lock; and
-// nobody's destructor, loader, weigher or listener runs under one.
+// Why not a list, an unordered_map and a mutex: such an LRU forgets an evicted object even while it
+// is in use, so the next request loads it a second time and the memory is needed twice. Here an
+// evicted object stays findable while anybody holds it (a *weak hit*); one thread loads an object
+// while others wait for it; and no destructor, loader, weigher or listener runs under a lock.
 //
 //   using Images = weakcache::LargeObjectCache<std::string, Image>;
 //   Images::Options options;
@@ -15,36 +14,15 @@
 //   absl::StatusOr<weakcache::Ref<Image>> cover =        // on any thread; decoded once
 //       images->GetOrLoad("cover.png", [](const std::string& path) { return DecodeImage(path); });
 //
-// Thread safety: thread-safe, except that construction, moves and destruction need it quiet: no
-// other thread is in a call of the cache's. Objects may be released at any time, also after its
-// end.
+// Thread safety: thread-safe, except that during construction, moves and destruction no other
+// thread may be in a call of the cache. Objects may be released at any time, also later.
 //
-// Differences from the usual cache
-//  - Two live objects under one key exist only where one was replaced, invalidated or too old.
-//  - An object that is heavier than the budget is handed out and found while it is used, but never
-//    retained. With a budget of 0 that goes for all of them.
-//  - An exception of the loader or the weigher reaches the caller and all that wait for the same
-//    key, as that exception; nothing is left behind, and the next one tries again. So does a status
-//    that is not OK. A loader that asks for its own key gets FailedPrecondition (and must not wait
-//    for another thread that does).
-//  - What a load returns that was invalidated meanwhile goes to those that wait, and is not kept.
-//    An object that was put meanwhile is newer than what is loaded: it wins, or if it has gone
-//    already the loaded one is not kept.
-//  - A refresh is not waited for, so a load of the same key may run beside it; if it fails in any
-//    way, the old object is good enough.
-//  - Objects that are too old are let go when they are found, evicted, or at the next Purge().
+// Unlike std's containers and absl's, it has its own object handles (Ref), reports errors by
+// absl::Status, and has CamelCase methods. Unlike Caffeine and Guava, a key never has two live
+// objects, unless one was replaced, invalidated or expired. docs/guide.md has the semantics.
 //
-// The listener is told about each object that was in the cache and was let go: `(key, cause,
-// weight)`, outside all locks, and not at the cache's end. Calls about one object come one after
-// the other, in the order of what happened; about others, also of the same key, at the same time.
-// An object that was evicted while it was used may be retained again or replaced or invalidated, or
-// dies; of each it is told. An object that nobody used is evicted, and no more is told of its end.
-// A thread that drops a last reference while the cache ends may still be telling the listener: what
-// that uses should be the listener's own.
-//
-// Complexity: O(1) for all operations on a key, amortised; a hit writes nothing that is shared but
-// the object's count and, up to 16 times until its next turn, one byte. Others: O(number of entries
-// that there were) for ForEach, InvalidateIf, Clear and CheckInvariantsForTesting.
+// Complexity: operations on one key are amortised O(1). A hit takes no lock and writes to nothing
+// shared but the object's count and, until it has many hits, a byte.
 #ifndef WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
 #define WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
 
@@ -81,7 +59,8 @@
 
 namespace weakcache {
 
-// What an object weighs unless the options say otherwise: its `byte_size()` if it has one.
+// Returns the weight of an object, unless the options have a weigher: its `byte_size()` if it has
+// one, or else its size.
 template <typename V>
 uint64_t DefaultWeight(const V& object) {
   if constexpr (requires {
@@ -95,30 +74,38 @@ uint64_t DefaultWeight(const V& object) {
 
 template <typename K, typename V>
 struct LargeObjectCacheOptions {
-  // What the retained objects may weigh together. UINT64_MAX means no limit; other values of 2^63
-  // or more are refused, because they are negative numbers: so is 2 << 30, an int, where
-  // uint64_t{2} << 30 was meant.
+  // What the retained objects may weigh together. A heavier object is handed out, and found while it
+  // is used, but not retained. UINT64_MAX means no limit; other values of 2^63 or more are refused,
+  // because they are negative numbers: so is 2 << 30, an int, where uint64_t{2} << 30 was meant.
   uint64_t budget_bytes = 0;
-  // What an object weighs; is called when it comes in, and by UpdateWeight. Empty: DefaultWeight.
+  // Returns the weight of an object; called once for each new object, and by UpdateWeight. Empty:
+  // DefaultWeight.
   std::function<uint64_t(const V&)> weigher = {};
   // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
   size_t shards = 0;
+  // Called for each object that leaves the cache or is evicted from its budget, not at the cache's
+  // end: without a lock, and while the calling thread holds nothing that other threads wait for.
+  // Calls about one object come one after the other, in order; calls about different objects may
+  // overlap. An object that was evicted while it was used stays in the cache: for its later removal
+  // or death there is another call, for being retained again there is none. A thread that drops a
+  // last reference while the cache ends may still be in a call.
   std::function<void(const K& key, RemovalCause cause, uint64_t weight)> removal_listener = {};
   // What ages and the times of loads are measured by; only differences count. Must not throw.
   // Empty: std::chrono::steady_clock, which nobody sets back.
   std::function<absl::Time()> clock = {};
-  // When an object is too old, counted from when it came in or was last found; and when it is so
-  // old that one GetOrLoad loads it anew, while the others still get the old one.
+  // How long after it was entered, or last found, an object expires: it is not found any more, and
+  // is removed when somebody looks for it, when it is evicted, or by Purge. And how long after it
+  // was entered it is stale: one GetOrLoad loads it anew, while all others get the stale object.
   absl::Duration expire_after_write = absl::InfiniteDuration();
   absl::Duration expire_after_access = absl::InfiniteDuration();
   absl::Duration refresh_after_write = absl::InfiniteDuration();
-  // How many loaders may run at a time; others wait. A loader inside a loader does not count. 0: no
-  // limit.
+  // How many loaders may run at a time; further loads wait. A loader inside a loader does not
+  // count. A refresh that would have to wait is left for later. 0: no limit.
   size_t max_concurrent_loads = 0;
 };
 
 struct LoadOptions {
-  // What the object will probably weigh: so many bytes are made free before it is loaded.
+  // The probable weight of the object: that many bytes are made free before the load.
   uint64_t weight_estimate = 0;
 };
 
@@ -130,12 +117,13 @@ class LargeObjectCache {
 
  public:
   using key_type = K;
+  using mapped_type = Ref<V>;
   using size_type = size_t;
   using Strong = Ref<V>;
   using Weak = WeakRef<V>;
   using Options = LargeObjectCacheOptions<K, V>;
 
-  // InvalidArgument if there is a bad option.
+  // Returns InvalidArgument if an option is bad.
   static absl::StatusOr<LargeObjectCache> Create(Options options, Hash hash = Hash(),
                                                  Equal equal = Equal()) {
     if (absl::Status status = Check(options); !status.ok()) return status;
@@ -155,9 +143,14 @@ class LargeObjectCache {
   LargeObjectCache(LargeObjectCache&&) noexcept = default;
   LargeObjectCache& operator=(LargeObjectCache&&) noexcept = default;
 
-  // The object under the key, or else the one that `loader(key)` or `loader()` gives. It returns a
+  // Returns the object under the key, or else the one that `loader(key)` or `loader()` returns: a
   // V, a std::unique_ptr or a Ref to one, an absl::StatusOr of any of these, or an absl::Status.
-  // One loader runs for a key at a time; it runs without a lock, and may use the cache.
+  //
+  // One loader runs for a key at a time, without a lock; it may use the cache. Other callers for
+  // the key wait, and get the same object, status or exception; after a failure the next caller
+  // tries again. A loader that asks for its own key gets FailedPrecondition. If the key is
+  // invalidated during the load, the callers still get the object, but it is not cached. If an
+  // object is put during the load, that one is newer and wins.
   template <typename Key = K, typename Loader>
   absl::StatusOr<Strong> GetOrLoad(Key&& key, Loader&& loader, const LoadOptions& options = {}) {
     if constexpr (internal::CheckLoader<V, K, Loader>()) {
@@ -168,10 +161,9 @@ class LargeObjectCache {
     }
   }
 
-  // As GetOrLoad, on a thread of the caller's: a miss calls `executor(task)`, a task being a
-  // copyable function without arguments, which loads or waits for another's load. All tasks must be
-  // through before the cache's end; the future of one that is dropped has a std::future_error. No
-  // refresh.
+  // As GetOrLoad, but a miss calls `executor(task)`, where the task is a copyable function without
+  // arguments, which loads or waits for another's load. All tasks must have run before the cache's
+  // end; the future of a task that is dropped has a std::future_error. Refreshes nothing.
   template <typename Key = K, typename Loader, typename Executor>
   std::future<absl::StatusOr<Strong>> GetOrLoadAsync(Key&& key, Loader&& loader,
                                                      Executor&& executor,
@@ -203,18 +195,19 @@ class LargeObjectCache {
     }
   }
 
-  // The object under the key, or null.
+  // Returns the object under the key, or null.
   template <typename Key = K>
   Strong Get(const Key& key) {
     return core_->Get(key);
   }
-  // As well, but it does not count as a use.
+  // As Get, but does not count as a use, nor in the figures.
   template <typename Key = K>
   Strong Peek(const Key& key) const {
     return core_->store().Peek(key);
   }
 
-  // Enters an object in place of what is there; returns it. Precondition: a Ref owns an object.
+  // Enters an object, in place of the present one if any, and returns it. Precondition: a Ref owns
+  // an object.
   template <typename Key = K>
   Strong Put(Key&& key, Strong object) {
     internal::CheckOwns(object, "LargeObjectCache::Put");
@@ -241,14 +234,14 @@ class LargeObjectCache {
     for (auto& [key, object] : objects) Put(std::move(key), std::move(object));
   }
 
-  // Removes the object; it lives on if somebody holds it. False if there was none. A load under way
-  // will not be kept.
+  // Removes the object; it lives on if somebody holds it. Returns false if there was none. What a
+  // load under way returns will not be cached.
   template <typename Key = K>
   bool Invalidate(const Key& key) {
     return core_->store().Invalidate(key);
   }
-  // Removes it only if it is `expected` (a Ref or a WeakRef), so that a slow thread can't remove
-  // its successor.
+  // Removes the object only if it is `expected` (a Ref or a WeakRef), so that a slow thread can't
+  // remove its successor.
   template <typename Key = K>
   bool Invalidate(const Key& key, const Weak& expected) {
     return core_->store().Invalidate(key, expected);
@@ -287,8 +280,8 @@ class LargeObjectCache {
     InvalidateIf([](const K&, const Strong&) { return true; });
   }
 
-  // Removes what is too old, and the entries of dead objects, which changes also do a few at a
-  // time.
+  // Removes expired objects, and the entries of dead objects, of which each change of the cache
+  // also removes a few.
   void Purge() {
     core_->store().shards().ForEach([&](const Entry& entry, const Strong&) {
       if (core_->IsExpired(entry)) core_->store().Remove(entry, RemovalCause::kExpired);
@@ -303,19 +296,20 @@ class LargeObjectCache {
     core_->store().retention().SetBudget(budget_bytes, removals);
   }
   uint64_t budget_bytes() const { return core_->store().retention().budget(); }
-  // For memory pressure: evicts until at most `bytes` are retained; the budget stays.
+  // Evicts until the retained objects weigh at most `bytes`, for memory pressure; the budget stays.
   void Trim(uint64_t bytes) {
     typename Core::PendingRemovals removals;
     core_->store().retention().Trim(bytes, removals);
   }
-  // Weighs the object again, because it has grown or shrunk. False if there is none.
+  // Weighs the object again, because it has grown or shrunk. Returns false if there is none.
   template <typename Key = K>
   bool UpdateWeight(const Key& key) {
     return core_->UpdateWeight(key);
   }
 
-  // Calls `visit(key, object)` for each live object, retained or not, fresh or not, once for those
-  // that are there all along; without a lock: it may use the cache, and take its time.
+  // Calls `visit(key, object)` for each live object, retained or not, expired or not; once for an
+  // object that is in the cache all along. No lock is held: `visit` may use the cache, and take its
+  // time. O(the most entries that the cache has had), as are InvalidateIf, Clear and Purge.
   template <typename Visit>
   void ForEach(Visit&& visit) const {
     core_->store().shards().ForEach(
@@ -333,13 +327,13 @@ class LargeObjectCache {
 
   CacheStats Stats() const { return core_->Stats(); }
 
-  // How many live objects there are, retained or not; exact while nobody changes the cache.
-  // O(shards).
+  // Returns how many live objects there are, retained or not; exact while no other thread changes
+  // the cache. O(shards).
   size_type size() const { return core_->size(); }
   bool empty() const { return size() == 0; }
 
-  // For tests, while the cache is quiet and no object is released: aborts, and says why, if the
-  // cache is inconsistent. Purges the entries of dead objects.
+  // Aborts, and says why, if the cache is inconsistent. For tests, while no other thread uses the
+  // cache or releases an object. Purges the entries of dead objects.
   void CheckInvariantsForTesting() const { core_->CheckInvariantsForTesting(); }
 
  private:

@@ -105,7 +105,7 @@ TEST(RefreshClaimTest, FailsOnAnEntryThatHasLeft) {
                       ->version,
                   2);
       },
-      [](Core& core) { core.store().Put(1, MakeRef<Picture>(Picture{2})); },
+      [](Core& core) { core.Put(1, MakeRef<Picture>(Picture{2})); },
       [](Core& core) { core.store().Invalidate(1); },
   };
   for (const Change& change : changes) {
@@ -114,7 +114,7 @@ TEST(RefreshClaimTest, FailsOnAnEntryThatHasLeft) {
                internal::Freshness([&] { return now; }, absl::InfiniteDuration(),
                                    absl::InfiniteDuration(), absl::Seconds(10))},
               {}, {});
-    core.store().Put(1, MakeRef<Picture>(Picture{1}));
+    core.Put(1, MakeRef<Picture>(Picture{1}));
     now += absl::Seconds(10);
     const Core::Store::LookupKeyOf<int> key = 1;
     Core::Store::Outcome late(core.store().freshness());

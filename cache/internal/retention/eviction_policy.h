@@ -35,7 +35,12 @@ namespace weakcache::internal {
 //  - Insert(node, hash, weight): `weight` is at most budget(), and the node is not in the policy.
 //    bytes() may exceed budget() until the caller has taken enough victims. `hash` is that of the
 //    object's key, for policies that remember evicted keys.
-//  - PopVictim(): takes the next victim out of the policy and returns it; null if there is no node.
+//  - PopVictim(looks, spare_used): takes the next victim out of the policy and returns it. It looks
+//    at no more than `looks` nodes and takes those off `looks`; null if there is no victim among
+//    them, which makes the next call go on from there, or no node at all. If `spare_used` is false,
+//    the first node that it looks at is the victim, however often it was hit.
+//  - RemoveHeavierThan(weight, visit): takes out the nodes that weigh more, and calls `visit(node)`
+//    for each. The work should not grow with the number of nodes that are much lighter.
 //  - Remove(node): takes a node out that is not evicted.
 //  - SetWeight(node, weight): as after Insert, bytes() may exceed budget().
 //  - ColdestFirst(visit), HottestFirst(visit): call `visit(node)` in the order of eviction, or the
@@ -47,10 +52,11 @@ concept EvictionPolicy = std::constructible_from<Policy, uint64_t> &&
     std::constructible_from<typename Policy::Node, typename Policy::AccessCounter*> &&
     requires(Policy policy, const Policy& const_policy, typename Policy::Node* node,
              typename Policy::AccessCounter counter, bool (*visit)(typename Policy::Node&),
-             uint64_t number) {
+             uint64_t number, size_t& looks) {
   counter.RecordAccess();
   policy.Insert(node, number, number);
-  { policy.PopVictim() } -> std::same_as<typename Policy::Node*>;
+  { policy.PopVictim(looks, true) } -> std::same_as<typename Policy::Node*>;
+  policy.RemoveHeavierThan(number, [](typename Policy::Node*) {});
   policy.Remove(node);
   policy.SetWeight(node, number);
   policy.SetBudget(number);

@@ -100,15 +100,15 @@ class LazyGreedyDual {
     Enqueue(node, static_cast<uint8_t>(frequency));
   }
 
-  // Removes the object that is worth least, and remembers it; null if there is none.
-  Node* PopVictim() {
-    // A bound, in case other threads hit objects faster than this one looks at them.
-    for (size_t passed = 0;; ++passed) {
+  // Removes the object that is worth least, and remembers it. See eviction_policy.h.
+  Node* PopVictim(size_t& looks, bool spare_used) {
+    for (; looks > 0; --looks) {
       Node* const node = LeastPriority();
       if (node == nullptr) return nullptr;
       clock_ = node->priority;
       uint8_t frequency = node->counter->frequency();
-      if (frequency == node->accounted_frequency || passed == size_) {
+      if (frequency == node->accounted_frequency || !spare_used) {
+        --looks;
         Remove(node);
         Remember(*node, std::min(frequency, kMaxFrequency));
         return node;
@@ -119,6 +119,22 @@ class LazyGreedyDual {
         node->counter->set_frequency(frequency);
       }
       Enqueue(node, frequency);
+    }
+    return nullptr;
+  }
+
+  // Removes all objects that weigh more than `weight`, and calls `visit(node)` for each. The queues
+  // that it has to search hold none that weighs less than a thousandth of that.
+  template <typename Visit>
+  void RemoveHeavierThan(uint64_t weight, Visit&& visit) {
+    const size_t last = QueueFor(kMaxFrequency, weight);
+    for (size_t queue = 0; queue <= last; ++queue) {
+      for (Node *node = oldest_[queue], *next; node != nullptr; node = next) {
+        next = node->newer;
+        if (node->weight <= weight) continue;
+        Remove(node);
+        visit(node);
+      }
     }
   }
 

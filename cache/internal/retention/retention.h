@@ -15,6 +15,12 @@
 //   retention.Admit(entry, removals);      // takes and releases the budget's lock; evicts
 //   …                                      // unlocks; then the listener is called, and objects die
 //
+// Under the lock no more than a few hundred nodes of the policy are looked at. An operation that
+// has to look at more (the first eviction after all objects were hit, a Trim of half of the cache)
+// takes turns: it releases the lock in between. An eviction that begins under a shard's lock leaves
+// the other turns to the destructor of its PendingRemovals, so that the budget is kept when the
+// operation ends.
+//
 // Notifications about one object must come one after the other and in the order of the removals,
 // though the thread that reports the first may still be in the listener when the second happens.
 // So each entry has a flag, `notifying`: whoever sets it reports, and looks again for a later cause
@@ -27,6 +33,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -46,6 +53,7 @@ class Retention {
   using Mutex = BasicMutex<StdAtomics>;
   using MutexLock = BasicMutexLock<StdAtomics>;
   using Node = typename Policy::Node;
+  static constexpr size_t kLooksPerTurn = 256;
 
  public:
   using Entry = CacheEntry<K, Policy>;
@@ -60,6 +68,8 @@ class Retention {
     PendingRemovals(const PendingRemovals&) = delete;
     PendingRemovals& operator=(const PendingRemovals&) = delete;
     ~PendingRemovals() {
+      // Before any user code, which might end the cache.
+      if (unfinished_ != nullptr) unfinished_->FinishEviction(*this);
       while (first_ != nullptr) {
         Entry* const entry = std::exchange(first_, first_->next_pending);
         ControlBlock* const slot = entry->slot;
@@ -78,6 +88,7 @@ class Retention {
 
    private:
     friend class Retention;
+    Retention* unfinished_ = nullptr;  // if the budget may still be exceeded
     Entry* first_ = nullptr;  // linked by next_pending; holds a reference to each and its object
   };
 
@@ -119,8 +130,9 @@ class Retention {
     // An object that a destructor finds in the cache after this is not retained again.
     policy_.SetBudget(0);
     budget_.store(0, std::memory_order_relaxed);  // see the field
-    while (auto* const entry = static_cast<Entry*>(policy_.PopVictim())) {
-      ReleaseRetained(entry, deferred);
+    size_t looks = SIZE_MAX;
+    while (Node* const node = policy_.PopVictim(looks, /*spare_used=*/false)) {
+      ReleaseRetained(static_cast<Entry*>(node), deferred);
     }
   }
 
@@ -175,19 +187,29 @@ class Retention {
     AddPending(entry, cause, removals);
   }
 
-  // Takes effect before it returns.
+  // Objects that are heavier than the new budget go first: nothing else is evicted for their sake.
   void SetBudget(uint64_t budget, PendingRemovals& removals) {
-    MutexLock lock(mutex_);
-    policy_.SetBudget(budget);
-    budget_.store(policy_.budget(), std::memory_order_relaxed);    // see the field
-    admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
-    if (policy_.budget() == 0) EvictDownTo(0, removals, /*weightless_too=*/true);
-    EvictSurplus(removals);
+    {
+      MutexLock lock(mutex_);
+      policy_.SetBudget(budget);
+      budget_.store(policy_.budget(), std::memory_order_relaxed);    // see the field
+      admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
+      policy_.RemoveHeavierThan(policy_.budget(), [&](Node* node) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+        Evict(static_cast<Entry*>(node), removals);
+      });
+    }
+    if (budget == 0) {
+      EvictInTurns(
+          removals, [] { return uint64_t{0}; }, /*weightless_too=*/true);
+    } else {
+      FinishEviction(removals);
+    }
   }
-  // Evicts until the retained objects weigh at most `bytes` together; all objects if that is 0.
+  // Evicts until the retained objects weigh at most `bytes` together; all objects if that is 0. Of
+  // objects that are admitted meanwhile some may stay.
   void Trim(uint64_t bytes, PendingRemovals& removals) {
-    MutexLock lock(mutex_);
-    EvictDownTo(bytes, removals, /*weightless_too=*/bytes == 0);
+    EvictInTurns(
+        removals, [bytes] { return bytes; }, /*weightless_too=*/bytes == 0);
   }
 
   // Returns the number of a weighing that begins. The object is weighed without a lock.
@@ -288,14 +310,46 @@ class Retention {
     admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
   }
 
+  // Evicts until the budget is kept, beside what is reserved; or leaves the rest to `removals`.
   void EvictSurplus(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    EvictDownTo(unreserved_budget(), removals, /*weightless_too=*/false);
-  }
-  void EvictDownTo(uint64_t bytes, PendingRemovals& removals, bool weightless_too)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    while (policy_.bytes() > bytes || (weightless_too && policy_.size() > 0)) {
-      Evict(static_cast<Entry*>(policy_.PopVictim()), removals);
+    size_t looks = kLooksPerTurn;
+    if (!EvictDownTo(unreserved_budget(), looks, /*spare_used=*/true, /*weightless_too=*/false,
+                     removals)) {
+      removals.unfinished_ = this;
     }
+  }
+  void FinishEviction(PendingRemovals& removals) {
+    const auto target = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return unreserved_budget(); };
+    EvictInTurns(removals, target, /*weightless_too=*/false);
+  }
+
+  // Evicts until the retained objects weigh at most `target()`, which is called under the lock. It
+  // ends, even if other threads admit and hit objects all the time: after as many looks as there
+  // were objects no more are spared, and after twice as many all of those objects have been
+  // evicted.
+  template <typename Target>
+  void EvictInTurns(PendingRemovals& removals, const Target& target, bool weightless_too) {
+    size_t spare_until = 0;
+    for (size_t looked = 0;; looked += kLooksPerTurn) {
+      {
+        MutexLock lock(mutex_);
+        if (looked == 0) spare_until = policy_.size();
+        size_t looks = kLooksPerTurn;
+        if (EvictDownTo(target(), looks, looked <= spare_until, weightless_too, removals)) return;
+      }
+      if (looked / 2 > spare_until) return;
+      std::this_thread::yield();
+    }
+  }
+  // Returns whether that many looks were enough.
+  bool EvictDownTo(uint64_t bytes, size_t& looks, bool spare_used, bool weightless_too,
+                   PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    while (policy_.bytes() > bytes || (weightless_too && policy_.size() > 0)) {
+      Node* const node = policy_.PopVictim(looks, spare_used);
+      if (node == nullptr) return false;
+      Evict(static_cast<Entry*>(node), removals);
+    }
+    return true;
   }
 
   // Whether nobody uses one of the next few objects to be evicted.

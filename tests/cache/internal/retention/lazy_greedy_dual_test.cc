@@ -27,6 +27,11 @@ struct Object : LazyGreedyDual::Node {
   uint64_t key = 0;
 };
 
+LazyGreedyDual::Node* PopVictim(LazyGreedyDual& policy) {
+  size_t looks = 1'000'000;
+  return policy.PopVictim(looks, /*spare_used=*/true);
+}
+
 // A cache without values: what callers of the policy do.
 class KeyCache {
  public:
@@ -67,7 +72,7 @@ class KeyCache {
  private:
   void Shrink() {
     while (policy_.bytes() > policy_.budget()) {
-      auto* const victim = static_cast<Object*>(policy_.PopVictim());
+      auto* const victim = static_cast<Object*>(PopVictim(policy_));
       ASSERT_NE(victim, nullptr);
       objects_.erase(victim->key);
     }
@@ -91,7 +96,7 @@ TEST(LazyGreedyDualTest, BeginsEmpty) {
   EXPECT_EQ(policy.budget(), 100);
   EXPECT_EQ(policy.bytes(), 0);
   EXPECT_EQ(policy.size(), 0);
-  EXPECT_EQ(policy.PopVictim(), nullptr);
+  EXPECT_EQ(PopVictim(policy), nullptr);
   policy.CheckInvariantsForTesting();
 }
 
@@ -176,8 +181,8 @@ TEST(LazyGreedyDualTest, AHitOutsideThePolicyDoesNothing) {
   for (int hit = 0; hit < 1000; ++hit) object.own_counter.RecordAccess();
   policy.Insert(&object, 1, 1);
   EXPECT_EQ(object.accounted_frequency, 0);
-  EXPECT_EQ(policy.PopVictim(), &object);
-  EXPECT_EQ(policy.PopVictim(), nullptr);
+  EXPECT_EQ(PopVictim(policy), &object);
+  EXPECT_EQ(PopVictim(policy), nullptr);
   policy.CheckInvariantsForTesting();
 }
 
@@ -193,12 +198,56 @@ TEST(LazyGreedyDualTest, SaturatedObjectsStillShowTheirHits) {
     cold.own_counter.RecordAccess();
   }
   // The cold one, looked at first, is spared once and then seen to be unused.
-  EXPECT_EQ(policy.PopVictim(), &hot);
+  EXPECT_EQ(PopVictim(policy), &hot);
   cold.own_counter.RecordAccess();
   policy.Insert(&hot, 3, 1);
-  EXPECT_EQ(policy.PopVictim(), &hot);
-  EXPECT_EQ(policy.PopVictim(), &cold);
-  EXPECT_EQ(policy.PopVictim(), nullptr);
+  EXPECT_EQ(PopVictim(policy), &hot);
+  EXPECT_EQ(PopVictim(policy), &cold);
+  EXPECT_EQ(PopVictim(policy), nullptr);
+}
+
+TEST(LazyGreedyDualTest, ASearchIsBoundedAndGoesOn) {
+  constexpr size_t kObjects = 100;
+  std::vector<Object> objects(kObjects);
+  LazyGreedyDual policy(kObjects);
+  for (size_t i = 0; i < kObjects; ++i) {
+    policy.Insert(&objects[i], i, 1);
+    objects[i].own_counter.RecordAccess();
+  }
+  size_t looks = 60;
+  EXPECT_EQ(policy.PopVictim(looks, /*spare_used=*/true), nullptr);
+  EXPECT_EQ(looks, 0);
+  policy.CheckInvariantsForTesting();
+  looks = 60;
+  EXPECT_EQ(policy.PopVictim(looks, /*spare_used=*/true), &objects[0]);
+  EXPECT_EQ(looks, 19);
+  objects[1].own_counter.RecordAccess();
+  EXPECT_EQ(policy.PopVictim(looks, /*spare_used=*/false), &objects[1]);
+  EXPECT_EQ(looks, 18);
+  EXPECT_EQ(policy.size(), kObjects - 2);
+}
+
+TEST(LazyGreedyDualTest, RemovesHeavyObjectsHoweverOftenTheyWereUsed) {
+  constexpr size_t kObjects = 200;
+  std::vector<Object> objects(kObjects);
+  LazyGreedyDual policy(1'000'000);
+  std::mt19937_64 random(1);
+  for (Object& object : objects) {
+    policy.Insert(&object, object.key, uint64_t{1} << random() % 15);
+    for (uint64_t hits = random() % 20; hits > 0; --hits) object.own_counter.RecordAccess();
+  }
+  size_t looks = 100;
+  policy.Insert(policy.PopVictim(looks, /*spare_used=*/true), 0, 1);  // accounts for the hits
+  for (const uint64_t limit : {10'000, 4096, 100, 1, 0}) {
+    policy.RemoveHeavierThan(
+        limit, [&](const LazyGreedyDual::Node* node) { EXPECT_GT(node->weight, limit); });
+    policy.CheckInvariantsForTesting();
+    policy.ColdestFirst([&](const LazyGreedyDual::Node& node) {
+      EXPECT_LE(node.weight, limit);
+      return true;
+    });
+  }
+  EXPECT_EQ(policy.size(), 0);
 }
 
 TEST(LazyGreedyDualTest, SetWeightKeepsTheTotalAndTheOrder) {
@@ -337,7 +386,7 @@ TEST(LazyGreedyDualTest, RecordAccessNeedsNoLock) {
     }
   });
   for (int round = 0; round < 2000; ++round) {
-    LazyGreedyDual::Node* const victim = policy.PopVictim();
+    LazyGreedyDual::Node* const victim = PopVictim(policy);
     ASSERT_NE(victim, nullptr);
     policy.Insert(victim, victim->hash, 1);
   }

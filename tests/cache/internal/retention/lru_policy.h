@@ -47,11 +47,20 @@ class LruPolicy {
     bytes_ += weight;
     nodes_.push_back(node);
   }
-  Node* PopVictim() {
-    if (nodes_.empty()) return nullptr;
+  Node* PopVictim(size_t& looks, bool) {
+    if (nodes_.empty() || looks == 0) return nullptr;
+    --looks;
     Node* const victim = *std::min_element(nodes_.begin(), nodes_.end(), IsColder);
     Remove(victim);
     return victim;
+  }
+  template <typename Visit>
+  void RemoveHeavierThan(uint64_t weight, Visit&& visit) {
+    for (Node* const node : std::vector<Node*>(nodes_)) {
+      if (node->weight <= weight) continue;
+      Remove(node);
+      visit(node);
+    }
   }
   void Remove(Node* node) {
     bytes_ -= node->weight;
