@@ -16,11 +16,11 @@
 // and what other threads count meanwhile is in it or not, for each figure on its own.
 //
 // Differences from Caffeine's and Guava's CacheStats
-//  - A request that was served by an object which the budget had let go, but somebody still used,
-//    is a weak hit; it counts as a hit in hit_ratio(). An ordinary cache would have missed.
+//  - A request that was served by an object which was evicted, but still in use, is a weak hit. It
+//    counts as a hit in hit_ratio(); an ordinary cache would have missed.
 //  - `loads` are all that have ended; `load_failures` are those of them that failed.
 //  - The times of loads have a histogram, so that quantiles can be estimated, also of a sum.
-//  - Removals are told apart by their cause; only the first two are evictions.
+//  - Removals are counted by their cause; only the first two are evictions.
 //  - There are gauges, too: what is true at the moment, not a count since the cache was made. Sums
 //    add them, differences keep the newer.
 //  - Nothing wraps round: a sum ends at the largest value, a difference at 0.
@@ -43,7 +43,7 @@
 namespace weakcache {
 
 struct CacheStats {
-  // Names and values to tell this cache from others.
+  // Names and values that distinguish this cache from others.
   using Labels = std::vector<std::pair<std::string, std::string>>;
 
   // A load is in the first bucket whose limit it does not exceed. The limits are 1, 2, 4, … µs, up
@@ -69,8 +69,8 @@ struct CacheStats {
 
   uint64_t bytes_retained = 0;   // weights of the objects that the cache keeps alive
   uint64_t bytes_pinned = 0;     // weights of those that only users do, each up to 2^48
-  uint64_t loads_in_flight = 0;  // loads that have begun and not ended
-  uint64_t dead_entries = 0;     // entries whose objects have gone, that wait to be removed
+  uint64_t loads_in_flight = 0;  // loads under way
+  uint64_t dead_entries = 0;     // entries of dead objects that have not been purged yet
 
   uint64_t requests() const;
   // Of all requests, how many were hits or weak hits: 0 to 1. It is 1 if there were no requests.

@@ -275,7 +275,8 @@ class LargeObjectCache {
     });
     return removed;
   }
-  // Removes each object that is there when it gets to it. Loads under way will not be kept.
+  // Removes each object that is in the cache when it gets to it. What loads under way return will
+  // not be cached.
   void Clear() {
     InvalidateIf([](const K&, const Strong&) { return true; });
   }
@@ -289,7 +290,7 @@ class LargeObjectCache {
     core_->Purge();
   }
 
-  // Takes effect before it returns.
+  // Evicts what is necessary before it returns.
   void SetBudget(uint64_t budget_bytes) {
     internal::Check(IsBudget(budget_bytes), "LargeObjectCache::SetBudget", "a negative budget");
     typename Core::PendingRemovals removals;
@@ -316,8 +317,9 @@ class LargeObjectCache {
         [&](const Entry& entry, const Strong& object) { visit(entry.key(), object); });
   }
 
-  // Up to `count` keys of retained objects: those that would be evicted last, or first. Hits since
-  // they last were to go don't count. O(count), with a large factor, under the budget's lock.
+  // Returns up to `count` keys of retained objects: those that would be evicted last, or first. The
+  // latest hits don't count. For up to 256 keys O(count), with a large factor, or else O(n log n)
+  // for n objects; the budget's lock is never held for more than 256.
   std::vector<K> HottestKeys(size_type count) const {
     return core_->RankedKeys(count, /*hottest_first=*/true);
   }

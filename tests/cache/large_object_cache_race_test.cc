@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <thread>
@@ -326,6 +327,32 @@ TEST(LargeObjectCacheRaceTest, AnInvalidatedLoadIsNotKept) {
         }
         cache.CheckInvariantsForTesting();
       });
+}
+
+// A hit between the publication of a loaded object and its admission must not count its weight
+// beside the bytes that are reserved for it.
+TEST(LargeObjectCacheRaceTest, AHitMeetsTheAdmissionOfAReservedObject) {
+  struct Weighed {
+    uint64_t byte_size() const { return size; }
+    uint64_t size;
+  };
+  using WeighedCache = LargeObjectCache<int, Weighed>;
+  std::optional<WeighedCache> cache;
+  testing::Race(
+      testing::RaceRounds(5'000),
+      [&](int) {
+        WeighedCache::Options options;
+        options.budget_bytes = 100;
+        options.shards = 1;
+        cache = std::move(WeighedCache::Create(options)).value();
+        for (int key = 0; key < 10; ++key) cache->Put(key, Weighed{5});
+      },
+      {[&] { cache->GetOrLoad(99, [] { return Weighed{50}; }, {.weight_estimate = 50}).value(); },
+       [&] {
+         while (cache->Get(99) == nullptr) {
+         }
+       }},
+      [&](int) { ASSERT_EQ(cache->Stats().evictions_budget, 0); });
 }
 
 TEST(LargeObjectCacheRaceTest, EvictionMeetsLookUpAndRelease) {

@@ -14,6 +14,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -138,7 +140,9 @@ class CacheCore {
     return store_.freshness().IsExpired(entry, store_.freshness().NowIfNeeded());
   }
 
+  // Returns up to `count` keys of retained objects in the order of eviction, or the reverse.
   std::vector<K> RankedKeys(size_t count, bool hottest_first) const {
+    if (count > Store::Budget::kMaxRanked) return RankedKeysSlow(count, hottest_first);
     struct HeldEntries {
       ~HeldEntries() {
         for (Entry* const entry : entries) entry->slot->ReleaseStrong();
@@ -218,6 +222,26 @@ class CacheCore {
     auto& flights = location.shard->flights;
     auto* const flight = flights.Find(location.hash(), store_.shards().MatchingKey(lookup)).flight;
     if (flight != nullptr) flights.Cancel(*flight);
+  }
+
+  // Ranks one entry at a time, so that nobody waits for all of them.
+  std::vector<K> RankedKeysSlow(size_t count, bool hottest_first) const {
+    const uint64_t epoch = store_.retention().Epoch();
+    std::vector<std::pair<uint64_t, K>> ranked;
+    store_.shards().ForEach([&](const Entry& entry, const Ref<V>&) {
+      const std::optional<uint64_t> rank = store_.retention().RankSince(entry, epoch);
+      if (rank.has_value()) ranked.emplace_back(hottest_first ? ~*rank : *rank, entry.key());
+    });
+    // By indices, as keys may be immutable.
+    std::vector<size_t> order(ranked.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::sort(order.begin(), order.end(),
+              [&](size_t a, size_t b) { return ranked[a].first < ranked[b].first; });
+    order.resize(std::min(count, order.size()));
+    std::vector<K> keys;
+    keys.reserve(order.size());
+    for (const size_t index : order) keys.push_back(std::move(ranked[index].second));
+    return keys;
   }
 
   template <typename Lookup, typename Key, typename Loader>

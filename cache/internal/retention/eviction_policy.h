@@ -45,6 +45,10 @@ namespace weakcache::internal {
 //  - SetWeight(node, weight): as after Insert, bytes() may exceed budget().
 //  - ColdestFirst(visit), HottestFirst(visit): call `visit(node)` in the order of eviction, or the
 //    reverse, until it returns false. The order need not account for the latest hits.
+//  - Epoch(), RankSince(node, epoch): of nodes that are ranked with one epoch, those with a lower
+//  rank
+//    are evicted first, as far as the latest hits don't matter. For orders of many nodes, which are
+//    not made under one lock.
 //  - CheckInvariantsForTesting(): aborts, and says why, if the policy is inconsistent.
 template <typename Policy>
 concept EvictionPolicy = std::constructible_from<Policy, uint64_t> &&
@@ -63,6 +67,8 @@ concept EvictionPolicy = std::constructible_from<Policy, uint64_t> &&
   { const_policy.budget() } -> std::same_as<uint64_t>;
   { const_policy.bytes() } -> std::same_as<uint64_t>;
   { const_policy.size() } -> std::same_as<size_t>;
+  { const_policy.Epoch() } -> std::same_as<uint64_t>;
+  { const_policy.RankSince(*node, number) } -> std::same_as<uint64_t>;
   const_policy.ColdestFirst(visit);
   const_policy.HottestFirst(visit);
   const_policy.CheckInvariantsForTesting();

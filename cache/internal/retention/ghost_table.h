@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an eviction policy remembers of objects that it has let go: that they were there, and how
-// often they were used. Without it, an object that comes round just too late is new each time.
+// What an eviction policy remembers of evicted objects: that they were there, and how often they
+// were used. Without it, an object that returns just after its eviction is new each time.
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_GHOST_TABLE_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_GHOST_TABLE_H_
 
@@ -39,7 +39,8 @@ class GhostTable {
     *place = {.fingerprint = fingerprint, .frequency = frequency, .time = now_};
   }
 
-  // How often an object had been used that was among the latest `window` evictions; forgets it.
+  // Returns how often an object had been used, if it was among the latest `window` evictions, and
+  // forgets it.
   std::optional<uint8_t> Take(uint64_t hash, size_t window) {
     if (bucket_count_ == 0) return std::nullopt;
     const uint32_t fingerprint = FingerprintOf(hash);
@@ -54,7 +55,7 @@ class GhostTable {
     return std::nullopt;
   }
 
-  // How many evictions there is room for.
+  // Returns how many evictions there is room for.
   size_t capacity() const { return bucket_count_ * kBucketEntries; }
 
  private:

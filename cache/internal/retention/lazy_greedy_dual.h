@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which object to let go when a cache is over its budget.
+// Chooses the object to evict when a cache is over its budget.
 //
 // An object is worth keeping if it is used often, was used lately, and is small: with the bytes of
 // one large object the cache could keep many small ones. GreedyDual-Size-Frequency (Cherkasova,
@@ -14,7 +14,7 @@
 //
 // Priorities are rounded to half powers of two. All objects of equal value then wait in one queue,
 // and as the clock never goes back each queue is in order: the victim is the oldest of some queue.
-// docs/eviction.md compares the policy with others on real traces, and tells what else was tried.
+// docs/eviction.md compares the policy with others on real traces, and says what else was tried.
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_LAZY_GREEDY_DUAL_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_LAZY_GREEDY_DUAL_H_
 
@@ -138,7 +138,7 @@ class LazyGreedyDual {
     }
   }
 
-  // Lets a node go that is not evicted, so it is not remembered.
+  // Removes a node that is not evicted, so it is not remembered.
   void Remove(Node* node) {
     Dequeue(node);
     bytes_ -= node->weight;
@@ -162,8 +162,8 @@ class LazyGreedyDual {
   // How many evictions the ghost has room for.
   size_t ghost_capacity() const { return ghost_.capacity(); }
 
-  // Calls `visit(node)` on each node until it says false, in the order in which they would go, or
-  // the reverse. Hits since a node was queued don't count. O(1) for each, with a large factor.
+  // Calls `visit(node)` for each node until it returns false, in the order of eviction, or the
+  // reverse. Hits since a node was queued don't count. O(1) for each, with a large factor.
   template <typename Visit>
   void ColdestFirst(Visit&& visit) const {
     ForEach(oldest_, &Node::newer, /*sign=*/0, visit);
@@ -172,6 +172,10 @@ class LazyGreedyDual {
   void HottestFirst(Visit&& visit) const {
     ForEach(newest_, &Node::older, /*sign=*/~uint64_t{0}, visit);
   }
+
+  // Priorities wrap around, so only how far they are ahead of some earlier clock can be compared.
+  uint64_t Epoch() const { return clock_; }
+  uint64_t RankSince(const Node& node, uint64_t epoch) const { return node.priority - epoch; }
 
   // Aborts unless the queues are in order and the totals right.
   void CheckInvariantsForTesting() const {

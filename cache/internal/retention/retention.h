@@ -33,6 +33,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -251,12 +252,14 @@ class Retention {
 
   // Returns up to `count` retained entries in the reverse order of their eviction, or in that
   // order. The caller has to release a reference to the slot of each.
+  static constexpr size_t kMaxRanked = kLooksPerTurn;
   std::vector<Entry*> Ranked(size_t count, bool hottest_first) const {
+    Check(count <= kMaxRanked, "Retention::Ranked", "too many under one lock");
     std::vector<Entry*> entries;
-    entries.reserve(std::min(count, size()));
+    entries.reserve(count);
     MutexLock lock(mutex_);
     const auto visit = [&](Node& node) {
-      if (entries.size() == entries.capacity()) return false;
+      if (entries.size() == count) return false;
       entries.push_back(static_cast<Entry*>(&node));
       entries.back()->slot->AddStrong();
       return true;
@@ -267,6 +270,16 @@ class Retention {
       policy_.ColdestFirst(visit);
     }
     return entries;
+  }
+  // For more of them: see EvictionPolicy. An entry that is not retained has no rank.
+  uint64_t Epoch() const {
+    MutexLock lock(mutex_);
+    return policy_.Epoch();
+  }
+  std::optional<uint64_t> RankSince(const Entry& entry, uint64_t epoch) const {
+    MutexLock lock(mutex_);
+    if (!entry.retained()) return std::nullopt;
+    return policy_.RankSince(entry, epoch);
   }
 
   // For tests, while no other thread uses the cache.

@@ -76,6 +76,8 @@ class LruPolicy {
   uint64_t bytes() const { return bytes_; }
   size_t size() const { return nodes_.size(); }
 
+  uint64_t Epoch() const { return 0; }
+  uint64_t RankSince(const Node& node, uint64_t) const { return node.counter->last_access(); }
   template <typename Visit>
   void ColdestFirst(Visit&& visit) const {
     std::vector<Node*> nodes = Sorted();

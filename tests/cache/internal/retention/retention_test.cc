@@ -4,10 +4,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
-#include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -163,6 +166,96 @@ TYPED_TEST(RetentionTest, RanksKeysByTheOrderOfEviction) {
   EXPECT_FALSE(this->Contains(coldest[0]));
   EXPECT_FALSE(this->Contains(coldest[1]));
   EXPECT_TRUE(this->Contains(hottest[0]));
+}
+
+TYPED_TEST(RetentionTest, ASmallerBudgetEvictsTheTooHeavyAlone) {
+  this->Put(99, 60);
+  for (int hit = 0; hit < 20; ++hit) this->core_.Get(99);
+  for (int key = 0; key < 10; ++key) this->Put(key, 4);
+  typename TestFixture::PendingRemovals removals;
+  this->retention().SetBudget(50, removals);
+  EXPECT_EQ(this->retention().bytes(), 40);
+}
+
+TYPED_TEST(RetentionTest, ManyKeysAreRankedLikeFew) {
+  for (int key = 0; key < 100; ++key) this->Put(key, 1);
+  for (int key = 0; key < 100; key += 3) this->core_.Get(key);
+  this->Put(200, 1);  // may account for the hits
+  const std::vector<int> all = this->core_.RankedKeys(1000, /*hottest_first=*/false);
+  EXPECT_EQ(all.size(), 100);
+  EXPECT_EQ(all.front(), this->core_.RankedKeys(1, /*hottest_first=*/false).front());
+  std::vector<int> hottest = this->core_.RankedKeys(1000, /*hottest_first=*/true);
+  EXPECT_EQ(hottest.size(), 100);
+  EXPECT_TRUE(std::is_permutation(all.begin(), all.end(), hottest.begin()));
+}
+
+// Counts what the retention asks for under one lock.
+class MeteredPolicy : public LazyGreedyDual {
+ public:
+  using LazyGreedyDual::LazyGreedyDual;
+
+  Node* PopVictim(size_t& looks, bool spare_used) {
+    most_looks = std::max(most_looks, looks);
+    const size_t before = looks;
+    Node* const victim = LazyGreedyDual::PopVictim(looks, spare_used);
+    all_looks += before - looks;
+    return victim;
+  }
+  inline static size_t most_looks = 0;
+  inline static size_t all_looks = 0;
+};
+
+class TurnsTest : public RetentionTest<MeteredPolicy> {
+ protected:
+  static constexpr int kObjects = 10'000;
+  TurnsTest() : RetentionTest(kObjects) {
+    for (int key = 0; key < kObjects; ++key) {
+      Put(key, 1);
+      core_.Get(key);
+    }
+    MeteredPolicy::most_looks = 0;
+    MeteredPolicy::all_looks = 0;
+  }
+  ~TurnsTest() override { EXPECT_LE(MeteredPolicy::most_looks, 256); }
+};
+
+TEST_F(TurnsTest, TheFirstEvictionAfterAllObjectsWereHit) {
+  Put(kObjects, 1);
+  EXPECT_GE(MeteredPolicy::all_looks, kObjects);
+  EXPECT_EQ(retention().bytes(), kObjects);
+  EXPECT_EQ(core_.Stats().evictions_budget, 1);
+}
+TEST_F(TurnsTest, AHeavyObjectEvictsManyLightOnes) {
+  for (int i = 0; i < 3; ++i) Put(-1, kObjects / 2);
+  EXPECT_LE(retention().bytes(), kObjects);
+  EXPECT_GE(core_.Stats().evictions_budget, kObjects / 2);
+}
+TEST_F(TurnsTest, TrimAndSetBudget) {
+  {
+    PendingRemovals removals;
+    retention().Trim(kObjects / 2, removals);
+    EXPECT_EQ(retention().bytes(), kObjects / 2);
+    retention().SetBudget(kObjects / 4, removals);
+    EXPECT_EQ(retention().bytes(), kObjects / 4);
+    retention().Trim(0, removals);
+    EXPECT_EQ(retention().bytes(), 0);
+  }
+  EXPECT_EQ(core_.size(), 0);
+}
+// Objects are hit as fast as the eviction looks at them: it ends nevertheless.
+TEST_F(TurnsTest, HitsDoNotKeepAnEvictionFromEnding) {
+  std::atomic<bool> done{false};
+  std::thread hitter([&] {
+    while (!done) {
+      for (int key = 0; key < kObjects; ++key) core_.Get(key);
+    }
+  });
+  {
+    PendingRemovals removals;
+    retention().Trim(0, removals);
+  }
+  done = true;
+  hitter.join();
 }
 
 }  // namespace
