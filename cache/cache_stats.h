@@ -12,17 +12,15 @@
 //   if (served.LoadTimeQuantile(0.99) > absl::Seconds(1)) Warn("slow loader");
 //   return served.ToPrometheus("weakcache", {{"cache", "images"}});
 //
-// Thread safety: thread-compatible, a plain value; a cache's Stats() may be called on any thread,
-// and what other threads count meanwhile is in it or not, for each figure on its own.
+// Thread safety: thread-compatible, a plain value; a cache's Stats() may be called on any thread.
 //
 // Differences from Caffeine's and Guava's CacheStats
 //  - A request that was served by an object which was evicted, but still in use, is a weak hit. It
 //    counts as a hit in hit_ratio(); an ordinary cache would have missed.
-//  - `loads` are all that have ended; `load_failures` are those of them that failed.
+//  - `loads` are all loads that have ended, `load_failures` those of them that failed.
 //  - The times of loads have a histogram, so that quantiles can be estimated, also of a sum.
 //  - Removals are counted by their cause; only the first two are evictions.
-//  - There are gauges, too: what is true at the moment, not a count since the cache was made. Sums
-//    add them, differences keep the newer.
+//  - Gauges say what is true at the moment: sums add them, differences keep the newer.
 //  - Nothing wraps round: a sum ends at the largest value, a difference at 0.
 //
 // Complexity: O(1) for each operation, where the buckets of the histogram are a constant.

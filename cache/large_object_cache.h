@@ -74,9 +74,10 @@ uint64_t DefaultWeight(const V& object) {
 
 template <typename K, typename V>
 struct LargeObjectCacheOptions {
-  // What the retained objects may weigh together. A heavier object is handed out, and found while it
-  // is used, but not retained. UINT64_MAX means no limit; other values of 2^63 or more are refused,
-  // because they are negative numbers: so is 2 << 30, an int, where uint64_t{2} << 30 was meant.
+  // What the retained objects may weigh together. A heavier object is handed out, and found while
+  // it is used, but not retained. UINT64_MAX means no limit; other values of 2^63 or more are
+  // refused, because they are negative numbers: so is 2 << 30, an int, where uint64_t{2} << 30 was
+  // meant.
   uint64_t budget_bytes = 0;
   // Returns the weight of an object; called once for each new object, and by UpdateWeight. Empty:
   // DefaultWeight.

@@ -99,6 +99,7 @@ class BulkLoad {
     ~Ending() {
       permit.Release();
       for (auto& part : load.parts_) Loads::EndFlight(part->completion, removals);
+      removals.FinishEviction();
     }
 
     BulkLoad& load;

@@ -131,6 +131,7 @@ class CacheLoads {
       EnterLoaded(location, prepared, made, present, completion, reservation, removals);
     });
     permit.Release();
+    removals.FinishEviction();
     reservation.Release();
     completion.Complete();
     if (!outcome.status.ok()) return std::move(outcome.status);

@@ -68,7 +68,11 @@ class CacheRefresh {
           store_.template Prepare<Loads::template kIsEmbedded<Made>>(
               location, prepared, std::forward<Key>(key), removals);
           if (!loads_.Make(prepared.cold(), std::forward<Loader>(loader), made).ok()) return stale;
-          return EnterRefreshed(location, prepared, made, present, entry, reservation, removals);
+          Ref<V> fresh =
+              EnterRefreshed(location, prepared, made, present, entry, reservation, removals);
+          permit.Release();
+          removals.FinishEviction();
+          return fresh;
         },
         [&] { return stale; });  // the failure has been counted
   }

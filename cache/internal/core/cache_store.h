@@ -194,6 +194,8 @@ class CacheStore {
                            CauseOfReplacing(present, now), none, removals);
     if (flight != nullptr) flights.Supersede(*flight);
     on_entered();
+    lock.unlock();
+    removals.FinishEviction();
     return entered;
   }
 

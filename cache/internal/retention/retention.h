@@ -7,24 +7,14 @@
 // that the budget is exact and the victim is the worst of all objects, not of one shard. Hits never
 // come here.
 //
-// What an operation removes goes to a PendingRemovals, because listener and destructors are user
-// code, which must not run under a lock:
-//
-//   PendingRemovals removals;              // declared first, so destroyed last
-//   MutexLock lock(shard.mutex);
-//   retention.Admit(entry, removals);      // takes and releases the budget's lock; evicts
-//   …                                      // unlocks; then the listener is called, and objects die
+// What an operation removes goes to a PendingRemovals, which runs the user code that this calls for
+// after all locks have been released: see there.
 //
 // Under the lock no more than a few hundred nodes of the policy are looked at. An operation that
 // has to look at more (the first eviction after all objects were hit, a Trim of half of the cache)
 // takes turns: it releases the lock in between. An eviction that begins under a shard's lock leaves
 // the other turns to the destructor of its PendingRemovals, so that the budget is kept when the
 // operation ends.
-//
-// Notifications about one object must come one after the other and in the order of the removals,
-// though the thread that reports the first may still be in the listener when the second happens.
-// So each entry has a flag, `notifying`: whoever sets it reports, and looks again for a later cause
-// before it clears the flag; whoever finds it set leaves its cause in `next_cause`.
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_RETENTION_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_RETENTION_H_
 
@@ -41,6 +31,7 @@
 #include "absl/base/thread_annotations.h"
 #include "weakcache/cache/internal/retention/cache_entry.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
+#include "weakcache/cache/internal/retention/pending_removals.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/internal/check.h"
@@ -58,40 +49,7 @@ class Retention {
 
  public:
   using Entry = CacheEntry<K, Policy>;
-
-  // The objects that one operation removes from the cache or from its budget. Declare it before
-  // whatever others may wait for, be it a lock, a flight or a permit: its destructor, run after
-  // those have ended, calls the listener and drops references. It may be the last thing that an
-  // operation does, even if that user code ends the cache.
-  class PendingRemovals {
-   public:
-    PendingRemovals() = default;
-    PendingRemovals(const PendingRemovals&) = delete;
-    PendingRemovals& operator=(const PendingRemovals&) = delete;
-    ~PendingRemovals() {
-      // Before any user code, which might end the cache.
-      if (unfinished_ != nullptr) unfinished_->FinishEviction(*this);
-      while (first_ != nullptr) {
-        Entry* const entry = std::exchange(first_, first_->next_pending);
-        ControlBlock* const slot = entry->slot;
-        ControlBlock* const object = entry->object;
-        const bool unused_at_eviction = NotifyListener(entry);
-        ControlBlock::DeferredReleases last;
-        if (object->ReleaseStrong(last) && unused_at_eviction) {
-          entry->hot.ownership.SetEvictedUnused();
-        }
-        if (object != slot) slot->ReleaseStrong();
-      }
-    }
-
-    // References that the table drops.
-    ControlBlock::DeferredReleases deferred;
-
-   private:
-    friend class Retention;
-    Retention* unfinished_ = nullptr;  // if the budget may still be exceeded
-    Entry* first_ = nullptr;  // linked by next_pending; holds a reference to each and its object
-  };
+  using PendingRemovals = internal::PendingRemovals<K, Policy>;
 
   // Bytes of the budget that are kept free for an object that is being loaded, until the
   // reservation is used by Admit, or ends.
@@ -185,7 +143,7 @@ class Retention {
     entry->in_cache = false;
     entry->refresh.Close();
     shared_->counters.Unpinned(entry->object_weight());
-    AddPending(entry, cause, removals);
+    removals.Add(entry, cause);
   }
 
   // Objects that are heavier than the new budget go first: nothing else is evicted for their sake.
@@ -211,6 +169,12 @@ class Retention {
   void Trim(uint64_t bytes, PendingRemovals& removals) {
     EvictInTurns(
         removals, [bytes] { return bytes; }, /*weightless_too=*/bytes == 0);
+  }
+
+  // Ends an eviction that has not kept the budget under one lock.
+  void FinishEviction(PendingRemovals& removals) {
+    const auto target = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return unreserved_budget(); };
+    EvictInTurns(removals, target, /*weightless_too=*/false);
   }
 
   // Returns the number of a weighing that begins. The object is weighed without a lock.
@@ -328,14 +292,9 @@ class Retention {
     size_t looks = kLooksPerTurn;
     if (!EvictDownTo(unreserved_budget(), looks, /*spare_used=*/true, /*weightless_too=*/false,
                      removals)) {
-      removals.unfinished_ = this;
+      removals.SetUnfinished(this);
     }
   }
-  void FinishEviction(PendingRemovals& removals) {
-    const auto target = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return unreserved_budget(); };
-    EvictInTurns(removals, target, /*weightless_too=*/false);
-  }
-
   // Evicts until the retained objects weigh at most `target()`, which is called under the lock. It
   // ends, even if other threads admit and hit objects all the time: after as many looks as there
   // were objects no more are spared, and after twice as many all of those objects have been
@@ -379,7 +338,7 @@ class Retention {
   // The entry is out of the policy already, also for ReleaseRetained.
   void Evict(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     entry->unused_at_eviction = entry->object->strong_count() == 1;
-    AddPending(entry, RemovalCause::kBudget, removals);
+    removals.Add(entry, RemovalCause::kBudget);
     if (ReleaseRetained(entry, removals.deferred)) entry->hot.ownership.SetEvictedUnused();
   }
   // Makes a retained object pinned. Returns whether that was the last reference.
@@ -389,38 +348,6 @@ class Retention {
     admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
     shared_->counters.Pinned(entry->object_weight());
     return entry->object->ReleaseStrong(deferred);
-  }
-
-  // Counts a removal, and if there is a listener has it notified. The object, whose reference the
-  // caller holds, then lives until `removals` goes, so that its death is reported last.
-  void AddPending(Entry* entry, RemovalCause cause, PendingRemovals& removals)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    shared_->counters.CountRemoval(cause);
-    if (!shared_->listener) return;
-    if (entry->notifying) {
-      entry->next_cause = cause;
-      return;
-    }
-    entry->notifying = true;
-    entry->cause = cause;
-    entry->notified_weight = entry->object_weight();
-    entry->slot->AddStrong();
-    if (entry->object != entry->slot) entry->object->AddStrong();
-    entry->next_pending = std::exchange(removals.first_, entry);
-  }
-
-  // Reports all that there is to report about an entry, in order. Returns whether nobody used its
-  // object when it was evicted.
-  static bool NotifyListener(Entry* entry) {
-    CacheShared<K>& shared = entry->shared();
-    for (;;) {
-      shared.NotifyListener(entry->key(), entry->cause, entry->notified_weight);
-      MutexLock lock(shared.mutex);
-      entry->notifying = entry->next_cause.has_value();
-      if (!entry->notifying) return entry->unused_at_eviction;
-      entry->cause = *std::exchange(entry->next_cause, std::nullopt);
-      entry->notified_weight = entry->object_weight();
-    }
   }
 
   const std::shared_ptr<CacheShared<K>> shared_;
