@@ -94,7 +94,9 @@ class SlotPages {
   static void* cold_part(Slot* slot) {
     auto* const page = static_cast<Page*>(static_cast<Header*>(slot->page()));
     const size_t index = static_cast<size_t>(slot - page->slots());
-    return reinterpret_cast<char*>(page) + FirstCold(page->size) + index * kColdBytes;
+    char* cold = reinterpret_cast<char*>(page) + FirstCold(page->size) + index * kColdBytes;
+    asm("" : "+r"(cold));  // or else GCC takes it for a part of the page's base, and warns
+    return cold;
   }
 
   // Frees the pages whose slots are all free.
