@@ -45,12 +45,8 @@
 #ifndef WEAKCACHE_CACHE_CONCURRENT_WEAK_VALUE_MAP_H_
 #define WEAKCACHE_CACHE_CONCURRENT_WEAK_VALUE_MAP_H_
 
-#include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <thread>
 #include <type_traits>
 #include <utility>
 
@@ -58,6 +54,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "weakcache/cache/internal/concurrent/concurrent_shard.h"
+#include "weakcache/cache/internal/concurrent/sharding.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
 #include "weakcache/cache/internal/slot/stored_handle.h"
 #include "weakcache/cache/recursive_creation_error.h"
@@ -88,16 +85,14 @@ class ConcurrentWeakValueMap {
   using Weak = typename HandleTraits<Strong>::weak_type;
   using Options = ConcurrentWeakValueMapOptions;
 
-  ConcurrentWeakValueMap() : ConcurrentWeakValueMap(DefaultShards(), 0, Hash(), Equal()) {}
+  ConcurrentWeakValueMap()
+      : ConcurrentWeakValueMap(internal::DefaultShards(), 0, Hash(), Equal()) {}
 
   // InvalidArgument if there is a bad option.
   static absl::StatusOr<ConcurrentWeakValueMap> Create(const Options& options, Hash hash = Hash(),
                                                        Equal equal = Equal()) {
-    const size_t shards = options.shards == 0 ? DefaultShards() : options.shards;
-    if (!std::has_single_bit(shards) || shards > kMaxShards) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("shards: ", shards, " is not a power of two of at most ", kMaxShards));
-    }
+    if (absl::Status status = internal::ValidateShards(options.shards); !status.ok()) return status;
+    const size_t shards = options.shards == 0 ? internal::DefaultShards() : options.shards;
     if (options.expected_size / shards > Table::max_size() / 2) {
       return absl::InvalidArgumentError(
           absl::StrCat("expected_size: ", options.expected_size, " is too many"));
@@ -180,8 +175,8 @@ class ConcurrentWeakValueMap {
   // without a lock: it may use the map, and take its time. O(the most entries that there were).
   template <typename Visit>
   void for_each(Visit&& visit) const {
-    for (size_t i = 0; i < shard_count_; ++i) {
-      shards_[i].ForEach(
+    for (Shard& shard : shards_) {
+      shard.ForEach(
           [&](const Entry& entry) { visit(std::as_const(entry.slot->payload()), entry.object); });
     }
   }
@@ -190,7 +185,7 @@ class ConcurrentWeakValueMap {
   // map. Others: with those of the dead that are not purged yet. O(shards).
   size_type size() const {
     size_t size = 0;
-    for (size_t i = 0; i < shard_count_; ++i) size += shards_[i].table.size();
+    for (const Shard& shard : shards_) size += shard.table.size();
     return size;
   }
   bool empty() const { return size() == 0; }
@@ -199,18 +194,18 @@ class ConcurrentWeakValueMap {
   // than own handles: O(the most entries that there were).
   size_type purge() {
     size_t purged = 0;
-    for (size_t i = 0; i < shard_count_; ++i) {
+    for (Shard& shard : shards_) {
       typename Table::DeferredReleases deferred;
-      typename Table::MutexLock lock(shards_[i].table.mutex);
-      purged += shards_[i].table.PurgeUpTo(SIZE_MAX, deferred);
+      typename Table::MutexLock lock(shard.table.mutex);
+      purged += shard.table.PurgeUpTo(SIZE_MAX, deferred);
     }
     return purged;
   }
   // Removes each object that is there when it gets to it.
   void clear() {
-    for (size_t i = 0; i < shard_count_; ++i) {
-      Table& table = shards_[i].table;
-      shards_[i].ForEach([&](const Entry& entry) {
+    for (Shard& shard : shards_) {
+      Table& table = shard.table;
+      shard.ForEach([&](const Entry& entry) {
         typename Table::DeferredReleases deferred;
         typename Table::MutexLock lock(table.mutex);
         table.Remove(entry, deferred);
@@ -219,9 +214,9 @@ class ConcurrentWeakValueMap {
   }
   // Lets no index grow until there are more than `size` entries (if the keys spread evenly).
   void reserve(size_type size) {
-    for (size_t i = 0; i < shard_count_; ++i) {
-      typename Table::MutexLock lock(shards_[i].table.mutex);
-      shards_[i].table.Reserve(RoomPerShard(size));
+    for (Shard& shard : shards_) {
+      typename Table::MutexLock lock(shard.table.mutex);
+      shard.table.Reserve(shards_.RoomPerShard(size));
     }
   }
 
@@ -231,7 +226,7 @@ class ConcurrentWeakValueMap {
   // For tests, while the map is quiet and no object is released: aborts, and says why, if the map
   // is inconsistent.
   void CheckInvariantsForTesting() const {
-    for (size_t i = 0; i < shard_count_; ++i) shards_[i].CheckInvariantsForTesting();
+    for (Shard& shard : shards_) shard.CheckInvariantsForTesting();
   }
 
  private:
@@ -241,35 +236,20 @@ class ConcurrentWeakValueMap {
   using Table = typename Shard::Table;
   using Entry = typename Shard::Entry;
 
-  static constexpr size_t kMaxShards = 4096;
   struct KeyLocation {
     Shard* shard;
     uint32_t hash;
   };
 
   ConcurrentWeakValueMap(size_t shards, size_t expected_size, Hash hash, Equal equal)
-      : keys_(std::move(hash), std::move(equal)),
-        shard_count_(shards),
-        shards_(std::make_unique<Shard[]>(shards)) {
+      : keys_(std::move(hash), std::move(equal)), shards_(shards) {
     if (expected_size != 0) reserve(expected_size);
-  }
-
-  static size_t DefaultShards() {
-    return std::clamp(std::bit_ceil(8 * size_t{std::thread::hardware_concurrency()}), size_t{16},
-                      kMaxShards);
-  }
-  // With some room to spare, as keys don't spread quite evenly.
-  size_t RoomPerShard(size_t size) const {
-    const size_t average = size / shard_count_ + 1;
-    return shard_count_ == 1 ? size : average + average / 8 + 8;
   }
 
   template <typename Lookup>
   KeyLocation Locate(const Lookup& key) const {
     const uint64_t hash = internal::MixedHash<Hash>(keys_.hash(key));
-    constexpr int kShift = internal::kBitsBelowSlotHash;
-    const size_t shard = (hash >> (kShift - std::bit_width(kMaxShards))) & (shard_count_ - 1);
-    return {&shards_[shard], static_cast<uint32_t>(hash >> kShift)};
+    return {&shards_.ForHash(hash), static_cast<uint32_t>(hash >> internal::kBitsBelowSlotHash)};
   }
   template <typename Key, typename Made>
   auto Enter(Key&& key, Made& made, bool replace) {
@@ -286,8 +266,7 @@ class ConcurrentWeakValueMap {
   }
 
   internal::KeyFunctions<Hash, Equal> keys_;
-  size_t shard_count_;
-  std::unique_ptr<Shard[]> shards_;
+  internal::ShardArray<Shard> shards_;
 };
 
 }  // namespace weakcache

@@ -26,15 +26,12 @@
 #ifndef WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
 #define WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
 
-#include <algorithm>
-#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <future>
 #include <memory>
-#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -45,6 +42,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/internal/concurrent/sharding.h"
 #include "weakcache/cache/internal/core/cache_core.h"
 #include "weakcache/cache/internal/core/core_owner.h"
 #include "weakcache/cache/internal/core/freshness.h"
@@ -130,7 +128,7 @@ class LargeObjectCache {
     if (absl::Status status = Check(options); !status.ok()) return status;
     internal::CacheSettings<K, V> settings{
         options.budget_bytes,
-        options.shards == 0 ? DefaultShards() : options.shards,
+        options.shards == 0 ? internal::DefaultShards() : options.shards,
         options.max_concurrent_loads,
         options.weigher ? std::move(options.weigher) : DefaultWeight<V>,
         std::move(options.removal_listener),
@@ -345,11 +343,6 @@ class LargeObjectCache {
 
   explicit LargeObjectCache(std::unique_ptr<Core> core) : core_(std::move(core)) {}
 
-  static size_t DefaultShards() {
-    return std::clamp(std::bit_ceil(8 * size_t{std::thread::hardware_concurrency()}), size_t{16},
-                      Core::kMaxShards);
-  }
-
   static constexpr bool IsBudget(uint64_t bytes) {
     return std::in_range<int64_t>(bytes) || bytes == UINT64_MAX;
   }
@@ -359,11 +352,7 @@ class LargeObjectCache {
           absl::StrCat("budget_bytes: ", static_cast<int64_t>(options.budget_bytes),
                        " is negative; the largest that an int can be is 2^31 - 1"));
     }
-    if (options.shards != 0 &&
-        (!std::has_single_bit(options.shards) || options.shards > Core::kMaxShards)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "shards: ", options.shards, " is not a power of two of at most ", Core::kMaxShards));
-    }
+    if (absl::Status status = internal::ValidateShards(options.shards); !status.ok()) return status;
     const auto check = [](const char* option, absl::Duration duration) {
       if (duration > absl::ZeroDuration()) return absl::OkStatus();
       return absl::InvalidArgumentError(

@@ -11,9 +11,10 @@
 #include <utility>
 
 #include "weakcache/cache/internal/concurrent/concurrent_slot.h"
+#include "weakcache/cache/internal/slot/page_header.h"
 #include "weakcache/cache/internal/slot/retire_list.h"
 #include "weakcache/cache/internal/slot/slot_pages.h"
-#include "weakcache/cache/internal/slot/teardown_count.h"
+#include "weakcache/cache/internal/slot/table_pages.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/internal/control_block.h"
@@ -28,39 +29,16 @@ class ConcurrentCore {
   using Allocator = typename Policy::template Allocator<char>;
   using State = ConcurrentSlotState;
 
-  // What each page begins with: near its slots, for the threads that drop last references.
-  class PageHeader : public BasicWatcherOwner<Policy> {
+  // See PageHeaderBase.
+  class PageHeader : public PageHeaderBase<ConcurrentCore, Policy> {
    public:
-    // A slot's end does nothing, but a model checker sees late accesses by it.
-    static constexpr bool kEndsSlots = !std::is_same_v<Policy, StdAtomics>;
+    explicit PageHeader(ConcurrentCore* core) : PageHeaderBase<ConcurrentCore, Policy>(core) {}
 
-    explicit PageHeader(ConcurrentCore* core) : core_(core) {}
-
-    auto& retire_list() { return core_->retire_list; }
     static void DestroyPayload(ConcurrentSlot<H, Payload>* slot) {
       ConcurrentCore::DestroyPayload(slot);
     }
-    // The slot may be gone afterwards, and so may the page.
-    void Push(ConcurrentSlot<H, Payload>* slot) {
-      if (!core_->retire_list.Push(slot) && teardown_count_.Decrement()) core_->EndPage(slot);
-    }
-
-    // Of a embedded whose object has ended: the weak reference that the strong ones shared goes
-    // along.
-    void PushExpired(ConcurrentSlot<H, Payload>* slot) {
-      if (core_->retire_list.Push(slot)) return;
-      // Nobody takes it any more. The last reference leaves once more, as by FreeBlock; that can't
-      // be the last departure, since this one is still to come.
-      if (slot->DropWeak()) static_cast<void>(teardown_count_.Decrement());
-      if (teardown_count_.Decrement()) core_->EndPage(slot);
-    }
-
-    [[nodiscard]] bool SetRemaining(size_t remaining) {
-      return teardown_count_.SetRemaining(remaining);
-    }
 
    private:
-    void OnClaimed() noexcept override { core_->retire_list.CountExpired(); }
     // The slot is the table's until it has come through the retire_list; after the table's end it
     // is this thread's to let go of.
     void OnExpired(BasicWatcher<Policy>* watcher) noexcept override {
@@ -69,12 +47,9 @@ class ConcurrentCore {
         if constexpr (requires { ColdPartAt(external)->OnObjectExpired(); }) {
           ColdPartAt(external)->OnObjectExpired();
         }
-        if (!core_->retire_list.Push(external)) external->ReleaseStrong();
+        if (!this->retire_list().Push(external)) external->ReleaseStrong();
       }
     }
-
-    ConcurrentCore* const core_;
-    BasicTeardownCount<Policy> teardown_count_;  // of pushes, after the table's end
   };
 
  public:
@@ -85,20 +60,8 @@ class ConcurrentCore {
   using EmbeddedSlots = SlotPages<Embedded, PageHeader, Allocator, Cold>;
   using ExternalSlots = SlotPages<External, PageHeader, Allocator, Cold>;
 
-  // A place in the links' pages, or after them in the residents'.
-  class Position {
-   public:
-    Position& operator++() {
-      ++(in_embedded_slots_ ? embedded_.slot : external_.slot);
-      return *this;
-    }
-
-   private:
-    friend class ConcurrentCore;
-    bool in_embedded_slots_ = false;
-    typename ExternalSlots::Position external_;
-    typename EmbeddedSlots::Position embedded_;
-  };
+  using Pages = TablePages<ExternalSlots, EmbeddedSlots, /*kHasEmbedded=*/true, Allocator, Policy>;
+  using Position = typename Pages::Position;
 
   static ConcurrentCore* New() {
     Memory<ConcurrentCore, Allocator> memory{Allocator()};
@@ -129,25 +92,25 @@ class ConcurrentCore {
   template <bool kEmbedded>
   Slot* Allocate() {
     if constexpr (kEmbedded) {
-      return embedded_slots_.Allocate(this);
+      return pages_.embedded.Allocate(this);
     } else {
-      return external_slots_.Allocate(this);
+      return pages_.external.Allocate(this);
     }
   }
   template <bool kEmbedded>
   Slot* AllocateFree() {
     if constexpr (kEmbedded) {
-      return embedded_slots_.AllocateFree();
+      return pages_.embedded.AllocateFree();
     } else {
-      return external_slots_.AllocateFree();
+      return pages_.external.AllocateFree();
     }
   }
   void Free(Slot* slot) {
     slot->set_state(State::kFree);
     if (slot->is_external()) {
-      external_slots_.Free(AsExternal(slot));
+      pages_.external.Free(AsExternal(slot));
     } else {
-      embedded_slots_.Free(AsEmbedded(slot));
+      pages_.embedded.Free(AsEmbedded(slot));
     }
   }
 
@@ -159,15 +122,9 @@ class ConcurrentCore {
   }
 
   // How many slots there are, free or not.
-  size_t size() const { return external_slots_.size() + embedded_slots_.size(); }
-  // The first slot at or after `position`, which becomes its position; null at the end.
-  Slot* At(Position& position) const {
-    if (!position.in_embedded_slots_) {
-      if (Slot* const slot = external_slots_.At(position.external_)) return slot;
-      position.in_embedded_slots_ = true;
-    }
-    return embedded_slots_.At(position.embedded_);
-  }
+  size_t size() const { return pages_.size(); }
+  // See TablePages.
+  Slot* At(Position& position) const { return pages_.template At<Slot>(position); }
 
   // Ends the core, or leaves it to the last thread that still needs a slot of it: for objects that
   // live on, or weak references to them, or a watcher that is just being told. `arrived` has been
@@ -175,31 +132,18 @@ class ConcurrentCore {
   void Shutdown(Slot* arrived) {
     Drain(arrived);
     Drain(retire_list.Close());
-    size_t pages_left = 0;
-    const auto leave = [&](PageHeader* page, auto* slots, size_t size) {
-      size_t outstanding = 0;
-      for (size_t i = 0; i < size; ++i) outstanding += CountOutstanding(&slots[i]);
-      if (page->SetRemaining(outstanding)) {
-        DeletePage(page, slots);
-      } else {
-        ++pages_left;
-      }
-    };
-    external_slots_.Shutdown(leave);
-    embedded_slots_.Shutdown(leave);
-    if (teardown_count_.SetRemaining(pages_left)) Discard(Allocator(), this);
+    if (pages_.Shutdown(CountOutstanding)) Discard(Allocator(), this);
   }
 
-  void CheckInvariantsForTesting() const {
-    external_slots_.CheckInvariantsForTesting();
-    embedded_slots_.CheckInvariantsForTesting();
-  }
+  void CheckInvariantsForTesting() const { pages_.CheckInvariantsForTesting(); }
 
   BasicRetireList<Policy, Slot> retire_list;
   // What the payloads need to the last.
   std::shared_ptr<const void> keep_alive;
 
  private:
+  friend class PageHeaderBase<ConcurrentCore, Policy>;
+
   ConcurrentCore() = default;
 
   // Lets go of what came through the retire_list.
@@ -241,22 +185,14 @@ class ConcurrentCore {
     return 1;
   }
 
-  // By the last thread that needs a page, after the table's end.
+  // Deletes a page, after the table's end, by the last thread that needs it.
   void EndPage(Slot* slot) {
-    auto* const page = static_cast<PageHeader*>(slot->page());
-    if (slot->is_external()) {
-      DeletePage(page, AsExternal(slot));
-    } else {
-      DeletePage(page, AsEmbedded(slot));
+    if (pages_.EndPage(static_cast<PageHeader*>(slot->page()), slot->is_external())) {
+      Discard(Allocator(), this);
     }
-    if (teardown_count_.Decrement()) Discard(Allocator(), this);
   }
-  static void DeletePage(PageHeader* page, External*) { ExternalSlots::Delete(page, Allocator()); }
-  static void DeletePage(PageHeader* page, Embedded*) { EmbeddedSlots::Delete(page, Allocator()); }
 
-  ExternalSlots external_slots_{Allocator()};
-  EmbeddedSlots embedded_slots_{Allocator()};
-  BasicTeardownCount<Policy> teardown_count_;  // of pages, after the table's end
+  Pages pages_{Allocator()};
 };
 
 }  // namespace weakcache::internal

@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <new>
 
+#include "weakcache/cache/internal/slot/chunk_tags.h"
 #include "weakcache/cache/internal/slot/hash_bits.h"
 #include "weakcache/weakref/internal/check.h"
 
@@ -58,12 +59,13 @@ class ConcurrentIndex {
     for (Chunk* chunk = home;;) {
       // Acquire, also of the pointer, pairs with the release in SetEntry.
       const uint64_t tags = chunk->tags.load(std::memory_order_acquire);
-      for (uint64_t candidates = Chunk::Matching(tags, TagOf(hash)); candidates != 0;
+      for (uint64_t candidates = ChunkTags::Matching(tags, ChunkTags::TagOf(hash)); candidates != 0;
            candidates &= candidates - 1) {
-        Slot* const slot = chunk->slots[Chunk::EntryOf(candidates)].load(std::memory_order_acquire);
+        Slot* const slot =
+            chunk->slots[ChunkTags::EntryOf(candidates)].load(std::memory_order_acquire);
         if (slot->hash() == hash && take(slot)) return {slot, true, version};
       }
-      chunk = Chunk::OverflowCount(tags) == 0 ? home : chunks.Next(chunk);
+      chunk = ChunkTags::OverflowCount(tags) == 0 ? home : chunks.Next(chunk);
       if (chunk == home) break;
     }
     return {nullptr, version % 2 == 0 && version_.load(std::memory_order_relaxed) == version,
@@ -80,9 +82,9 @@ class ConcurrentIndex {
   Slot* FindFirst(uint32_t hash, Take&& take) const {
     Chunk* const chunk = Current().HomeChunk(hash);
     const uint64_t candidates =
-        Chunk::Matching(chunk->tags.load(std::memory_order_acquire), TagOf(hash));
+        ChunkTags::Matching(chunk->tags.load(std::memory_order_acquire), ChunkTags::TagOf(hash));
     if (candidates == 0) return nullptr;
-    Slot* const slot = chunk->slots[Chunk::EntryOf(candidates)].load(std::memory_order_acquire);
+    Slot* const slot = chunk->slots[ChunkTags::EntryOf(candidates)].load(std::memory_order_acquire);
     return take(slot) ? slot : nullptr;
   }
 
@@ -92,8 +94,9 @@ class ConcurrentIndex {
     // Orders as in Find.
     *version = version_.load(std::memory_order_acquire);
     const uint64_t tags = Current().HomeChunk(hash)->tags.load(std::memory_order_acquire);
-    return Chunk::Matching(tags, TagOf(hash)) == 0 && Chunk::OverflowCount(tags) == 0 &&
-           *version % 2 == 0 && version_.load(std::memory_order_relaxed) == *version;
+    return ChunkTags::Matching(tags, ChunkTags::TagOf(hash)) == 0 &&
+           ChunkTags::OverflowCount(tags) == 0 && *version % 2 == 0 &&
+           version_.load(std::memory_order_relaxed) == *version;
   }
 
   // As Find, for the writer.
@@ -178,31 +181,12 @@ class ConcurrentIndex {
   template <typename T>
   using Atomic = typename Policy::template Atomic<T>;
 
-  static constexpr size_t kEntries = 7;
   static constexpr size_t kMinChunks = 4;
   // On average at most so many entries of a chunk are in use. With one more, twice as many look-ups
   // have to go on to the next chunk: 10 % instead of 5 % of a full index.
   static constexpr size_t kFullEntries = 5;
 
   struct alignas(64) Chunk {
-    static constexpr uint64_t kLowBits = 0x01010101010101;
-    static constexpr uint64_t kTopBits = kLowBits << 7;
-    static constexpr uint64_t kSaturated = UINT8_MAX;  // a count this high stays
-
-    // See SlotIndex.
-    static uint64_t Free(uint64_t tags) {
-      return ~(((tags & ~(kTopBits | uint64_t{0xff} << 56)) + kLowBits * 0x7e) | tags) & kTopBits;
-    }
-    static uint64_t Matching(uint64_t tags, uint64_t tag) {
-      const uint64_t difference = tags ^ (kLowBits * tag);
-      return (difference - kLowBits) & ~difference & kTopBits;
-    }
-    static size_t EntryOf(uint64_t bits) {
-      return static_cast<unsigned>(std::countr_zero(bits)) / 8;
-    }
-    static uint64_t TagAt(uint64_t tags, size_t entry) { return (tags >> (8 * entry)) & 0xff; }
-    static uint64_t OverflowCount(uint64_t tags) { return tags >> 56; }
-
     // The writer's. Relaxed loads: nobody else writes.
     uint64_t Tags() const { return tags.load(std::memory_order_relaxed); }
     void SetEntry(size_t entry, uint64_t tag, Slot* slot) {
@@ -212,12 +196,10 @@ class ConcurrentIndex {
     }
     void SetTag(size_t entry, uint64_t tag) {
       // Release: as above, and a reader that sees the tag sees the pointer.
-      tags.store((Tags() & ~(uint64_t{0xff} << (8 * entry))) | (tag << (8 * entry)),
-                 std::memory_order_release);
+      tags.store(ChunkTags::WithTag(Tags(), entry, tag), std::memory_order_release);
     }
     void AddToOverflowCount(int change) {
-      if (OverflowCount(Tags()) == kSaturated) return;
-      tags.store(Tags() + (static_cast<uint64_t>(int64_t{change}) << 56),
+      tags.store(ChunkTags::AddToOverflowCount(Tags(), change),
                  std::memory_order_release);  // as above
     }
 
@@ -225,7 +207,7 @@ class ConcurrentIndex {
     // above. Only the writer writes; any value may follow any other.
     Atomic<uint64_t> tags{0};
     // Invariant: what the tag belongs to. Stays when the entry is freed, until it is used again.
-    Atomic<Slot*> slots[kEntries]{};
+    Atomic<Slot*> slots[ChunkTags::kEntries]{};
   };
 
   struct alignas(64) Header {
@@ -257,12 +239,6 @@ class ConcurrentIndex {
     static_assert(kMaxOrder <= 31 && alignof(Chunk) > 31);
     uintptr_t word;
   };
-
-  // 0 is a free entry, 1 could be mistaken for one.
-  static uint64_t TagOf(uint32_t hash) {
-    const uint64_t tag = hash & 0xff;
-    return tag < 2 ? tag + 2 : tag;
-  }
 
   // The fewest chunks that so many slots fit in; at most max_slots().
   static int OrderFor(size_t slots) {
@@ -302,22 +278,22 @@ class ConcurrentIndex {
     const uint32_t hash = slot->hash();
     Chunk* chunk = chunks.HomeChunk(hash);
     uint64_t free;
-    while ((free = Chunk::Free(chunk->Tags())) == 0) {
+    while ((free = ChunkTags::Free(chunk->Tags())) == 0) {
       chunk->AddToOverflowCount(1);
       chunk = chunks.Next(chunk);
     }
-    chunk->SetEntry(Chunk::EntryOf(free), TagOf(hash), slot);
+    chunk->SetEntry(ChunkTags::EntryOf(free), ChunkTags::TagOf(hash), slot);
   }
 
   // The slot is there.
   static IndexPosition PositionOf(const Chunks& chunks, const Slot* slot) {
     const uint32_t hash = slot->hash();
     for (Chunk* chunk = chunks.HomeChunk(hash);; chunk = chunks.Next(chunk)) {
-      for (uint64_t candidates = Chunk::Matching(chunk->Tags(), TagOf(hash)); candidates != 0;
-           candidates &= candidates - 1) {
-        const size_t entry = Chunk::EntryOf(candidates);
+      for (uint64_t candidates = ChunkTags::Matching(chunk->Tags(), ChunkTags::TagOf(hash));
+           candidates != 0; candidates &= candidates - 1) {
+        const size_t entry = ChunkTags::EntryOf(candidates);
         // Relaxed: the writer's own.
-        if (Chunk::TagAt(chunk->Tags(), entry) == TagOf(hash) &&
+        if (ChunkTags::TagAt(chunk->Tags(), entry) == ChunkTags::TagOf(hash) &&
             chunk->slots[entry].load(std::memory_order_relaxed) == slot) {
           return {chunk, entry};
         }
@@ -327,9 +303,9 @@ class ConcurrentIndex {
 
   template <typename Visit>
   static void ForEach(const Chunk& chunk, Visit&& visit) {
-    for (uint64_t used = ~Chunk::Free(chunk.Tags()) & Chunk::kTopBits; used != 0;
-         used &= used - 1) {
-      visit(chunk.slots[Chunk::EntryOf(used)].load(std::memory_order_relaxed));  // the writer's own
+    for (uint64_t used = ChunkTags::Used(chunk.Tags()); used != 0; used &= used - 1) {
+      visit(chunk.slots[ChunkTags::EntryOf(used)].load(
+          std::memory_order_relaxed));  // the writer's own
     }
   }
 

@@ -46,8 +46,6 @@ class CacheCore {
   using PendingRemovals = typename Store::PendingRemovals;
   using Result = absl::StatusOr<Ref<V>>;
 
-  static constexpr size_t kMaxShards = Store::Shards::kMaxShards;
-
   CacheCore(CacheSettings<K, V> settings, Hash hash, Equal equal)
       : loads_(store_, settings.max_concurrent_loads),
         refresh_(loads_),

@@ -3,13 +3,13 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_SHARDS_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_SHARDS_H_
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <utility>
 
 #include "weakcache/cache/internal/concurrent/concurrent_table.h"
+#include "weakcache/cache/internal/concurrent/sharding.h"
 #include "weakcache/cache/internal/creation/single_flight.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
@@ -40,13 +40,10 @@ class CacheShards {
     Shard* shard;
     uint64_t key_hash;
   };
-  static constexpr size_t kMaxShards = 4096;
 
   // `keep_alive` lives as long as any of the entries.
   CacheShards(size_t count, Hash hash, Equal equal, const std::shared_ptr<const void>& keep_alive)
-      : keys_(std::move(hash), std::move(equal)),
-        count_(count),
-        shards_(std::make_unique<Shard[]>(count)) {
+      : keys_(std::move(hash), std::move(equal)), shards_(count) {
     ForEachShard([&](Shard& shard) { shard.table.SetKeepAlive(keep_alive); });
   }
 
@@ -54,10 +51,7 @@ class CacheShards {
   KeyLocation Locate(const Lookup& key) const {
     return LocateHash(MixedHash<Hash>(keys_.hash(key)));
   }
-  KeyLocation LocateHash(uint64_t hash) const {
-    constexpr int kShift = kBitsBelowSlotHash - std::bit_width(kMaxShards);
-    return {&shards_[(hash >> kShift) & (count_ - 1)], hash};
-  }
+  KeyLocation LocateHash(uint64_t hash) const { return {&shards_.ForHash(hash), hash}; }
 
   // Conditions on slots and on flights' keys. They refer to `key`, unless it is cheap to copy.
   template <typename Lookup>
@@ -79,7 +73,7 @@ class CacheShards {
   // Calls `visit(shard)` for each shard.
   template <typename Visit>
   void ForEachShard(Visit&& visit) const {
-    for (size_t i = 0; i < count_; ++i) visit(shards_[i]);
+    for (Shard& shard : shards_) visit(shard);
   }
   // Calls `visit(entry, object)` for each live object; without a lock.
   template <typename Visit>
@@ -103,8 +97,7 @@ class CacheShards {
 
  private:
   KeyFunctions<Hash, Equal> keys_;
-  const size_t count_;
-  const std::unique_ptr<Shard[]> shards_;
+  const ShardArray<Shard> shards_;
 };
 
 }  // namespace weakcache::internal

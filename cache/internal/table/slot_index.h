@@ -1,21 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Maps a hash to a slot: chunks of a cache line with seven one-byte tags and seven pointers, after
-// F14 (Bronson and Shi, 2019). All tags of a chunk are compared at once, so a look-up usually reads
-// one chunk and has no unpredictable branch. A chunk counts the entries that were put into a later
-// chunk because it was full. Erasing such an entry decrements the count, so there are no
-// tombstones. Only a count that has saturated can't be decremented: after many such erasures the
-// index is to be refilled (see needs_refill).
+// Maps a hash to a slot: an array of chunks, each a tag word and seven pointers (see chunk_tags.h). An
+// overflow count that has saturated can't be decremented: after many such erasures the index is to be
+// refilled (see needs_refill).
 #ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_SLOT_INDEX_H_
 #define WEAKCACHE_CACHE_INTERNAL_TABLE_SLOT_INDEX_H_
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <type_traits>
 #include <utility>
 
+#include "weakcache/cache/internal/slot/chunk_tags.h"
 #include "weakcache/cache/internal/slot/hash_bits.h"
 #include "weakcache/cache/internal/slot/length_error.h"
 #include "weakcache/cache/internal/table/swap_allocators.h"
@@ -69,7 +66,7 @@ class SlotIndex {
   Slot* Find(uint32_t hash, Match&& match) const {
     // Nearly always the slot is in the first chunk or not in the index.
     Chunk* const chunk = HomeChunk(hash);
-    Slot* const slot = FindIn(chunk, TagOf(hash), match);
+    Slot* const slot = FindIn(chunk, ChunkTags::TagOf(hash), match);
     if (slot != nullptr || chunk->overflow_count() == 0) [[likely]]
       return slot;
     return FindSlow(hash, chunk, match);
@@ -86,7 +83,7 @@ class SlotIndex {
       chunk->AddToOverflowCount(1);
       chunk = Next(chunk);
     }
-    chunk->Set(Chunk::EntryOf(free), TagOf(hash), slot);
+    chunk->Set(ChunkTags::EntryOf(free), ChunkTags::TagOf(hash), slot);
   }
 
   // Removes the slot. Precondition: it is in the index.
@@ -125,9 +122,9 @@ class SlotIndex {
     for (size_t i = 0; i < chunk_count_; ++i) {
       Chunk* const chunk = &chunks_[i];
       counted += chunk->overflow_count();
-      saturated |= chunk->overflow_count() == Chunk::kSaturated;
-      for (uint64_t used = ~chunk->Free() & Chunk::kTopBits; used != 0; used &= used - 1) {
-        const Slot* const slot = chunk->slots[Chunk::EntryOf(used)];
+      saturated |= chunk->overflow_count() == ChunkTags::kSaturated;
+      for (uint64_t used = ChunkTags::Used(chunk->tags); used != 0; used &= used - 1) {
+        const Slot* const slot = chunk->slots[ChunkTags::EntryOf(used)];
         ++found;
         for (Chunk* on_way = HomeChunk(slot->hash()); on_way != chunk; on_way = Next(on_way)) {
           Check(on_way->Free() == 0 || on_way->overflow_count() != 0, "CheckInvariantsForTesting",
@@ -142,45 +139,23 @@ class SlotIndex {
   }
 
  private:
-  static constexpr size_t kEntries = 7;
-
   struct alignas(64) Chunk {
-    static constexpr uint64_t kLowBits = 0x01010101010101;
-    static constexpr uint64_t kTopBits = kLowBits << 7;
-    // A count this high is not decremented any more, until the index grows or is refilled.
-    static constexpr uint64_t kSaturated = UINT8_MAX;
-
-    // Returns the top bit of each byte whose entry is free.
-    uint64_t Free() const {
-      // Tags are at least 2: adding 0x7e sets the top bit of each tag that lacks it.
-      return ~(((tags & ~(kTopBits | kOverflowCount)) + kLowBits * 0x7e) | tags) & kTopBits;
-    }
-    // Returns the top bit of each byte that equals the tag. The byte after a match may be reported
-    // by mistake (Mycroft, 1987).
-    uint64_t Matching(uint64_t tag) const {
-      const uint64_t difference = tags ^ (kLowBits * tag);
-      return (difference - kLowBits) & ~difference & kTopBits;
-    }
-
-    static size_t EntryOf(uint64_t bits) { return static_cast<size_t>(std::countr_zero(bits)) / 8; }
-
+    uint64_t Free() const { return ChunkTags::Free(tags); }
+    uint64_t Matching(uint64_t tag) const { return ChunkTags::Matching(tags, tag); }
     void Set(size_t entry, uint64_t tag, Slot* slot) {
-      tags = (tags & ~(uint64_t{0xff} << (8 * entry))) | (tag << (8 * entry));
+      tags = ChunkTags::WithTag(tags, entry, tag);
       slots[entry] = slot;
     }
-
-    // Returns the number of entries that are in a later chunk because this one was full.
-    uint64_t overflow_count() const { return tags >> 56; }
+    uint64_t overflow_count() const { return ChunkTags::OverflowCount(tags); }
     // Returns false, without a change, if the count has saturated.
     bool AddToOverflowCount(int change) {
-      if (overflow_count() == kSaturated) return false;
-      tags += static_cast<uint64_t>(int64_t{change}) << 56;
+      if (overflow_count() == ChunkTags::kSaturated) return false;
+      tags = ChunkTags::AddToOverflowCount(tags, change);
       return true;
     }
 
-    static constexpr uint64_t kOverflowCount = uint64_t{0xff} << 56;
-    uint64_t tags = 0;  // a byte for each entry, 0 if it is free; above them the overflow count
-    Slot* slots[kEntries] = {};
+    uint64_t tags = 0;
+    Slot* slots[ChunkTags::kEntries] = {};
   };
   static_assert(sizeof(void*) != 8 || sizeof(Chunk) == 64);
 
@@ -190,12 +165,6 @@ class SlotIndex {
     Chunk* chunk;
     size_t entry;
   };
-
-  // Returns a tag of at least 2: 0 is a free entry, and 1 could be mistaken for one.
-  static uint64_t TagOf(uint32_t hash) {
-    const uint64_t tag = hash & 0xff;
-    return tag < 2 ? tag + 2 : tag;
-  }
 
   // Returns the chunk of a hash by scaling it to the number of chunks (Lemire, 2019).
   Chunk* HomeChunk(uint32_t hash) const {
@@ -208,7 +177,7 @@ class SlotIndex {
   template <typename Match>
   [[gnu::noinline]] Slot* FindSlow(uint32_t hash, Chunk* first, Match& match) const {
     for (Chunk* chunk = Next(first); chunk != first; chunk = Next(chunk)) {
-      Slot* const slot = FindIn(chunk, TagOf(hash), match);
+      Slot* const slot = FindIn(chunk, ChunkTags::TagOf(hash), match);
       if (slot != nullptr || chunk->overflow_count() == 0) return slot;
     }
     return nullptr;
@@ -217,7 +186,7 @@ class SlotIndex {
   static Slot* FindIn(Chunk* chunk, uint64_t tag, Match& match) {
     for (uint64_t candidates = chunk->Matching(tag); candidates != 0;
          candidates &= candidates - 1) {
-      Slot* const slot = chunk->slots[Chunk::EntryOf(candidates)];
+      Slot* const slot = chunk->slots[ChunkTags::EntryOf(candidates)];
       if (match(*slot)) [[likely]]
         return slot;
     }
@@ -227,9 +196,9 @@ class SlotIndex {
   // Returns where the slot is. Precondition: it is in the index.
   IndexPosition PositionOf(uint32_t hash, const Slot* slot) const {
     for (Chunk* chunk = HomeChunk(hash);; chunk = Next(chunk)) {
-      for (uint64_t candidates = chunk->Matching(TagOf(hash)); candidates != 0;
+      for (uint64_t candidates = chunk->Matching(ChunkTags::TagOf(hash)); candidates != 0;
            candidates &= candidates - 1) {
-        const size_t entry = Chunk::EntryOf(candidates);
+        const size_t entry = ChunkTags::EntryOf(candidates);
         if (chunk->slots[entry] == slot) return {chunk, entry};
       }
     }

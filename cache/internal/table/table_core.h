@@ -10,9 +10,10 @@
 #include <type_traits>
 #include <utility>
 
+#include "weakcache/cache/internal/slot/page_header.h"
 #include "weakcache/cache/internal/slot/retire_list.h"
 #include "weakcache/cache/internal/slot/slot_pages.h"
-#include "weakcache/cache/internal/slot/teardown_count.h"
+#include "weakcache/cache/internal/slot/table_pages.h"
 #include "weakcache/cache/internal/table/table_slot.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
@@ -44,54 +45,22 @@ class TableCore {
   using Policy = typename AtomicsOf<H>::Policy;
   using State = SlotState;
 
-  // The beginning of each page. Lies near its slots, for the threads that drop last references.
-  class PageHeader : public BasicWatcherOwner<Policy> {
+  // See PageHeaderBase.
+  class PageHeader : public PageHeaderBase<TableCore, Policy> {
    public:
-    // A slot's destructor does nothing, but lets a model checker see late accesses.
-    static constexpr bool kEndsSlots = !std::is_same_v<Policy, StdAtomics>;
-
-    explicit PageHeader(TableCore* core) : core_(core) {}
-
-    auto& retire_list() { return core_->retire_list; }
-    // Pushes the slot to the retire list. The slot and its page may be freed by then.
-    void Push(TableSlot<H, Payload>* slot) {
-      if (!core_->retire_list.Push(slot)) FinishRefusedPush(slot);
-    }
-    // Pushes an embedded slot whose object has been destroyed. The weak reference that the strong
-    // references shared is passed to the container.
-    void PushExpired(EmbeddedSlotBase<H, Payload>* slot) {
-      if (core_->retire_list.Push(slot)) return;
-      // The container has ended and drops nothing any more. If the shared weak reference is the
-      // last one, its release is one more outstanding use, as in FreeBlock. It can't be the page's
-      // last use, since FinishRefusedPush is still to come.
-      if (slot->DropWeak()) static_cast<void>(teardown_count_.Decrement());
-      FinishRefusedPush(slot);
-    }
-    // Ends one outstanding use of the page, after the table's end. The slot and its page may be
-    // freed by then.
-    void FinishRefusedPush(TableSlot<H, Payload>* slot) {
-      if (teardown_count_.Decrement()) core_->EndPage(slot);
-    }
-
-    [[nodiscard]] bool SetRemaining(size_t remaining) {
-      return teardown_count_.SetRemaining(remaining);
-    }
+    explicit PageHeader(TableCore* core) : PageHeaderBase<TableCore, Policy>(core) {}
 
    protected:
     ~PageHeader() = default;
 
    private:
-    void OnClaimed() noexcept override { core_->retire_list.CountExpired(); }
     void OnExpired(BasicWatcher<Policy>* watcher) noexcept override {
       if constexpr (kNotifies) {
         auto* const slot = static_cast<ExternalSlot<H, Payload>*>(watcher);
         if constexpr (kLifetime == PayloadLifetime::kUntilReferentDies) slot->DestroyPayload();
-        Push(slot);
+        this->Push(slot);
       }
     }
-
-    TableCore* const core_;
-    BasicTeardownCount<Policy> teardown_count_;  // of outstanding pushes, after the table's end
   };
 
  public:
@@ -103,20 +72,8 @@ class TableCore {
   using EmbeddedSlots =
       std::conditional_t<kNotifies, SlotPages<Embedded, PageHeader, Allocator>, ExternalSlots>;
 
-  // A position in the pages of external slots or, after them, in those of embedded slots.
-  class Position {
-   public:
-    Position& operator++() {
-      ++(in_embedded_slots_ ? embedded_.slot : external_.slot);
-      return *this;
-    }
-
-   private:
-    friend class TableCore;
-    bool in_embedded_slots_ = false;
-    typename ExternalSlots::Position external_;
-    typename EmbeddedSlots::Position embedded_;
-  };
+  using Pages = TablePages<ExternalSlots, EmbeddedSlots, kNotifies, Allocator, Policy>;
+  using Position = typename Pages::Position;
 
   // A slot with its payload, which are destroyed and freed unless the slot is taken.
   class PreparedSlot {
@@ -200,13 +157,13 @@ class TableCore {
   template <bool kEmbedded>
   Slot* Allocate() {
     if constexpr (kEmbedded) {
-      Embedded* const slot = embedded_slots_.Allocate(this);
+      Embedded* const slot = pages_.embedded.Allocate(this);
       auto* const page = static_cast<PageHeader*>(slot->page());
       // A new object needs a new control block.
       if constexpr (PageHeader::kEndsSlots) std::destroy_at(slot);
       return ::new (static_cast<void*>(slot)) Embedded(page);
     } else {
-      return external_slots_.Allocate(this);
+      return pages_.external.Allocate(this);
     }
   }
   static External* AsExternal(Slot* slot) { return static_cast<External*>(slot); }
@@ -227,11 +184,11 @@ class TableCore {
     slot->set_state(State::kFree);
     if constexpr (kNotifies) {
       if (slot->is_embedded()) {
-        embedded_slots_.Free(AsEmbedded(slot));
+        pages_.embedded.Free(AsEmbedded(slot));
         return;
       }
     }
-    external_slots_.Free(AsExternal(slot));
+    pages_.external.Free(AsExternal(slot));
   }
 
   // Stops a slot's expiry from being told. Returns false if the object expired first.
@@ -283,22 +240,11 @@ class TableCore {
     Free(slot);
   }
 
-  // Returns the number of slots, free or not.
-  size_t size() const { return external_slots_.size() + embedded_slots_.size(); }
-
-  // Returns the first slot at or after `position`, and sets `position` to it; null at the end.
-  Slot* At(Position& position) const {
-    if (!position.in_embedded_slots_) {
-      if (Slot* const slot = external_slots_.At(position.external_)) return slot;
-      position.in_embedded_slots_ = kNotifies;
-    }
-    return embedded_slots_.At(position.embedded_);
-  }
-
-  void DropFreePages() {
-    external_slots_.DropFreePages();
-    if constexpr (kNotifies) embedded_slots_.DropFreePages();
-  }
+  // How many slots there are, free or not.
+  size_t size() const { return pages_.size(); }
+  // See TablePages.
+  Slot* At(Position& position) const { return pages_.template At<Slot>(position); }
+  void DropFreePages() { pages_.DropFreePages(); }
 
   // Frees the core, or lets the last thread that uses one of its slots free it: slots that are
   // about to be pushed, and embedded slots to whose objects there are still references.
@@ -317,25 +263,10 @@ class TableCore {
       }
     }
     shut_down_ = true;
-    size_t pages_left = 0;
-    const auto leave = [&](PageHeader* page, auto* slots, size_t size) {
-      size_t outstanding = 0;
-      for (size_t i = 0; i < size; ++i) outstanding += CountOutstanding(&slots[i]);
-      if (page->SetRemaining(outstanding)) {
-        DeletePage(page, slots);
-      } else {
-        ++pages_left;
-      }
-    };
-    external_slots_.Shutdown(leave);
-    if constexpr (kNotifies) embedded_slots_.Shutdown(leave);
-    if (teardown_count_.SetRemaining(pages_left)) Delete();
+    if (pages_.Shutdown(CountOutstanding)) Delete();
   }
 
-  void CheckInvariantsForTesting() const {
-    external_slots_.CheckInvariantsForTesting();
-    if constexpr (kNotifies) embedded_slots_.CheckInvariantsForTesting();
-  }
+  void CheckInvariantsForTesting() const { pages_.CheckInvariantsForTesting(); }
 
   BasicRetireList<Policy, Slot> retire_list;
 
@@ -343,8 +274,9 @@ class TableCore {
   using CoreTraits = std::allocator_traits<
       typename std::allocator_traits<Allocator>::template rebind_alloc<TableCore>>;
 
-  explicit TableCore(const Allocator& allocator)
-      : allocator_(allocator), external_slots_(allocator), embedded_slots_(allocator) {}
+  friend class PageHeaderBase<TableCore, Policy>;
+
+  explicit TableCore(const Allocator& allocator) : pages_(allocator) {}
 
   // Drops what a slot still refers to. Returns the number of its outstanding uses: how often it
   // will be or has been pushed to the closed retire list, or freed by a frame further down the
@@ -362,36 +294,18 @@ class TableCore {
     return 1;
   }
 
-  // Deletes a page after the table's end. Called by the last thread that used it.
+  // Deletes a page, after the table's end, by the last thread that needs it.
   void EndPage(Slot* slot) {
-    auto* const page = static_cast<PageHeader*>(slot->page());
-    if constexpr (kNotifies) {
-      if (slot->is_embedded()) {
-        DeletePage(page, AsEmbedded(slot));
-      } else {
-        DeletePage(page, AsExternal(slot));
-      }
-    } else {
-      DeletePage(page, AsExternal(slot));
-    }
-    if (teardown_count_.Decrement()) Delete();
-  }
-  void DeletePage(PageHeader* page, External*) { ExternalSlots::Delete(page, allocator_); }
-  template <typename AnyEmbedded>
-  void DeletePage(PageHeader* page, AnyEmbedded*) {
-    EmbeddedSlots::Delete(page, allocator_);
+    if (pages_.EndPage(static_cast<PageHeader*>(slot->page()), !slot->is_embedded())) Delete();
   }
   void Delete() {
-    typename CoreTraits::allocator_type rebound(allocator_);
+    typename CoreTraits::allocator_type rebound(pages_.allocator());
     this->~TableCore();
     CoreTraits::deallocate(rebound, this, 1);
   }
 
-  [[no_unique_address]] Allocator allocator_;
-  ExternalSlots external_slots_;
-  EmbeddedSlots embedded_slots_;
-  BasicTeardownCount<Policy> teardown_count_;  // of pages in use, after the table's end
-  bool shut_down_ = false;                     // only the container's thread uses it
+  Pages pages_;
+  bool shut_down_ = false;  // only the container's thread looks at it
 };
 
 }  // namespace weakcache::internal
