@@ -217,6 +217,7 @@ class MapModel : public rl::test_suite<Derived, kThreads> {
   void before() {
     ++current_schedule;
     census = Census();
+    wait_graph.emplace();
     map_.emplace(*Map::Create({.shards = 1}));
     static_cast<Derived*>(this)->Prepare();
   }
@@ -233,6 +234,7 @@ class MapModel : public rl::test_suite<Derived, kThreads> {
       EndMap();
     }
     RL_ASSERT(census.keys == 0);
+    wait_graph.reset();
     AlignedMemory::End();
   }
 

@@ -17,9 +17,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
+#include <optional>
 #include <type_traits>
 
 // The headers under test come first: Relacy redefines words of the language and of <pthread.h>.
+#include "weakcache/cache/internal/creation/wait_graph.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/internal/slot/new_object.h"
 #include "weakcache/cache/internal/slot/retire_list.h"
@@ -314,5 +316,18 @@ struct weakcache::internal::MutexesOf<weakcache::model::RelacyAtomics> {
   using ConditionVariable = weakcache::model::RelacyConditionVariable;
   static void Lock(Mutex& mutex) { mutex.lock(); }
 };
+
+namespace weakcache::model {
+
+// A model has the graph from its before() to its after().
+inline std::optional<internal::BasicWaitGraph<RelacyAtomics>> wait_graph;
+
+}  // namespace weakcache::model
+
+template <>
+inline weakcache::internal::BasicWaitGraph<weakcache::model::RelacyAtomics>&
+weakcache::internal::BasicWaitGraph<weakcache::model::RelacyAtomics>::Get() {
+  return *weakcache::model::wait_graph;
+}
 
 #endif  // WEAKCACHE_TESTS_MODEL_RELACY_POLICY_H_

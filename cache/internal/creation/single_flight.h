@@ -11,11 +11,14 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <string>
 #include <type_traits>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "weakcache/cache/internal/creation/wait_graph.h"
 #include "weakcache/cache/internal/slot/mutex.h"
+#include "weakcache/cache/recursive_creation_error.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 
 namespace weakcache::internal {
@@ -23,6 +26,8 @@ namespace weakcache::internal {
 // What a creation came to: a handle, null too, or an exception.
 template <typename H>
 struct CreationResult {
+  void SetCircular(const std::string& circle) { error = CircularCreationError(circle); }
+
   H object;
   std::exception_ptr error = nullptr;
 };
@@ -33,13 +38,14 @@ struct CreationResult {
 template <typename AnyResult, typename Key, typename Policy>
 class SingleFlight {
   using Mutex = BasicMutex<Policy>;
+  using WaitGraph = BasicWaitGraph<Policy>;
 
  public:
   using Result = AnyResult;
 
   class Flight {
    public:
-    explicit Flight(uint32_t hash) : hash_(hash), thread_(Policy::CurrentThread()) {}
+    explicit Flight(uint32_t hash) : hash_(hash), thread_(&WaitGraph::ThisThread()) {}
     Flight(const Flight&) = delete;
     Flight& operator=(const Flight&) = delete;
 
@@ -48,7 +54,7 @@ class SingleFlight {
       // Release pairs with the acquire in Find.
       key_.store(key, std::memory_order_release);
     }
-    bool IsThisThreads() const { return thread_ == Policy::CurrentThread(); }
+    bool IsThisThreads() const { return thread_ == &WaitGraph::ThisThread(); }
     // These are for a thread that holds the shard's lock.
     bool cancelled() const { return cancelled_; }
     bool superseded() const { return superseded_; }
@@ -60,11 +66,12 @@ class SingleFlight {
     struct Waiter {
       Result result;
       bool completed = false;
+      typename WaitGraph::Wait wait;
       Waiter* next;
     };
 
     const uint32_t hash_;
-    const typename Policy::ThreadId thread_;
+    typename WaitGraph::Thread* const thread_;
     bool uncontended_ = false;  // it has begun by StartUncontended
     bool cancelled_ = false;
     bool superseded_ = false;
@@ -159,17 +166,26 @@ class SingleFlight {
     });
   }
 
-  // Lets go of the mutex meanwhile.
-  Result Await(Flight& flight, Mutex& mutex) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+  // Waits for another thread's flight, and moves its result to `result`. The mutex is unlocked
+  // meanwhile. If that thread waits for this one, perhaps through others, returns false at once and
+  // describes the circle.
+  [[nodiscard]] bool Await(Flight& flight, Mutex& mutex, Result& result, std::string* circle)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     typename Flight::Waiter waiter;
+    // Relaxed: whoever found the flight has seen the key.
+    const Key* const key = flight.key_.load(std::memory_order_relaxed);
+    if (!WaitGraph::Get().Begin(waiter.wait, *flight.thread_, key, circle)) return false;
     Join(flight, waiter);
     completed_.Wait(mutex, [&] { return waiter.completed; });
-    return std::move(waiter.result);
+    result = std::move(waiter.result);
+    return true;
   }
 
   void End(Flight& flight, const Result& result) {
     if (!flight.cancelled_) Unlink(flight);
     if (flight.waiters_ == nullptr) return;
+    // First of all, so that nobody takes them for waiting when they don't.
+    WaitGraph::Get().EndAll(flight.waiters_);
     for (auto* waiter = flight.waiters_; waiter != nullptr; waiter = waiter->next) {
       waiter->result = result;
       waiter->completed = true;
@@ -258,6 +274,7 @@ enum class StartOutcome {
   kFound,      // there is an object under the key
   kJoined,     // another thread's creation has completed
   kRecursive,  // the creation under the key is this very thread's
+  kCircular,   // it is one whose thread waits for this one; the result says so
   kRefused,    // there is neither, and `may_start` said no
 };
 
@@ -290,8 +307,12 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
     const auto other = shard.flights.Find(hash, match_key);
     if (other.flight != nullptr) {
       if (other.flight->IsThisThreads()) return StartOutcome::kRecursive;
-      result = shard.flights.Await(*other.flight, table.mutex);
-      return StartOutcome::kJoined;
+      std::string circle;
+      if (shard.flights.Await(*other.flight, table.mutex, result, &circle)) {
+        return StartOutcome::kJoined;
+      }
+      result.SetCircular(circle);
+      return StartOutcome::kCircular;
     }
     if (!other.key_pending) {
       if (!may_start()) return StartOutcome::kRefused;

@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -25,6 +26,10 @@ namespace weakcache::internal {
 // What a load came to, for all that wait for it.
 template <typename V>
 struct LoadOutcome {
+  void SetCircular(const std::string& circle) {
+    status = absl::FailedPreconditionError("loaders wait for each other's keys: " + circle);
+  }
+
   Ref<V> object;
   absl::Status status;
   std::exception_ptr error = nullptr;

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which thread waits for which other one, so that a circle of them is refused instead of hanging.
+//
+// A thread that creates an object may ask for another one, which another thread is creating; that
+// one may ask for the first. Each is right by itself, and together they would wait for ever, in
+// one container or across several. So there is one graph for the process. Before a thread waits it
+// follows who waits for whom, and does not wait if that comes back to itself:
+//
+//   thread 1 creates a, asks for b      1 waits for 2
+//   thread 2 creates b, asks for a      2 would wait for 1, which waits for 2: refused
+//
+// A thread waits for one thing at a time: for another thread's creation, or for any one of several
+// threads to return a permit. It is stuck if every thread that could end its wait is stuck, so the
+// wait is allowed if a thread that does not wait can be reached.
+//
+// Looking and waiting are one step, under the graph's lock: of two threads that close a circle at
+// the same time the later one sees it. A creation's end takes those that waited for it out of the
+// graph before they wake up, so nobody is taken for waiting who is not.
+//
+// The lock is taken only by threads that are about to wait, and by those that others wait for. It
+// is taken under a shard's lock, and a permit's is taken under it.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CREATION_WAIT_GRAPH_H_
+#define WEAKCACHE_CACHE_INTERNAL_CREATION_WAIT_GRAPH_H_
+
+#include <new>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "weakcache/cache/internal/slot/mutex.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
+
+namespace weakcache::internal {
+
+template <typename Policy>
+class BasicWaitGraph {
+ public:
+  class Wait;
+
+  // A thread, as long as it lives. Its fields are guarded by the graph's lock.
+  struct Thread {
+    Wait* wait;            // what the thread waits for, or null
+    bool is_reached;       // by the search under way
+    Thread* next_reached;  // by the search under way
+  };
+  static Thread& ThisThread() { return Policy::template ThreadLocal<Thread>(); }
+
+  // Visits the threads any one of which can end a wait.
+  class Visitor {
+   public:
+    virtual void Visit(Thread& thread) = 0;
+
+   protected:
+    ~Visitor() = default;
+  };
+
+  // What several threads hold, of which a waiting thread needs any one, such as permits.
+  class Resource {
+   public:
+    // Visits the threads that hold it, unless the wait is over already; then returns false. Called
+    // under the graph's lock; may take one lock under it, under which threads come to hold it.
+    virtual bool VisitHolders(const Wait& wait, Visitor& visitor) const = 0;
+
+   protected:
+    ~Resource() = default;
+  };
+
+  // One wait of a thread; lives on its stack.
+  class Wait {
+   public:
+    Wait() = default;
+    Wait(const Wait&) = delete;
+    Wait& operator=(const Wait&) = delete;
+
+   private:
+    friend class BasicWaitGraph;
+    Thread* waiting_ = nullptr;  // null unless in the graph
+    // What is awaited: a creation of `target_`, or else one of those that hold `resource_`.
+    Thread* target_ = nullptr;
+    const Resource* resource_ = nullptr;
+    const void* key_ = nullptr;  // of the creation
+    void (*append_key_)(const void* key, std::string& message) = nullptr;
+  };
+
+  // The process's graph.
+  static BasicWaitGraph& Get();
+
+  // Begins to wait for a creation of the thread `target` under the key `*key`, which can't end
+  // before the caller waits. If that closes a circle, appends it to `*circle` and returns false.
+  template <typename Key>
+  [[nodiscard]] bool Begin(Wait& wait, Thread& target, const Key* key, std::string* circle) {
+    wait.target_ = &target;
+    wait.key_ = key;
+    wait.append_key_ = [](const void* any_key, std::string& message) {
+      AppendKey(*static_cast<const Key*>(any_key), message);
+    };
+    return Begin(wait, circle);
+  }
+  // The same for a resource.
+  [[nodiscard]] bool Begin(Wait& wait, const Resource& resource, std::string* circle) {
+    wait.resource_ = &resource;
+    return Begin(wait, circle);
+  }
+  // Ends a wait, by whoever ends it; afterwards the waiting thread counts as running.
+  void End(Wait& wait) {
+    Lock lock(mutex_);
+    EndLocked(wait);
+  }
+  // The same for all from `first` on, which have `wait` and `next`.
+  template <typename Waiter>
+  void EndAll(Waiter* first) {
+    Lock lock(mutex_);
+    for (Waiter* waiter = first; waiter != nullptr; waiter = waiter->next) EndLocked(waiter->wait);
+  }
+
+ private:
+  using Mutex = BasicMutex<Policy>;
+  using Lock = BasicMutexLock<Policy>;
+
+  // Looks at each thread that can be reached once, in the order in which they are reached.
+  class Search final : public Visitor {
+   public:
+    Search() = default;
+    Search(const Search&) = delete;
+    Search& operator=(const Search&) = delete;
+    ~Search() {
+      while (first_ != nullptr) {
+        Thread* const thread = first_;
+        first_ = thread->next_reached;
+        *thread = {thread->wait, false, nullptr};
+      }
+    }
+
+    // Whether all threads that can be reached from `from` wait.
+    bool AllWait(Thread& from) {
+      Visit(from);
+      for (Thread* thread = first_; thread != nullptr; thread = thread->next_reached) {
+        const Wait* const wait = thread->wait;
+        if (wait == nullptr) return false;
+        if (wait->target_ != nullptr) {
+          Visit(*wait->target_);
+        } else if (!wait->resource_->VisitHolders(*wait, *this)) {
+          return false;
+        }
+      }
+      return true;
+    }
+
+    void Visit(Thread& thread) override {
+      if (thread.is_reached) return;
+      thread.is_reached = true;
+      (last_ == nullptr ? first_ : last_->next_reached) = &thread;
+      last_ = &thread;
+    }
+
+   private:
+    Thread* first_ = nullptr;
+    Thread* last_ = nullptr;
+  };
+
+  // The first thread that holds a resource.
+  struct FirstHolder final : Visitor {
+    void Visit(Thread& thread) override {
+      if (first == nullptr) first = &thread;
+    }
+    Thread* first = nullptr;
+  };
+
+  bool Begin(Wait& wait, std::string* circle) {
+    Thread& thread = ThisThread();
+    Lock lock(mutex_);
+    wait.waiting_ = &thread;
+    thread.wait = &wait;
+    Search search;
+    if (!search.AllWait(thread)) return true;
+    EndAfter end{wait};
+    if (circle != nullptr) Describe(wait, thread, *circle);
+    return false;
+  }
+  struct EndAfter {
+    ~EndAfter() { EndLocked(wait); }
+    Wait& wait;
+  };
+  static void EndLocked(Wait& wait) {
+    if (wait.waiting_ != nullptr) wait.waiting_->wait = nullptr;
+    wait.waiting_ = nullptr;
+  }
+
+  // Follows one way around the circle of threads that have all been reached.
+  static void Describe(const Wait& wait, Thread& thread, std::string& circle) {
+    thread.is_reached = false;
+    for (const Wait* at = &wait;;) {
+      if (!circle.empty()) circle += " -> ";
+      Thread* next = at->target_;
+      if (next != nullptr) {
+        at->append_key_(at->key_, circle);
+      } else {
+        circle += "(a permit to load)";
+        FirstHolder holders;
+        static_cast<void>(at->resource_->VisitHolders(*at, holders));
+        next = holders.first;
+      }
+      if (next == nullptr || !std::exchange(next->is_reached, false)) return;
+      at = next->wait;
+    }
+  }
+  // Appends a key of a type that is printed without running its user's code.
+  template <typename Key>
+  static void AppendKey(const Key& key, std::string& message) {
+    if constexpr (std::is_same_v<Key, std::string> || std::is_same_v<Key, std::string_view>) {
+      message += '"';
+      message += std::string_view(key);
+      message += '"';
+    } else if constexpr (std::is_integral_v<Key> && !std::is_same_v<Key, wchar_t>) {
+      message += std::to_string(key);
+    } else {
+      message += "(a key)";
+    }
+  }
+
+  Mutex mutex_;
+};
+
+template <typename Policy>
+BasicWaitGraph<Policy>& BasicWaitGraph<Policy>::Get() {
+  // Never destroyed, since threads may still wait while the process ends.
+  alignas(BasicWaitGraph) static unsigned char memory[sizeof(BasicWaitGraph)];
+  static auto* const graph = ::new (static_cast<void*>(memory)) BasicWaitGraph;
+  return *graph;
+}
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CREATION_WAIT_GRAPH_H_
