@@ -19,11 +19,21 @@ inline constexpr bool kIsWellMixed = false;
 template <typename Key>
 inline constexpr bool kIsWellMixed<absl::Hash<Key>> = sizeof(size_t) == 8;
 
-// Returns all bits of a hash, passed through Knuth's multiplicative hash unless `Hash` mixes well.
-// The upper bits are the better ones.
+// Returns all bits of a hash, mixed if `Hash` may be as plain as the identity. The upper bits are
+// the better ones; but even if only a few bits of the hash differ, wherever those are, the lower
+// ones differ, too.
 template <typename Hash>
 uint64_t MixedHash(size_t hash) {
-  return kIsWellMixed<Hash> ? hash : uint64_t{hash} * 0x9E3779B97F4A7C15u;
+  if constexpr (kIsWellMixed<Hash>) return hash;
+  constexpr uint64_t kMultiplier = 0x9E3779B97F4A7C15u;  // Knuth's multiplicative hash
+#ifdef __SIZEOF_INT128__
+  // A product's lower bits depend on lower bits of the hash only; its upper half makes up for that.
+  __extension__ typedef unsigned __int128 Product;
+  const Product product = Product{hash} * kMultiplier;
+  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+#else
+  return uint64_t{hash} * kMultiplier;
+#endif
 }
 // The containers use the upper bits of a mixed hash; the bits below choose a shard.
 inline constexpr int kBitsBelowSlotHash = 64 - kSlotHashBits;
