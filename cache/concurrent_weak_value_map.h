@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// ConcurrentWeakValueMap<K, V>: finds large objects that are in use on any thread, without a lock,
-// and keeps none alive.
+// ConcurrentWeakValueMap<K, V>: finds large objects that are in use, on any thread, without a lock
+// and without keeping them alive.
 //
 // Why not a mutex and unordered_map<K, std::weak_ptr<V>>: every look-up takes the lock, two threads
 // that miss load the same object twice, and a last reference that is dropped under the lock runs a
-// destructor there. Here a look-up that finds its object takes no lock and writes to nothing but
-// the object's own count; one thread creates an object while the others that ask for it wait; and
-// nobody's destructor ever runs under a lock.
+// destructor there.
 //
 //   weakcache::ConcurrentWeakValueMap<std::string, Image> images;
 //   weakcache::Ref<Image> cover =                              // on any thread; decoded once
@@ -15,33 +13,14 @@
 //   cover.reset();            // ~Image runs, its memory goes back
 //   images.get("cover");      // null
 //
-// Thread safety: thread-safe, except that construction, moves and destruction need it quiet: no
-// other thread is in a call of the map's. Objects may be released at any time, also after its end.
+// Thread safety: thread-safe, except for construction, moves and destruction.
 //
-// Operations on one key are linearizable, as far as threads' happens-before tells what is earlier.
-// Two live objects under one key exist only where one was replaced or erased, or is still inside
-// its destructor: from the last release on it is not found any more, also by its own destructor,
-// which may use the map.
+// Main differences from WeakValueMap: there are no iterators; get_or_create makes other threads
+// wait that ask for the same key; a look-up may briefly hold an unrelated object; memory stays
+// until the map's end. The guide has the details.
 //
-// Differences from WeakValueMap
-//  - No iterators and no strong copies of the whole: for_each visits entries as it gets to them.
-//  - get_or_create makes others wait that ask for the same key. A factory that asks for its own key
-//    gets a RecursiveCreationError (and must not wait for another thread that does). What it throws
-//    or a null handle goes to all that wait; nothing is left behind, and the next one tries again.
-//  - A look-up holds what it finds, and for a moment may hold another object too (one whose key has
-//    the same hash bits, or that has just got the entry of such a one); so any look-up may be what
-//    ends an object. Until a stalled one goes on, that object stays; no other does.
-//  - Others wait busily for a key's copy constructor, as get_or_create runs it.
-//  - A key is destroyed with its object, on the thread that drops the last reference; the key of an
-//    object that was inserted as a handle, when its entry is removed.
-//  - An object that was inserted as a handle (and every std::shared_ptr) is reached through a count
-//    of its entry's: a look-up writes there, too.
-//  - Memory stays until the map's end: there are entries and index for the most objects that there
-//    were at a time, dead ones included. Every operation that changes a shard removes up to four of
-//    the dead; nobody has to purge. std::shared_ptr: it looks at the next four entries.
-//
-// Complexity: O(1) for all operations on a key; a shard's lock is held while its index grows, which
-// readers don't notice.
+// Complexity: O(1) for all operations on a key. A hit takes no lock, and writes only to the
+// object's own count.
 #ifndef WEAKCACHE_CACHE_CONCURRENT_WEAK_VALUE_MAP_H_
 #define WEAKCACHE_CACHE_CONCURRENT_WEAK_VALUE_MAP_H_
 
@@ -59,18 +38,34 @@
 #include "weakcache/cache/internal/slot/stored_handle.h"
 #include "weakcache/cache/recursive_creation_error.h"
 #include "weakcache/weakref/handle_traits.h"
+#include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 
 struct ConcurrentWeakValueMapOptions {
-  // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
+  // How many parts the map has, with a lock each: a power of two, at most 4096. 0: eight for each
+  // core, at least 16.
   size_t shards = 0;
-  // Room for so many entries from the start.
+  // The map has room for so many entries from the start.
   size_t expected_size = 0;
 };
 
+// Operations on one key are linearizable, as far as the threads' happens-before tells what is
+// earlier. Two live objects under one key exist only if one was replaced or erased, or is still
+// inside its destructor: from its last release on an object is not found any more.
+//
+// No lock is held while a destructor or a factory runs, and either may use the map. A key is
+// destroyed with its object, by the thread that drops the last reference; the key of an object that
+// was inserted as a handle, when its entry is removed.
+//
+// Every operation that changes the map removes up to four dead entries, so nobody has to purge. The
+// map's memory is for the most entries that there were at a time, and stays until its end.
+//
+// Objects may be released at any time, also after the map's end. While the map is constructed,
+// moved or destroyed no other thread may call it. In a forked child it may only be used if no other
+// thread was in a call of it at the time of fork().
 template <typename K, typename V, typename Hash = internal::DefaultHash<K>,
           typename Equal = internal::DefaultEqual<K>>
 class ConcurrentWeakValueMap {
@@ -83,12 +78,13 @@ class ConcurrentWeakValueMap {
   using size_type = size_t;
   using Strong = internal::HandleFor<V>;  // Ref<V>, or V if that is a handle
   using Weak = typename HandleTraits<Strong>::weak_type;
+  using mapped_type = Strong;
   using Options = ConcurrentWeakValueMapOptions;
 
   ConcurrentWeakValueMap()
       : ConcurrentWeakValueMap(internal::DefaultShards(), 0, Hash(), Equal()) {}
 
-  // InvalidArgument if there is a bad option.
+  // Returns a map, or InvalidArgument if an option is bad.
   static absl::StatusOr<ConcurrentWeakValueMap> Create(const Options& options, Hash hash = Hash(),
                                                        Equal equal = Equal()) {
     if (absl::Status status = internal::ValidateShards(options.shards); !status.ok()) return status;
@@ -100,28 +96,38 @@ class ConcurrentWeakValueMap {
     return ConcurrentWeakValueMap(shards, options.expected_size, std::move(hash), std::move(equal));
   }
 
-  // A map that was moved from can only be assigned to or destroyed.
+  // A map that was moved from can only be assigned to or destroyed; other calls abort.
   ConcurrentWeakValueMap(ConcurrentWeakValueMap&&) noexcept = default;
   ConcurrentWeakValueMap& operator=(ConcurrentWeakValueMap&&) noexcept = default;
 
-  // The object under the key, or null.
+  // Returns the object under the key, or null.
+  //
+  // It may also hold another object for a moment, one whose hash has the same 28 bits; so any
+  // look-up may be what drops an object's last reference. A stalled look-up delays the end of at
+  // most one object.
   template <typename Key = K>
-  Strong get(const Key& key) const {
+  [[nodiscard]] Strong get(const Key& key) const {
     const LookupKey<Key> lookup = key;
-    const KeyLocation location = Locate(lookup);
+    const KeyLocation location = Locate(lookup, "ConcurrentWeakValueMap::get");
     return location.shard->Find(location.hash, keys_, lookup);
   }
   template <typename Key = K>
-  bool contains(const Key& key) const {
+  [[nodiscard]] bool contains(const Key& key) const {
     return get(key).get() != nullptr;
   }
 
-  // The object under the key, or else the one that `factory()` makes: it returns an object or a
-  // handle. One factory runs for a key at a time; it runs without a lock, and may use the map.
+  // Returns the object under the key, or the one that `factory()` makes: that returns an object or
+  // a handle.
+  //
+  // One factory runs for a key at a time; other threads that ask for the key wait for it, and get
+  // the same object. If it throws or returns null, they get the same exception or null, nothing is
+  // left behind, and the next call tries again. Throws RecursiveCreationError if the factory asks
+  // for its own key, directly or by waiting, perhaps through other threads and containers, for a
+  // creation that waits for this one. Other threads wait busily while the key is copied.
   template <typename Key = K, typename Factory>
   Strong get_or_create(Key&& key, Factory&& factory) {
     const LookupKey<Key> lookup = key;
-    const KeyLocation location = Locate(lookup);
+    const KeyLocation location = Locate(lookup, "ConcurrentWeakValueMap::get_or_create");
     Strong found = location.shard->FindFast(location.hash, keys_, lookup);
     if (found.get() != nullptr) [[likely]]
       return found;
@@ -129,27 +135,32 @@ class ConcurrentWeakValueMap {
                                         std::forward<Factory>(factory));
   }
 
-  // Enters `value` unless there is an object under the key. Returns the object that is there now,
-  // and whether it is `value`. Precondition, also below: `value` owns an object.
+  // Enters `value` unless there is an object under the key. Returns the object under the key, and
+  // whether it is `value`. A look-up of an object that was entered as a handle also writes to a
+  // count in its entry. Precondition, also of insert_or_assign: `value` owns an object.
   template <typename Key = K>
   std::pair<Strong, bool> insert(Key&& key, Strong value) {
-    internal::CheckOwns(value, "ConcurrentWeakValueMap::insert");
-    Strong present = Enter(std::forward<Key>(key), value, /*replace=*/false).previous;
+    constexpr const char* kCall = "ConcurrentWeakValueMap::insert";
+    internal::CheckOwns(value, kCall);
+    Strong present = Enter(kCall, std::forward<Key>(key), value, /*replace=*/false).previous;
     if (present.get() != nullptr) return {std::move(present), false};
     return {std::move(value), true};
   }
-  // Enters `value` in location of what is there. True if there was no object.
+  // Enters `value`; replaces the object under the key, if there is one. Returns whether there was
+  // none.
   template <typename Key = K>
   bool insert_or_assign(Key&& key, const Strong& value) {
-    internal::CheckOwns(value, "ConcurrentWeakValueMap::insert_or_assign");
-    return Enter(std::forward<Key>(key), value, /*replace=*/true).previous.get() == nullptr;
+    constexpr const char* kCall = "ConcurrentWeakValueMap::insert_or_assign";
+    internal::CheckOwns(value, kCall);
+    return Enter(kCall, std::forward<Key>(key), value, /*replace=*/true).previous.get() == nullptr;
   }
 
-  // Enters an object made from `args` in location of what is there; returns it.
+  // Enters an object made from `args`; replaces the one under the key, if there is one. Returns it.
   template <typename Key = K, typename... Args>
   Strong emplace_or_assign(Key&& key, Args&&... args) {
     auto made = internal::MakeObject<Strong>(std::forward<Args>(args)...);
-    auto entered = Enter(std::forward<Key>(key), made, /*replace=*/true);
+    auto entered = Enter("ConcurrentWeakValueMap::emplace_or_assign", std::forward<Key>(key), made,
+                         /*replace=*/true);
     if constexpr (std::is_same_v<decltype(made), Strong>) {
       return made;
     } else {
@@ -157,13 +168,14 @@ class ConcurrentWeakValueMap {
     }
   }
 
-  // How many objects left the map: 0 or 1. They live on if somebody holds them.
+  // Removes the object under the key, which lives on if somebody holds it. Returns 1 if there was
+  // one, else 0.
   template <typename Key = K>
   size_type erase(const Key& key) {
     return EraseIf(key, [](const Strong&) { return true; });
   }
-  // Removes the object only if it is `expected` (a Ref or WeakRef, or the like), so that a
-  // destructor or a slow thread can't remove its successor.
+  // The same only if the object is `expected` (a Ref or WeakRef, or the like), so that a destructor
+  // or a slow thread can't remove its successor.
   template <typename Key = K>
   size_type erase(const Key& key, const Weak& expected) {
     return EraseIf(key, [&](const Strong& object) {
@@ -171,39 +183,41 @@ class ConcurrentWeakValueMap {
     });
   }
 
-  // Calls `visit(key, value)` for each live object, once for those that are in the map all along;
-  // without a lock: it may use the map, and take its time. O(the most entries that there were).
+  // Calls `visit(key, value)` for each live object: exactly once if it is in the map during the
+  // whole call. No lock is held: `visit` may use the map, and take its time. O(the most entries
+  // that there were).
   template <typename Visit>
   void for_each(Visit&& visit) const {
-    for (Shard& shard : shards_) {
+    for (Shard& shard : Shards("ConcurrentWeakValueMap::for_each")) {
       shard.ForEach(
           [&](const Entry& entry) { visit(std::as_const(entry.slot->payload()), entry.object); });
     }
   }
 
-  // Own handles: without the objects whose destruction is through, exact while nobody changes the
-  // map. Others: with those of the dead that are not purged yet. O(shards).
-  size_type size() const {
+  // Returns the number of entries; O(shards). Own handles: without objects whose destruction has
+  // finished; exact while no thread changes the map. Other handles: with dead entries that are not
+  // purged yet. After a peak of any height these are at most about a third of the live ones.
+  [[nodiscard]] size_type size() const {
     size_t size = 0;
-    for (const Shard& shard : shards_) size += shard.table.size();
+    for (const Shard& shard : Shards("ConcurrentWeakValueMap::size")) size += shard.table.size();
     return size;
   }
-  bool empty() const { return size() == 0; }
+  [[nodiscard]] bool empty() const { return size() == 0; }
 
-  // Removes the entries of all objects that have expired; returns how many. O(that number); others
-  // than own handles: O(the most entries that there were).
+  // Removes the entries of all objects that have expired; returns how many. O(that number); for
+  // other than own handles O(size()).
   size_type purge() {
     size_t purged = 0;
-    for (Shard& shard : shards_) {
+    for (Shard& shard : Shards("ConcurrentWeakValueMap::purge")) {
       typename Table::DeferredReleases deferred;
       typename Table::MutexLock lock(shard.table.mutex);
       purged += shard.table.PurgeUpTo(SIZE_MAX, deferred);
     }
     return purged;
   }
-  // Removes each object that is there when it gets to it.
+  // Removes all objects; those that are inserted meanwhile may stay.
   void clear() {
-    for (Shard& shard : shards_) {
+    for (Shard& shard : Shards("ConcurrentWeakValueMap::clear")) {
       Table& table = shard.table;
       shard.ForEach([&](const Entry& entry) {
         typename Table::DeferredReleases deferred;
@@ -212,21 +226,22 @@ class ConcurrentWeakValueMap {
       });
     }
   }
-  // Lets no index grow until there are more than `size` entries (if the keys spread evenly).
+  // Makes room for `size` entries, if keys spread evenly, so that no index grows until there are
+  // more.
   void reserve(size_type size) {
-    for (Shard& shard : shards_) {
+    for (Shard& shard : Shards("ConcurrentWeakValueMap::reserve")) {
       typename Table::MutexLock lock(shard.table.mutex);
       shard.table.Reserve(shards_.RoomPerShard(size));
     }
   }
 
-  hasher hash_function() const { return keys_.hash; }
-  key_equal key_eq() const { return keys_.equal; }
+  [[nodiscard]] hasher hash_function() const { return keys_.hash; }
+  [[nodiscard]] key_equal key_eq() const { return keys_.equal; }
 
-  // For tests, while the map is quiet and no object is released: aborts, and says why, if the map
-  // is inconsistent.
+  // Aborts, and says why, if the map is inconsistent. For tests: precondition: no thread uses the
+  // map or releases an object.
   void CheckInvariantsForTesting() const {
-    for (Shard& shard : shards_) shard.CheckInvariantsForTesting();
+    for (Shard& shard : Shards("CheckInvariantsForTesting")) shard.CheckInvariantsForTesting();
   }
 
  private:
@@ -246,22 +261,30 @@ class ConcurrentWeakValueMap {
     if (expected_size != 0) reserve(expected_size);
   }
 
+  void CheckNotMovedFrom(const char* call) const {
+    internal::Check(!shards_.moved_from(), call, "the map has been moved from");
+  }
+  const internal::ShardArray<Shard>& Shards(const char* call) const {
+    CheckNotMovedFrom(call);
+    return shards_;
+  }
   template <typename Lookup>
-  KeyLocation Locate(const Lookup& key) const {
+  KeyLocation Locate(const Lookup& key, const char* call) const {
+    CheckNotMovedFrom(call);
     const uint64_t hash = internal::MixedHash<Hash>(keys_.hash(key));
     return {&shards_.ForHash(hash), static_cast<uint32_t>(hash >> internal::kBitsBelowSlotHash)};
   }
   template <typename Key, typename Made>
-  auto Enter(Key&& key, Made& made, bool replace) {
+  auto Enter(const char* call, Key&& key, Made& made, bool replace) {
     const LookupKey<Key> lookup = key;
-    const KeyLocation location = Locate(lookup);
+    const KeyLocation location = Locate(lookup, call);
     return location.shard->Enter(location.hash, keys_, lookup, std::forward<Key>(key), made,
                                  replace);
   }
   template <typename Key, typename Condition>
   size_type EraseIf(const Key& key, Condition&& condition) {
     const LookupKey<Key> lookup = key;
-    const KeyLocation location = Locate(lookup);
+    const KeyLocation location = Locate(lookup, "ConcurrentWeakValueMap::erase");
     return location.shard->EraseIf(location.hash, keys_, lookup, condition) ? 1 : 0;
   }
 

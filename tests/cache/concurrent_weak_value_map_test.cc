@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -54,6 +55,29 @@ class ConcurrentWeakValueMapTest : public ::testing::Test {
 };
 using Kinds = ::testing::Types<OwnHandles, SharedPointers>;
 TYPED_TEST_SUITE(ConcurrentWeakValueMapTest, Kinds);
+
+// Handles that notify nobody are looked at in turn: not among all slots that there ever were, but
+// among the entries.
+TYPED_TEST(ConcurrentWeakValueMapTest, DeadEntriesAreBoundedByTheLiveOnesAfterAPeak) {
+  using Map = MapOf<TypeParam, int, Tracked>;
+  Map map = *Map::Create({.shards = 1});
+  constexpr int kPeak = 4000;
+  std::deque<HandleOf<TypeParam, Tracked>> live;
+  for (int i = 0; i < kPeak; ++i) {
+    live.push_back(map.get_or_create(i, [&] { return Make<TypeParam, Tracked>(i); }));
+  }
+  live.clear();
+  map.purge();
+  EXPECT_EQ(map.size(), 0u);
+  size_t most = 0;
+  for (int i = kPeak; i < 2 * kPeak; ++i) {
+    live.push_back(map.get_or_create(i, [&] { return Make<TypeParam, Tracked>(i); }));
+    if (live.size() > 10) live.pop_front();
+    most = std::max(most, map.size());
+  }
+  EXPECT_LE(most, 20u);
+  map.CheckInvariantsForTesting();
+}
 
 TYPED_TEST(ConcurrentWeakValueMapTest, FindsTheObjectWhileItLives) {
   MapOf<TypeParam, std::string, Tracked> map;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What of a concurrent table may outlive it: its slots, and the retire_list through which they
-// return.
+// The part of a concurrent table that may outlive it: its slots, and the retire list through which
+// they come back.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_CORE_H_
 #define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_CORE_H_
 
@@ -39,8 +39,8 @@ class ConcurrentCore {
     }
 
    private:
-    // The slot is the table's until it has come through the retire_list; after the table's end it
-    // is this thread's to let go of.
+    // Pushes the slot, whose slot reference is the table's until it has come through the retire
+    // list. After the table's end this thread drops that reference.
     void OnExpired(BasicWatcher<Policy>* watcher) noexcept override {
       if constexpr (kNotifies) {
         auto* const external = static_cast<External*>(watcher);
@@ -72,14 +72,14 @@ class ConcurrentCore {
   ConcurrentCore& operator=(const ConcurrentCore&) = delete;
 
   static Embedded* AsEmbedded(Slot* slot) { return static_cast<Embedded*>(slot); }
-  // Another reference to the object of a embedded that the caller is counted in at.
+  // Returns another reference to the object of an embedded slot to which the caller has one.
   static H Share(Slot* slot) {
     slot->AddStrong();
     return AsEmbedded(slot)->Adopt();
   }
   static External* AsExternal(Slot* slot) { return static_cast<External*>(slot); }
 
-  // Of a payload that has one. While there is none, it is memory for it.
+  // Returns a payload's cold part, or the memory for it while there is no payload.
   static Cold* ColdPartAt(Slot* slot) {
     return static_cast<Cold*>(slot->is_external() ? ExternalSlots::cold_part(AsExternal(slot))
                                                   : EmbeddedSlots::cold_part(AsEmbedded(slot)));
@@ -114,23 +114,27 @@ class ConcurrentCore {
     }
   }
 
-  // Lets go of a embedded that has come through the retire_list for its object's end: its weak
-  // reference and the table's.
+  // Drops the two weak references to an embedded slot that has come through the retire list for its
+  // object's end: the table's, and the one that the strong references shared.
   void ReclaimEmbedded(Slot* slot) {
     slot->set_state(State::kRetired);
     if (slot->DropWeak(2)) Free(slot);
   }
 
-  // How many slots there are, free or not.
+  // Pushes a slot to the retire list, also after the table's end.
+  static void Push(Slot* slot) { static_cast<PageHeader*>(slot->page())->Push(slot); }
+
+  bool has_external_slots() const { return pages_.external.size() != 0; }
+  // Returns how many slots there are, free or not.
   size_t size() const { return pages_.size(); }
   // See TablePages.
   Slot* At(Position& position) const { return pages_.template At<Slot>(position); }
 
-  // Ends the core, or leaves it to the last thread that still needs a slot of it: for objects that
-  // live on, or weak references to them, or a watcher that is just being told. `arrived` has been
-  // taken from the retire_list. Destructors of keys run.
-  void Shutdown(Slot* arrived) {
-    Drain(arrived);
+  // Deletes the core, or leaves that to the last thread that still needs a slot of it: because its
+  // object is still alive, or has weak references, or a watcher is just being told. `retired` is a
+  // list that was taken from the retire list. Keys are destroyed.
+  void Shutdown(Slot* retired) {
+    Drain(retired);
     Drain(retire_list.Close());
     if (pages_.Shutdown(CountOutstanding)) Discard(Allocator(), this);
   }
@@ -138,7 +142,7 @@ class ConcurrentCore {
   void CheckInvariantsForTesting() const { pages_.CheckInvariantsForTesting(); }
 
   BasicRetireList<Policy, Slot> retire_list;
-  // What the payloads need to the last.
+  // Kept alive until the last payload has been destroyed.
   std::shared_ptr<const void> keep_alive;
 
  private:
@@ -146,39 +150,40 @@ class ConcurrentCore {
 
   ConcurrentCore() = default;
 
-  // Lets go of what came through the retire_list.
+  // Reclaims the slots of a list that was taken from the retire list.
   void Drain(Slot* slot) {
     while (slot != nullptr) {
-      Slot* const arrived = std::exchange(slot, slot->next());
-      if (arrived->state() == State::kRetired) {
-        Free(arrived);
-      } else if (arrived->is_external()) {
-        arrived->set_state(State::kErased);
-        arrived->ReleaseStrong();
+      Slot* const retired = std::exchange(slot, slot->next());
+      if (retired->state() == State::kRetired) {
+        Free(retired);
+      } else if (retired->is_external()) {
+        retired->set_state(State::kErased);
+        retired->ReleaseStrong();
       } else {
-        ReclaimEmbedded(arrived);
+        ReclaimEmbedded(retired);
       }
     }
   }
 
-  // Lets go of what has not come through; returns how often the slot will be pushed to the closed
-  // retire_list, or has been.
+  // Drops the table's references to a slot that is not in the retire list. Returns how often the
+  // slot will be pushed to the closed list, or has been.
   static size_t CountOutstanding(Slot* slot) {
     switch (slot->state()) {
       case State::kFree:
-      case State::kUnderConstruction:
         return 0;
+      case State::kUnderConstruction:  // by a frame further up the stack, which will push it
       case State::kRetired:
         return 1;
       case State::kVisible:
       case State::kErased:
         break;
     }
-    // For its object's end, and when the last weak reference to that goes.
+    // It is pushed for its object's end, and when the last weak reference to that is dropped.
     if (!slot->is_external()) return slot->DropWeak() ? 1 : 2;
     if (slot->state() == State::kErased) return 1;
-    // For the external's end. If the watcher can't be removed, the thread that is being told lets
-    // go of the table's reference, which may be at once: counted in here, the handle stays.
+    // An external slot is pushed when its last reference is dropped. If the watcher can't be
+    // removed, the thread that is being told drops the table's reference, perhaps at once; so this
+    // one takes a reference of its own first, which keeps the handle.
     if (!slot->TryAddStrong()) return 1;
     if (AsExternal(slot)->Unwatch()) slot->ReleaseStrong();
     slot->ReleaseStrong();

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a hash to a slot, for one writer at a time and any number of readers who take no lock.
+// Finds a slot by the hash of its key, for one writer at a time and any number of readers that take
+// no lock.
 //
-// The layout is SlotIndex's: cache chunks of seven one-byte tags and seven pointers, and a count of
-// the entries that overflow_count a full chunk. Whether a slot that a reader finds can be had is
-// the slot's affair; its writer lets it be had only once it is in the index, so a hit needs no
-// second look. What a reader does not find may have been entered behind its back: then the version
-// has changed, and it looks again. Growth publishes new chunks and keeps the old ones until the
-// end, for the readers that are still at them: together they are no larger than the new ones, as it
-// doubles.
+// The layout is SlotIndex's: chunks of a tag word and seven pointers, see chunk_tags.h. A reader
+// that finds a slot then tries to take a reference to it. The writer allows that only once the slot
+// is in the index, so a hit needs no second look. What a reader does not find may have been entered
+// meanwhile, in a place that the reader had passed: then the version has changed, and the reader
+// looks again. When the index grows it publishes new chunks, and keeps the old ones until the end
+// for the readers that are still in them. As it doubles, all old ones together are no larger than
+// the new.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_INDEX_H_
 #define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_INDEX_H_
 
@@ -24,7 +25,8 @@
 
 namespace weakcache::internal {
 
-// Slot has hash(), also while others look at it. Slots that were ever entered stay where they are.
+// Slot has hash(), which readers call at any time. Precondition: slots that were ever entered are
+// not freed before the index.
 template <typename Slot, typename Policy>
 class ConcurrentIndex {
  public:
@@ -39,20 +41,20 @@ class ConcurrentIndex {
     }
   }
 
-  // What a reader found out. Without a slot the key is absent if `certain`, as of that version;
-  // else look again.
+  // What a reader has found. Without a slot: if `certain`, the key is absent as of that version; if
+  // not, look again.
   struct Found {
     Slot* slot;
     bool certain;
     uint64_t version;
   };
 
-  // The slot with that hash for which `take(slot)` is true.
+  // Returns the slot with that hash for which `take(slot)` is true.
   template <typename Take>
   Found Find(uint32_t hash, Take&& take) const {
-    // Acquire pairs with the release in AddToVersion: earlier changes are seen. A later change that
-    // is seen in part has changed the version by the time of the last look, since what shows it is
-    // loaded with acquire and was stored with release after the version was.
+    // Acquire pairs with the release in AddToVersion: earlier changes are seen. If a later change
+    // is seen in part, the second load sees another version: the part is loaded with acquire, and
+    // was stored with release after the version had been.
     const uint64_t version = version_.load(std::memory_order_acquire);
     const Chunks chunks = Current();
     Chunk* const home = chunks.HomeChunk(hash);
@@ -72,12 +74,12 @@ class ConcurrentIndex {
             version};
   }
 
-  // Whatever was entered, published or removed before has changed it. Relaxed: whoever concludes
-  // something from it has ordered it.
+  // Changes with each entry that is inserted, published or erased. Relaxed: callers order it with
+  // what they conclude from it.
   uint64_t version() const { return version_.load(std::memory_order_relaxed); }
 
-  // As well, but looks at one slot only, which nearly always is it: null says nothing. The hash is
-  // for `take` to look at.
+  // Like Find, but looks at one slot only, which nearly always is the right one: null proves
+  // nothing. `take` compares the hash.
   template <typename Take>
   Slot* FindFirst(uint32_t hash, Take&& take) const {
     Chunk* const chunk = Current().HomeChunk(hash);
@@ -88,8 +90,8 @@ class ConcurrentIndex {
     return take(slot) ? slot : nullptr;
   }
 
-  // As Find, but looks at no slot: if it is true then there is certainly none, as of that version.
-  // False says nothing.
+  // Returns true if no slot can have that hash, as of `*version`. Looks at no slot; false proves
+  // nothing.
   bool IsAbsent(uint32_t hash, uint64_t* version) const {
     // Orders as in Find.
     *version = version_.load(std::memory_order_acquire);
@@ -99,16 +101,16 @@ class ConcurrentIndex {
            version_.load(std::memory_order_relaxed) == *version;
   }
 
-  // As Find, for the writer.
+  // Like Find, for the writer.
   template <typename Take>
   Slot* FindAsWriter(uint32_t hash, Take&& take) const {
     return Find(hash, take).slot;
   }
 
-  // How many slots can ever fit.
+  // Returns how many slots can ever fit.
   static size_t max_slots() { return kFullEntries << Chunks::kMaxOrder; }
 
-  // What follows is for the writer. How many slots fit.
+  // What follows is for the writer. Returns how many slots fit.
   size_t max_size() const { return Current().count() * kFullEntries; }
 
   // Makes room for so many slots. If memory runs out it throws and changes nothing.
@@ -124,16 +126,16 @@ class ConcurrentIndex {
     Publish(grown);
   }
 
-  // There is room.
+  // Inserts a slot. Precondition: there is room.
   void Insert(Slot* slot) {
     NoteChange();
     InsertIn(Current(), slot);
   }
-  // A slot that has been inserted can be had now. Who found it before could not, and has that
-  // version.
+  // Has to be called when other threads can take references to a slot that was inserted. A reader
+  // that found it before, in vain, has an older version.
   void NotePublished() { NoteChange(); }
 
-  // The slot is there.
+  // Erases a slot, which is in the index.
   void Erase(const Slot* slot) {
     NoteChange();
     const Chunks chunks = Current();
@@ -141,12 +143,12 @@ class ConcurrentIndex {
     position.chunk->SetTag(position.entry, 0);
     for (Chunk* chunk = chunks.HomeChunk(slot->hash()); chunk != position.chunk;
          chunk = chunks.Next(chunk)) {
-      chunk->AddToOverflowCount(-1);
+      CountOverflow(chunks, chunk, -1);
     }
   }
 
-  // Lets a slot take the position of one with the same hash; `publish()` lets it be had. A reader
-  // who comes between finds neither, but is not certain of it.
+  // Puts a slot in the position of another one with the same hash; `publish()` allows references to
+  // it. A reader that comes between may find neither, but is not certain of that.
   template <typename Publish>
   void Replace(const Slot* replaced, Slot* slot, Publish&& publish) {
     BeginChange();
@@ -156,7 +158,7 @@ class ConcurrentIndex {
     EndChange();
   }
 
-  // Calls `visit` for each slot.
+  // Calls `visit(slot)` for each slot.
   template <typename Visit>
   void ForEachSlot(Visit&& visit) const {
     const Chunks chunks = Current();
@@ -182,12 +184,12 @@ class ConcurrentIndex {
   using Atomic = typename Policy::template Atomic<T>;
 
   static constexpr size_t kMinChunks = 4;
-  // On average at most so many entries of a chunk are in use. With one more, twice as many look-ups
-  // have to go on to the next chunk: 10 % instead of 5 % of a full index.
+  // At most so many entries of a chunk are in use on average. With one more, twice as many look-ups
+  // have to go on to the next chunk: in a full index 10 % instead of 5 %.
   static constexpr size_t kFullEntries = 5;
 
   struct alignas(64) Chunk {
-    // The writer's. Relaxed loads: nobody else writes.
+    // For the writer. Relaxed: only the writer stores.
     uint64_t Tags() const { return tags.load(std::memory_order_relaxed); }
     void SetEntry(size_t entry, uint64_t tag, Slot* slot) {
       // Release pairs with the acquire in Find: a reader sees the slot's page, and the version.
@@ -198,21 +200,25 @@ class ConcurrentIndex {
       // Release: as above, and a reader that sees the tag sees the pointer.
       tags.store(ChunkTags::WithTag(Tags(), entry, tag), std::memory_order_release);
     }
-    void AddToOverflowCount(int change) {
-      tags.store(ChunkTags::AddToOverflowCount(Tags(), change),
+    void SetOverflowCount(uint64_t count) {
+      tags.store(ChunkTags::WithOverflowCount(Tags(), count),
                  std::memory_order_release);  // as above
     }
 
-    // Invariant: a byte for each entry, 0 if it is free, and the count of overflow_count entries
-    // above. Only the writer writes; any value may follow any other.
+    // Invariant: see chunk_tags.h. Only the writer stores; any value may follow any other.
     Atomic<uint64_t> tags{0};
-    // Invariant: what the tag belongs to. Stays when the entry is freed, until it is used again.
+    // Invariant: the slots that the tags belong to. An erased slot stays here until its entry is
+    // used again. Only the writer stores.
     Atomic<Slot*> slots[ChunkTags::kEntries]{};
   };
 
   struct alignas(64) Header {
-    Chunk* replaced = nullptr;  // the chunks that these took the position of
+    Chunk* replaced = nullptr;  // the chunks before these
     size_t count;
+    // The writer's: for each chunk how much its overflow count exceeds what the chunk has room for.
+    // Null if that has never happened, or if there was no memory for it.
+    uint32_t* excess = nullptr;
+    bool excess_is_lost = false;
   };
 
   struct IndexPosition {
@@ -250,7 +256,7 @@ class ConcurrentIndex {
     const size_t count = size_t{1} << order;
     auto* const memory = static_cast<char*>(
         ::operator new(sizeof(Header) + count * sizeof(Chunk), std::align_val_t(alignof(Chunk))));
-    ::new (memory) Header{nullptr, count};
+    ::new (memory) Header{.count = count};
     auto* const chunks = reinterpret_cast<Chunk*>(memory + sizeof(Header));
     for (size_t i = 0; i < count; ++i) ::new (static_cast<void*>(chunks + i)) Chunk;
     return Chunks(chunks, order);
@@ -258,6 +264,7 @@ class ConcurrentIndex {
   static void Delete(Header* header) {
     auto* const chunks = reinterpret_cast<Chunk*>(header + 1);
     for (size_t i = 0; i < header->count; ++i) chunks[i].~Chunk();
+    delete[] header->excess;
     ::operator delete(header, std::align_val_t(alignof(Chunk)));
   }
 
@@ -265,7 +272,7 @@ class ConcurrentIndex {
   Chunks Current() const { return Chunks(chunks_.load(std::memory_order_acquire)); }
   void Publish(const Chunks& chunks) { chunks_.store(chunks.word, std::memory_order_release); }
 
-  // One of these comes before any store that readers see.
+  // One of these has to be called before any store that readers see.
   void NoteChange() { AddToVersion(2); }
   void BeginChange() { AddToVersion(1); }  // until EndChange, nobody is certain of a miss
   void EndChange() { AddToVersion(1); }
@@ -274,18 +281,47 @@ class ConcurrentIndex {
     version_.store(version_.load(std::memory_order_relaxed) + change, std::memory_order_release);
   }
 
+  // Changes an overflow count by 1 or -1. What is above the highest count that a chunk has room for
+  // is counted apart. Readers need not know it, and nearly always there is none.
+  static void CountOverflow(const Chunks& chunks, Chunk* chunk, int change) {
+    const uint64_t count = ChunkTags::OverflowCount(chunk->Tags());
+    if (count < ChunkTags::kSaturated) {
+      chunk->SetOverflowCount(count + static_cast<uint64_t>(int64_t{change}));
+    } else {
+      CountExcess(chunks, chunk, change);
+    }
+  }
+  [[gnu::noinline]] static void CountExcess(const Chunks& chunks, Chunk* chunk, int change) {
+    Header* const header = HeaderOf(chunks.chunks());
+    if (header->excess == nullptr && !header->excess_is_lost && change > 0) {
+      header->excess = new (std::nothrow) uint32_t[header->count]();
+      // Without memory such counts stay as they are, until the index grows.
+      header->excess_is_lost = header->excess == nullptr;
+    }
+    if (header->excess_is_lost) return;
+    uint32_t* const excess =
+        header->excess == nullptr ? nullptr : &header->excess[chunk - chunks.chunks()];
+    if (change > 0) {
+      ++*excess;
+    } else if (excess != nullptr && *excess != 0) {
+      --*excess;
+    } else {
+      chunk->SetOverflowCount(ChunkTags::kSaturated - 1);
+    }
+  }
+
   static void InsertIn(const Chunks& chunks, Slot* slot) {
     const uint32_t hash = slot->hash();
     Chunk* chunk = chunks.HomeChunk(hash);
     uint64_t free;
     while ((free = ChunkTags::Free(chunk->Tags())) == 0) {
-      chunk->AddToOverflowCount(1);
+      CountOverflow(chunks, chunk, 1);
       chunk = chunks.Next(chunk);
     }
     chunk->SetEntry(ChunkTags::EntryOf(free), ChunkTags::TagOf(hash), slot);
   }
 
-  // The slot is there.
+  // Returns where a slot is, which is in the index.
   static IndexPosition PositionOf(const Chunks& chunks, const Slot* slot) {
     const uint32_t hash = slot->hash();
     for (Chunk* chunk = chunks.HomeChunk(hash);; chunk = chunks.Next(chunk)) {
@@ -309,10 +345,10 @@ class ConcurrentIndex {
     }
   }
 
-  // The chunks and how many there are. Only the writer writes; grows. All that a hit reads here: it
-  // shares its cache chunk with nothing that a change writes.
+  // The chunks and how many there are. Only the writer stores; the number grows. A hit reads
+  // nothing else of the index, so this has a cache line without anything that changes write.
   alignas(64) Atomic<uintptr_t> chunks_{0};
-  // Twice the number of changes, and one more during a replacement. Only the writer writes.
+  // Twice the number of changes, and one more during a replacement. Only the writer stores; grows.
   alignas(64) Atomic<uint64_t> version_{0};
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A part of a concurrent container: a table, and the creations that are under way in it.
+// One shard of a concurrent container: a table, and the creations that are under way in it.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_SHARD_H_
 #define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_SHARD_H_
 
@@ -18,8 +18,8 @@
 
 namespace weakcache::internal {
 
-// `Keys`, below, is what compares; `hash` and `lookup` are a key's hash and the key as it is looked
-// up.
+// `keys`, below, compares keys; `hash` and `lookup` are a key's hash and the key as its user wrote
+// it.
 template <typename H, typename K>
 class alignas(64) ConcurrentShard {
   using Policy = typename AtomicsOf<H>::Policy;
@@ -31,22 +31,23 @@ class alignas(64) ConcurrentShard {
   using Entry = typename Table::Entry;
   using Slot = typename Table::Slot;
 
-  // The object under the key, or null; see ConcurrentTable.
+  // Returns the object under the key, or null; see ConcurrentTable.
   template <typename Keys, typename Lookup>
   H Find(uint32_t hash, const Keys& keys, const Lookup& lookup) const {
     return table.Find(hash, Matching(keys, lookup));
   }
 
   struct Entered {
-    H previous;  // the live object under the key, or null; it stays unless it is replaced
-    H current;   // if `made` was no handle and has been entered: the one that it is now
+    H previous;  // the live object that was under the key, or null
+    H current;   // if `made` was no handle and has been entered: its first one
   };
-  // Enters `made`, a handle or an object that is none yet.
+  // Enters `made`, which is a handle or an object that has none yet. An object that is under the
+  // key already stays unless `replace`.
   template <typename Keys, typename Lookup, typename Key, typename Made>
   Entered Enter(uint32_t hash, const Keys& keys, const Lookup& lookup, Key&& key, Made& made,
                 bool replace) {
     constexpr bool kEmbedded = !std::is_same_v<std::remove_const_t<Made>, H>;
-    // Copying such a key runs nobody's code.
+    // Copying such a key runs no user code.
     constexpr bool kKeyIsPlain = std::is_trivially_copyable_v<K> &&
                                  std::is_trivially_copy_constructible_v<K> &&
                                  std::is_same_v<Lookup, K>;
@@ -80,7 +81,7 @@ class alignas(64) ConcurrentShard {
     return entered;
   }
 
-  // Whether there was an object for which `condition(object)` is true.
+  // Removes the object under the key if `condition(object)` is true. Returns whether it has.
   template <typename Keys, typename Lookup, typename Condition>
   bool EraseIf(uint32_t hash, const Keys& keys, const Lookup& lookup, Condition&& condition) {
     Entry present;
@@ -92,26 +93,26 @@ class alignas(64) ConcurrentShard {
     return table.Remove(present, deferred);
   }
 
-  // The object under the key if that takes next to no time; see ConcurrentTable.
+  // Returns the object under the key nearly always; null proves nothing. See ConcurrentTable.
   template <typename Keys, typename Lookup>
   H FindFast(uint32_t hash, const Keys& keys, const Lookup& lookup) const {
     return table.FindFast(hash, Matching(keys, lookup));
   }
-  // After that has found nothing.
+  // Returns the object under the key, or creates it. Called after FindFast has found nothing.
   template <typename Keys, typename Lookup, typename Key, typename Factory>
   [[gnu::noinline]] H FindOrCreate(uint32_t hash, const Keys& keys, const Lookup& lookup, Key&& key,
                                    Factory&& factory) {
     using Made = decltype(MakeObjectBy<H>(std::forward<Factory>(factory)));
     constexpr bool kEmbedded = !std::is_same_v<Made, H>;
-    auto seen = table.FindOrProveAbsent(hash, Matching(keys, lookup));
-    if (seen.object.get() != nullptr) return std::move(seen.object);
+    auto found = table.FindOrProveAbsent(hash, Matching(keys, lookup));
+    if (found.object.get() != nullptr) return std::move(found.object);
     typename Flights::Flight flight(hash);
     typename Table::PreparedSlot prepared;
     CreationResult<H> result;
-    Made made{};                                        // goes when the creation has ended
-    ShardCompletion completion{this, nullptr, result};  // before its key goes
+    Made made{};                                        // destroyed after the creation has ended
+    ShardCompletion completion{this, nullptr, result};  // ends it before its key is destroyed
     CatchInto(result, [&] {
-      if (!Start<kEmbedded>(hash, keys, lookup, &seen.version, flight, prepared, completion))
+      if (!Start<kEmbedded>(hash, keys, lookup, &found.version, flight, prepared, completion))
         return;
       prepared.MakePayload(std::forward<Key>(key));
       flight.SetKey(&prepared.payload());
@@ -120,13 +121,13 @@ class alignas(64) ConcurrentShard {
       if constexpr (!kEmbedded) {
         CheckOwns(made, "ConcurrentWeakValueMap::get_or_create");
       }
-      EnterCreated<kEmbedded>(hash, keys, seen.version, prepared, made, completion);
+      EnterCreated<kEmbedded>(hash, keys, found.version, prepared, made, completion);
     });
     completion.Complete();
     return std::move(result.object);
   }
 
-  // Calls `visit(entry)` for each live object, without the lock.
+  // Calls `visit(entry)` for each live object, without holding the lock.
   template <typename Visit>
   void ForEach(Visit&& visit) {
     typename Table::Position position;
@@ -140,6 +141,26 @@ class alignas(64) ConcurrentShard {
     }
   }
 
+  // Before the end: removes the entries whose keys are destroyed with them. Such a key's destructor
+  // may use the container, also to enter something.
+  void DropEntries() {
+    for (bool more = true; more;) {
+      more = false;
+      {
+        typename Table::DeferredReleases deferred;
+        typename Table::MutexLock lock(table.mutex);
+        if (!table.has_external_slots()) return;
+        table.PurgeUpTo(SIZE_MAX, deferred);
+      }
+      ForEach([&](const Entry& entry) {
+        if (!entry.slot->is_external()) return;
+        typename Table::DeferredReleases deferred;
+        typename Table::MutexLock lock(table.mutex);
+        more |= table.Remove(entry, deferred);
+      });
+    }
+  }
+
   void CheckInvariantsForTesting() {
     typename Table::MutexLock lock(table.mutex);
     table.CheckInvariantsForTesting();
@@ -150,8 +171,8 @@ class alignas(64) ConcurrentShard {
   Flights flights;  // guarded by the table's mutex
 
  private:
-  // False if the result is there: the object was in the map, or another thread has created it.
-  // `*version` is of a table without the key.
+  // Starts a flight. Returns false if there is a result instead: the object was in the map, or
+  // another thread has created it. As of `*version` the table did not have the key.
   template <bool kEmbedded, typename Keys, typename Lookup>
   bool Start(uint32_t hash, const Keys& keys, const Lookup& lookup, uint64_t* version,
              typename Flights::Flight& flight, typename Table::PreparedSlot& prepared,
@@ -170,7 +191,8 @@ class alignas(64) ConcurrentShard {
     return outcome == StartOutcome::kStarted;
   }
 
-  // Unless the key has got another object meanwhile: then that is the result, and `made` goes.
+  // Enters what the factory has made, and ends the flight. If another object has been entered under
+  // the key meanwhile, that one is the result, and `made` is dropped.
   template <bool kEmbedded, typename Keys, typename Made>
   void EnterCreated(uint32_t hash, const Keys& keys, uint64_t version,
                     typename Table::PreparedSlot& prepared, Made& made,
@@ -179,7 +201,8 @@ class alignas(64) ConcurrentShard {
     Entry present;
     typename Table::DeferredReleases deferred;
     typename Table::MutexLock lock(table.mutex);
-    // Nothing has been entered since. (What has died without notice is still to be removed.)
+    // Nothing has been entered since. (Objects that have died without notice are still in the
+    // table.)
     const bool is_absent = HandleTraits<H>::kNotifiesExpiry && table.version() == version;
     if (!is_absent) {
       present = table.FindLocked(hash, Matching(keys, prepared.payload()), deferred);

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // The slots of a concurrent table: a key, and an object or a weak handle to one.
 //
-// A look-up comes without a lock and without a reference, at a slot that may be leaving or may be
-// another's by now. What makes that safe: a slot's memory stays a slot for as long as the table
-// lives, and so do its counts; a reader counts itself in first and looks at the key after. While
-// anybody is counted, key and handle stay as they are; the last one out destroys both.
+// A look-up takes no lock. It finds a slot to which it has no reference: the slot may be about to
+// be erased, or have been reused for another key. That is safe because a slot's memory stays a
+// slot, with valid counts, for as long as the table lives. So a reader takes a strong reference to
+// the slot first (a slot reference) and compares the key after. While there is a slot reference,
+// key and handle do not change; whoever drops the last one destroys both.
 //
-// Of a *embedded* slot, the counts are those of an object that the table has created: a reader
-// that counts itself in has the object. Of a *external*, which refers to an object that was there
-// before, the table holds one count itself, and a reader's count protects the handle until the
-// reader has locked it.
+// The counts of an *embedded* slot are those of an object that the table has created: a slot
+// reference is a reference to the object. An *external* slot refers to an object that existed
+// before. The table has one slot reference itself, and a reader's slot reference protects the weak
+// handle until the reader has locked that.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_SLOT_H_
 #define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_SLOT_H_
 
@@ -24,6 +25,7 @@
 
 #include "weakcache/cache/internal/slot/handle_atomics.h"
 #include "weakcache/cache/internal/slot/hash_bits.h"
+#include "weakcache/cache/internal/slot/polling_ring.h"
 #include "weakcache/cache/internal/slot/slot_alignment.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/check.h"
@@ -34,10 +36,10 @@
 
 namespace weakcache::internal {
 
-// What of a payload a hit does not look at, if anything, is its `Cold` and lies apart from the
-// slots, which stay small thereby. It lives as long as the payload, begins after it and ends before
-// it. Of a external whose object tells of its end, OnObjectExpired() is called in between, by the
-// thread that drops the last reference, before the slot goes to the retire_list.
+// The part of a payload that a hit does not read, if there is one, is `Payload::Cold`. It lies
+// apart from the slots, to keep those small. It is constructed after the payload and destroyed
+// before it. If the slot is external and its object notifies of its end, OnObjectExpired() is
+// called before that, by the thread that drops the object's last reference.
 template <typename Payload>
 struct ColdPartOf {
   using type = void;
@@ -50,9 +52,9 @@ struct ColdPartOf<Payload> {
 
 enum class ConcurrentSlotState : uint8_t {
   kFree,
-  kUnderConstruction,  // somebody's who is about to enter it
+  kUnderConstruction,  // of a thread that is about to enter it
   kVisible,            // in the index
-  kErased,             // out of the index; its counts have not gone yet
+  kErased,             // out of the index, but with references
   kRetired             // emptied; will be pushed to the retire_list, or has been, to become free
 };
 
@@ -65,30 +67,31 @@ class ConcurrentSlot : public BlockOf<H> {
  public:
   using State = ConcurrentSlotState;
 
-  // It tells which slots are worth to be counted in at; the key decides. Acquire pairs with the
-  // release in set_hash: who passes a slot by because it has been used again sees that it had left.
+  // Tells at which slots it is worth taking a reference; the key decides. Acquire pairs with the
+  // release in set_hash: a reader that skips a slot because that has been reused also sees that its
+  // former entry was erased.
   uint32_t hash() const { return tagged_hash_.load(std::memory_order_acquire) & ~kExternalTag; }
   void set_hash(uint32_t hash) {
     tagged_hash_.store(hash | (is_external() ? kExternalTag : 0), std::memory_order_release);
   }
-  // As `hash() == hash && !is_external()`, in one comparison. Relaxed: to be false says nothing.
+  // Returns `hash() == hash && !is_external()`, by one comparison. Relaxed: false proves nothing.
   bool IsEmbeddedWithHash(uint32_t hash) const {
     return tagged_hash_.load(std::memory_order_relaxed) == hash;
   }
 
   bool is_external() const { return is_external_ != 0; }
-  // Relaxed: under the table's lock an entered slot is seen as such, and no other is; what else it
-  // may be is told by who has it.
+  // Relaxed: under the table's lock it is exact as to whether the slot is visible. The other states
+  // are only asked for by the thread that owns the slot then.
   State state() const { return state_.load(std::memory_order_relaxed); }
   void set_state(State state) { state_.store(state, std::memory_order_relaxed); }
   bool is_free() const { return state() == State::kFree; }
 
-  // What the page begins with that the slot is in.
+  // Returns the header of the slot's page.
   void* page() const {
     return const_cast<char*>(reinterpret_cast<const char*>(this)) - kDistanceUnit * distance_;
   }
 
-  // The pages' while it is free, the retire_list's while it is on its way.
+  // The next slot: of the free ones while this is free, of the retire list while it is in that.
   ConcurrentSlot* next() const { return static_cast<ConcurrentSlot*>(pointer()); }
   void set_next(ConcurrentSlot* next) { set_pointer(next); }
 
@@ -105,7 +108,7 @@ class ConcurrentSlot : public BlockOf<H> {
       : BlockOf<H>(StartsExpired()),
         distance_(DistanceFrom(page)),
         is_external_(is_external ? 1 : 0) {}
-  ~ConcurrentSlot() {}  // it is empty
+  ~ConcurrentSlot() {}  // the payload has been destroyed before
 
   void* pointer() const { return pointer_; }
   void set_pointer(void* pointer) { pointer_ = pointer; }
@@ -123,24 +126,25 @@ class ConcurrentSlot : public BlockOf<H> {
   static constexpr uint32_t kExternalTag = uint32_t{1} << 31;
   static_assert(kSlotHashBits < 31);
 
-  // Invariant: the hash of the key, while somebody is counted in; with a tag if it is a external.
-  // Written by whoever enters the slot, before that; read by anybody.
+  // Invariant: the hash of the key while there are slot references, with a tag if the slot is
+  // external. Written by the thread that enters the slot, before that; read by any thread.
   typename Policy::template Atomic<uint32_t> tagged_hash_{0};
-  const uint32_t distance_ : 23;  // to the page's outcome, in units
+  const uint32_t distance_ : 23;  // to the page's beginning, in units
   const uint32_t is_external_ : 1;
-  // Invariant: entered if and only if in the index. To entered and from there to removed or
-  // returning only under the table's lock. Others are set by whoever has the slot: free to prepared
-  // to returning by the thread that prepares it; removed to returning by a external's last reader,
-  // or under the lock; returning to free under the lock. Beside the distance: a slot with a key of
-  // eight bytes is one cache line then, with a few bytes to spare.
+  // Invariant: kVisible if and only if the slot is in the index. Transitions:
+  //   to kVisible, and from there to kErased or kRetired   only under the table's lock
+  //   kFree to kUnderConstruction to kRetired              by the thread that prepares the slot
+  //   kErased to kRetired       under the lock, or by an external slot's last reader
+  //   kRetired to kFree         under the lock
+  // It stands beside the distance, so that a slot with a key of eight bytes fits in one cache line.
   typename Policy::template Atomic<State> state_{State::kFree};
-  Plain<void*> pointer_{nullptr};  // the next slot; of a embedded that is counted in, the object
+  Plain<void*> pointer_{nullptr};  // the next slot; with slot references, an embedded one's object
   union {
-    Payload payload_;  // from kUnderConstruction until nobody is counted in
+    Payload payload_;  // from kUnderConstruction until the last slot reference is dropped
   };
 };
 
-// Owner is what the slot's page begins with.
+// Owner is the header of the slot's page.
 template <typename H, typename Payload, typename Owner>
 class alignas(kSlotAlignment<ConcurrentSlot<H, Payload>>) ConcurrentEmbeddedSlot final
     : public ConcurrentSlot<H, Payload> {
@@ -152,17 +156,17 @@ class alignas(kSlotAlignment<ConcurrentSlot<H, Payload>>) ConcurrentEmbeddedSlot
 
   explicit ConcurrentEmbeddedSlot(Owner* owner) : Base(owner, false) {}
 
-  // Where the object is; only for whoever is counted in.
+  // Returns the object; takes over the caller's slot reference.
   H Adopt() {
     if constexpr (HandleTraits<H>::kNotifiesExpiry) {
       return RefAccess::AdoptAs<H>(object(), this);
     } else {
-      return H();  // such handles have counts of their own, and links only
+      return H();  // such handles have counts of their own, and external slots only
     }
   }
 
   // Takes over `object`, which has memory of its own. Once the slot is in the index, Publish lets
-  // others have it; the first reference is the caller's.
+  // other threads take references; the first one is the caller's.
   void SetReferent(Object* object) {
     this->set_pointer(object);
     if constexpr (HasRefFromThis<Object>) {
@@ -185,14 +189,14 @@ class alignas(kSlotAlignment<ConcurrentSlot<H, Payload>>) ConcurrentEmbeddedSlot
   void Expire() noexcept override {
     Discard(std::allocator<char>(), object());
     Owner::DestroyPayload(this);
-    // Whoever removes a slot from the index is counted in, so it is one or the other by now.
+    // A thread that erases a slot holds a reference, so the state does not change here any more.
     if (this->state() == State::kVisible) owner()->retire_list().CountExpired();
     this->FinishExpiry([this] { owner()->PushExpired(this); });
   }
   void FreeBlock() noexcept override { owner()->Push(this); }
 };
 
-// What tells a external of the end of its object; nothing if the handle can't.
+// Notifies an external slot of the end of its object, if the handle can do that.
 template <typename H, bool kNotifies = HandleTraits<H>::kNotifiesExpiry>
 class ExternalSlotWatcher : public BlockOf<H>::Watcher {
  protected:
@@ -200,7 +204,7 @@ class ExternalSlotWatcher : public BlockOf<H>::Watcher {
   explicit ExternalSlotWatcher(Owner* owner) : BlockOf<H>::Watcher(owner) {}
 
   void Watch(const H& object) { RefAccess::Block(object)->AddWatcher(this); }
-  // False if the expiry came first.
+  // Returns false if the object has expired before.
   template <typename AnyHandle>
   bool Unwatch(const AnyHandle& object) {
     return RefAccess::Block(object)->RemoveWatcher(this);
@@ -229,41 +233,50 @@ class ConcurrentExternalSlot final : public ConcurrentSlot<H, Payload>,
  public:
   using State = typename Base::State;
 
-  using Base::next;  // rather than the watcher's
+  using Base::next;  // not the watcher's
   using Base::set_next;
 
   explicit ConcurrentExternalSlot(Owner* owner)
       : Base(owner, true), ExternalSlotWatcher<H>(owner) {}
 
-  // The handle is in the next cache line, and what is atomic waits for its own.
+  // Prefetches the handle. It is in the next cache line, and an atomic operation on the counts
+  // would keep the processor from reading ahead.
   void Prefetch() const { __builtin_prefetch(&handle_); }
-  // These are for whoever is counted in, or holds the table's lock while the slot is entered.
+  // Precondition of both: the caller has a slot reference, or the table's lock while the slot is
+  // visible.
   H Lock() const { return Traits::Lock(*handle_); }
   bool expired() const { return Traits::Expired(*handle_); }
 
-  // As of a embedded. One count is the table's, until ReleaseStrong; one is the caller's `object`.
+  // As an embedded slot's. The first slot reference is the table's, until ReleaseStrong.
   void SetReferent(const H& object) { handle_.emplace(Traits::MakeWeak(object)); }
   void Publish(const H& object) {
     this->RearmAtOnce();
     this->Watch(object);
   }
-  // False if it will be pushed for its object's end, or has been.
+  // Guarded by the table's lock. Exists if the handle notifies nobody.
+  PollingPlace<ConcurrentExternalSlot>& polling_place() { return polling_place_; }
+  // Returns false if the slot will be pushed for its object's end, or has been.
   bool Unwatch() { return ExternalSlotWatcher<H>::Unwatch(*handle_); }
 
  private:
   Owner* owner() const { return static_cast<Owner*>(this->page()); }
 
-  // The last one out.
+  // Called by the thread that drops the last slot reference.
   void Expire() noexcept override {
     handle_.reset();
     Owner::DestroyPayload(this);
     this->set_state(State::kRetired);
-    // The table's, and the one that the counts hold together.
+    // The table's weak reference, and the one that the strong ones shared.
     if (this->DropWeak(2)) owner()->Push(this);
   }
   void FreeBlock() noexcept override { owner()->Push(this); }
 
   std::optional<Weak> handle_;
+  // After what a look-up reads.
+  struct NoPlace {};
+  [[no_unique_address]] std::conditional_t<Traits::kNotifiesExpiry, NoPlace,
+                                           PollingPlace<ConcurrentExternalSlot>>
+      polling_place_;
 };
 
 }  // namespace weakcache::internal

@@ -2,17 +2,37 @@
 // The engine under the thread-safe containers, one of several shards: slots that look-ups find
 // without a lock (see concurrent_slot.h), an index over them, and a lock for everything else.
 //
-// A slot's life: free -> prepared (a key is constructed in it, outside the lock) -> entered -> back
-// to free. A embedded goes when its object does: the thread that drops the last reference destroys
-// object and key and pushes the slot to the retire_list; the table takes it out of the index,
-// unless it has been removed from there before, and gives up its weak reference; when the last of
-// those has gone the slot comes through the retire_list once more and is free. A external goes when
-// the table lets go of it, because it is removed or because its watcher has been pushed to the
-// retire_list; the last reader at it destroys handle and key and pushes the slot, which then is
-// free.
+// A hit, step by step (FindEmbeddedFast):
 //
-// Nobody's code but hash and equality runs under the lock: no reference is dropped there for good,
-// see DeferredReleases.
+//   1. The hash's home chunk is read; its tags are compared with the hash's, all at once.
+//   2. The slot of the first one that matches is read. If its hash is another one, the fast path
+//   ends.
+//   3. TryAddStrongSpeculatively takes a slot reference, by one fetch_add. If the object was dead
+//   it
+//      is taken back.
+//   4. The key is compared. If it is another one, because the slot has been reused, the reference
+//   is
+//      dropped again. Else the reference is the caller's.
+//
+// A slot's life is
+//
+//   kFree --> kUnderConstruction --> kVisible --> (kErased) --> kRetired --> kFree
+//
+// A thread constructs a key in it, outside the lock, and enters it under the lock. From there it
+// depends on the kind.
+//
+// An embedded slot lasts as long as its object. The thread that drops the last reference destroys
+// object and key and pushes the slot to the retire list. The table takes it from there, takes it
+// out of the index unless it was erased before, and drops its own weak reference. When the last
+// weak reference is dropped the slot comes through the retire list once more, and is free.
+//
+// An external slot lasts until the table drops its slot reference: because the entry is erased, or
+// because the slot has come through the retire list, to which its watcher has pushed it. The last
+// reader of it destroys handle and key and pushes the slot, which comes through the retire list and
+// is free.
+//
+// Under the lock no user code runs but hash and equality: references are dropped after it, see
+// DeferredReleases.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_TABLE_H_
 #define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_TABLE_H_
 
@@ -28,6 +48,7 @@
 #include "weakcache/cache/internal/concurrent/concurrent_index.h"
 #include "weakcache/cache/internal/concurrent/concurrent_slot.h"
 #include "weakcache/cache/internal/slot/mutex.h"
+#include "weakcache/cache/internal/slot/polling_ring.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/check.h"
 
@@ -48,10 +69,10 @@ class ConcurrentTable {
   using Position = typename Core::Position;
   using Mutex = BasicMutex<Policy>;
   using MutexLock = BasicMutexLock<Policy>;
-  // Is declared before the lock, so that it goes after it.
+  // Declare it before the lock, so that it is destroyed after the unlock.
   using DeferredReleases = typename BlockOf<H>::DeferredReleases;
 
-  // A slot that is nobody else's, to be entered; given back if it is not.
+  // A slot that only the caller has, to be entered. Given back if it is not entered.
   class PreparedSlot {
    public:
     PreparedSlot() = default;
@@ -59,9 +80,10 @@ class ConcurrentTable {
     PreparedSlot& operator=(const PreparedSlot&) = delete;
     ~PreparedSlot() {
       if (slot_ == nullptr) return;
+      // The payload's destructor may have ended the table by now; not the slot's page.
       if (has_payload_) Core::DestroyPayload(slot_);
       slot_->set_state(State::kRetired);
-      static_cast<void>(core_->retire_list.Push(slot_));
+      Core::Push(slot_);
     }
 
     template <typename... Args>
@@ -79,9 +101,8 @@ class ConcurrentTable {
 
    private:
     friend class ConcurrentTable;
-    Slot* Take() { return std::exchange(slot_, nullptr); }
+    Slot* Release() { return std::exchange(slot_, nullptr); }
 
-    Core* core_ = nullptr;
     Slot* slot_ = nullptr;
     bool has_payload_ = false;
   };
@@ -89,17 +110,22 @@ class ConcurrentTable {
   ConcurrentTable() : core_(Core::New()) {}
   ConcurrentTable(const ConcurrentTable&) = delete;
   ConcurrentTable& operator=(const ConcurrentTable&) = delete;
-  // Before anybody uses the table: keeps `keep_alive` as long as there is any payload, also after
-  // the table's end.
+  // Keeps `keep_alive` as long as there is any payload, also after the table's end. Call it before
+  // the table is used.
   void SetKeepAlive(const std::shared_ptr<const void>& keep_alive) {
     core_->keep_alive = keep_alive;
   }
-  // Nobody uses the table any more; its objects may live on.
-  ~ConcurrentTable() { core_->Shutdown(retired_); }
+  // Precondition: no other thread uses the table. Its objects may live on.
+  ~ConcurrentTable() {
+    for (Slot* const slot : spare_) {
+      if (slot != nullptr) slot->set_state(State::kFree);
+    }
+    core_->Shutdown(retired_);
+  }
 
-  // The object for whose slot `match` is true, or null. Takes no lock if it is found, or if
-  // nobody changes the table meanwhile. (By value: what is passed by reference can't stay in
-  // registers across an atomic operation, and costs a hit a third.)
+  // Returns the object for whose slot `match` is true, or null. Takes no lock if it is found, or if
+  // no thread changes the table meanwhile. (`match` is passed by value: what is passed by reference
+  // can't stay in registers across an atomic operation, which makes a hit a third slower.)
   template <typename Match>
   H Find(uint32_t hash, Match match) const {
     if constexpr (kNotifies) {
@@ -114,15 +140,15 @@ class ConcurrentTable {
       return FindOrProveAbsent(hash, match).object;
     }
   }
-  // Where Find nearly always finds an object that the table has created; null says nothing. The
-  // caller is counted in at it, which is a reference to its object.
+  // Finds the slot of an object that the table has created, nearly always; null proves nothing. The
+  // caller gets a slot reference, which is a reference to the object.
   template <typename Match>
   Embedded* FindEmbeddedFast(uint32_t hash, const Match& match) const {
     return static_cast<Embedded*>(index_.FindFirst(hash, [&](Slot* slot) {
       return slot->IsEmbeddedWithHash(hash) && TryRefEmbedded(slot, match);
     }));
   }
-  // As well, any object.
+  // Like FindEmbeddedFast, but also finds objects held by external slots.
   template <typename Match>
   H FindFast(uint32_t hash, Match match) const {
     H found;
@@ -132,7 +158,8 @@ class ConcurrentTable {
         found = embedded->Adopt();
     } else {
       const auto take = [&](Slot* slot) {
-        return slot->hash() == hash && Take(slot, match, found, Immediately()) == Taken::kYes;
+        return slot->hash() == hash &&
+               TryRefMatching(slot, match, found, Immediately()) == RefOutcome::kRef;
       };
       static_cast<void>(index_.FindFirst(hash, take));
     }
@@ -156,16 +183,17 @@ class ConcurrentTable {
     Slot* slot = nullptr;
     H object;
   };
-  // For the writer. A dead external that it meets, whose handle notifies nobody, leaves the table.
+  // Finds an entry under the lock. Removes a dead entry under the key, whose handle notifies
+  // nobody.
   template <typename Match>
   Entry FindLocked(uint32_t hash, const Match& match, DeferredReleases& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     Entry entry;
     Slot* dead = nullptr;
     entry.slot = index_.FindAsWriter(hash, [&](Slot* slot) {
-      const Taken taken = Take(slot, match, entry.object, deferred);
-      if (taken == Taken::kDead) dead = slot;
-      return taken == Taken::kYes;
+      const RefOutcome outcome = TryRefMatching(slot, match, entry.object, deferred);
+      if (outcome == RefOutcome::kDead) dead = slot;
+      return outcome == RefOutcome::kRef;
     });
     if (entry.slot != nullptr && !entry.slot->is_external()) {
       entry.object = Core::AsEmbedded(entry.slot)->Adopt();
@@ -174,14 +202,15 @@ class ConcurrentTable {
     return entry;
   }
 
-  // A free slot, if there is none prepared yet. If memory runs out it throws and changes nothing.
+  // Prepares a free slot, unless one is prepared already. If memory runs out it throws and changes
+  // nothing.
   template <bool kEmbedded>
   void Prepare(PreparedSlot& prepared) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (prepared.slot_ != nullptr) return;
     Prepare(core_->template Allocate<kEmbedded>(), prepared);
   }
-  // The same without the lock, of a slot that was kept for it; false if there is none. The caller
-  // sees to it that one thread has the spare slots at a time (see SingleFlight).
+  // Prepares the spare slot, without the lock. Returns false if there is none. Only one thread may
+  // use the spare slots at a time (see SingleFlight).
   template <bool kEmbedded>
   bool PrepareSpare(PreparedSlot& prepared) {
     Slot* const slot = spare_[kEmbedded];
@@ -190,7 +219,7 @@ class ConcurrentTable {
     Prepare(slot, prepared);
     return true;
   }
-  // Keeps one, if that takes no memory. As well.
+  // Keeps a spare slot for the next creation, if that takes no memory.
   template <bool kEmbedded>
   void KeepSpare() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (spare_[kEmbedded] != nullptr) return;
@@ -200,12 +229,12 @@ class ConcurrentTable {
     spare_[kEmbedded] = slot;
   }
 
-  // Makes room for one more. As well.
+  // Makes room for one more entry. If memory runs out it throws and changes nothing.
   void MakeRoom(DeferredReleases& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (in_index_ < index_.max_size()) [[likely]]
       return;
     PurgeUpTo(SIZE_MAX, deferred);
-    // Often full of the dead: not worth growing.
+    // It was full of dead entries: not worth growing.
     if (in_index_ < index_.max_size() / 2) return;
     GrowFor(in_index_ + 1);
   }
@@ -214,28 +243,29 @@ class ConcurrentTable {
   }
   static size_t max_size() { return Index::max_slots(); }
 
-  // What lies apart from the slot, for whoever may look at its payload.
+  // Returns the cold part of the slot's payload.
   static auto& cold_part(Slot* slot) { return *Core::ColdPartAt(slot); }
 
-  // Enters `object` with a prepared payload: there is room, and nothing live under the key but
-  // `replaced`, which leaves the table; the caller holds its object.
+  // Enters `object` with a prepared payload. Replaces the entry `replaced`, if it has a slot; the
+  // caller holds its object. Precondition: there is room, and no other live entry under the key.
   void Enter(PreparedSlot& prepared, uint32_t hash, const H& object, const Entry& replaced,
              DeferredReleases& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    auto* const external = Core::AsExternal(prepared.Take());
+    auto* const external = Core::AsExternal(prepared.Release());
     external->SetReferent(object);
     Enter(external, hash, replaced, deferred, [&] { external->Publish(object); });
   }
-  // As well, an object that is no handle yet; the result is the first.
+  // The same for an object that has no handle yet; returns its first one.
   template <typename Object, typename Deleter>
   H Enter(PreparedSlot& prepared, uint32_t hash, std::unique_ptr<Object, Deleter>& object,
           const Entry& replaced, DeferredReleases& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    auto* const embedded = Core::AsEmbedded(prepared.Take());
+    auto* const embedded = Core::AsEmbedded(prepared.Release());
     embedded->SetReferent(object.release());
     Enter(embedded, hash, replaced, deferred, [&] { embedded->Publish(); });
     return embedded->Adopt();
   }
 
-  // The caller holds the entry's object. False if somebody else has removed it.
+  // Removes an entry, whose object the caller holds. Returns false if another thread has removed
+  // it.
   bool Remove(const Entry& entry, DeferredReleases& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (entry.slot->state() != State::kVisible) return false;
     index_.Erase(entry.slot);
@@ -244,8 +274,13 @@ class ConcurrentTable {
     return true;
   }
 
-  // Takes up to `limit` entries of expired objects out of the table; for handles that notify
-  // nobody, of those among the next `limit`. Returns how many it has taken.
+  // Whether the table has ever had an entry of an object that was inserted as a handle.
+  bool has_external_slots() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    return core_->has_external_slots();
+  }
+
+  // Removes up to `limit` entries of expired objects; of handles that notify nobody, those among
+  // the next `limit` entries. Returns how many it has removed.
   size_t PurgeUpTo(size_t limit, DeferredReleases& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     size_t purged = 0;
     for (size_t i = 0; i < limit; ++i) {
@@ -256,10 +291,10 @@ class ConcurrentTable {
     if constexpr (!kNotifies) purged += Sweep(limit, deferred);
     return purged;
   }
-  // How many every operation that changes the table does.
+  // How many entries each operation that changes the table purges.
   static constexpr size_t kPurgesPerOperation = 4;
 
-  // A few entries, held weakly.
+  // A few slots, with weak references to them.
   class Collected {
    public:
     Collected() = default;
@@ -270,13 +305,13 @@ class ConcurrentTable {
     }
 
     bool empty() const { return count_ == 0; }
-    // Lets go of one, after calling `visit(entry)` if its object is there.
+    // Drops one of them, after calling `visit(entry)` if its object is alive.
     template <typename Visit>
     void VisitNext(Visit&& visit) {
       Slot* const slot = slots_[--count_];
       const WeakSlotReference held{slot};
       if (!slot->TryAddStrong()) return;
-      const SlotReference counted{slot};
+      const SlotReference reference{slot};
       const Entry entry{slot,
                         slot->is_external() ? Core::AsExternal(slot)->Lock() : Core::Share(slot)};
       if (entry.object.get() != nullptr) visit(entry);
@@ -293,7 +328,7 @@ class ConcurrentTable {
     Slot* slots_[kMax];
     size_t count_ = 0;
   };
-  // Takes those among the next few slots from `position` on. False at the end.
+  // Collects the entries among the next few slots from `position` on. Returns false at the end.
   bool Collect(Position& position, Collected& collected) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     for (size_t i = 0; i < Collected::kMax; ++i, ++position) {
       Slot* const slot = core_->At(position);
@@ -305,8 +340,9 @@ class ConcurrentTable {
     return true;
   }
 
-  // Own handles: without the objects whose last release has happened before; exact while nobody
-  // changes the table. Others: with those of the dead that are not purged yet.
+  // Returns the number of entries. Own handles: without those whose object's last release happened
+  // before; exact while no thread changes the table. Other handles: with the dead entries that are
+  // not purged yet.
   size_t size() const {
     // Relaxed, also where it is written: whoever wants an exact answer has ordered it.
     const size_t entries = entry_count_.load(std::memory_order_relaxed);
@@ -314,16 +350,16 @@ class ConcurrentTable {
     return entries > expired ? entries - expired : 0;
   }
 
-  // With those of the dead that are not purged yet.
+  // Returns the number of entries with the dead ones that are not purged yet.
   size_t in_index() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return in_index_; }
 
   void CheckInvariantsForTesting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     core_->CheckInvariantsForTesting();
-    size_t entered = 0;
+    size_t visible = 0;
     for (Position position; const Slot* const slot = core_->At(position); ++position) {
-      if (slot->state() == State::kVisible) ++entered;
+      if (slot->state() == State::kVisible) ++visible;
     }
-    Check(entered == in_index_, "CheckInvariantsForTesting",
+    Check(visible == in_index_, "CheckInvariantsForTesting",
           "a slot is in the index or out of it by mistake");
     index_.CheckInvariantsForTesting(in_index_);
   }
@@ -347,13 +383,13 @@ class ConcurrentTable {
   template <typename Match>
   static bool TryRefEmbedded(Slot* slot, const Match& match) {
     if (!slot->TryAddStrongSpeculatively()) return false;
-    SlotReference counted{slot};
+    SlotReference reference{slot};
     if (!match(*slot)) return false;
-    counted.slot = nullptr;
+    reference.slot = nullptr;
     return true;
   }
 
-  // As FindOrProveAbsent.
+  // See FindOrProveAbsent.
   template <typename Match>
   FindResult FindOrProveAbsentSlow(uint32_t hash, const Match& match) const;
   template <typename Match>
@@ -361,48 +397,53 @@ class ConcurrentTable {
     return RefAccess::TakeApart(FindOrProveAbsent(hash, match).object);
   }
 
-  enum class Taken { kNo, kDead, kYes };
-  // Whether the slot's object can be had and its payload matches: of a embedded it is counted in
-  // then, of a external it is in `external_object`; of a dead external whose payload matches it is
-  // not.
+  // What an attempt to take a reference to a slot's object has come to.
+  enum class RefOutcome {
+    kNoMatch,  // the payload is another one, or an embedded slot's object is dead
+    kDead,     // an external slot's payload matches, but its object is dead
+    kRef,      // the caller has a reference
+  };
+  // Takes a reference to the slot's object if the payload matches: for an embedded slot that is a
+  // slot reference; an external slot's object goes to `external_object`.
   template <typename Match, typename When>
-  static Taken Take(Slot* slot, const Match& match, H& external_object, When&& when) {
+  static RefOutcome TryRefMatching(Slot* slot, const Match& match, H& external_object,
+                                   When&& when) {
     if (slot->is_external()) Core::AsExternal(slot)->Prefetch();
-    if (!TryRef(slot, when)) return Taken::kNo;
-    struct Counted {
-      ~Counted() {
+    if (!TryRef(slot, when)) return RefOutcome::kNoMatch;
+    struct Reference {
+      ~Reference() {
         if (slot != nullptr) Release(slot, when);
       }
       Slot* slot;
       When& when;
-    } counted{slot, when};
-    if (!match(*slot)) return Taken::kNo;
+    } reference{slot, when};
+    if (!match(*slot)) return RefOutcome::kNoMatch;
     if (slot->is_external()) {
       external_object = Core::AsExternal(slot)->Lock();
-      return external_object.get() != nullptr ? Taken::kYes : Taken::kDead;
+      return external_object.get() != nullptr ? RefOutcome::kRef : RefOutcome::kDead;
     }
-    counted.slot = nullptr;
-    return Taken::kYes;
+    reference.slot = nullptr;
+    return RefOutcome::kRef;
   }
 
   void Prepare(Slot* slot, PreparedSlot& prepared) {
     slot->set_state(State::kUnderConstruction);
-    prepared.core_ = core_;
     prepared.slot_ = slot;
   }
 
-  // By no less than to twice the size, or what it replaces would add up.
+  // Grows the index to at least twice its size, so that the ones that it replaces don't add up.
   void GrowFor(size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     index_.Grow(std::max(size, std::min(2 * index_.max_size(), max_size())));
   }
 
-  // From `publish()` on the object can be had.
+  // Enters a slot. From `publish()` on other threads can take references to the object.
   template <typename Publish>
   void Enter(Slot* slot, uint32_t hash, const Entry& replaced, DeferredReleases& deferred,
              Publish&& publish) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     slot->set_hash(hash);
     slot->set_state(State::kVisible);
     AddToEntryCount(1);
+    if constexpr (!kNotifies) polled_.Enter(Core::AsExternal(slot));
     if (replaced.slot == nullptr) {
       index_.Insert(slot);
       ++in_index_;
@@ -413,12 +454,13 @@ class ConcurrentTable {
       Detach(replaced, deferred);
     }
   }
-  // The entry is out of the index.
+  // Drops what the table has of an entry that has been taken out of the index.
   void Detach(const Entry& entry, DeferredReleases& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     AddToEntryCount(-1);
+    if constexpr (!kNotifies) polled_.Leave(Core::AsExternal(entry.slot));
     entry.slot->set_state(State::kErased);
     if (entry.slot->is_external()) {
-      // The caller holds the object, so the watcher is there.
+      // The caller holds the object, so the watcher is still registered.
       static_cast<void>(Core::AsExternal(entry.slot)->Unwatch());
       entry.slot->ReleaseStrong(deferred);
     }
@@ -434,10 +476,10 @@ class ConcurrentTable {
     if (slot != nullptr) retired_ = slot->next();
     return slot;
   }
-  // True if that was the end of an entry.
+  // Reclaims a slot that has come through the retire list. Returns whether it was an entry.
   bool Reclaim(Slot* slot, DeferredReleases& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    const bool entered = slot->state() == State::kVisible;
-    if (entered) {
+    const bool was_entry = slot->state() == State::kVisible;
+    if (was_entry) {
       index_.Erase(slot);
       --in_index_;
     }
@@ -449,42 +491,41 @@ class ConcurrentTable {
     } else {
       core_->ReclaimEmbedded(slot);
     }
-    return entered;
+    return was_entry;
   }
   size_t Sweep(size_t limit, DeferredReleases& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     size_t removed = 0;
-    limit = std::min(limit, core_->size());
-    for (size_t i = 0; i < limit; ++i, ++sweep_) {
-      Slot* slot = core_->At(sweep_);
-      if (slot == nullptr) {
-        sweep_ = Position();
-        slot = core_->At(sweep_);
+    for (size_t left = std::min(limit, polled_.size()); left > 0; --left) {
+      External* const slot = polled_.Next();
+      if (slot->expired()) {
+        Remove({slot, H()}, deferred);
+        ++removed;
+      } else {
+        polled_.Pass();
       }
-      if (slot->state() != State::kVisible || !Core::AsExternal(slot)->expired()) continue;
-      Remove({slot, H()}, deferred);
-      ++removed;
     }
     return removed;
   }
 
-  // Ends with what every change writes, and shares that cache line with the next fields.
+  // Its last field is written by every change, and shares a cache line with the next fields.
   [[no_unique_address]] Index index_;
 
  public:
-  // Guards all but looking up, size and what threads do that drop references.
+  // Guards everything but look-ups, size() and dropping references.
   mutable Mutex mutex;
 
  private:
   size_t in_index_ ABSL_GUARDED_BY(mutex) = 0;
-  Slot* retired_ ABSL_GUARDED_BY(mutex) =
-      nullptr;  // taken from the retire_list; external_object by next()
-  // Entries, without those that were removed; with the expired ones if the handle notifies. Written
-  // under the lock, read by anybody.
+  Slot* retired_ ABSL_GUARDED_BY(mutex) = nullptr;  // taken from the retire list, linked by next()
+  // Invariant: the number of visible slots, dead ones included. Written under the lock, read by any
+  // thread.
   typename Policy::template Atomic<size_t> entry_count_{0};
   Core* const core_;
-  // ExternalSlots and residents in state prepared that nobody uses, or null. See PrepareSpare.
+  // An external and an embedded slot under construction that are not in use, or null. See
+  // PrepareSpare.
   typename Policy::template Plain<Slot*> spare_[2]{nullptr, nullptr};
-  Position sweep_ ABSL_GUARDED_BY(mutex);
+  // The entries, if the handle notifies nobody.
+  PollingRing<External> polled_ ABSL_GUARDED_BY(mutex);
 };
 
 template <typename H, typename Payload>
@@ -496,25 +537,27 @@ auto ConcurrentTable<H, Payload>::FindOrProveAbsentSlow(uint32_t hash, const Mat
     H external_object;
     bool met_dead = false;
     const auto found = index_.Find(hash, [&](Slot* slot) {
-      const Taken taken = Take(slot, match, external_object, Immediately());
-      met_dead |= taken == Taken::kDead;
-      return taken == Taken::kYes;
+      const RefOutcome outcome = TryRefMatching(slot, match, external_object, Immediately());
+      met_dead |= outcome == RefOutcome::kDead;
+      return outcome == RefOutcome::kRef;
     });
     if (!found.certain) continue;
     if (found.slot == nullptr) {
-      // A weak handle's failure is ordered with nothing, so its successor may have been missed.
+      // That a weak handle could not be locked orders nothing, so the index may have been read
+      // before the key got another object.
       if (met_dead) break;
       return {H(), found.version};
     }
     if (found.slot->is_external()) return {std::move(external_object), found.version};
     return {Core::AsEmbedded(found.slot)->Adopt(), found.version};
   }
-  // As the writer, nothing changes meanwhile.
+  // Under the lock nothing changes meanwhile.
   DeferredReleases deferred;
   Entry entry;
   MutexLock lock(mutex);
-  entry.slot = index_.FindAsWriter(
-      hash, [&](Slot* slot) { return Take(slot, match, entry.object, deferred) == Taken::kYes; });
+  entry.slot = index_.FindAsWriter(hash, [&](Slot* slot) {
+    return TryRefMatching(slot, match, entry.object, deferred) == RefOutcome::kRef;
+  });
   if (entry.slot != nullptr && !entry.slot->is_external()) {
     entry.object = Core::AsEmbedded(entry.slot)->Adopt();
   }

@@ -31,8 +31,9 @@ inline absl::Status ValidateShards(size_t shards) {
       absl::StrCat("shards: ", shards, " is not a power of two of at most ", kMaxShards));
 }
 
-// Owns the shards. As if it were a std::unique_ptr<Shard[]>, except that the shards stay reachable
-// until they are gone: destructors of objects and keys may use the container until its end.
+// Owns the shards. At the end DropEntries() is called on each of them, if a shard has that. As if
+// it were a std::unique_ptr<Shard[]>, except that the shards stay reachable until they are gone:
+// destructors of objects and keys may use the container until its end.
 template <typename Shard>
 class ShardArray {
  public:
@@ -43,7 +44,12 @@ class ShardArray {
     ShardArray(std::move(other)).swap(*this);
     return *this;
   }
-  ~ShardArray() { delete[] shards_; }
+  ~ShardArray() {
+    if constexpr (requires(Shard & shard) { shard.DropEntries(); }) {
+      for (Shard& shard : *this) shard.DropEntries();
+    }
+    delete[] shards_;
+  }
 
   void swap(ShardArray& other) noexcept {
     std::swap(count_, other.count_);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// One creation per key at a time: who comes later waits for its result.
+// One creation per key at a time: when several threads miss on one key, one creates the object and
+// the others wait for its result.
 //
-// StartOutcome a creation or joining another thread's, and ending it for those that wait on
-// whatever way its thread leaves, are the same for all thread-safe containers, so they are here.
-// Nearly always nothing else is being created in the shard: then outcome takes no lock.
+// A creation that is under way is a flight. This file starts and joins flights, and ends them on
+// whatever way the creating thread leaves, for all thread-safe containers. Nearly always there is
+// no other flight in the shard: then starting one takes no lock.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CREATION_SINGLE_FLIGHT_H_
 #define WEAKCACHE_CACHE_INTERNAL_CREATION_SINGLE_FLIGHT_H_
 
@@ -23,7 +24,7 @@
 
 namespace weakcache::internal {
 
-// What a creation came to: a handle, null too, or an exception.
+// The result of a creation: a handle, which may be null, or an exception.
 template <typename H>
 struct CreationResult {
   void SetCircular(const std::string& circle) { error = CircularCreationError(circle); }
@@ -32,8 +33,8 @@ struct CreationResult {
   std::exception_ptr error = nullptr;
 };
 
-// The creations that are under way in one shard, and who waits for them. Flights and waiters are on
-// their threads' stacks. Guarded by the shard's lock, which all callers hold, but for
+// The flights of one shard, and the threads that wait for them. Flights and waiters are on their
+// threads' stacks. All is guarded by the shard's lock, which callers hold except for
 // StartUncontended. AnyResult is a CreationResult or the like.
 template <typename AnyResult, typename Key, typename Policy>
 class SingleFlight {
@@ -49,16 +50,16 @@ class SingleFlight {
     Flight(const Flight&) = delete;
     Flight& operator=(const Flight&) = delete;
 
-    // The key is there, and stays until the completion.
+    // Sets the key, which has to stay until the flight has ended. From now on others can find it.
     void SetKey(const Key* key) {
       // Release pairs with the acquire in Find.
       key_.store(key, std::memory_order_release);
     }
     bool IsThisThreads() const { return thread_ == &WaitGraph::ThisThread(); }
-    // These are for a thread that holds the shard's lock.
+    // The next three: for a thread that holds the shard's lock.
     bool cancelled() const { return cancelled_; }
     bool superseded() const { return superseded_; }
-    // Whether the spare slots of the shard are this thread's.
+    // Whether this thread may use the spare slots of the shard.
     bool has_spares() const { return uncontended_ && !cancelled_; }
 
    private:
@@ -72,7 +73,7 @@ class SingleFlight {
 
     const uint32_t hash_;
     typename WaitGraph::Thread* const thread_;
-    bool uncontended_ = false;  // it has begun by StartUncontended
+    bool uncontended_ = false;  // started by StartUncontended
     bool cancelled_ = false;
     bool superseded_ = false;
     // Null until the creating thread has made the key; only that thread writes, once.
@@ -86,12 +87,12 @@ class SingleFlight {
   SingleFlight(const SingleFlight&) = delete;
   SingleFlight& operator=(const SingleFlight&) = delete;
 
-  // Without the lock: begins the flight if there is no other. From then on until it is cancelled or
-  // has ended no other begins so. Nobody cancels it before it has a key.
+  // Starts the flight if there is no other; without the lock. Until it is cancelled or has ended,
+  // no other one starts like this. No thread cancels it before it has a key.
   bool StartUncontended(Flight& flight) {
     Flight* none = nullptr;
-    // Release pairs with the acquire in Find. Acquire pairs with the release in Unlink: what all
-    // earlier flights have entered is seen, and what they have kept for this one.
+    // Release pairs with the acquire in Find. Acquire pairs with the release in Unlink: this thread
+    // sees what earlier flights have entered, and the spare slots that they have left.
     flight.uncontended_ = root_.compare_exchange_strong(none, &flight, std::memory_order_acq_rel,
                                                         std::memory_order_relaxed);
     return flight.uncontended_;
@@ -100,7 +101,7 @@ class SingleFlight {
   // What a look at the flights has found.
   struct Found {
     Flight* flight;    // under the key, or null
-    bool key_pending;  // there may be one whose key is not there yet: then look again soon
+    bool key_pending;  // a flight has that hash and no key yet: then look again soon
     Flight* parent;    // for Start: where a new one goes, which is the root if this is null
     uint32_t side;
   };
@@ -125,8 +126,8 @@ class SingleFlight {
     return found;
   }
 
-  // Begins the flight after a Find that has found none, under the same lock. False if another one
-  // has begun alone meanwhile: then look again.
+  // Starts the flight after a Find that has found none, under the same lock. Returns false if
+  // another one has started without the lock meanwhile: then look again.
   bool Start(Flight& flight, const Found& found) {
     if (found.parent != nullptr) {
       found.parent->children_[found.side] = &flight;
@@ -139,20 +140,21 @@ class SingleFlight {
     return started;
   }
 
-  // Nobody joins the creation any more: another one under its key may begin at once.
+  // Takes a flight out: nobody joins it any more, and another one under its key may start at once.
   void Cancel(Flight& flight) {
     Unlink(flight);
     flight.cancelled_ = true;
   }
-  // As well, since an object has come in under its key that is newer than what it creates.
+  // Cancels a flight because an object has been entered that is newer than what the flight creates.
   void Supersede(Flight& flight) {
     Cancel(flight);
     flight.superseded_ = true;
   }
-  // All that have a key: the others have not got to creating anything.
+  // Cancels all flights that have a key. The others have not called a factory yet.
   void CancelAll() {
     ForEach([this](Flight& flight) {
-      // Acquire, as in Find: whoever begins alone after it takes over what this one has left.
+      // Acquire, as in Find: a flight that starts uncontended afterwards takes over the spare
+      // slots.
       if (flight.key_.load(std::memory_order_acquire) != nullptr) Cancel(flight);
     });
   }
@@ -172,7 +174,7 @@ class SingleFlight {
   [[nodiscard]] bool Await(Flight& flight, Mutex& mutex, Result& result, std::string* circle)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     typename Flight::Waiter waiter;
-    // Relaxed: whoever found the flight has seen the key.
+    // Relaxed: Find has seen the key, with acquire.
     const Key* const key = flight.key_.load(std::memory_order_relaxed);
     if (!WaitGraph::Get().Begin(waiter.wait, *flight.thread_, key, circle)) return false;
     Join(flight, waiter);
@@ -181,10 +183,11 @@ class SingleFlight {
     return true;
   }
 
+  // Ends a flight, and wakes the threads that wait for it.
   void End(Flight& flight, const Result& result) {
     if (!flight.cancelled_) Unlink(flight);
     if (flight.waiters_ == nullptr) return;
-    // First of all, so that nobody takes them for waiting when they don't.
+    // First of all, so that no other thread concludes that they still wait for this one.
     WaitGraph::Get().EndAll(flight.waiters_);
     for (auto* waiter = flight.waiters_; waiter != nullptr; waiter = waiter->next) {
       waiter->result = result;
@@ -197,7 +200,7 @@ class SingleFlight {
   bool empty() const { return root_.load(std::memory_order_relaxed) == nullptr; }
 
  private:
-  // Apart, since GCC can't see that the waiter outlives what points to it: End lets go of it.
+  // Not inlined, since GCC warns: it can't see that End drops the pointer before the waiter ends.
   [[gnu::noinline]] static void Join(Flight& flight, typename Flight::Waiter& waiter) {
     waiter.next = flight.waiters_;
     flight.waiters_ = &waiter;
@@ -270,21 +273,21 @@ class SingleFlight {
 };
 
 enum class StartOutcome {
-  kStarted,    // the caller creates
+  kStarted,    // the caller creates the object
   kFound,      // there is an object under the key
   kJoined,     // another thread's creation has completed
   kRecursive,  // the creation under the key is this very thread's
   kCircular,   // it is one whose thread waits for this one; the result says so
-  kRefused,    // there is neither, and `may_start` said no
+  kRefused,    // there is neither, and `may_start()` was false
 };
 
 struct MayAlwaysStart {
   bool operator()() const { return true; }
 };
 
-// Begins `flight`, with a prepared slot, unless there is an object for whose slot
-// `match_slot` is true, which goes to `result`, or a creation for whose key `match_key` is true,
-// whose end the caller awaits. The shard has a table and flights.
+// Starts `flight` and prepares a slot for it. If there is an object for whose slot `match_slot` is
+// true, that goes to `result` instead; if there is a flight for whose key `match_key` is true, its
+// result does, for which the caller waits. The shard has a table and flights.
 template <bool kEmbedded, typename Policy, typename Shard, typename MatchSlot, typename MatchKey,
           typename Flight, typename PreparedSlot, typename Result,
           typename MayStart = MayAlwaysStart>
@@ -302,7 +305,7 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
       result.object = std::move(present.object);
       return StartOutcome::kFound;
     }
-    // Whatever that let go of goes before this waits, or is waited for.
+    // What that has removed is destroyed before this thread waits, or others wait for it.
     if (!deferred.empty()) continue;
     const auto other = shard.flights.Find(hash, match_key);
     if (other.flight != nullptr) {
@@ -324,9 +327,9 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
   }
 }
 
-// As well, without the lock: kRefused unless nothing else is being created in the shard. Sets the
-// completion's flight if it has begun. If the caller has found nothing as of `version` of the
-// table, it is only searched again if it has changed.
+// Starts `flight` if there is no other in the shard, without the lock; else returns kRefused. Sets
+// the completion's flight if it has started. `version` is one as of which the caller has proved the
+// key absent: unless that has changed, the table is not searched again.
 inline constexpr uint64_t kNoVersion = ~uint64_t{0};
 template <bool kEmbedded, typename Shard, typename MatchSlot, typename Flight,
           typename PreparedSlot, typename FlightCompletion>
@@ -337,7 +340,7 @@ StartOutcome StartUncontended(Shard& shard, uint32_t hash, const MatchSlot& matc
   using Table = std::remove_reference_t<decltype(table)>;
   if (!shard.flights.StartUncontended(flight)) return StartOutcome::kRefused;
   completion.flight = &flight;
-  // What other flights have entered since has changed the version.
+  // Another flight's entry would have changed the version.
   if (table.version() != version) [[unlikely]] {
     completion.result.object = table.FindOrProveAbsent(hash, match_slot).object;
     if (completion.result.object.get() != nullptr) {
@@ -352,7 +355,7 @@ StartOutcome StartUncontended(Shard& shard, uint32_t hash, const MatchSlot& matc
   return StartOutcome::kStarted;
 }
 
-// Ends a creation for those that wait, on whatever way its thread leaves.
+// Ends a flight on whatever way its thread leaves.
 template <typename Shard, typename Flights>
 struct FlightCompletion {
   using Table = decltype(Shard::table);
@@ -363,11 +366,11 @@ struct FlightCompletion {
     Table& table = shard->table;
     typename Table::DeferredReleases deferred;
     typename Table::MutexLock lock(table.mutex);
-    // If it has come to nothing its slot goes to the queue, and nobody may ever enter anything.
+    // A slot that comes to nothing goes through the retire list, even if nothing is ever entered.
     table.PurgeUpTo(Table::kPurgesPerOperation, deferred);
     CompleteLocked(table);
   }
-  // The table is the shard's.
+  // The same under the lock of `table`, which is the shard's.
   void CompleteLocked(Table& table) ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
     static_cast<void>(table);
     shard->flights.End(*flight, result);
@@ -379,7 +382,7 @@ struct FlightCompletion {
   typename Flights::Result& result;
 };
 
-// Calls `function()`; what it throws goes to `result` as well.
+// Calls `function()`. What that throws goes to `result`, and to the caller.
 template <typename Result, typename Function>
 void CatchInto(Result& result, Function&& function) {
 #ifdef __cpp_exceptions

@@ -21,7 +21,7 @@ namespace weakcache::internal {
 // Functions on a tag word. A set of entries is a word that has the top bit of their bytes set.
 struct ChunkTags {
   static constexpr size_t kEntries = 7;
-  // An overflow count this high has lost track, and stays.
+  // The highest overflow count that there is room for.
   static constexpr uint64_t kSaturated = UINT8_MAX;
 
   // Returns the tag of a hash: neither 0, a free entry, nor 1, which could be mistaken for one.
@@ -54,7 +54,8 @@ struct ChunkTags {
   static uint64_t WithOverflowCount(uint64_t tags, uint64_t count) {
     return (tags & ~kOverflowByte) | (count << 56);
   }
-  // Changes the overflow count by 1 or -1, unless it is saturated.
+  // Changes the overflow count by 1 or -1, unless it is saturated: then it has lost track, and
+  // stays.
   static uint64_t AddToOverflowCount(uint64_t tags, int change) {
     if (OverflowCount(tags) == kSaturated) return tags;
     return tags + (static_cast<uint64_t>(int64_t{change}) << 56);
