@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <new>
 #include <random>
 #include <set>
 #include <stdexcept>
@@ -55,6 +56,30 @@ class ConcurrentWeakValueMapTest : public ::testing::Test {
 };
 using Kinds = ::testing::Types<OwnHandles, SharedPointers>;
 TYPED_TEST_SUITE(ConcurrentWeakValueMapTest, Kinds);
+
+TYPED_TEST(ConcurrentWeakValueMapTest, RoomThatCantBeHad) {
+  MapOf<TypeParam, int, Tracked> map;
+  EXPECT_THROW(map.reserve(SIZE_MAX), std::bad_alloc);
+  EXPECT_EQ(map.size(), 0u);
+  map.CheckInvariantsForTesting();
+}
+
+struct KeyWithAddressOperator {
+  int id;
+  void operator&() const = delete;
+  bool operator==(const KeyWithAddressOperator& other) const { return id == other.id; }
+  template <typename H>
+  friend H AbslHashValue(H h, const KeyWithAddressOperator& key) {
+    return H::combine(std::move(h), key.id);
+  }
+};
+TYPED_TEST(ConcurrentWeakValueMapTest, KeysMayOverloadTheAddressOperator) {
+  MapOf<TypeParam, KeyWithAddressOperator, Tracked> map;
+  const auto object = map.get_or_create(KeyWithAddressOperator{1}, [] { return Tracked(1); });
+  EXPECT_EQ(map.get(KeyWithAddressOperator{1}), object);
+  EXPECT_FALSE(map.insert(KeyWithAddressOperator{1}, object).second);
+  EXPECT_EQ(map.erase(KeyWithAddressOperator{1}), 1u);
+}
 
 // Handles that notify nobody are looked at in turn: not among all slots that there ever were, but
 // among the entries.

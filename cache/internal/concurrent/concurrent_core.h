@@ -38,6 +38,9 @@ class ConcurrentCore {
       ConcurrentCore::DestroyPayload(slot);
     }
 
+   protected:
+    ~PageHeader() = default;
+
    private:
     // Pushes the slot, whose slot reference is the table's until it has come through the retire
     // list. After the table's end this thread drops that reference.

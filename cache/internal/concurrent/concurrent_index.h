@@ -20,6 +20,7 @@
 #include <new>
 
 #include "weakcache/cache/internal/slot/chunk_tags.h"
+#include "weakcache/cache/internal/slot/fail_allocation.h"
 #include "weakcache/cache/internal/slot/hash_bits.h"
 #include "weakcache/weakref/internal/check.h"
 
@@ -229,7 +230,7 @@ class ConcurrentIndex {
   // A power of two of chunks, as one word: their address, and in its lowest bits by how much a hash
   // is shifted to give its chunk.
   struct Chunks {
-    explicit Chunks(uintptr_t word) : word(word) {}
+    explicit Chunks(uintptr_t any_word) : word(any_word) {}
     Chunks(Chunk* chunks, int order)
         : word(reinterpret_cast<uintptr_t>(chunks) | static_cast<uintptr_t>(kMaxOrder - order)) {}
 
@@ -249,11 +250,13 @@ class ConcurrentIndex {
   // The fewest chunks that so many slots fit in; at most max_slots().
   static int OrderFor(size_t slots) {
     const size_t chunks = std::max((slots + kFullEntries - 1) / kFullEntries, kMinChunks);
-    return std::bit_width(chunks - 1);
+    return static_cast<int>(std::bit_width(chunks - 1));
   }
   static Header* HeaderOf(Chunk* chunks) { return reinterpret_cast<Header*>(chunks) - 1; }
   static Chunks NewChunks(int order) {
     const size_t count = size_t{1} << order;
+    if (count > (SIZE_MAX - sizeof(Header)) / sizeof(Chunk))
+      FailAllocation("ConcurrentWeakValueMap");
     auto* const memory = static_cast<char*>(
         ::operator new(sizeof(Header) + count * sizeof(Chunk), std::align_val_t(alignof(Chunk))));
     ::new (memory) Header{.count = count};

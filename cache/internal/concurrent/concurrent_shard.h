@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -115,7 +116,7 @@ class alignas(64) ConcurrentShard {
       if (!Start<kEmbedded>(hash, keys, lookup, &found.version, flight, prepared, completion))
         return;
       prepared.MakePayload(std::forward<Key>(key));
-      flight.SetKey(&prepared.payload());
+      flight.SetKey(std::addressof(prepared.payload()));
       made = MakeObjectBy<H>(std::forward<Factory>(factory));
       if (made.get() == nullptr) return;
       if constexpr (!kEmbedded) {

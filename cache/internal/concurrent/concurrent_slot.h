@@ -106,7 +106,7 @@ class ConcurrentSlot : public BlockOf<H> {
  protected:
   ConcurrentSlot(void* page, bool is_external)
       : BlockOf<H>(StartsExpired()),
-        distance_(DistanceFrom(page)),
+        distance_(DistanceFrom(page) & ((1u << kDistanceBits) - 1)),  // for -Wconversion
         is_external_(is_external ? 1 : 0) {}
   ~ConcurrentSlot() {}  // the payload has been destroyed before
 
@@ -115,11 +115,13 @@ class ConcurrentSlot : public BlockOf<H> {
 
  private:
   static constexpr size_t kDistanceUnit = 8;
+  static constexpr int kDistanceBits = 23;
   uint32_t DistanceFrom(const void* page) const {
     const auto bytes =
         static_cast<size_t>(reinterpret_cast<const char*>(this) - static_cast<const char*>(page));
     // Eight slots of nearly eight megabytes.
-    Check(bytes / kDistanceUnit < size_t{1} << 23, "ConcurrentWeakValueMap", "huge keys");
+    Check(bytes / kDistanceUnit < size_t{1} << kDistanceBits, "ConcurrentWeakValueMap",
+          "huge keys");
     return static_cast<uint32_t>(bytes / kDistanceUnit);
   }
 
@@ -129,7 +131,7 @@ class ConcurrentSlot : public BlockOf<H> {
   // Invariant: the hash of the key while there are slot references, with a tag if the slot is
   // external. Written by the thread that enters the slot, before that; read by any thread.
   typename Policy::template Atomic<uint32_t> tagged_hash_{0};
-  const uint32_t distance_ : 23;  // to the page's beginning, in units
+  const uint32_t distance_ : kDistanceBits;  // to the page's beginning, in units
   const uint32_t is_external_ : 1;
   // Invariant: kVisible if and only if the slot is in the index. Transitions:
   //   to kVisible, and from there to kErased or kRetired   only under the table's lock

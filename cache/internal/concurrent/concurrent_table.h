@@ -47,6 +47,7 @@
 #include "weakcache/cache/internal/concurrent/concurrent_core.h"
 #include "weakcache/cache/internal/concurrent/concurrent_index.h"
 #include "weakcache/cache/internal/concurrent/concurrent_slot.h"
+#include "weakcache/cache/internal/slot/fail_allocation.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/internal/slot/polling_ring.h"
 #include "weakcache/weakref/handle_traits.h"
@@ -239,6 +240,7 @@ class ConcurrentTable {
     GrowFor(in_index_ + 1);
   }
   void Reserve(size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    if (size > max_size()) FailAllocation("ConcurrentWeakValueMap::reserve");
     if (size > index_.max_size()) GrowFor(size);
   }
   static size_t max_size() { return Index::max_slots(); }

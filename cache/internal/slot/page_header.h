@@ -52,6 +52,7 @@ class PageHeaderBase : public BasicWatcherOwner<Policy> {
 
  protected:
   explicit PageHeaderBase(Core* core) : core_(core) {}
+  ~PageHeaderBase() = default;
 
  private:
   void OnClaimed() noexcept override { core_->retire_list.CountExpired(); }
