@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Maps a hash to a slot: an array of chunks, each a tag word and seven pointers (see chunk_tags.h). An
-// overflow count that has saturated can't be decremented: after many such erasures the index is to be
-// refilled (see needs_refill).
+// Maps a hash to a slot: an array of chunks, each a tag word and seven pointers (see chunk_tags.h).
+// An overflow count that has saturated can't be decremented: after many such erasures the index is
+// to be refilled (see needs_refill).
 #ifndef WEAKCACHE_CACHE_INTERNAL_TABLE_SLOT_INDEX_H_
 #define WEAKCACHE_CACHE_INTERNAL_TABLE_SLOT_INDEX_H_
 
