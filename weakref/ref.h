@@ -31,6 +31,7 @@
 
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/ref_access.h"
 #include "weakcache/weakref/internal/ref_from_this.h"
 #include "weakcache/weakref/internal/referent_storage.h"
 
@@ -202,59 +203,6 @@ class Ref {
 };
 
 namespace internal {
-
-// Gives the library's own code access to the control block of a Ref or a WeakRef.
-struct RefAccess {
-  template <typename R>
-  static auto* Block(const R& reference) {
-    return reference.block_;
-  }
-  // Returns a Ref that takes over one strong reference, which is counted already.
-  template <typename T>
-  static Ref<T> Adopt(std::remove_extent_t<T>* pointer, ControlBlock* block) {
-    return Ref<T>(pointer, block);
-  }
-  // The same for a given type of reference.
-  template <typename R, typename AnyBlock>
-  static R AdoptAs(typename R::element_type* pointer, AnyBlock* block) {
-    return R(pointer, block);
-  }
-  // A reference taken apart. The compiler can keep it in registers, unlike an object that has a
-  // destructor.
-  template <typename Pointer, typename AnyBlock>
-  struct Parts {
-    Pointer* pointer;
-    AnyBlock* block;
-  };
-  // Returns the parts of a reference, together with its count; AdoptAs or AdoptCounted takes it.
-  template <typename R>
-  static auto TakeApart(R reference) {
-    using Pointer = std::remove_pointer_t<decltype(reference.pointer_)>;
-    using AnyBlock = std::remove_pointer_t<decltype(reference.block_)>;
-    return Parts<Pointer, AnyBlock>{std::exchange(reference.pointer_, nullptr),
-                                    std::exchange(reference.block_, nullptr)};
-  }
-  // Returns the parts of a reference, which keeps its count.
-  template <typename R>
-  static auto PartsOf(const R& reference) {
-    using Pointer = std::remove_pointer_t<decltype(reference.pointer_)>;
-    using AnyBlock = std::remove_pointer_t<decltype(reference.block_)>;
-    return Parts<Pointer, AnyBlock>{reference.pointer_, reference.block_};
-  }
-  // Returns a Ref or WeakRef that takes over a count of its kind.
-  template <typename R>
-  static R AdoptCounted(typename R::element_type* pointer, ControlBlock* block) {
-    R reference;
-    reference.pointer_ = pointer;
-    reference.block_ = block;
-    return reference;
-  }
-  // Adds a weak reference and returns it.
-  template <typename T>
-  static WeakRef<T> AddWeak(T* pointer, ControlBlock* block) {
-    return WeakRef<T>(pointer, block);
-  }
-};
 
 // Returns the first reference to the referent of a new block.
 template <typename T, typename Block>
