@@ -270,7 +270,7 @@ class LargeObjectCache {
       } else {
         if (!condition(entry.key())) return;
       }
-      removed += core_->store().Remove(entry, RemovalCause::kInvalidated) ? 1 : 0;
+      removed += core_->store().Remove(entry, RemovalCause::kInvalidated) ? 1u : 0u;
     });
     return removed;
   }

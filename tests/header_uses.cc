@@ -40,7 +40,7 @@ template <typename Map, typename Strong>
 size_t UseValueMap(Map& map, const Strong& image) {
   map.insert(std::string("a"), image);
   map.insert_or_assign(std::string("b"), image);
-  size_t count = map.get("a").get() != nullptr ? 1 : 0;
+  size_t count = map.get("a").get() != nullptr ? 1u : 0u;
   count += map.get_or_create("c", [] { return Image(); })->pixels.size();
   count += map.erase("a");
   map.reserve(100);
@@ -65,11 +65,11 @@ size_t UseOtherContainers() {
   const weakcache::Ref<Image> image = weakcache::MakeRef<Image>();
   weakcache::WeakKeyMap<Image, int> notes;
   notes.insert_or_assign(image, 1);
-  size_t count = notes.contains(image) ? 1 : 0;
+  size_t count = notes.contains(image) ? 1u : 0u;
   weakcache::WeakKeyMap<std::string, int, weakcache::ByValue<>> by_value;
   const weakcache::Ref<std::string> name = weakcache::MakeRef<std::string>("name");
   by_value.insert_or_assign(name, 1);
-  count += by_value.contains(*name) ? 1 : 0;
+  count += by_value.contains(*name) ? 1u : 0u;
   weakcache::WeakSet<Image> set;
   set.insert(image);
   for (const weakcache::Ref<Image>& member : set) count += member->pixels.size();

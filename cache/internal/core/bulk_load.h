@@ -79,8 +79,8 @@ class BulkLoad {
 
   // A key that this thread loads.
   struct Part {
-    Part(const KeyLocation& location, size_t index)
-        : location(location), index(index), flight(location.hash()) {}
+    Part(const KeyLocation& of_key, size_t index_of_key)
+        : location(of_key), index(index_of_key), flight(of_key.hash()) {}
 
     const KeyLocation location;
     const size_t index;
@@ -95,7 +95,7 @@ class BulkLoad {
 
   // What LoadMissing ends in this order: the permit, the flights, and then what runs user code.
   struct Ending {
-    explicit Ending(BulkLoad& load) : load(load), permit(load.loads_.limiter()) {}
+    explicit Ending(BulkLoad& bulk_load) : load(bulk_load), permit(bulk_load.loads_.limiter()) {}
     ~Ending() {
       permit.Release();
       for (auto& part : load.parts_) Loads::EndFlight(part->completion, removals);

@@ -26,7 +26,7 @@ template <typename K>
 struct CacheShared {
   using Listener = std::function<void(const K&, RemovalCause, uint64_t weight)>;
 
-  explicit CacheShared(Listener listener) : listener(std::move(listener)) {}
+  explicit CacheShared(Listener to_notify) : listener(std::move(to_notify)) {}
 
   // Calls the listener. Its exceptions go to the handler of callbacks' exceptions.
   void NotifyListener(const K& key, RemovalCause cause, uint64_t weight) noexcept {
@@ -115,7 +115,7 @@ struct CacheKey {
   using Cold = CacheEntry<K, Policy>;
 
   template <typename Key>
-  explicit CacheKey(std::in_place_t, Key&& key) : key(std::forward<Key>(key)) {}
+  explicit CacheKey(std::in_place_t, Key&& given) : key(std::forward<Key>(given)) {}
   CacheKey(const CacheKey&) = delete;
   CacheKey& operator=(const CacheKey&) = delete;
 
@@ -153,15 +153,15 @@ class CacheEntry : public Policy::Node {
   using Hot = CacheKey<K, Policy>;
 
   template <typename Slot>
-  explicit CacheEntry(Slot* slot) noexcept
-      : Policy::Node(&slot->payload().counter), hot(slot->payload()), slot(slot) {}
+  explicit CacheEntry(Slot* own_slot) noexcept
+      : Policy::Node(&own_slot->payload().counter), hot(own_slot->payload()), slot(own_slot) {}
   CacheEntry(const CacheEntry&) = delete;
   CacheEntry& operator=(const CacheEntry&) = delete;
 
   // Before the slot is entered. `shared` outlives the entry.
-  void SetUp(CacheShared<K>* shared, uint64_t hash) {
+  void SetUp(CacheShared<K>* shared, uint64_t hash_of_key) {
     shared_ = shared;
-    key_hash = hash;
+    key_hash = hash_of_key;
   }
 
   ~CacheEntry() { OnObjectExpired(); }
@@ -170,14 +170,14 @@ class CacheEntry : public Policy::Node {
   // uses the entry then.
   void OnObjectExpired() noexcept {
     if (!std::exchange(in_cache, false)) return;
-    const uint64_t weight = object_weight();
-    shared_->counters.Unpinned(weight);
+    const uint64_t bytes = object_weight();
+    shared_->counters.Unpinned(bytes);
     // Its eviction has been reported, and its death is the consequence.
     if (hot.ownership.evicted_unused()) return;
     shared_->counters.CountRemoval(RemovalCause::kDied);
     // Relaxed: see the field.
     if (!shared_->listener || !shared_->open.load(std::memory_order_relaxed)) return;
-    shared_->NotifyListener(key(), RemovalCause::kDied, weight);
+    shared_->NotifyListener(key(), RemovalCause::kDied, bytes);
   }
 
   CacheShared<K>& shared() const { return *shared_; }
@@ -185,7 +185,7 @@ class CacheEntry : public Policy::Node {
   bool retained() const { return hot.ownership.retained(); }
   // Relaxed, both: see the field.
   uint64_t object_weight() const { return weight_.load(std::memory_order_relaxed); }
-  void set_object_weight(uint64_t weight) { weight_.store(weight, std::memory_order_relaxed); }
+  void set_object_weight(uint64_t bytes) { weight_.store(bytes, std::memory_order_relaxed); }
 
   // Nanoseconds of the cache's clock. The time of writing is set before the slot is entered, and
   // again by a look-up that finds that the clock has been set back; that of access by any look-up,

@@ -36,7 +36,9 @@ class GhostTable {
       }
       if (AgeOf(entry) > AgeOf(*place)) place = &entry;
     }
-    *place = {.fingerprint = fingerprint, .frequency = frequency, .time = now_};
+    *place = {.fingerprint = fingerprint & kFingerprintMask,
+              .frequency = frequency & kFrequencyMask,
+              .time = now_};
   }
 
   // Returns how often an object had been used, if it was among the latest `window` evictions, and
@@ -60,11 +62,14 @@ class GhostTable {
 
  private:
   static constexpr int kFingerprintBits = 28;
+  static constexpr int kFrequencyBits = 4;
+  static constexpr uint32_t kFingerprintMask = (uint32_t{1} << kFingerprintBits) - 1;
+  static constexpr uint32_t kFrequencyMask = (uint32_t{1} << kFrequencyBits) - 1;
   static constexpr size_t kBucketEntries = 8;
 
   struct Entry {
     uint32_t fingerprint : kFingerprintBits = 0;  // 0: nothing is here
-    uint32_t frequency : 4 = 0;
+    uint32_t frequency : kFrequencyBits = 0;
     uint32_t time = 0;
   };
   struct alignas(64) Bucket {

@@ -68,7 +68,7 @@ class LazyGreedyDual {
 
   // What the policy keeps for each object in it.
   struct Node {
-    explicit Node(AccessCounter* counter) : counter(counter) {}
+    explicit Node(AccessCounter* of_object) : counter(of_object) {}
 
     AccessCounter* const counter;     // outlives the node
     uint8_t accounted_frequency = 0;  // the part of the frequency that the priority accounts for
@@ -221,7 +221,7 @@ class LazyGreedyDual {
   // 2 log2(weight^(3/4)), of a weight of 0 that of 1.
   static size_t WeightPart(uint64_t weight) {
     weight |= uint64_t{weight == 0};
-    const int exponent = std::bit_width(weight) - 1;
+    const int exponent = static_cast<int>(std::bit_width(weight)) - 1;
     const uint64_t quarters = (weight << (63 - exponent) >> 61) & 3;
     return (4 * static_cast<size_t>(exponent) + quarters) * 3 / 8;
   }
