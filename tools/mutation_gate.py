@@ -432,7 +432,7 @@ RECHECKS = [
      "chunk->AddToOverflowCount(-1)",
      "chunk->AddToOverflowCount(0)"),
     ("saturated overflow counts are refilled", "cache/internal/table/slot_index.h",
-     "return missed_decrements_ > chunk_count_ / 4;",
+     "return missed_decrements_ > std::max<size_t>(chunk_count_ / 4, fill_steps_ / 2);",
      "return false;"),
     ("erased slot is not refilled", "cache/internal/table/weak_table.h",
      "if (slot != erased) index_.Insert(slot->hash(), slot);",

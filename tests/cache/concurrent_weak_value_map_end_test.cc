@@ -55,8 +55,15 @@ TEST(ConcurrentWeakValueMapEndTest, KeysMayUseTheMapAtItsEnd) {
                                }
                                EXPECT_EQ(map->get(TalkingKey(i)), nullptr);
                                if (i % 10 != 0) return;
-                               map->insert(TalkingKey(100 + i, [&] { ++entered_late; }),
-                                           objects[static_cast<size_t>(i)]);
+                               map->insert(
+                                   TalkingKey(100 + i,
+                                              [&] {
+                                                ++entered_late;
+                                                for (int key = 0; key < kEntries; ++key) {
+                                                  static_cast<void>(map->get(TalkingKey(key)));
+                                                }
+                                              }),
+                                   objects[static_cast<size_t>(i)]);
                              }),
                   objects.back());
     }

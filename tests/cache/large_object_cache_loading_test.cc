@@ -381,6 +381,30 @@ TEST(LoadingTest, WhoWaitsForAPermitGetsAnObjectThatIsPut) {
   EXPECT_EQ(loaded, 0);
 }
 
+TEST(LoadingTest, WhoWaitsForAPermitReservesNothing) {
+  Cache::Options options = Limited(1);
+  options.budget_bytes = 100;
+  Cache cache = MakeCache(options);
+  for (int key = 0; key < 90; ++key) cache.Put(key, Blob());
+  {
+    BusyLoads busy(cache, 1);
+    const uint64_t misses = cache.Stats().misses;
+    std::vector<std::thread> waiting;
+    for (int i = 0; i < 4; ++i) {
+      waiting.emplace_back([&] {
+        static_cast<void>(cache.GetOrLoad(100, [] { return Blob(); }, {.weight_estimate = 20}));
+      });
+    }
+    while (cache.Stats().misses < misses + 4) std::this_thread::yield();
+    // Each of these wakes the threads that wait.
+    for (int i = 0; i < 200; ++i) cache.Put(0, Blob());
+    EXPECT_EQ(cache.Stats().bytes_retained, 90u);
+    busy.Finish();
+    for (std::thread& thread : waiting) thread.join();
+  }
+  EXPECT_TRUE(cache.Get(100) != nullptr);
+}
+
 TEST(LoadingTest, AHitDoesNotWaitForAPermitToRefresh) {
   std::atomic<int64_t> now{0};
   Cache::Options options = Limited(1);

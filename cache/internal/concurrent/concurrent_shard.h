@@ -143,23 +143,23 @@ class alignas(64) ConcurrentShard {
   }
 
   // Before the end: removes the entries whose keys are destroyed with them. Such a key's destructor
-  // may use the container, also to enter something.
-  void DropEntries() {
-    for (bool more = true; more;) {
-      more = false;
-      {
-        typename Table::DeferredReleases deferred;
-        typename Table::MutexLock lock(table.mutex);
-        if (!table.has_external_slots()) return;
-        table.PurgeUpTo(SIZE_MAX, deferred);
-      }
-      ForEach([&](const Entry& entry) {
-        if (!entry.slot->is_external()) return;
-        typename Table::DeferredReleases deferred;
-        typename Table::MutexLock lock(table.mutex);
-        more |= table.Remove(entry, deferred);
-      });
+  // may use the container, also to enter something: so it has to be called until it returns false,
+  // which says that there was no such entry.
+  bool DropEntries() {
+    bool dropped = false;
+    {
+      typename Table::DeferredReleases deferred;
+      typename Table::MutexLock lock(table.mutex);
+      if (!table.has_external_slots()) return false;
+      dropped = table.PurgeUpTo(SIZE_MAX, deferred) != 0;
     }
+    ForEach([&](const Entry& entry) {
+      if (!entry.slot->is_external()) return;
+      typename Table::DeferredReleases deferred;
+      typename Table::MutexLock lock(table.mutex);
+      dropped |= table.Remove(entry, deferred);
+    });
+    return dropped;
   }
 
   void CheckInvariantsForTesting() {

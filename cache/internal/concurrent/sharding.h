@@ -31,7 +31,8 @@ inline absl::Status ValidateShards(size_t shards) {
       absl::StrCat("shards: ", shards, " is not a power of two of at most ", kMaxShards));
 }
 
-// Owns the shards. At the end DropEntries() is called on each of them, if a shard has that. As if
+// Owns the shards. At the end DropEntries() is called on each of them, if a shard has that, until
+// none has dropped anything: what is dropped may enter something in any shard. As if
 // it were a std::unique_ptr<Shard[]>, except that the shards stay reachable until they are gone:
 // destructors of objects and keys may use the container until its end.
 template <typename Shard>
@@ -46,7 +47,10 @@ class ShardArray {
   }
   ~ShardArray() {
     if constexpr (requires(Shard & shard) { shard.DropEntries(); }) {
-      for (Shard& shard : *this) shard.DropEntries();
+      for (bool dropped = true; dropped;) {
+        dropped = false;
+        for (Shard& shard : *this) dropped |= shard.DropEntries();
+      }
     }
     delete[] shards_;
   }

@@ -222,7 +222,10 @@ class CacheLoads {
         outcome = LoadOutcome<V>();
       } else if (start != StartOutcome::kRefused) {
         return start;
-      } else if (reserved) {
+      } else if (reserved || !permit.available()) {
+        // Many may wait for one permit: the bytes are for the one that gets it.
+        reservation.Release();
+        reserved = estimate == 0;
         limiter_.AwaitChange(changes);
       } else {
         reservation.Reserve(estimate);

@@ -65,6 +65,11 @@ class LoadLimiter {
   };
   static size_t& Depth() { return StdAtomics::ThreadLocal<Nesting>().depth; }
 
+  bool HasPermit() {
+    if (Depth() != 0 || limit_ == 0) return true;
+    MutexLock lock(mutex_);
+    return running_ < limit_;
+  }
   bool TryAcquire() {
     if (Depth() == 0 && limit_ != 0) {
       MutexLock lock(mutex_);
@@ -101,6 +106,8 @@ class LoadPermit {
 
   // Whether TryAcquire always succeeds.
   bool unlimited() const { return limiter_.limit_ == 0; }
+  // Whether TryAcquire would succeed, if no other thread came first.
+  bool available() { return acquired_ || limiter_.HasPermit(); }
   // Takes a permit, unless it has one. False if there is none to be had.
   bool TryAcquire() {
     acquired_ = acquired_ || limiter_.TryAcquire();

@@ -189,7 +189,7 @@ class Retention {
     if (!entry->in_cache || static_cast<int32_t>(weighing - entry->weighed) < 0) return;
     entry->weighed = weighing;
     const uint64_t before = entry->object_weight();
-    if (entry->retained() && Fits(weight)) {
+    if (entry->retained() && weight <= unreserved_budget()) {
       entry->set_object_weight(weight);
       policy_.SetWeight(entry, weight);
       EvictSurplus(removals);

@@ -51,6 +51,7 @@ class SlotIndex {
     std::swap(chunks_, other.chunks_);
     std::swap(chunk_count_, other.chunk_count_);
     std::swap(missed_decrements_, other.missed_decrements_);
+    std::swap(fill_steps_, other.fill_steps_);
     SwapAllocators(allocator_, other.allocator_);
   }
 
@@ -81,6 +82,7 @@ class SlotIndex {
     uint64_t free;
     while ((free = chunk->Free()) == 0) {
       chunk->AddToOverflowCount(1);
+      ++fill_steps_;
       chunk = Next(chunk);
     }
     chunk->Set(ChunkTags::EntryOf(free), ChunkTags::TagOf(hash), slot);
@@ -97,13 +99,16 @@ class SlotIndex {
 
   // Returns whether so many decrements of saturated counts were missed that look-ups may have
   // become slow: the counts are exact again after Clear and the insertion of all slots. Each missed
-  // decrement is a step that an Erase has taken, so refilling after a share of the chunks' number
-  // costs O(1) amortised per step.
-  bool needs_refill() const { return missed_decrements_ > chunk_count_ / 4; }
+  // decrement is a step that an Erase has taken. Refilling costs as many steps as there are chunks
+  // and full chunks passed, so after a share of both it costs O(1) amortised per step.
+  bool needs_refill() const {
+    return missed_decrements_ > std::max<size_t>(chunk_count_ / 4, fill_steps_ / 2);
+  }
 
   void Clear() {
     std::uninitialized_fill_n(chunks_, chunk_count_, Chunk());
     missed_decrements_ = 0;
+    fill_steps_ = 0;
   }
 
   // Puts a slot into the position of another with the same hash.
@@ -211,6 +216,7 @@ class SlotIndex {
   Chunk* chunks_ = &empty_chunk_;
   uint32_t chunk_count_ = 0;
   size_t missed_decrements_ = 0;  // of saturated counts since the index was filled
+  size_t fill_steps_ = 0;         // full chunks that insertions have passed since then
   [[no_unique_address]] ChunkAllocator allocator_;
 };
 

@@ -140,6 +140,17 @@ TYPED_TEST(RetentionTest, AReservationKeepsBytesFree) {
   EXPECT_EQ(this->retention().bytes(), 100);
 }
 
+TYPED_TEST(RetentionTest, AnObjectThatOutgrowsTheUnreservedBudgetEvictsNoOther) {
+  const Ref<Blob> blob = this->Put(1, 10);
+  for (int key = 2; key < 6; ++key) this->Put(key, 10);
+  typename TestFixture::Core::Store::Reservation reservation(this->retention());
+  reservation.Reserve(50);
+  for (int hit = 0; hit < 16; ++hit) this->core_.Get(1);
+  blob->size = 60;
+  EXPECT_TRUE(this->core_.UpdateWeight(1));
+  EXPECT_EQ(this->retention().bytes(), 40);
+}
+
 TYPED_TEST(RetentionTest, WeighsAnew) {
   Ref<Blob> blob = this->Put(1, 10);
   this->Put(2, 10);
