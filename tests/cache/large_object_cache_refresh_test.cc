@@ -116,7 +116,7 @@ TEST(RefreshClaimTest, FailsOnAnEntryThatHasLeft) {
               {}, {});
     core.Put(1, MakeRef<Picture>(Picture{1}));
     now += absl::Seconds(10);
-    const Core::Store::LookupKeyOf<int> key = 1;
+    Core::Store::LookupKeyOf<int> key = 1;
     Core::Store::Outcome late(core.store().freshness());
     const Ref<Picture> found = core.store().Find(core.store().shards().Locate(key), key, late);
     EXPECT_EQ(found->version, 1);

@@ -130,7 +130,7 @@ class ChainOfThree : public GraphModel<ChainOfThree, 3> {
 };
 
 // One permit, as LoadLimiter has them.
-class Permit : public Graph::Resource {
+class Permit final : public Graph::Resource {
  public:
   bool Acquire() {
     Graph::Wait wait;
