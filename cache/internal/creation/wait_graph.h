@@ -18,7 +18,8 @@
 // graph before they wake up, so nobody is taken for waiting who is not.
 //
 // The lock is taken only by threads that are about to wait, and by those that others wait for. It
-// is taken under a shard's lock, and a permit's is taken under it.
+// is taken under a shard's lock. (Load permits are not registered as a Resource yet: a circle
+// through one of them is not seen.)
 #ifndef WEAKCACHE_CACHE_INTERNAL_CREATION_WAIT_GRAPH_H_
 #define WEAKCACHE_CACHE_INTERNAL_CREATION_WAIT_GRAPH_H_
 
