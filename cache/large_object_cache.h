@@ -104,7 +104,9 @@ struct LargeObjectCacheOptions {
 };
 
 struct LoadOptions {
-  // The probable weight of the object: that many bytes are made free before the load.
+  // The probable weight of the object. Other objects are evicted before the load until that many
+  // bytes are free, so that the budget is kept during it, too; in vain, if the load then fails. If
+  // so many can't be had beside other loads' estimates, none are evicted.
   uint64_t weight_estimate = 0;
 };
 

@@ -14,6 +14,7 @@
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 namespace {
@@ -181,6 +182,25 @@ TEST_P(LargeObjectCacheReentryTest, FromAnExpiryCallback) {
 
 INSTANTIATE_TEST_SUITE_P(All, LargeObjectCacheReentryTest, ::testing::ValuesIn(kMethods),
                          [](const auto& info) { return info.param.name; });
+
+// What a destructor does at the cache's end keeps no object alive after it.
+TEST(LargeObjectCacheEndTest, ADestructorMaySetTheBudgetAndPut) {
+  Cache::Options options;
+  options.budget_bytes = 10;
+  options.weigher = [](const Blob&) { return uint64_t{1}; };
+  WeakRef<Blob> put_at_the_end;
+  bool was_called = false;
+  {
+    Cache cache = Cache::Create(options).value();
+    cache.Put(1, Blob([&] {
+                if (std::exchange(was_called, true)) return;
+                cache.SetBudget(100);
+                put_at_the_end = cache.Put(2, Blob());
+              }));
+  }
+  EXPECT_TRUE(was_called);
+  EXPECT_TRUE(put_at_the_end.expired());
+}
 
 TEST(LargeObjectCacheListenerTest, MayThrow) {
   static int reports;

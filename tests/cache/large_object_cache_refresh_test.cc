@@ -189,6 +189,34 @@ TEST(ClockTest, MayBeSetBack) {
   }
 }
 
+// A look-up that is delayed after it has read the clock finds objects that are newer, and makes
+// them no older.
+TEST(ClockTest, ADelayedLookUpLeavesTimesAsTheyAre) {
+  for (const bool by_access : {false, true}) {
+    absl::Time now = absl::UnixEpoch();
+    std::function<void()> delay;
+    Cache::Options options;
+    options.budget_bytes = 1000;
+    (by_access ? options.expire_after_access : options.expire_after_write) = absl::Seconds(10);
+    options.clock = [&] {
+      const absl::Time read = now;
+      if (const auto others = std::exchange(delay, nullptr)) others();
+      return read;
+    };
+    Cache cache = std::move(Cache::Create(options)).value();
+    cache.Put(1, Picture{1});
+    delay = [&] {
+      now += absl::Seconds(8);
+      by_access ? cache.Get(1) : cache.Put(1, Picture{2});
+    };
+    EXPECT_NE(cache.Get(1), nullptr);
+    now += absl::Seconds(8);
+    EXPECT_NE(cache.Peek(1), nullptr);
+    now += absl::Seconds(2);
+    EXPECT_EQ(cache.Get(1), nullptr);
+  }
+}
+
 // By default ages go by a clock that nobody sets.
 TEST(ClockTest, IsMonotonicByDefault) {
   const internal::Freshness freshness(nullptr, absl::Seconds(1), absl::InfiniteDuration(),

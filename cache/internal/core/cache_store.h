@@ -292,6 +292,7 @@ class CacheStore {
 
   [[gnu::noinline]] bool RecordHitSlow(const Outcome& outcome) {
     Entry* const entry = outcome.entry();
+    if (outcome.times_are_doubtful()) freshness_.CorrectTimes(*entry);
     if (outcome.expired()) {
       Remove(*entry, RemovalCause::kExpired);
       return false;

@@ -47,17 +47,29 @@ class Freshness {
   bool IsRefreshDue(const Entry& entry, int64_t now) const {
     return IsDue(entry.written, now, refresh_after_write_) && entry.refresh.available();
   }
-  // For a clock of the user's that may be set back: an object that seems to come from the future is
-  // as old as nothing, instead of not ageing until the clock has caught up.
+  // Whether a time of the entry is later than `now`: the caller was delayed after it had read the
+  // clock, while others entered or found the object; or else the clock has been set back.
   template <typename Entry>
-  void CorrectTimes(Entry& entry, int64_t now) const {
+  bool SeemsToComeFromTheFuture(const Entry& entry, int64_t now) const {
+    return entry.written.load(std::memory_order_relaxed) > now ||
+           entry.accessed.load(std::memory_order_relaxed) > now;
+  }
+  // Then lets the object be as old as nothing, instead of not ageing until the clock has caught up,
+  // if the clock has been set back. It has if such a time is later than the clock is now, because
+  // the clock had been read before the time was stored. Calls the user's clock.
+  template <typename Entry>
+  void CorrectTimes(Entry& entry) const {
+    const int64_t now = Now();
     for (std::atomic<int64_t>* const time : {&entry.written, &entry.accessed}) {
       if (time->load(std::memory_order_relaxed) > now) time->store(now, std::memory_order_relaxed);
     }
   }
+  // A delayed caller does not undo a later access.
   template <typename Entry>
   void RecordAccess(Entry& entry, int64_t now) const {
-    if (expire_after_access_ != kNever) entry.accessed.store(now, std::memory_order_relaxed);
+    if (expire_after_access_ != kNever && entry.accessed.load(std::memory_order_relaxed) < now) {
+      entry.accessed.store(now, std::memory_order_relaxed);
+    }
   }
 
  private:

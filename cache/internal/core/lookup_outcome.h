@@ -50,15 +50,20 @@ class LookupOutcome {
   bool weak() const { return weak_; }
   bool expired() const { return expired_; }
   bool refresh_due() const { return refresh_due_; }
+  // Whether to call Freshness::CorrectTimes, which calls the user's clock: after the look-up,
+  // because that may hold a lock.
+  bool times_are_doubtful() const { return times_are_doubtful_; }
 
  private:
   [[gnu::noinline]] void RecordSlow(Entry& entry) {
     weak_ = !entry.retained();
-    if (ages_matter_) freshness_.CorrectTimes(entry, now_);
+    times_are_doubtful_ = ages_matter_ && freshness_.SeemsToComeFromTheFuture(entry, now_);
     expired_ = freshness_.IsExpired(entry, now_);
     refresh_due_ = !expired_ && freshness_.IsRefreshDue(entry, now_);
     if (!expired_) freshness_.RecordAccess(entry, now_);
-    if (weak_ || expired_ || refresh_due_ || entry_ != nullptr) AddRef(entry);
+    if (weak_ || expired_ || refresh_due_ || times_are_doubtful_ || entry_ != nullptr) {
+      AddRef(entry);
+    }
   }
 
   const Freshness& freshness_;
@@ -68,6 +73,7 @@ class LookupOutcome {
   bool weak_ = false;
   bool expired_ = false;
   bool refresh_due_ = false;
+  bool times_are_doubtful_ = false;
   ControlBlock::DeferredReleases deferred_;
 };
 

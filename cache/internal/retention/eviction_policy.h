@@ -39,8 +39,12 @@ namespace weakcache::internal {
 //    at no more than `looks` nodes and takes those off `looks`; null if there is no victim among
 //    them, which makes the next call go on from there, or no node at all. If `spare_used` is false,
 //    the first node that it looks at is the victim, however often it was hit.
-//  - RemoveHeavierThan(weight, visit): takes out the nodes that weigh more, and calls `visit(node)`
-//    for each. The work should not grow with the number of nodes that are much lighter.
+//  - PopHeavierThan(weight, looks): takes a node that weighs more than `weight` out of the policy
+//  and
+//    returns it. Null if there is none, or none among the first `looks`, which are counted as
+//    above; the next call with the same weight goes on from there. Costs nothing if no node was
+//    inserted that is so heavy, and otherwise should not look at nodes that are much lighter.
+//  - Evict(node): takes out a node that the caller has chosen as a victim.
 //  - Remove(node): takes a node out that is not evicted.
 //  - SetWeight(node, weight): as after Insert, bytes() may exceed budget().
 //  - ColdestFirst(visit), HottestFirst(visit): call `visit(node)` in the order of eviction, or the
@@ -60,7 +64,8 @@ concept EvictionPolicy = std::constructible_from<Policy, uint64_t> &&
   counter.RecordAccess();
   policy.Insert(node, number, number);
   { policy.PopVictim(looks, true) } -> std::same_as<typename Policy::Node*>;
-  policy.RemoveHeavierThan(number, [](typename Policy::Node*) {});
+  { policy.PopHeavierThan(number, looks) } -> std::same_as<typename Policy::Node*>;
+  policy.Evict(node);
   policy.Remove(node);
   policy.SetWeight(node, number);
   policy.SetBudget(number);

@@ -4,6 +4,8 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_GHOST_TABLE_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_GHOST_TABLE_H_
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,15 +15,20 @@
 
 namespace weakcache::internal {
 
-// Eight bytes for each eviction among the latest, in buckets of eight: to look one up takes one
-// cache bucket. It grows and shrinks with the number of resident objects, and stays as it is if
-// there is no memory to grow. A fingerprint that two objects share, one time in 2^28 / evictions
-// remembered, costs a little hit ratio and nothing else.
+// Eight bytes for each eviction among the latest, in buckets of eight entries and 64 bytes. A
+// fingerprint that two objects share, one time in 2^28 / evictions remembered, costs a little hit
+// ratio and nothing else.
+//
+// The table grows and shrinks with the number of resident objects by linear hashing: each eviction
+// splits one bucket in two, or merges a few pairs. So no call takes longer than a few cache misses,
+// which matters under the budget's lock; to allocate and fill a larger table would take tens of
+// milliseconds for a million objects. A split brings eight entries, an eviction needs one, so the
+// table is never behind. It stays as it is if there is no memory to grow.
 class GhostTable {
  public:
   static constexpr uint8_t kMaxFrequency = 15;
 
-  // Notes an eviction, and has room for about `room` of them.
+  // Notes an eviction, and has room for about `room` of them, once that many have come.
   void Remember(uint64_t hash, uint8_t frequency, size_t room) {
     FitTo(room);
     ++now_;
@@ -66,6 +73,7 @@ class GhostTable {
   static constexpr uint32_t kFingerprintMask = (uint32_t{1} << kFingerprintBits) - 1;
   static constexpr uint32_t kFrequencyMask = (uint32_t{1} << kFrequencyBits) - 1;
   static constexpr size_t kBucketEntries = 8;
+  static constexpr size_t kMaxBuckets = size_t{1} << kFingerprintBits;
 
   struct Entry {
     uint32_t fingerprint : kFingerprintBits = 0;  // 0: nothing is here
@@ -76,15 +84,33 @@ class GhostTable {
     Entry entries[kBucketEntries];
   };
   static_assert(sizeof(Bucket) == 64);
+  // The unit of allocation.
+  struct Segment {
+    static constexpr size_t kBuckets = 64;
+    Bucket buckets[kBuckets];
+  };
 
   static uint32_t FingerprintOf(uint64_t hash) {
-    // Spreads the differences of a weak hash; the product's upper bits are the good ones.
-    const auto fingerprint =
-        static_cast<uint32_t>((hash * 0x9e3779b97f4a7c15) >> (64 - kFingerprintBits));
+    // Spreads the differences of a weak hash over all bits, also the lowest, which choose a bucket.
+    constexpr uint64_t kOdd = 0x9e3779b97f4a7c15;
+    hash = (hash ^ (hash >> 32)) * kOdd;
+    hash = (hash ^ (hash >> 32)) * kOdd;
+    const auto fingerprint = static_cast<uint32_t>(hash >> (64 - kFingerprintBits));
     return fingerprint == 0 ? 1 : fingerprint;
   }
+  // Of 2^n + s buckets, the first s and the last s have been split: a fingerprint's lowest n + 1
+  // bits say which one it belongs to. For the others it is the lowest n.
   Bucket& BucketOf(uint32_t fingerprint) const {
-    return buckets_[(uint64_t{fingerprint} * bucket_count_) >> kFingerprintBits];
+    const size_t bits = std::bit_ceil(bucket_count_);
+    const size_t index = fingerprint & (bits - 1);
+    return BucketAt(index < bucket_count_ ? index : index - bits / 2);
+  }
+  Bucket& BucketAt(size_t index) const {
+    return segments_[index / Segment::kBuckets]->buckets[index % Segment::kBuckets];
+  }
+  // The bucket that the last one was split from, and is merged with.
+  Bucket& BuddyOfLast() const {
+    return BucketAt((bucket_count_ - 1) - std::bit_floor(bucket_count_ - 1));
   }
 
   // Evictions since. The clock may go round: then an old entry looks young once in 2^32 evictions.
@@ -93,32 +119,60 @@ class GhostTable {
   }
 
   void FitTo(size_t room) {
-    if (room > capacity() || room < capacity() / 8) [[unlikely]]
-      Resize(room + room / 2, room);
+    if (capacity() < room + room / 2) {
+      Grow();
+    } else {
+      for (int i = 0; i < 4 && room < capacity() / 8; ++i) Shrink();
+    }
   }
-
-  [[gnu::noinline]] void Resize(size_t entries, size_t room) {
-    const size_t count = (entries + kBucketEntries - 1) / kBucketEntries;
-    if (count == bucket_count_) return;
-    std::unique_ptr<Bucket[]> buckets(new (std::nothrow) Bucket[count]);
-    if (buckets == nullptr) return;
-    std::swap(buckets, buckets_);
-    const size_t old_count = std::exchange(bucket_count_, count);
-    for (size_t i = 0; i < old_count; ++i) {
-      for (const Entry& entry : buckets[i].entries) {
-        if (AgeOf(entry) < room) Move(entry);
+  void Grow() {
+    if (bucket_count_ == kMaxBuckets || !AddSegmentIfFull()) return;
+    if (++bucket_count_ == 1) return;
+    Bucket& last = BucketAt(bucket_count_ - 1);
+    Entry* place = last.entries;
+    for (Entry& entry : BuddyOfLast().entries) {
+      if (entry.fingerprint != 0 && &BucketOf(entry.fingerprint) == &last) {
+        *place++ = std::exchange(entry, Entry());
       }
     }
   }
-  void Move(const Entry& entry) {
-    Entry* oldest = nullptr;
-    for (Entry& place : BucketOf(entry.fingerprint).entries) {
-      if (oldest == nullptr || AgeOf(place) > AgeOf(*oldest)) oldest = &place;
+  void Shrink() {
+    Bucket& last = BucketAt(bucket_count_ - 1);
+    if (bucket_count_ > 1) {
+      for (const Entry& entry : last.entries) Move(entry, BuddyOfLast());
     }
-    if (AgeOf(*oldest) > AgeOf(entry)) *oldest = entry;
+    last = Bucket();
+    if (--bucket_count_ % Segment::kBuckets == 0) {
+      segments_[bucket_count_ / Segment::kBuckets].reset();
+    }
+  }
+  void Move(const Entry& entry, Bucket& bucket) {
+    Entry& oldest =
+        *std::max_element(std::begin(bucket.entries), std::end(bucket.entries),
+                          [this](const Entry& a, const Entry& b) { return AgeOf(a) < AgeOf(b); });
+    if (AgeOf(oldest) > AgeOf(entry)) oldest = entry;
   }
 
-  std::unique_ptr<Bucket[]> buckets_;
+  // Has room for one more bucket. Returns false if there is no memory.
+  bool AddSegmentIfFull() {
+    if (bucket_count_ % Segment::kBuckets != 0) return true;
+    const size_t count = bucket_count_ / Segment::kBuckets;
+    if (count == max_segments_) {
+      // A pointer for each 512 entries: these are few even if there are millions of objects.
+      const size_t more = std::max<size_t>(4, 2 * count);
+      std::unique_ptr<std::unique_ptr<Segment>[]> segments(new (std::nothrow)
+                                                               std::unique_ptr<Segment>[more]);
+      if (segments == nullptr) return false;
+      std::move(segments_.get(), segments_.get() + count, segments.get());
+      segments_ = std::move(segments);
+      max_segments_ = more;
+    }
+    segments_[count].reset(new (std::nothrow) Segment);
+    return segments_[count] != nullptr;
+  }
+
+  std::unique_ptr<std::unique_ptr<Segment>[]> segments_;
+  size_t max_segments_ = 0;
   size_t bucket_count_ = 0;
   uint32_t now_ = 0;  // counts evictions
 };

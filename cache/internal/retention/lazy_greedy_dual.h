@@ -97,6 +97,7 @@ class LazyGreedyDual {
     node->counter->set_frequency(static_cast<uint8_t>(frequency));
     bytes_ += weight;
     ++size_;
+    NoteWeight(weight);
     Enqueue(node, static_cast<uint8_t>(frequency));
   }
 
@@ -109,8 +110,7 @@ class LazyGreedyDual {
       uint8_t frequency = node->counter->frequency();
       if (frequency == node->accounted_frequency || !spare_used) {
         --looks;
-        Remove(node);
-        Remember(*node, std::min(frequency, kMaxFrequency));
+        Evict(node);
         return node;
       }
       Dequeue(node);
@@ -123,21 +123,42 @@ class LazyGreedyDual {
     return nullptr;
   }
 
-  // Removes all objects that weigh more than `weight`, and calls `visit(node)` for each. The queues
-  // that it has to search hold none that weighs less than a thousandth of that.
-  template <typename Visit>
-  void RemoveHeavierThan(uint64_t weight, Visit&& visit) {
-    const size_t last = QueueFor(kMaxFrequency, weight);
-    for (size_t queue = 0; queue <= last; ++queue) {
-      for (Node *node = oldest_[queue], *next; node != nullptr; node = next) {
-        next = node->newer;
-        if (node->weight <= weight) continue;
-        Remove(node);
-        visit(node);
-      }
+  // Removes an object that weighs more than `weight`, and remembers it. Null if there is none, or
+  // if `looks` have not been enough to find one: then the next call with that weight goes on. The
+  // queues that it has to search hold no object that weighs less than a thousandth of `weight`; and
+  // often it is known that no object is so heavy.
+  Node* PopHeavierThan(uint64_t weight, size_t& looks) {
+    if (heaviest_ <= weight) return nullptr;
+    if (search_.weight != weight || !search_.active) {
+      search_ = {.active = true, .weight = weight, .heaviest = weight, .next = oldest_[0]};
     }
+    const size_t last = QueueFor(kMaxFrequency, weight);
+    while (looks > 0) {
+      Node* const node = search_.next;
+      if (node == nullptr) {
+        if (search_.queue == last) {
+          heaviest_ = search_.heaviest;
+          search_ = Search();
+          return nullptr;
+        }
+        search_.next = oldest_[++search_.queue];
+        continue;
+      }
+      --looks;
+      search_.next = node->newer;
+      if (node->weight <= weight) continue;
+      Evict(node);
+      return node;
+    }
+    return nullptr;
   }
 
+  // Removes a node, and remembers it as a victim.
+  void Evict(Node* node) {
+    const uint8_t frequency = std::min(node->counter->frequency(), kMaxFrequency);
+    Remove(node);
+    Remember(*node, frequency);
+  }
   // Removes a node that is not evicted, so it is not remembered.
   void Remove(Node* node) {
     Dequeue(node);
@@ -149,6 +170,7 @@ class LazyGreedyDual {
   void SetWeight(Node* node, uint64_t weight) {
     bytes_ += weight - node->weight;
     node->weight = weight;
+    NoteWeight(weight);
     if (QueueFor(node->accounted_frequency, weight) == node->queue) return;
     Dequeue(node);
     Enqueue(node, node->accounted_frequency);
@@ -249,6 +271,11 @@ class LazyGreedyDual {
     return static_cast<size_t>(std::clamp(evictions, residents, 2 * residents));
   }
 
+  void NoteWeight(uint64_t weight) {
+    heaviest_ = std::max(heaviest_, weight);
+    search_.heaviest = std::max(search_.heaviest, weight);
+  }
+
   void Enqueue(Node* node, uint8_t frequency) {
     const size_t queue = QueueFor(frequency, node->weight);
     node->accounted_frequency = frequency;
@@ -262,6 +289,7 @@ class LazyGreedyDual {
   }
   void Dequeue(Node* node) {
     const size_t queue = node->queue;
+    if (search_.next == node) search_.next = node->newer;
     (node->older == nullptr ? oldest_[queue] : node->older->newer) = node->newer;
     (node->newer == nullptr ? newest_[queue] : node->newer->older) = node->older;
     if (oldest_[queue] == nullptr) used_[queue / 64] &= ~(uint64_t{1} << (queue % 64));
@@ -305,6 +333,19 @@ class LazyGreedyDual {
   uint64_t budget_;
   uint64_t bytes_ = 0;
   size_t size_ = 0;
+  // No node weighs more. It is exact when a search for heavier nodes has ended.
+  uint64_t heaviest_ = 0;
+  // A search for nodes that weigh more than `weight`, which may take several calls. Before `next`
+  // in `queue`, and in the queues before that, no node weighs more than `heaviest`: an object that
+  // is inserted or weighed anew has its weight noted, and others only move to later queues.
+  struct Search {
+    bool active = false;
+    uint64_t weight = 0;
+    uint64_t heaviest = 0;
+    size_t queue = 0;
+    Node* next = nullptr;
+  };
+  Search search_;
   double evicted_weight_ = 0;  // on average, lately
   GhostTable ghost_;
 };

@@ -14,11 +14,12 @@
 // has to look at more (the first eviction after all objects were hit, a Trim of half of the cache)
 // takes turns: it releases the lock in between. An eviction that begins under a shard's lock leaves
 // the other turns to the destructor of its PendingRemovals, so that the budget is kept when the
-// operation ends.
+// operation ends. Other operations meanwhile leave those turns to that thread.
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_RETENTION_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_RETENTION_H_
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -60,7 +61,9 @@ class Retention {
     Reservation& operator=(const Reservation&) = delete;
     ~Reservation() { Release(); }
 
-    // Evicts for at most `bytes`, unless no such object can be retained. User code runs.
+    // Evicts until `bytes` are free, before the object comes: that is what a reservation is for. If
+    // so many can't be had beside other reservations, it evicts and reserves nothing. User code
+    // runs.
     void Reserve(uint64_t bytes) {
       if (bytes_ != 0 || !retention_.Fits(bytes)) return;
       PendingRemovals removals;
@@ -86,7 +89,9 @@ class Retention {
   ~Retention() {
     ControlBlock::DeferredReleases deferred;
     MutexLock lock(mutex_);
-    // An object that a destructor finds in the cache after this is not retained again.
+    // An object that a destructor finds in the cache after this is not retained again, even if the
+    // destructor sets another budget.
+    closed_ = true;
     policy_.SetBudget(0);
     budget_.store(0, std::memory_order_relaxed);  // see the field
     size_t looks = SIZE_MAX;
@@ -115,15 +120,14 @@ class Retention {
     AdmitLocked(entry, removals);
   }
 
-  // Retains an object that a hit has found, which is in use therefore, if there is room, or if an
-  // object that nobody uses may go for it: to evict one that is in use would free nothing.
+  // Retains an object that a hit has found, which is in use therefore, if there is room, or if
+  // objects that nobody uses can make room: to evict one that is in use would free nothing.
   void AdmitAtHit(Entry* entry, PendingRemovals& removals) {
     MutexLock lock(mutex_);
-    const uint64_t reserved = std::min(reserved_, policy_.budget());
-    const bool fits = policy_.bytes() + entry->object_weight() <= policy_.budget() - reserved ||
-                      HasUnusedVictim();
-    admissions_are_vain_.store(!fits, std::memory_order_relaxed);  // see the field
-    if (fits) AdmitLocked(entry, removals);
+    if (!IsAdmissible(*entry)) return;
+    const bool has_room = EvictUnusedFor(entry->object_weight(), removals);
+    admissions_are_vain_.store(!has_room, std::memory_order_relaxed);  // see the field
+    if (has_room) Retain(entry);
   }
   // Whether to call AdmitAtHit. If an admission has been in vain lately, only one hit of sixteen on
   // an object asks, so that all others take no lock.
@@ -146,20 +150,17 @@ class Retention {
     removals.Add(entry, cause);
   }
 
-  // Objects that are heavier than the new budget go first: nothing else is evicted for their sake.
   void SetBudget(uint64_t budget, PendingRemovals& removals) {
     {
       MutexLock lock(mutex_);
+      if (closed_) return;
       policy_.SetBudget(budget);
       budget_.store(policy_.budget(), std::memory_order_relaxed);    // see the field
       admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
-      policy_.RemoveHeavierThan(policy_.budget(), [&](Node* node) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-        Evict(static_cast<Entry*>(node), removals);
-      });
     }
     if (budget == 0) {
       EvictInTurns(
-          removals, [] { return uint64_t{0}; }, /*weightless_too=*/true);
+          removals, [] { return uint64_t{0}; }, /*weightless_too=*/true, /*for_budget=*/true);
     } else {
       FinishEviction(removals);
     }
@@ -168,13 +169,13 @@ class Retention {
   // objects that are admitted meanwhile some may stay.
   void Trim(uint64_t bytes, PendingRemovals& removals) {
     EvictInTurns(
-        removals, [bytes] { return bytes; }, /*weightless_too=*/bytes == 0);
+        removals, [bytes] { return bytes; }, /*weightless_too=*/bytes == 0, /*for_budget=*/false);
   }
 
   // Ends an eviction that has not kept the budget under one lock.
   void FinishEviction(PendingRemovals& removals) {
     const auto target = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return unreserved_budget(); };
-    EvictInTurns(removals, target, /*weightless_too=*/false);
+    EvictInTurns(removals, target, /*weightless_too=*/false, /*for_budget=*/true);
   }
 
   // Returns the number of a weighing that begins. The object is weighed without a lock.
@@ -262,21 +263,26 @@ class Retention {
     return policy_.budget() - std::min(reserved_, policy_.budget());
   }
 
-  void AdmitLocked(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const uint64_t weight = entry->object_weight();
-    if (!entry->in_cache || entry->retained() || entry->notifying || !Fits(weight)) return;
-    if (weight > unreserved_budget()) return;
+  // Whether the object may be retained and is not, if there is room.
+  bool IsAdmissible(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return entry.in_cache && !entry.retained() && !entry.notifying && has_budget();
+  }
+  void Retain(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     entry->object->AddStrong();
-    shared_->counters.Unpinned(weight);
-    policy_.Insert(entry, entry->key_hash, weight);
+    shared_->counters.Unpinned(entry->object_weight());
+    policy_.Insert(entry, entry->key_hash, entry->object_weight());
     entry->hot.ownership.SetRetained(true);
+  }
+  void AdmitLocked(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!IsAdmissible(*entry) || entry->object_weight() > unreserved_budget()) return;
+    Retain(entry);
     EvictSurplus(removals);
   }
 
   // Returns how many bytes it has reserved.
   uint64_t Reserve(uint64_t bytes, PendingRemovals& removals) {
     MutexLock lock(mutex_);
-    bytes = std::min(bytes, unreserved_budget());
+    if (bytes > unreserved_budget()) return 0;
     reserved_ += bytes;
     EvictSurplus(removals);
     return bytes;
@@ -287,29 +293,37 @@ class Retention {
     admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
   }
 
-  // Evicts until the budget is kept, beside what is reserved; or leaves the rest to `removals`.
+  // Evicts until the budget is kept, beside what is reserved; or leaves the rest to a thread that
+  // is at it, or else to `removals`.
   void EvictSurplus(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     size_t looks = kLooksPerTurn;
     if (!EvictDownTo(unreserved_budget(), looks, /*spare_used=*/true, /*weightless_too=*/false,
-                     removals)) {
+                     removals) &&
+        evicting_ == 0) {
       removals.SetUnfinished(this);
     }
   }
   // Evicts until the retained objects weigh at most `target()`, which is called under the lock. It
-  // ends, even if other threads admit and hit objects all the time: after as many looks as there
-  // were objects no more are spared, and after twice as many all of those objects have been
-  // evicted.
+  // ends, even if other threads admit and hit objects all the time: after two looks for each object
+  // that there was, no more are spared, and after three all of those objects have been evicted.
   template <typename Target>
-  void EvictInTurns(PendingRemovals& removals, const Target& target, bool weightless_too) {
-    size_t spare_until = 0;
+  void EvictInTurns(PendingRemovals& removals, const Target& target, bool weightless_too,
+                    bool for_budget) {
+    size_t size = 0;
     for (size_t looked = 0;; looked += kLooksPerTurn) {
       {
         MutexLock lock(mutex_);
-        if (looked == 0) spare_until = policy_.size();
+        if (looked == 0) {
+          size = policy_.size();
+          evicting_ += for_budget ? 1u : 0u;
+        }
         size_t looks = kLooksPerTurn;
-        if (EvictDownTo(target(), looks, looked <= spare_until, weightless_too, removals)) return;
+        if (EvictDownTo(target(), looks, looked / 2 <= size, weightless_too, removals) ||
+            looked / 4 > size) {
+          evicting_ -= for_budget ? 1u : 0u;
+          return;
+        }
       }
-      if (looked / 2 > spare_until) return;
       // Threads that look for the lock get it in the gap. To yield each time would cost a busy
       // machine's whole time slices.
       if (looked / kLooksPerTurn % 16 == 15) {
@@ -319,26 +333,45 @@ class Retention {
       }
     }
   }
-  // Returns whether that many looks were enough.
+  // Returns whether that many looks were enough. Objects that weigh more than `bytes` have to go in
+  // any case, so they go first, and nothing else goes for their sake.
   bool EvictDownTo(uint64_t bytes, size_t& looks, bool spare_used, bool weightless_too,
                    PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const bool some_stay = spare_used && bytes != 0;
     while (policy_.bytes() > bytes || (weightless_too && policy_.size() > 0)) {
-      Node* const node = policy_.PopVictim(looks, spare_used);
+      Node* node = some_stay ? policy_.PopHeavierThan(bytes, looks) : nullptr;
+      if (node == nullptr) node = policy_.PopVictim(looks, spare_used);
       if (node == nullptr) return false;
       Evict(static_cast<Entry*>(node), removals);
     }
     return true;
   }
 
-  // Whether nobody uses one of the next few objects to be evicted.
-  bool HasUnusedVictim() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    bool unused = false;
-    int left = 8;
+  // Makes room for an object of that weight, if the next few objects to be evicted that nobody uses
+  // are enough; or else does nothing, and returns false.
+  bool EvictUnusedFor(uint64_t weight, PendingRemovals& removals)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (weight > unreserved_budget()) return false;
+    const uint64_t target = unreserved_budget() - weight;
+    if (policy_.bytes() <= target) return true;
+    uint64_t surplus = policy_.bytes() - target;
+    std::array<Entry*, 8> unused;
+    size_t count = 0;
+    size_t looked = 0;
     policy_.ColdestFirst([&](Node& node) {
-      unused = static_cast<Entry&>(node).object->strong_count() == 1;
-      return !unused && --left > 0;
+      auto& entry = static_cast<Entry&>(node);
+      if (entry.object->strong_count() == 1 && entry.object_weight() != 0) {
+        unused[count++] = &entry;
+        surplus -= std::min(surplus, entry.object_weight());
+      }
+      return surplus != 0 && ++looked < unused.size();
     });
-    return unused;
+    if (surplus != 0) return false;
+    for (size_t i = 0; i < count; ++i) {
+      policy_.Evict(unused[i]);
+      Evict(unused[i], removals);
+    }
+    return true;
   }
 
   // The entry is out of the policy already, also for ReleaseRetained.
@@ -362,11 +395,14 @@ class Retention {
   Policy policy_ ABSL_GUARDED_BY(mutex_);
   // Bytes that are kept free for loads under way.
   uint64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint32_t evicting_ ABSL_GUARDED_BY(mutex_) = 0;  // threads that evict in turns, for the budget
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;  // the end has begun: nothing is retained any more
   // The policy's budget, written under the mutex. Relaxed: a look-up that reads an old value at
   // most asks for an admission in vain, or omits one.
   std::atomic<uint64_t> budget_;
-  // Whether the last hit that asked for an admission was refused because all retained objects were
-  // in use, and none has left since. Written under the mutex. Relaxed: see `budget_`.
+  // Whether the last hit that asked for an admission was refused because the objects that would
+  // have had to go were in use, and none has left since. Written under the mutex. Relaxed: see
+  // `budget_`.
   std::atomic<bool> admissions_are_vain_{false};
 };
 

@@ -239,8 +239,11 @@ TEST(LazyGreedyDualTest, RemovesHeavyObjectsHoweverOftenTheyWereUsed) {
   size_t looks = 100;
   policy.Insert(policy.PopVictim(looks, /*spare_used=*/true), 0, 1);  // accounts for the hits
   for (const uint64_t limit : {10'000, 4096, 100, 1, 0}) {
-    policy.RemoveHeavierThan(
-        limit, [&](const LazyGreedyDual::Node* node) { EXPECT_GT(node->weight, limit); });
+    looks = kObjects;
+    while (const LazyGreedyDual::Node* const node = policy.PopHeavierThan(limit, looks)) {
+      EXPECT_GT(node->weight, limit);
+    }
+    EXPECT_GT(looks, 0);
     policy.CheckInvariantsForTesting();
     policy.ColdestFirst([&](const LazyGreedyDual::Node& node) {
       EXPECT_LE(node.weight, limit);
@@ -248,6 +251,65 @@ TEST(LazyGreedyDualTest, RemovesHeavyObjectsHoweverOftenTheyWereUsed) {
     });
   }
   EXPECT_EQ(policy.size(), 0);
+}
+
+// A search for heavy objects in small steps, between which objects come, go, are weighed and hit.
+TEST(LazyGreedyDualTest, ASearchForHeavyObjectsGoesOn) {
+  constexpr uint64_t kLimit = 1000;
+  for (uint64_t seed = 1; seed <= 50; ++seed) {
+    std::vector<Object> objects(300);
+    std::vector<bool> inserted(objects.size());
+    LazyGreedyDual policy(1'000'000);
+    std::mt19937_64 random(seed);
+    const auto weight = [&] { return 1 + random() % (uint64_t{1} << random() % 13); };
+    for (size_t i = 0; i < objects.size(); ++i) {
+      policy.Insert(&objects[i], i, weight());
+      inserted[i] = true;
+      for (uint64_t hits = random() % 3; hits > 0; --hits) {
+        objects[i].own_counter.RecordAccess();
+      }
+    }
+    const auto index = [&](const LazyGreedyDual::Node* node) {
+      return static_cast<size_t>(static_cast<const Object*>(node) - objects.data());
+    };
+    size_t looks = 0;
+    while (looks == 0) {
+      looks = 1 + random() % 4;
+      while (const LazyGreedyDual::Node* const node = policy.PopHeavierThan(kLimit, looks)) {
+        EXPECT_GT(node->weight, kLimit);
+        inserted[index(node)] = false;
+      }
+      policy.CheckInvariantsForTesting();
+      if (looks > 0) break;
+      const size_t i = random() % objects.size();
+      if (!inserted[i]) {
+        policy.Insert(&objects[i], i, 1 + random() % kLimit);
+        inserted[i] = true;
+      } else if (random() % 3 == 0) {
+        policy.Remove(&objects[i]);
+        inserted[i] = false;
+      } else {
+        policy.SetWeight(&objects[i], 1 + random() % kLimit);
+      }
+      size_t one_look = 1;
+      const LazyGreedyDual::Node* const victim = policy.PopVictim(one_look, /*spare_used=*/true);
+      if (victim != nullptr) inserted[index(victim)] = false;
+    }
+    policy.ColdestFirst([&](const LazyGreedyDual::Node& node) {
+      EXPECT_LE(node.weight, kLimit);
+      return true;
+    });
+  }
+}
+
+TEST(LazyGreedyDualTest, ASearchForHeavyObjectsIsFreeIfThereIsNone) {
+  std::vector<Object> objects(100);
+  LazyGreedyDual policy(1'000'000);
+  for (Object& object : objects) policy.Insert(&object, 0, 100);
+  size_t looks = 1000;
+  EXPECT_EQ(policy.PopHeavierThan(100, looks), nullptr);
+  EXPECT_EQ(looks, 1000);
+  EXPECT_NE(policy.PopHeavierThan(99, looks), nullptr);
 }
 
 TEST(LazyGreedyDualTest, SetWeightKeepsTheTotalAndTheOrder) {
@@ -414,18 +476,56 @@ TEST(GhostTableTest, ForgetsKeysOlderThanTheWindow) {
 }
 
 TEST(GhostTableTest, KeepsNearlyAllWhileThereIsRoom) {
-  GhostTable ghost;
   constexpr uint64_t kCount = 10'000;
-  // It grows meanwhile.
-  for (uint64_t hash = 0; hash < kCount; ++hash) ghost.Remember(hash, hash % 16, hash + 1);
-  uint64_t kept = 0;
-  for (uint64_t hash = 0; hash < kCount; ++hash) {
-    const std::optional<uint8_t> frequency = ghost.Take(hash, kCount);
-    if (!frequency.has_value()) continue;
-    EXPECT_EQ(*frequency, hash % 16);
-    ++kept;
+  for (const bool while_it_grows : {false, true}) {
+    GhostTable ghost;
+    const uint64_t begin = while_it_grows ? 0 : 5 * kCount;
+    for (uint64_t hash = 0; hash < begin + kCount; ++hash) {
+      ghost.Remember(hash, hash % 16, while_it_grows ? hash + 1 : kCount);
+    }
+    uint64_t kept = 0;
+    for (uint64_t hash = begin; hash < begin + kCount; ++hash) {
+      const std::optional<uint8_t> frequency = ghost.Take(hash, kCount);
+      if (!frequency.has_value()) continue;
+      EXPECT_EQ(*frequency, hash % 16);
+      ++kept;
+    }
+    EXPECT_GE(kept, kCount / 10 * (while_it_grows ? 8 : 9));
   }
-  EXPECT_GE(kept, kCount * 9 / 10);
+}
+
+// Its work is done under the budget's lock: it grows and shrinks by a few entries at a time.
+TEST(GhostTableTest, GrowsAndShrinksInSteps) {
+  GhostTable ghost;
+  size_t capacity = 0;
+  uint64_t hash = 0;
+  for (const size_t room : {1'000'000, 10}) {
+    for (int eviction = 0; eviction < 100'000; ++eviction) {
+      const size_t before = capacity;
+      ghost.Remember(++hash, 1, room);
+      capacity = ghost.capacity();
+      ASSERT_LE(std::max(capacity, before) - std::min(capacity, before), 32);
+      ASSERT_EQ(ghost.Take(hash, 1), 1);
+      ghost.Remember(hash, 1, room);
+      capacity = ghost.capacity();
+    }
+    EXPECT_EQ(capacity >= 1'000'000, room > 10);
+  }
+  EXPECT_LE(capacity, 80);
+}
+
+// The numbers of a weak hash differ in a few bits, wherever they are.
+TEST(GhostTableTest, SpreadsWeakHashes) {
+  for (int shift = 0; shift < 50; ++shift) {
+    GhostTable ghost;
+    constexpr uint64_t kCount = 10'000;
+    for (uint64_t i = 0; i < kCount; ++i) ghost.Remember(i << shift, 1, 2 * kCount);
+    uint64_t kept = 0;
+    for (uint64_t i = 0; i < kCount; ++i) {
+      kept += ghost.Take(i << shift, kCount).has_value() ? 1 : 0;
+    }
+    EXPECT_GE(kept, kCount * 9 / 10) << shift;
+  }
 }
 
 }  // namespace

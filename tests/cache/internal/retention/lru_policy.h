@@ -54,14 +54,19 @@ class LruPolicy {
     Remove(victim);
     return victim;
   }
-  template <typename Visit>
-  void RemoveHeavierThan(uint64_t weight, Visit&& visit) {
-    for (Node* const node : std::vector<Node*>(nodes_)) {
-      if (node->weight <= weight) continue;
+  Node* PopHeavierThan(uint64_t weight, size_t& looks) {
+    if (looks > 0) {
+      const auto heavy = std::find_if(nodes_.begin(), nodes_.end(),
+                                      [weight](const Node* node) { return node->weight > weight; });
+      if (heavy == nodes_.end()) return nullptr;
+      --looks;
+      Node* const node = *heavy;
       Remove(node);
-      visit(node);
+      return node;
     }
+    return nullptr;
   }
+  void Evict(Node* node) { Remove(node); }
   void Remove(Node* node) {
     bytes_ -= node->weight;
     nodes_.erase(std::find(nodes_.begin(), nodes_.end(), node));

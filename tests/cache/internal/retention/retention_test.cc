@@ -140,6 +140,71 @@ TYPED_TEST(RetentionTest, AReservationKeepsBytesFree) {
   EXPECT_EQ(this->retention().bytes(), 100);
 }
 
+TYPED_TEST(RetentionTest, AReservationThatCanNotBeHadEvictsNothing) {
+  for (int key = 0; key < 10; ++key) this->Put(key, 10);
+  typename TestFixture::Core::Store::Reservation reservation(this->retention());
+  reservation.Reserve(60);
+  EXPECT_EQ(this->retention().bytes(), 40);
+  for (const uint64_t bytes : {41, 60, 100, 101}) {
+    typename TestFixture::Core::Store::Reservation other(this->retention());
+    other.Reserve(bytes);
+    EXPECT_EQ(this->retention().bytes(), 40);
+  }
+  typename TestFixture::Core::Store::Reservation other(this->retention());
+  other.Reserve(40);
+  EXPECT_EQ(this->retention().bytes(), 0);
+}
+
+TYPED_TEST(RetentionTest, AReservationEvictsTheTooHeavyAlone) {
+  this->Put(99, 60);
+  for (int hit = 0; hit < 20; ++hit) this->core_.Get(99);
+  for (int key = 0; key < 10; ++key) this->Put(key, 4);
+  typename TestFixture::Core::Store::Reservation reservation(this->retention());
+  reservation.Reserve(50);
+  EXPECT_EQ(this->retention().bytes(), 40);
+}
+
+// A load with an estimate that fails costs no more than the estimate, however often it fails.
+TYPED_TEST(RetentionTest, FailingLoadsWithAnEstimateEvictForOneOfThem) {
+  for (int key = 0; key < 10; ++key) this->Put(key, 10);
+  for (int load = 0; load < 5; ++load) {
+    const auto fail = [] { return absl::StatusOr<Blob>(absl::NotFoundError("")); };
+    EXPECT_FALSE(this->core_.GetOrLoad(100 + load, fail, /*estimate=*/30).ok());
+  }
+  EXPECT_EQ(this->retention().bytes(), 70);
+}
+
+TYPED_TEST(RetentionTest, AHitEvictsUnusedObjectsOnly) {
+  typename TestFixture::PendingRemovals removals;
+  this->retention().SetBudget(40, removals);
+  std::vector<Ref<Blob>> used;
+  for (int key = 0; key < 3; ++key) used.push_back(this->Put(key, 10));
+  for (int key = 3; key < 5; ++key) this->Put(key, 10);
+  ASSERT_EQ(this->core_.Stats().bytes_pinned, 10u);
+  // The two that would be evicted first are used.
+  EXPECT_EQ(this->core_.Get(0), used[0]);
+  EXPECT_EQ(this->core_.Stats().weak_hits, 1u);
+  EXPECT_EQ(this->core_.Stats().bytes_pinned, 0u);
+  EXPECT_EQ(this->retention().bytes(), 40);
+  EXPECT_FALSE(this->Contains(3));
+}
+
+TYPED_TEST(RetentionTest, AHitDoesNotRetainBesideAReservation) {
+  const Ref<Blob> used = this->Put(1, 60);
+  {
+    typename TestFixture::PendingRemovals removals;
+    this->retention().Trim(0, removals);
+  }
+  for (int key = 2; key < 6; ++key) this->Put(key, 10);
+  typename TestFixture::Core::Store::Reservation reservation(this->retention());
+  reservation.Reserve(50);
+  EXPECT_EQ(this->core_.Get(1), used);
+  EXPECT_EQ(this->retention().bytes(), 40);
+  reservation.Release();
+  EXPECT_EQ(this->core_.Get(1), used);
+  EXPECT_EQ(this->retention().bytes(), 100);
+}
+
 TYPED_TEST(RetentionTest, AnObjectThatOutgrowsTheUnreservedBudgetEvictsNoOther) {
   const Ref<Blob> blob = this->Put(1, 10);
   for (int key = 2; key < 6; ++key) this->Put(key, 10);
@@ -212,8 +277,15 @@ class MeteredPolicy : public LazyGreedyDual {
     all_looks += before - looks;
     return victim;
   }
-  inline static size_t most_looks = 0;
-  inline static size_t all_looks = 0;
+  Node* PopHeavierThan(uint64_t weight, size_t& looks) {
+    most_looks = std::max(most_looks, looks);
+    const size_t before = looks;
+    Node* const victim = LazyGreedyDual::PopHeavierThan(weight, looks);
+    all_looks += before - looks;
+    return victim;
+  }
+  inline static thread_local size_t most_looks = 0;
+  inline static thread_local size_t all_looks = 0;
 };
 
 class TurnsTest : public RetentionTest<MeteredPolicy> {
@@ -253,6 +325,39 @@ TEST_F(TurnsTest, TrimAndSetBudget) {
     EXPECT_EQ(retention().bytes(), 0);
   }
   EXPECT_EQ(core_.size(), 0);
+}
+TEST_F(TurnsTest, ABudgetBelowAllWeights) {
+  PendingRemovals removals;
+  retention().SetBudget(2 * kObjects, removals);
+  for (int key = 0; key < kObjects; key += 2) Put(key, 2);
+  retention().SetBudget(kObjects, removals);
+  retention().SetBudget(1, removals);
+  EXPECT_EQ(retention().bytes(), 1);
+  retention().Trim(0, removals);
+  EXPECT_EQ(retention().bytes(), 0);
+}
+// The thread that has set a smaller budget evicts for it, whatever others do meanwhile.
+TEST_F(TurnsTest, OtherOperationsLeaveAnEvictionToItsThread) {
+  std::atomic<bool> done{false};
+  std::atomic<int> running{0};
+  size_t most_for_one = 0;
+  std::thread other([&] {
+    do {
+      MeteredPolicy::all_looks = 0;
+      core_.UpdateWeight(0);
+      most_for_one = std::max(most_for_one, MeteredPolicy::all_looks);
+      running = 1;
+    } while (!done);
+  });
+  while (running == 0) std::this_thread::yield();
+  {
+    PendingRemovals removals;
+    retention().SetBudget(1, removals);
+    EXPECT_LE(retention().bytes(), 1);
+  }
+  done = true;
+  other.join();
+  EXPECT_LE(most_for_one, 256);
 }
 // Objects are hit as fast as the eviction looks at them: it ends nevertheless.
 TEST_F(TurnsTest, HitsDoNotKeepAnEvictionFromEnding) {
