@@ -65,7 +65,7 @@ struct ConcurrentWeakValueMapOptions {
 //
 // Objects may be released at any time, also after the map's end. While the map is constructed,
 // moved or destroyed no other thread may call it. In a forked child it may only be used if no other
-// thread was in a call of any thread-safe container at the time of fork().
+// thread was in a call of it at the time of fork().
 template <typename K, typename V, typename Hash = internal::DefaultHash<K>,
           typename Equal = internal::DefaultEqual<K>>
 class ConcurrentWeakValueMap {

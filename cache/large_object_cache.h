@@ -98,7 +98,7 @@ struct LargeObjectCacheOptions {
   absl::Duration expire_after_write = absl::InfiniteDuration();
   absl::Duration expire_after_access = absl::InfiniteDuration();
   absl::Duration refresh_after_write = absl::InfiniteDuration();
-  // How many loaders may run at a time; further loads wait. A loader inside a loader does not
+  // How many loaders may run at a time; further loads wait. Those that wait for each other do not
   // count. A refresh that would have to wait is left for later. 0: no limit.
   size_t max_concurrent_loads = 0;
 };

@@ -30,7 +30,9 @@ LAYERS = {
     "cache/internal/retention": [
         "cache", "cache/internal/slot", "cache/internal/stats", "weakref", "weakref/internal",
     ],
-    "cache/internal/loading": ["cache", "cache/internal/slot", "weakref", "weakref/internal"],
+    "cache/internal/loading": [
+        "cache", "cache/internal/creation", "cache/internal/slot", "weakref", "weakref/internal",
+    ],
     "cache/internal/core": [
         "cache", "cache/internal/concurrent", "cache/internal/creation", "cache/internal/key",
         "cache/internal/loading", "cache/internal/retention", "weakref", "weakref/internal",

@@ -1,10 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Creations that would wait for each other for ever, on several threads and across containers: one
-// of them at least gets an error that names the keys, and nobody hangs.
+// of them at least gets an error that names the keys, and nobody hangs. What only waits for a
+// permit to load gets one. And threads that are cancelled while they wait.
 #include <gtest/gtest.h>
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <thread>
@@ -28,9 +37,10 @@ using testing::SpinBarrier;
 using Map = ConcurrentWeakValueMap<std::string, int>;
 using Cache = LargeObjectCache<std::string, int>;
 
-Cache MakeCache() {
+Cache MakeCache(size_t max_concurrent_loads = 0) {
   Cache::Options options;
   options.budget_bytes = 100;
+  options.max_concurrent_loads = max_concurrent_loads;
   options.weigher = [](const int&) { return uint64_t{1}; };
   return *Cache::Create(std::move(options));
 }
@@ -189,6 +199,324 @@ TEST(CreationCircleTest, KeysThatCantBePrinted) {
     EXPECT_NE(error.find("(a key) -> (a key)"), std::string::npos) << error;
   }
 }
+
+// What a loader returns that has asked for another object.
+absl::StatusOr<int> Forward(const absl::StatusOr<Ref<int>>& other) {
+  if (!other.ok()) return other.status();
+  return **other;
+}
+
+// The factory needs a permit, whose holder needs what the factory creates: no circle of creations,
+// so both succeed.
+TEST(PermitCircleTest, AFactoryNeedsThePermit) {
+  Map map;
+  Cache cache = MakeCache(1);
+  SpinBarrier both_create(2);
+  absl::Status loaded;
+  std::thread loads([&] {
+    loaded = cache
+                 .GetOrLoad("holds the permit",
+                            [&] {
+                              both_create.Wait();
+                              return *map.get_or_create("in the map", [] { return 1; });
+                            })
+                 .status();
+  });
+  absl::Status nested;
+  map.get_or_create("in the map", [&] {
+    both_create.Wait();
+    nested = cache.GetOrLoad("needs the permit", [] { return 2; }).status();
+    return 2;
+  });
+  loads.join();
+  EXPECT_EQ(loaded, absl::OkStatus());
+  EXPECT_EQ(nested, absl::OkStatus());
+  EXPECT_EQ(**cache.GetOrLoad("holds the permit", [] { return 0; }), 2);
+  cache.CheckInvariantsForTesting();
+}
+
+// As before, but now the factory needs the very object whose loader has the permit, through a load
+// that needs a permit itself.
+TEST(PermitCircleTest, ThroughACreationAsWell) {
+  Map map;
+  Cache cache = MakeCache(1);
+  SpinBarrier both_create(2);
+  bool map_refused = false;
+  absl::Status loaded;
+  std::thread loads([&] {
+    loaded = cache
+                 .GetOrLoad("a",
+                            [&]() -> absl::StatusOr<int> {
+                              both_create.Wait();
+                              try {
+                                return *map.get_or_create("c", [] { return 1; });
+                              } catch (const RecursiveCreationError& error) {
+                                map_refused = true;
+                                return absl::AbortedError(error.what());
+                              }
+                            })
+                 .status();
+  });
+  absl::Status nested;
+  map.get_or_create("c", [&] {
+    both_create.Wait();
+    nested = cache
+                 .GetOrLoad("b",
+                            [&]() -> absl::StatusOr<int> {
+                              return Forward(cache.GetOrLoad("a", [] { return 1; }));
+                            })
+                 .status();
+    return 2;
+  });
+  loads.join();
+  EXPECT_NE(map_refused, nested.code() == absl::StatusCode::kFailedPrecondition);
+  const std::string message(map_refused ? loaded.message() : nested.message());
+  EXPECT_NE(message.find("\"a\""), std::string::npos) << message;
+  EXPECT_NE(message.find("\"c\""), std::string::npos) << message;
+  cache.CheckInvariantsForTesting();
+}
+
+// Each one's loader needs a permit of the other one.
+TEST(PermitCircleTest, TwoCaches) {
+  std::vector<Cache> caches;
+  for (int i = 0; i < 2; ++i) caches.push_back(MakeCache(1));
+  SpinBarrier both_load(2);
+  std::vector<absl::Status> statuses(2);
+  RunThreads(2, [&](int i) {
+    const auto mine = static_cast<size_t>(i);
+    statuses[mine] =
+        caches[mine]
+            .GetOrLoad("outer",
+                       [&] {
+                         both_load.Wait();
+                         return Forward(caches[1 - mine].GetOrLoad("inner", [] { return 1; }));
+                       })
+            .status();
+  });
+  for (const absl::Status& status : statuses) EXPECT_EQ(status, absl::OkStatus());
+}
+
+// The limit of a cache holds for loads inside another cache's loads, too.
+TEST(PermitCircleTest, ALoadOfAnotherCacheNeedsAPermit) {
+  Cache outer = MakeCache();
+  Cache inner = MakeCache(1);
+  constexpr int kThreads = 4;
+  SpinBarrier all_load(kThreads);
+  std::atomic<int> running{0};
+  std::atomic<int> most{0};
+  RunThreads(kThreads, [&](int i) {
+    const std::string key = std::to_string(i);
+    (void)outer.GetOrLoad(key, [&] {
+      all_load.Wait();
+      return Forward(inner.GetOrLoad(key, [&] {
+        most = std::max<int>(most, ++running);
+        for (int turn = 0; turn < 100; ++turn) std::this_thread::yield();
+        --running;
+        return 1;
+      }));
+    });
+  });
+  EXPECT_EQ(most, 1);
+}
+
+// A loader waits for a task that it has made, of which the graph knows nothing.
+TEST(PermitCircleTest, ATaskOfTheLoaderThatHasThePermit) {
+  Cache cache = MakeCache(1);
+  std::vector<std::thread> threads;
+  const auto executor = [&](auto task) { threads.emplace_back(std::move(task)); };
+  const auto status = cache
+                          .GetOrLoad("scene",
+                                     [&] {
+                                       auto mesh = cache.GetOrLoadAsync(
+                                           "mesh", [] { return 1; }, executor);
+                                       return Forward(mesh.get());
+                                     })
+                          .status();
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(status, absl::OkStatus());
+}
+
+// Once the load is over that has made it, a task waits like any other load.
+TEST(PermitCircleTest, ATaskOfALoadThatHasEnded) {
+  Cache cache = MakeCache(1);
+  std::function<void()> task;
+  std::future<absl::StatusOr<Ref<int>>> later;
+  std::atomic<bool> other_ended{false};
+  bool waited = false;
+  ASSERT_TRUE(cache
+                  .GetOrLoad("first",
+                             [&] {
+                               later = cache.GetOrLoadAsync(
+                                   "later",
+                                   [&] {
+                                     waited = other_ended;
+                                     return 1;
+                                   },
+                                   [&](std::function<void()> made) { task = std::move(made); });
+                               return 1;
+                             })
+                  .ok());
+  const uint64_t misses = cache.Stats().misses;
+  std::thread runs;
+  ASSERT_TRUE(cache
+                  .GetOrLoad("other",
+                             [&] {
+                               runs = std::thread(task);
+                               while (cache.Stats().misses < misses + 2) std::this_thread::yield();
+                               for (int turn = 0; turn < 1000; ++turn) std::this_thread::yield();
+                               other_ended = true;
+                               return 1;
+                             })
+                  .ok());
+  runs.join();
+  EXPECT_TRUE(later.get().ok());
+  EXPECT_TRUE(waited);
+}
+
+// A key whose copy constructor runs a function, once.
+struct CallingKey {
+  explicit CallingKey(int of, std::function<void()>* call = nullptr) : i(of), on_copy(call) {}
+  CallingKey(const CallingKey& other) : i(other.i) {
+    if (other.on_copy != nullptr) (*other.on_copy)();
+  }
+  CallingKey& operator=(const CallingKey&) = delete;
+
+  bool operator==(const CallingKey& other) const { return i == other.i; }
+  // Odd ones have the same hash.
+  template <typename H>
+  friend H AbslHashValue(H h, const CallingKey& key) {
+    return H::combine(std::move(h), key.i % 2);
+  }
+
+  int i;
+  std::function<void()>* on_copy = nullptr;
+};
+
+TEST(CreationCircleTest, AKeyThatAsksForAnotherOneAsItIsCopied) {
+  ConcurrentWeakValueMap<CallingKey, int> map;
+  SpinBarrier both_create(2);
+  std::exception_ptr refused_in_copy;
+  std::exception_ptr refused_in_factory;
+  const auto make = [] { return 1; };
+  std::thread creates([&] {
+    (void)map.get_or_create(CallingKey(2), [&] {
+      both_create.Wait();
+      try {
+        (void)map.get_or_create(CallingKey(3), make);
+      } catch (const RecursiveCreationError&) {
+        refused_in_factory = std::current_exception();
+      }
+      return 1;
+    });
+  });
+  std::function<void()> ask = [&] {
+    both_create.Wait();
+    try {
+      (void)map.get_or_create(CallingKey(2), make);
+    } catch (const RecursiveCreationError&) {
+      refused_in_copy = std::current_exception();
+    }
+  };
+  const CallingKey calls(1, &ask);
+  EXPECT_TRUE(map.get_or_create(calls, make) != nullptr);
+  creates.join();
+  EXPECT_NE(refused_in_copy == nullptr, refused_in_factory == nullptr);
+  map.CheckInvariantsForTesting();
+}
+
+// A thread that is cancelled while it waits for another's creation takes nothing of it along.
+TEST(CancellationTest, WhoWaitsForACreation) {
+  Map map;
+  SpinBarrier creating(2);
+  std::atomic<bool> go{false};
+  Ref<int> created;
+  std::thread creates([&] {
+    created = map.get_or_create("a", [&] {
+      creating.Wait();
+      go.wait(false);
+      return 1;
+    });
+  });
+  creating.Wait();
+  std::thread waits([&] { (void)map.get_or_create("a", [] { return 2; }); });
+  // It may come to its wait only afterwards, and ends there all the same.
+  pthread_cancel(waits.native_handle());
+  waits.join();
+  go = true;
+  go.notify_all();
+  creates.join();
+  EXPECT_EQ(created.use_count(), 1u);
+  created.reset();
+  EXPECT_EQ(map.size(), 0u);
+  map.CheckInvariantsForTesting();
+}
+
+TEST(CancellationTest, WhoWaitsForAPermit) {
+  Cache cache = MakeCache(1);
+  SpinBarrier loading(2);
+  std::atomic<bool> go{false};
+  std::thread loads([&] {
+    EXPECT_TRUE(cache
+                    .GetOrLoad("a",
+                               [&] {
+                                 loading.Wait();
+                                 go.wait(false);
+                                 return 1;
+                               })
+                    .ok());
+  });
+  loading.Wait();
+  std::thread waits([&] { (void)cache.GetOrLoad("b", [] { return 2; }); });
+  pthread_cancel(waits.native_handle());
+  waits.join();
+  go = true;
+  go.notify_all();
+  loads.join();
+  EXPECT_TRUE(cache.GetOrLoad("b", [] { return 2; }).ok());
+  cache.CheckInvariantsForTesting();
+}
+
+#if !defined(__SANITIZE_THREAD__)  // which ends a child that makes threads
+// A child may wait in containers that no other thread used at the time of the fork, whatever other
+// threads did in others.
+TEST(ForkTest, AChildThatWaits) {
+  Map map;
+  std::atomic<bool> done{false};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 2; ++i) {
+    threads.emplace_back([&] {
+      while (!done) (void)map.get_or_create("a", [] { return 1; });
+    });
+  }
+  for (int i = 0; i < 50; ++i) {
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      alarm(20);
+      Map own;
+      std::thread waits;
+      (void)own.get_or_create("a", [&] {
+        std::atomic<bool> started{false};
+        waits = std::thread([&] {
+          started = true;
+          (void)own.get_or_create("a", [] { return 1; });
+        });
+        while (!started) std::this_thread::yield();
+        for (int turn = 0; turn < 20; ++turn) std::this_thread::yield();
+        return 1;
+      });
+      waits.join();
+      _exit(0);
+    }
+    int status = -1;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status)) << status;
+    ASSERT_EQ(WEXITSTATUS(status), 0);
+  }
+  done = true;
+  for (std::thread& thread : threads) thread.join();
+}
+#endif
 
 }  // namespace
 }  // namespace weakcache

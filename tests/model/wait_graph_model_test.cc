@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The graph of waiting threads, as the single flight uses it, under the model checker: a circle of
-// threads that wait for each other's creations is refused to one of them at least, however they
-// meet; and nothing else is refused. A circle that is missed shows as a deadlock.
+// The graph of waiting threads, as the single flight and the load limiter use it, under the model
+// checker: a circle of threads that wait for each other's creations is refused to one of them at
+// least, however they meet; nothing else is refused; and a circle through a permit is opened. A
+// circle that is missed shows as a deadlock.
 #include <optional>
 
 #include "tests/model/concurrent_model.h"
@@ -9,6 +10,7 @@
 #include "tests/model/relacy_policy.h"
 #include "weakcache/cache/internal/creation/single_flight.h"
 #include "weakcache/cache/internal/creation/wait_graph.h"
+#include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 
 namespace weakcache::model {
@@ -25,7 +27,7 @@ struct Shard {
   Flights flights;
 };
 
-enum class Answer { kNothingToWaitFor, kWaited, kRefused };
+enum class Answer { kNothingToWaitFor, kLookAgain, kWaited, kRefused };
 
 // Threads that have a shard each.
 template <typename Derived, int kThreads>
@@ -53,12 +55,13 @@ class GraphModel : public rl::test_suite<Derived, kThreads> {
   void Finish() {}
 
   void Start(int index, Flight& flight, const int& key) {
-    Shard& shard = *shards_[index];
-    {
-      Lock lock(shard.mutex);
-      RL_ASSERT(shard.flights.Start(flight, shard.flights.Find(0, IsAny)));
-    }
+    StartWithoutKey(index, flight);
     flight.SetKey(&key);
+  }
+  void StartWithoutKey(int index, Flight& flight) {
+    Shard& shard = *shards_[index];
+    Lock lock(shard.mutex);
+    RL_ASSERT(shard.flights.Start(flight, shard.flights.Find(0, IsAny)));
   }
   void End(int index, Flight& flight) {
     Shard& shard = *shards_[index];
@@ -70,10 +73,24 @@ class GraphModel : public rl::test_suite<Derived, kThreads> {
     Shard& shard = *shards_[index];
     Lock lock(shard.mutex);
     const auto found = shard.flights.Find(0, IsAny);
+    if (found.key_pending != nullptr) {
+      if (shard.flights.AwaitKey(*found.key_pending, lock, nullptr)) return Answer::kLookAgain;
+      ++refused_;
+      return Answer::kRefused;
+    }
     if (found.flight == nullptr) return Answer::kNothingToWaitFor;
     internal::CreationResult<Handle> result;
     if (shard.flights.Await(*found.flight, shard.mutex, result, nullptr)) return Answer::kWaited;
     ++refused_;
+    return Answer::kRefused;
+  }
+  // The same, for a thread that does not want that key once it knows it.
+  Answer AskForKey(int index) {
+    Shard& shard = *shards_[index];
+    Lock lock(shard.mutex);
+    const auto found = shard.flights.Find(0, [](int) { return false; });
+    if (found.key_pending == nullptr) return Answer::kNothingToWaitFor;
+    if (shard.flights.AwaitKey(*found.key_pending, lock, nullptr)) return Answer::kLookAgain;
     return Answer::kRefused;
   }
   int refused() const { return refused_; }
@@ -97,6 +114,44 @@ class Circle : public GraphModel<Circle<kThreads>, kThreads> {
   }
   // After one refusal the circle is open.
   void Finish() { RL_ASSERT(this->refused() <= 1); }
+};
+
+// The first asks for the second's creation before it has a key, as its key's copy constructor may.
+// The second asks for the first's.
+class CircleThroughAKey : public GraphModel<CircleThroughAKey, 2> {
+ public:
+  void Thread(int index) {
+    Flight flight(0);
+    if (index == 0) {
+      StartWithoutKey(0, flight);
+      static_cast<void>(Ask(1));
+      flight.SetKey(&index);
+    } else {
+      Start(1, flight, index);
+      while (Ask(0) == Answer::kLookAgain) {
+      }
+    }
+    End(index, flight);
+  }
+  void Finish() { RL_ASSERT(refused() <= 1); }
+};
+
+// As before, but the first asks after it has got its key, when the second has nothing to wait for
+// any more that the first has.
+class KeyThatCameMeanwhile : public GraphModel<KeyThatCameMeanwhile, 2> {
+ public:
+  void Thread(int index) {
+    Flight flight(0);
+    if (index == 0) {
+      StartWithoutKey(0, flight);
+      flight.SetKey(&index);
+      RL_ASSERT(Ask(1) != Answer::kRefused);
+    } else {
+      Start(1, flight, index);
+      RL_ASSERT(AskForKey(0) != Answer::kRefused);
+    }
+    End(index, flight);
+  }
 };
 
 // The first's creation ends before it asks for the second's, which has been waiting for it: nobody
@@ -129,90 +184,204 @@ class ChainOfThree : public GraphModel<ChainOfThree, 3> {
   }
 };
 
-// One permit, as LoadLimiter has them.
-class Permit final : public Graph::Resource {
- public:
-  bool Acquire() {
-    Graph::Wait wait;
-    {
-      Lock lock(mutex_);
-      if (TryTake(nullptr)) return true;
-    }
-    if (!Graph::Get().Begin(wait, *this, nullptr)) return false;
-    {
-      Lock lock(mutex_);
-      released_.Wait(mutex_, [&] { return TryTake(&wait); });
-    }
-    Graph::Get().End(wait);
-    return true;
-  }
-  void Release() {
-    Lock lock(mutex_);
-    holder_ = nullptr;
-    released_.NotifyAll();
-  }
+using Limiter = internal::BasicLoadLimiter<RelacyAtomics>;
+using LoadPermit = internal::BasicLoadPermit<RelacyAtomics>;
 
-  bool VisitHolders(const Graph::Wait& wait, Graph::Visitor& visitor) const override {
+void Acquire(LoadPermit& permit) {
+  while (!permit.TryAcquire()) permit.AwaitChange();
+}
+// For a thread that nobody waits for any more: no search goes on that has reached it, so it may
+// end.
+void ReleaseAndEnd(LoadPermit& permit) {
+  permit.Release();
+  RL_ASSERT(!Graph::ThisThread().is_reached);
+}
+
+// Something that happens once, which the graph does not know of.
+class Event {
+ public:
+  void Happen() {
     Lock lock(mutex_);
-    if (holder_ == nullptr || satisfied_ == &wait) return false;
-    visitor.Visit(*holder_);
-    return true;
+    happened_ = true;
+    condition_.NotifyAll();
+  }
+  void Await() {
+    Lock lock(mutex_);
+    condition_.Wait(mutex_, [&] { return happened_; });
   }
 
  private:
-  bool TryTake(const Graph::Wait* wait) {
-    if (holder_ != nullptr) return false;
-    holder_ = &Graph::ThisThread();
-    satisfied_ = wait;
-    return true;
-  }
-
-  mutable Mutex mutex_;
-  internal::BasicCondition<RelacyAtomics> released_;
-  Graph::Thread* holder_ = nullptr;
-  const Graph::Wait* satisfied_ = nullptr;  // whose holder has not left the graph, perhaps
+  Mutex mutex_;
+  internal::BasicCondition<RelacyAtomics> condition_;
+  bool happened_ = false;
 };
 
 // The first creates something and needs the permit for it; the second has the permit and asks for
-// what the first creates.
+// what the first creates. Nobody is refused: the first gets a permit beyond the limit, if need be.
 template <int kThreads>
 class CircleThroughAPermit : public GraphModel<CircleThroughAPermit<kThreads>, kThreads> {
  public:
-  void Prepare() {
-    permit_.emplace();
-    permits_refused_ = 0;
-  }
+  void Prepare() { limiter_.emplace(1); }
   void Thread(int index) {
     if (index == 0) {
       Flight flight(0);
       this->Start(0, flight, index);
-      TakeAndReturn();
-      this->End(0, flight);
-    } else if (index == 1) {
-      if (permit_->Acquire()) {
-        static_cast<void>(this->Ask(0));
-        permit_->Release();
+      {
+        LoadPermit permit(*limiter_);
+        Acquire(permit);
       }
+      this->End(0, flight);
     } else {
-      TakeAndReturn();
+      LoadPermit permit(*limiter_);
+      Acquire(permit);
+      if (index == 1) static_cast<void>(this->Ask(0));
+      ReleaseAndEnd(permit);
     }
   }
   void Finish() {
-    RL_ASSERT(this->refused() + permits_refused_ <= 1);
-    permit_.reset();
+    RL_ASSERT(this->refused() == 0);
+    limiter_.reset();
   }
 
  private:
-  void TakeAndReturn() {
-    if (permit_->Acquire()) {
-      permit_->Release();
-    } else {
-      ++permits_refused_;
-    }
+  std::optional<Limiter> limiter_;
+};
+
+// Two limiters: who has a permit of the one needs one of the other.
+class CircleOfPermits : public GraphModel<CircleOfPermits, 2> {
+ public:
+  void Prepare() {
+    for (auto& limiter : limiters_) limiter.emplace(1);
+  }
+  void Thread(int index) {
+    LoadPermit outer(*limiters_[index]);
+    Acquire(outer);
+    LoadPermit inner(*limiters_[1 - index]);
+    Acquire(inner);
+    LoadPermit nested(*limiters_[index]);
+    RL_ASSERT(nested.TryAcquire());
+    nested.Release();
+    inner.Release();
+    outer.Release();
+  }
+  void Finish() {
+    for (auto& limiter : limiters_) limiter.reset();
   }
 
-  std::optional<Permit> permit_;
-  int permits_refused_ = 0;
+ private:
+  std::optional<Limiter> limiters_[2];
+};
+
+// Nobody exceeds the limit without need.
+template <int kThreads, int kLimit>
+class LoadsThatWaitForNothing
+    : public GraphModel<LoadsThatWaitForNothing<kThreads, kLimit>, kThreads> {
+ public:
+  void Prepare() { limiter_.emplace(kLimit); }
+  void Thread(int) {
+    LoadPermit permit(*limiter_);
+    Acquire(permit);
+    RL_ASSERT(++running_ <= kLimit);
+    static_cast<void>(step_.load(std::memory_order_relaxed));
+    --running_;
+    ReleaseAndEnd(permit);
+  }
+  void Finish() {
+    RL_ASSERT(running_ == 0);
+    limiter_.reset();
+  }
+
+ private:
+  std::optional<Limiter> limiter_;
+  RelacyAtomic<int> step_{0};
+  int running_ = 0;
+};
+
+// The permit is not returned before the second thread has got its object, which the third one puts,
+// or else the first one loads inside its load.
+template <int kThreads>
+class ObjectThatIsPut : public GraphModel<ObjectThatIsPut<kThreads>, kThreads> {
+ public:
+  void Prepare() {
+    limiter_.emplace(1);
+    has_permit_.emplace();
+    found_.emplace();
+    object_.emplace(0);
+  }
+  void Thread(int index) {
+    LoadPermit permit(*limiter_);
+    if (index == 0) {
+      Acquire(permit);
+      has_permit_->Happen();
+      if (kThreads == 2) {
+        LoadPermit nested(*limiter_);
+        RL_ASSERT(nested.TryAcquire());
+        object_->store(1, std::memory_order_release);
+      }
+      found_->Await();
+    } else if (index == 1) {
+      has_permit_->Await();
+      while (object_->load(std::memory_order_acquire) == 0) {
+        RL_ASSERT(!permit.TryAcquire());
+        permit.AwaitChange();
+      }
+      found_->Happen();
+    } else {
+      object_->store(1, std::memory_order_release);
+      limiter_->NotifyChange();
+    }
+  }
+  void Finish() {
+    limiter_.reset();
+    has_permit_.reset();
+    found_.reset();
+    object_.reset();
+  }
+
+ private:
+  std::optional<Limiter> limiter_;
+  std::optional<Event> has_permit_;
+  std::optional<Event> found_;
+  std::optional<RelacyAtomic<int>> object_;
+};
+
+// The first thread's load waits for the second's, which it has made, in a way that nobody sees.
+template <int kThreads>
+class TaskOfALoad : public GraphModel<TaskOfALoad<kThreads>, kThreads> {
+ public:
+  void Prepare() {
+    limiter_.emplace(1);
+    made_.emplace();
+    done_.emplace();
+  }
+  void Thread(int index) {
+    LoadPermit permit(*limiter_);
+    if (index == 0) {
+      Acquire(permit);
+      maker_ = limiter_->CurrentLoad();
+      made_->Happen();
+      done_->Await();
+    } else if (index == 1) {
+      made_->Await();
+      const typename Limiter::TaskScope scope(*limiter_, maker_);
+      Acquire(permit);
+      permit.Release();
+      done_->Happen();
+    } else {
+      Acquire(permit);
+    }
+  }
+  void Finish() {
+    limiter_.reset();
+    made_.reset();
+    done_.reset();
+  }
+
+ private:
+  std::optional<Limiter> limiter_;
+  Limiter::LoadId maker_ = Limiter::kNoLoad;
+  std::optional<Event> made_;
+  std::optional<Event> done_;
 };
 
 int RunAll() {
@@ -220,10 +389,20 @@ int RunAll() {
   ModelRunner runner;
   runner.Bounded<Circle<2>>("a circle of two", 3, kRandom);
   runner.Bounded<Circle<3>>("a circle of three", 2, kRandom);
+  runner.Bounded<CircleThroughAKey>("a circle through a key that is pending", 3, kRandom);
+  runner.Bounded<KeyThatCameMeanwhile>("a key that comes meanwhile", 3, kRandom);
   runner.Bounded<AskAfterEnd>("asking after the end", 3, kRandom);
   runner.Bounded<ChainOfThree>("a chain of three", 2, kRandom);
   runner.Bounded<CircleThroughAPermit<2>>("a circle through a permit", 3, kRandom);
   runner.Bounded<CircleThroughAPermit<3>>("and a third that needs it", 2, kRandom);
+  runner.Bounded<CircleOfPermits>("a circle of permits", 3, kRandom);
+  runner.Bounded<LoadsThatWaitForNothing<2, 1>>("one load at a time", 3, kRandom);
+  runner.Bounded<LoadsThatWaitForNothing<3, 1>>("one of three loads at a time", 2, kRandom);
+  runner.Bounded<LoadsThatWaitForNothing<3, 2>>("two loads at a time", 2, kRandom);
+  runner.Bounded<ObjectThatIsPut<2>>("an object that is put", 3, kRandom);
+  runner.Bounded<ObjectThatIsPut<3>>("an object that a third puts", 2, kRandom);
+  runner.Bounded<TaskOfALoad<2>>("a task of a load", 3, kRandom);
+  runner.Bounded<TaskOfALoad<3>>("a task of a load and another load", 2, kRandom);
   return runner.result();
 }
 

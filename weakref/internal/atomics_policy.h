@@ -13,7 +13,9 @@
 
 namespace weakcache::internal {
 
-struct StdAtomics {
+// Visible outside a shared object that is compiled with hidden symbols: a thread has one
+// ThreadLocal, whatever shared object it runs in.
+struct [[gnu::visibility("default")]] StdAtomics {
   template <typename T>
   using Atomic = std::atomic<T>;
 

@@ -136,9 +136,8 @@ class BulkLoad {
   }
   void AcquirePermit(LoadPermit& permit) {
     while (!missing_.empty()) {
-      const uint64_t changes = loads_.limiter().changes();
       if (permit.TryAcquire()) return;
-      loads_.limiter().AwaitChange(changes);
+      permit.AwaitChange();
       LookUpMissing();
     }
   }
@@ -172,7 +171,7 @@ class BulkLoad {
     if (part.present.slot != nullptr) return false;
     const auto other = shard.flights.Find(part.location.hash(), store_.shards().MatchingKey(key));
     if (other.flight != nullptr && other.flight->IsThisThreads()) own = other.flight;
-    if (other.flight != nullptr || other.key_pending) return false;
+    if (other.flight != nullptr || other.key_pending != nullptr) return false;
     shard.table.template Prepare<Loads::template kIsEmbedded<Made>>(part.prepared);
     if (!shard.flights.Start(part.flight, other)) return false;
     part.completion.flight = &part.flight;

@@ -27,6 +27,7 @@
 #include "weakcache/cache/internal/core/cache_loads.h"
 #include "weakcache/cache/internal/core/cache_refresh.h"
 #include "weakcache/cache/internal/core/cache_store.h"
+#include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
@@ -56,6 +57,7 @@ class CacheCore {
   Store& store() { return store_; }
   const Store& store() const { return store_; }
   TaskCount& tasks() { return tasks_; }
+  const LoadLimiter& limiter() { return loads_.limiter(); }
 
   template <typename Key>
   Ref<V> Get(const Key& key) {

@@ -210,7 +210,6 @@ class CacheLoads {
       if (start != StartOutcome::kRefused) return start;
     }
     for (;;) {
-      const uint64_t changes = limiter_.changes();
       const auto may_start = [&] { return reserved && permit.TryAcquire(); };
       const StartOutcome start = internal::StartOrJoin<kEmbedded, StdAtomics>(
           *location.shard, location.hash(), match, store_.shards().MatchingKey(lookup), flight,
@@ -226,7 +225,7 @@ class CacheLoads {
         // Many may wait for one permit: the bytes are for the one that gets it.
         reservation.Release();
         reserved = estimate == 0;
-        limiter_.AwaitChange(changes);
+        permit.AwaitChange();
       } else {
         reservation.Reserve(estimate);
         reserved = true;

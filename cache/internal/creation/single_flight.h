@@ -100,20 +100,21 @@ class SingleFlight {
 
   // What a look at the flights has found.
   struct Found {
-    Flight* flight;    // under the key, or null
-    bool key_pending;  // a flight has that hash and no key yet: then look again soon
-    Flight* parent;    // for Start: where a new one goes, which is the root if this is null
+    Flight* flight;  // under the key, or null
+    // Another thread's flight that has that hash and no key yet, or null: then look again soon.
+    Flight* key_pending;
+    Flight* parent;  // for Start: where a new one goes, which is the root if this is null
     uint32_t side;
   };
   template <typename Match>
   Found Find(uint32_t hash, const Match& match) const {
-    Found found{nullptr, false, nullptr, 0};
+    Found found{nullptr, nullptr, nullptr, 0};
     Flight* flight = root_.load(std::memory_order_acquire);
     for (uint32_t path = hash; flight != nullptr; path >>= 1) {
       if (flight->hash_ == hash) {
         const Key* const key = flight->key_.load(std::memory_order_acquire);
         if (key == nullptr) {
-          found.key_pending |= !flight->IsThisThreads();
+          if (!flight->IsThisThreads()) found.key_pending = flight;
         } else if (match(*key)) {
           found.flight = flight;
           break;
@@ -178,10 +179,31 @@ class SingleFlight {
     const Key* const key = flight.key_.load(std::memory_order_relaxed);
     if (!WaitGraph::Get().Begin(waiter.wait, *flight.thread_, key, circle)) return false;
     Join(flight, waiter);
+    const LeaveGuard guard{flight, waiter};
     completed_.Wait(mutex, [&] { return waiter.completed; });
     result = std::move(waiter.result);
     return true;
   }
+
+  // Waits a moment for a flight that has no key yet, which is mostly about to get one. (Its thread
+  // wakes nobody when it sets the key, or every creation would pay for that.) The lock is released
+  // before this returns. But constructing a key may run any code: false if the flight's thread
+  // waits for this one, as in Await.
+  [[nodiscard]] bool AwaitKey(Flight& flight, BasicMutexLock<Policy>& lock,
+                              std::string* circle) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    PendingKey pending(flight);
+    typename Flight::Waiter waiter;
+    if (!WaitGraph::Get().Begin(waiter.wait, pending, circle)) return false;
+    Join(flight, waiter);
+    lock.unlock();
+    Policy::Pause(kSpins);
+    lock.lock();
+    Leave(flight, waiter);
+    lock.unlock();
+    return true;
+  }
+  // For so many attempts a thread looks again without being in the graph.
+  static constexpr int kSpins = 64;
 
   // Ends a flight, and wakes the threads that wait for it.
   void End(Flight& flight, const Result& result) {
@@ -205,6 +227,36 @@ class SingleFlight {
     waiter.next = flight.waiters_;
     flight.waiters_ = &waiter;
   }
+  // Takes a waiter out whose thread leaves, if the flight has not ended. (If it has, it may be
+  // gone.)
+  static void Leave(Flight& flight, typename Flight::Waiter& waiter) {
+    if (waiter.completed) return;
+    auto** link = &flight.waiters_;
+    while (*link != &waiter) link = &(*link)->next;
+    *link = waiter.next;
+    WaitGraph::Get().End(waiter.wait);
+  }
+  struct LeaveGuard {
+    ~LeaveGuard() { Leave(flight, waiter); }
+    Flight& flight;
+    typename Flight::Waiter& waiter;
+  };
+  // The wait for a flight's key. While it is in the graph the flight has not ended.
+  class PendingKey final : public WaitGraph::Resource {
+   public:
+    explicit PendingKey(Flight& flight) : flight_(flight) {}
+
+   private:
+    bool VisitHolders(typename WaitGraph::Visitor& visitor) const override {
+      // Relaxed: nothing is read through it.
+      if (flight_.key_.load(std::memory_order_relaxed) != nullptr) return false;
+      visitor.Visit(*flight_.thread_);
+      return true;
+    }
+    const char* Name() const override { return "(a key under construction)"; }
+
+    Flight& flight_;
+  };
   // Calls `visit(flight)` for each one that there is now; it may cancel that one.
   template <typename Visit>
   void ForEach(const Visit& visit) {
@@ -317,10 +369,15 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
       result.SetCircular(circle);
       return StartOutcome::kCircular;
     }
-    if (!other.key_pending) {
+    if (other.key_pending == nullptr) {
       if (!may_start()) return StartOutcome::kRefused;
       table.template Prepare<kEmbedded>(prepared);
       if (shard.flights.Start(flight, other)) return StartOutcome::kStarted;
+    } else if (attempt >= shard.flights.kSpins) {
+      std::string circle;
+      if (shard.flights.AwaitKey(*other.key_pending, lock, &circle)) continue;
+      result.SetCircular(circle);
+      return StartOutcome::kCircular;
     }
     lock.unlock();
     Policy::Pause(attempt);

@@ -10,18 +10,22 @@
 //   thread 2 creates b, asks for a      2 would wait for 1, which waits for 2: refused
 //
 // A thread waits for one thing at a time: for another thread's creation, or for any one of several
-// threads to return a permit. It is stuck if every thread that could end its wait is stuck, so the
-// wait is allowed if a thread that does not wait can be reached.
+// threads to return a permit to load. It is stuck if every thread that could end its wait is stuck,
+// so the wait is allowed if a thread that does not wait can be reached. If none can, but a thread
+// among them waits for a permit, that thread gets one beyond the limit instead (load_limiter.h):
+// nobody runs who holds one, so nothing that the limit is for is exceeded.
 //
 // Looking and waiting are one step, under the graph's lock: of two threads that close a circle at
 // the same time the later one sees it. A creation's end takes those that waited for it out of the
 // graph before they wake up, so nobody is taken for waiting who is not.
 //
 // The lock is taken only by threads that are about to wait, and by those that others wait for. It
-// is taken under a shard's lock. (Load permits are not registered as a Resource yet: a circle
-// through one of them is not seen.)
+// is taken under a shard's lock; a load limiter's is taken under it. A fork waits for it, so that a
+// child finds it free.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CREATION_WAIT_GRAPH_H_
 #define WEAKCACHE_CACHE_INTERNAL_CREATION_WAIT_GRAPH_H_
+
+#include <pthread.h>
 
 #include <new>
 #include <string>
@@ -35,8 +39,10 @@
 
 namespace weakcache::internal {
 
+// Visible outside a shared object that is compiled with hidden symbols: else each one would have a
+// graph of its own, and a circle through two of them would not be seen.
 template <typename Policy>
-class BasicWaitGraph {
+class [[gnu::visibility("default")]] BasicWaitGraph {
  public:
   class Wait;
 
@@ -57,12 +63,17 @@ class BasicWaitGraph {
     ~Visitor() = default;
   };
 
-  // What several threads hold, of which a waiting thread needs any one, such as permits.
+  // What a thread waits for that is not a creation: something that any one of several threads can
+  // give, such as a permit.
   class Resource {
    public:
-    // Visits the threads that hold it, unless the wait is over already; then returns false. Called
-    // under the graph's lock; may take one lock under it, under which threads come to hold it.
-    virtual bool VisitHolders(const Wait& wait, Visitor& visitor) const = 0;
+    // Visits those threads, unless the wait is over already; then returns false. Called under the
+    // graph's lock; may take one lock under it. The threads must not end before the search has.
+    virtual bool VisitHolders(Visitor& visitor) const = 0;
+    // Ends the wait without any of them, if possible. Called as VisitHolders.
+    virtual bool Grant() { return false; }
+    // Says in a message what it is.
+    virtual const char* Name() const = 0;
 
    protected:
     ~Resource() = default;
@@ -78,9 +89,9 @@ class BasicWaitGraph {
    private:
     friend class BasicWaitGraph;
     Thread* waiting_ = nullptr;  // null unless in the graph
-    // What is awaited: a creation of `target_`, or else one of those that hold `resource_`.
+    // What is awaited: a creation of `target_`, or else `resource_`.
     Thread* target_ = nullptr;
-    const Resource* resource_ = nullptr;
+    Resource* resource_ = nullptr;
     const void* key_ = nullptr;  // of the creation
     void (*append_key_)(const void* key, std::string& message) = nullptr;
   };
@@ -91,7 +102,7 @@ class BasicWaitGraph {
   // Begins to wait for a creation of the thread `target` under the key `*key`, which can't end
   // before the caller waits. If that closes a circle, appends it to `*circle` and returns false.
   template <typename Key>
-  [[nodiscard]] bool Begin(Wait& wait, Thread& target, const Key* key, std::string* circle) {
+  [[nodiscard]] bool Begin(Wait & wait, Thread & target, const Key* key, std::string* circle) {
     wait.target_ = &target;
     wait.key_ = key;
     wait.append_key_ = [](const void* any_key, std::string& message) {
@@ -99,19 +110,21 @@ class BasicWaitGraph {
     };
     return Begin(wait, circle);
   }
-  // The same for a resource.
-  [[nodiscard]] bool Begin(Wait& wait, const Resource& resource, std::string* circle) {
+  // The same for a resource. True, too, if that has been granted: then the wait is over.
+  [[nodiscard]] bool Begin(Wait & wait, Resource & resource, std::string * circle) {
     wait.resource_ = &resource;
     return Begin(wait, circle);
   }
   // Ends a wait, by whoever ends it; afterwards the waiting thread counts as running.
-  void End(Wait& wait) {
+  void End(Wait & wait) {
     Lock lock(mutex_);
     EndLocked(wait);
   }
-  // The same for all from `first` on, which have `wait` and `next`.
+  // Returns when every search is over that was under way.
+  void AwaitSearch() { Lock lock(mutex_); }
+  // Ends all waits from `first` on, which have `wait` and `next`.
   template <typename Waiter>
-  void EndAll(Waiter* first) {
+  void EndAll(Waiter * first) {
     Lock lock(mutex_);
     for (Waiter* waiter = first; waiter != nullptr; waiter = waiter->next) EndLocked(waiter->wait);
   }
@@ -142,11 +155,22 @@ class BasicWaitGraph {
         if (wait == nullptr) return false;
         if (wait->target_ != nullptr) {
           Visit(*wait->target_);
-        } else if (!wait->resource_->VisitHolders(*wait, *this)) {
+        } else if (!wait->resource_->VisitHolders(*this)) {
           return false;
         }
       }
       return true;
+    }
+    // After AllWait: ends the wait of one of them, if that is possible. Each of the others can
+    // reach that one, or it would have been stuck before.
+    bool GrantOne() {
+      for (Thread* thread = first_; thread != nullptr; thread = thread->next_reached) {
+        Wait& wait = *thread->wait;
+        if (wait.resource_ == nullptr || !wait.resource_->Grant()) continue;
+        EndLocked(wait);
+        return true;
+      }
+      return false;
     }
 
     void Visit(Thread& thread) override {
@@ -161,7 +185,7 @@ class BasicWaitGraph {
     Thread* last_ = nullptr;
   };
 
-  // The first thread that holds a resource.
+  // The first thread that can give a resource.
   struct FirstHolder final : Visitor {
     void Visit(Thread& thread) override {
       if (first == nullptr) first = &thread;
@@ -169,13 +193,13 @@ class BasicWaitGraph {
     Thread* first = nullptr;
   };
 
-  bool Begin(Wait& wait, std::string* circle) {
+  bool Begin(Wait & wait, std::string * circle) {
     Thread& thread = ThisThread();
     Lock lock(mutex_);
     wait.waiting_ = &thread;
     thread.wait = &wait;
     Search search;
-    if (!search.AllWait(thread)) return true;
+    if (!search.AllWait(thread) || search.GrantOne()) return true;
     EndAfter end{wait};
     if (circle != nullptr) Describe(wait, thread, *circle);
     return false;
@@ -184,7 +208,7 @@ class BasicWaitGraph {
     ~EndAfter() { EndLocked(wait); }
     Wait& wait;
   };
-  static void EndLocked(Wait& wait) {
+  static void EndLocked(Wait & wait) {
     if (wait.waiting_ != nullptr) wait.waiting_->wait = nullptr;
     wait.waiting_ = nullptr;
   }
@@ -198,9 +222,9 @@ class BasicWaitGraph {
       if (next != nullptr) {
         at->append_key_(at->key_, circle);
       } else {
-        circle += "(a permit to load)";
+        circle += at->resource_->Name();
         FirstHolder holders;
-        static_cast<void>(at->resource_->VisitHolders(*at, holders));
+        static_cast<void>(at->resource_->VisitHolders(holders));
         next = holders.first;
       }
       if (next == nullptr || !std::exchange(next->is_reached, false)) return;
@@ -221,6 +245,9 @@ class BasicWaitGraph {
     }
   }
 
+  static void BeforeFork() ABSL_NO_THREAD_SAFETY_ANALYSIS { Get().mutex_.lock(); }
+  static void AfterFork() ABSL_NO_THREAD_SAFETY_ANALYSIS { Get().mutex_.unlock(); }
+
   Mutex mutex_;
 };
 
@@ -228,7 +255,12 @@ template <typename Policy>
 BasicWaitGraph<Policy>& BasicWaitGraph<Policy>::Get() {
   // Never destroyed, since threads may still wait while the process ends.
   alignas(BasicWaitGraph) static unsigned char memory[sizeof(BasicWaitGraph)];
-  static auto* const graph = ::new (static_cast<void*>(memory)) BasicWaitGraph;
+  static auto* const graph = [] {
+    auto* const made = ::new (static_cast<void*>(memory)) BasicWaitGraph;
+    // If that fails for want of memory, a child is as if there were no handlers.
+    static_cast<void>(pthread_atfork(BeforeFork, AfterFork, AfterFork));
+    return made;
+  }();
   return *graph;
 }
 

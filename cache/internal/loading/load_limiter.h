@@ -1,127 +1,301 @@
 // SPDX-License-Identifier: Apache-2.0
 // At most so many loads at a time.
+//
+// The limit bounds the loads that run, not those that wait. A load needs no permit of its own
+// inside another one of the same cache, on the same thread: the outer load would wait for the inner
+// one, and that for the outer one's permit. A task that a load has made may exceed the limit while
+// that load runs, because the load may wait for the task, in ways that nobody sees. And a thread
+// that waits for a permit is in the wait graph, like one that waits for another's creation (see
+// wait_graph.h): if all that hold permits wait for it in turn, it gets one beyond the limit.
+//
+//   limit 1    thread 1 creates a in a map, which needs b of the cache    waits for a permit
+//              thread 2 loads c in the cache, which needs a of the map    waits for thread 1
+//              now nobody would run, so thread 1 gets a permit
+//
+// A cache without a limit takes no part in this, and a hit never does.
 #ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_LIMITER_H_
 #define WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_LIMITER_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "weakcache/cache/internal/creation/wait_graph.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 
 namespace weakcache::internal {
 
-// Thread-safe. A load inside a load, on the same thread, needs no permit of its own: the outer load
-// would wait for the inner one, and that for the outer one's permit.
-//
-// A thread never waits in here for a permit as such, but for a change, after which it looks again
-// whether its object has come by now, whether another thread is loading it, and only then whether
-// it gets a permit:
-//
-//   for (;;) {
-//     const uint64_t changes = limiter.changes();
-//     if (ObjectIsThere() || AnotherThreadLoadsIt() || permit.TryAcquire()) break;
-//     limiter.AwaitChange(changes);
-//   }
-class LoadLimiter {
- public:
-  // 0: no limit.
-  explicit LoadLimiter(size_t limit) : limit_(limit) {}
-  LoadLimiter(const LoadLimiter&) = delete;
-  LoadLimiter& operator=(const LoadLimiter&) = delete;
+template <typename Policy>
+class BasicLoadPermit;
 
-  // Returns a number that differs after each change.
-  uint64_t changes() {
-    if (limit_ == 0) return 0;
-    MutexLock lock(mutex_);
-    return changes_;
-  }
-  // Waits until there has been a change since changes() returned `seen`: a permit has been
-  // returned, or NotifyChange() called. Precondition: there is a limit, and the caller holds no
-  // lock, flight or permit of the cache's.
-  void AwaitChange(uint64_t seen) {
-    MutexLock lock(mutex_);
-    changed_.Wait(mutex_, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return changes_ != seen; });
-  }
-  // Has to be called after an object has entered the cache by other ways than a load.
+// Thread-safe. Visible outside a shared object, like the wait graph, for the threads' permits.
+template <typename Policy>
+class [[gnu::visibility("default")]] BasicLoadLimiter {
+ public:
+  // Identifies a load that has a permit; no other load of the limiter ever has the same.
+  using LoadId = uint64_t;
+  static constexpr LoadId kNoLoad = 0;
+
+  // 0: no limit.
+  explicit BasicLoadLimiter(size_t limit) : limit_(limit) {}
+  BasicLoadLimiter(const BasicLoadLimiter&) = delete;
+  BasicLoadLimiter& operator=(const BasicLoadLimiter&) = delete;
+
+  // Wakes the threads that wait for a permit. Has to be called after an object has entered the
+  // cache by other ways than a load. Takes no lock if nobody waits.
   void NotifyChange() {
     if (limit_ == 0) return;
-    MutexLock lock(mutex_);
-    ++changes_;
-    changed_.NotifyAll();
+    // Acquire and release pair with those in LoadPermit::AwaitChange: of this thread and one that
+    // is about to wait, the one that comes second sees what the first has done before. So either
+    // that thread finds the object, or this thread finds that one counted.
+    if (waiters_.fetch_add(0, std::memory_order_acq_rel) == 0) return;
+    Lock lock(mutex_);
+    NotifyChangeLocked();
   }
+
+  // Returns the load with a permit of this limiter that the calling thread runs, or kNoLoad.
+  LoadId CurrentLoad() const {
+    if (limit_ == 0) return kNoLoad;
+    const Permit* permit = ThisThread().innermost;
+    while (permit != nullptr && &permit->limiter_ != this) permit = permit->outer_;
+    return permit == nullptr ? kNoLoad : permit->id_;
+  }
+
+  // For its lifetime the calling thread's loads count as made by the load `maker`, if that is one.
+  class TaskScope {
+   public:
+    TaskScope(const BasicLoadLimiter& limiter, LoadId maker)
+        : limiter_(limiter), maker_(maker), outer_(nullptr) {
+      if (maker_ != kNoLoad) outer_ = std::exchange(ThisThread().task, this);
+    }
+    TaskScope(const TaskScope&) = delete;
+    TaskScope& operator=(const TaskScope&) = delete;
+    ~TaskScope() {
+      if (maker_ != kNoLoad) ThisThread().task = outer_;
+    }
+
+   private:
+    friend class BasicLoadLimiter;
+    const BasicLoadLimiter& limiter_;
+    const LoadId maker_;
+    const TaskScope* outer_;
+  };
 
  private:
-  friend class LoadPermit;
-  using Mutex = BasicMutex<StdAtomics>;
-  using MutexLock = BasicMutexLock<StdAtomics>;
+  using Permit = BasicLoadPermit<Policy>;
+  friend Permit;
+  using Mutex = BasicMutex<Policy>;
+  using Lock = BasicMutexLock<Policy>;
 
-  // How many permits a thread has, of any cache, also of one without a limit. A load of one cache
-  // inside one of another's counts as nested, too: two caches whose loaders use each other must not
-  // wait for each other either.
-  struct Nesting {
-    size_t depth;
+  // What a thread has, of all limiters; used by that thread only.
+  struct PerThread {
+    Permit* innermost;      // of the permits that it holds
+    const TaskScope* task;  // the innermost
   };
-  static size_t& Depth() { return StdAtomics::ThreadLocal<Nesting>().depth; }
+  static PerThread& ThisThread() { return Policy::template ThreadLocal<PerThread>(); }
 
-  bool HasPermit() {
-    if (Depth() != 0 || limit_ == 0) return true;
-    MutexLock lock(mutex_);
-    return running_ < limit_;
-  }
-  bool TryAcquire() {
-    if (Depth() == 0 && limit_ != 0) {
-      MutexLock lock(mutex_);
-      if (running_ == limit_) return false;
-      ++running_;
-    }
-    ++Depth();
-    return true;
-  }
-  void Release() {
-    const bool nested = --Depth() > 0;
-    if (limit_ == 0) return;
-    MutexLock lock(mutex_);
-    if (!nested) --running_;
+  void NotifyChangeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ++changes_;
     changed_.NotifyAll();
+  }
+  bool MayAcquire(const Permit& permit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return running_ < limit_ || permit.granted_ || MakerRuns();
+  }
+  // Whether a load runs that has made the calling thread's task.
+  bool MakerRuns() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const TaskScope* task = ThisThread().task;
+    while (task != nullptr && &task->limiter_ != this) task = task->outer_;
+    if (task == nullptr) return false;
+    const Permit* permit = permits_;
+    while (permit != nullptr && permit->id_ != task->maker_) permit = permit->next_;
+    return permit != nullptr;
   }
 
   const size_t limit_;
-  // Taken under a shard's lock, or none; no other lock is taken under it.
-  Mutex mutex_;
+  // How many threads may be waiting. A thread adds 1 under the mutex, before it looks for the last
+  // time whether it has to wait, and takes it off when it does not wait any more.
+  typename Policy::template Atomic<uint64_t> waiters_{0};
+  // Taken under a shard's lock or the wait graph's, or none; no other lock is taken under it.
+  mutable Mutex mutex_;
+  // How many permits are on the list that begins at `permits_`.
   size_t running_ ABSL_GUARDED_BY(mutex_) = 0;
+  Permit* permits_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  LoadId last_id_ ABSL_GUARDED_BY(mutex_) = kNoLoad;
   uint64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;
-  BasicCondition<StdAtomics> changed_;
+  BasicCondition<Policy> changed_;
 };
 
-// RAII permit for one load, on one thread.
-class LoadPermit {
+// RAII permit for one load, on one thread. A thread never waits for a permit as such, but for a
+// change, after which it looks again whether its object has come by now, whether another thread is
+// loading it, and only then whether it gets a permit:
+//
+//   while (!ObjectIsThere() && !AnotherThreadLoadsIt() && !permit.TryAcquire())
+//   permit.AwaitChange();
+template <typename Policy>
+class BasicLoadPermit {
+  using Limiter = BasicLoadLimiter<Policy>;
+  using Graph = BasicWaitGraph<Policy>;
+  using Lock = BasicMutexLock<Policy>;
+
  public:
-  explicit LoadPermit(LoadLimiter& limiter) : limiter_(limiter) {}
-  LoadPermit(const LoadPermit&) = delete;
-  LoadPermit& operator=(const LoadPermit&) = delete;
-  ~LoadPermit() { Release(); }
+  explicit BasicLoadPermit(Limiter& limiter) : limiter_(limiter) {}
+  BasicLoadPermit(const BasicLoadPermit&) = delete;
+  BasicLoadPermit& operator=(const BasicLoadPermit&) = delete;
+  ~BasicLoadPermit() {
+    StopWaiting();
+    Release();
+  }
 
   // Whether TryAcquire always succeeds.
   bool unlimited() const { return limiter_.limit_ == 0; }
   // Whether TryAcquire would succeed, if no other thread came first.
-  bool available() { return acquired_ || limiter_.HasPermit(); }
+  bool available() {
+    if (acquired_ || IsFree()) return true;
+    Lock lock(limiter_.mutex_);
+    return limiter_.MayAcquire(*this);
+  }
   // Takes a permit, unless it has one. False if there is none to be had.
   bool TryAcquire() {
-    acquired_ = acquired_ || limiter_.TryAcquire();
+    if (!acquired_) acquired_ = IsFree() || TryList();
+    if (acquired_) StopWaiting();
     return acquired_;
   }
   void Release() {
-    if (acquired_) limiter_.Release();
-    acquired_ = false;
+    if (!std::exchange(acquired_, false)) return;
+    if (is_listed_) {
+      Unlist();
+    } else {
+      limiter_.NotifyChange();
+    }
+  }
+
+  // Returns when a permit has been returned or granted, or NotifyChange() called, since the last
+  // call of this; the first call returns at once, and from then on changes count. Precondition:
+  // there is a limit, and the caller holds no lock, flight or permit of the cache's.
+  void AwaitChange() {
+    if (!is_waiting_) {
+      Lock lock(limiter_.mutex_);
+      seen_ = limiter_.changes_;
+      is_waiting_ = true;
+      // Orders: see NotifyChange.
+      limiter_.waiters_.fetch_add(1, std::memory_order_acq_rel);
+      return;
+    }
+    uint64_t changes;
+    {
+      PermitWait wait(*this);
+      Lock lock(limiter_.mutex_);
+      limiter_.changed_.Wait(limiter_.mutex_, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+        return limiter_.changes_ != seen_ || granted_;
+      });
+      changes = limiter_.changes_;
+    }
+    // Not before the wait has left the graph, where this says whether it is over.
+    seen_ = changes;
   }
 
  private:
-  LoadLimiter& limiter_;
+  friend Limiter;
+
+  // Is in the wait graph for its lifetime; also if the thread is cancelled while it waits.
+  class PermitWait final : public Graph::Resource {
+   public:
+    explicit PermitWait(BasicLoadPermit& permit) : permit_(permit) {
+      // Never refused, as it can be granted.
+      static_cast<void>(Graph::Get().Begin(wait_, *this, nullptr));
+    }
+    ~PermitWait() { Graph::Get().End(wait_); }
+
+   private:
+    bool VisitHolders(typename Graph::Visitor& visitor) const override {
+      const Limiter& limiter = permit_.limiter_;
+      Lock lock(limiter.mutex_);
+      if (limiter.changes_ != permit_.seen_) return false;
+      for (const BasicLoadPermit* permit = limiter.permits_; permit != nullptr;
+           permit = permit->next_) {
+        visitor.Visit(*permit->thread_);
+      }
+      return true;
+    }
+    bool Grant() override {
+      Lock lock(permit_.limiter_.mutex_);
+      permit_.granted_ = true;
+      permit_.limiter_.changed_.NotifyAll();
+      return true;
+    }
+    const char* Name() const override { return "(a permit to load)"; }
+
+    BasicLoadPermit& permit_;
+    typename Graph::Wait wait_;
+  };
+
+  // Whether the load needs no permit of its own.
+  bool IsFree() const { return unlimited() || limiter_.CurrentLoad() != Limiter::kNoLoad; }
+
+  bool TryList() {
+    {
+      Lock lock(limiter_.mutex_);
+      if (!limiter_.MayAcquire(*this)) return false;
+      granted_ = false;
+      ++limiter_.running_;
+      id_ = ++limiter_.last_id_;
+      thread_ = &Graph::ThisThread();
+      previous_ = nullptr;
+      next_ = limiter_.permits_;
+      if (next_ != nullptr) next_->previous_ = this;
+      limiter_.permits_ = this;
+    }
+    outer_ = std::exchange(Limiter::ThisThread().innermost, this);
+    is_listed_ = true;
+    return true;
+  }
+  void Unlist() {
+    is_listed_ = false;
+    BasicLoadPermit** link = &Limiter::ThisThread().innermost;
+    while (*link != this) link = &(*link)->outer_;
+    *link = outer_;
+    bool has_waiters;
+    {
+      Lock lock(limiter_.mutex_);
+      --limiter_.running_;
+      (previous_ == nullptr ? limiter_.permits_ : previous_->next_) = next_;
+      if (next_ != nullptr) next_->previous_ = previous_;
+      limiter_.NotifyChangeLocked();
+      // Relaxed: a thread that a search finds waiting was counted under the mutex.
+      has_waiters = limiter_.waiters_.load(std::memory_order_relaxed) != 0;
+    }
+    // A search may have reached this thread through the list. This thread may end afterwards.
+    if (has_waiters) Graph::Get().AwaitSearch();
+  }
+  void StopWaiting() {
+    // Relaxed: an RMW, which leaves the order of the others as it is.
+    if (std::exchange(is_waiting_, false)) {
+      limiter_.waiters_.fetch_sub(1, std::memory_order_relaxed);
+    }
+  }
+
+  Limiter& limiter_;
   bool acquired_ = false;
+  bool is_listed_ = false;   // acquired, and counted in the limiter
+  bool is_waiting_ = false;  // counted in the limiter's `waiters_`
+  // Guarded by the limiter's mutex: whether a permit beyond the limit is this one's.
+  bool granted_ = false;
+  // The limiter's `changes_` before the last look; constant while the wait is in the graph.
+  uint64_t seen_ = 0;
+  // While it is listed. The limiter's list, guarded by its mutex:
+  BasicLoadPermit* previous_ = nullptr;
+  BasicLoadPermit* next_ = nullptr;
+  typename Limiter::LoadId id_ = Limiter::kNoLoad;
+  typename Graph::Thread* thread_ = nullptr;
+  // The thread's list, which is that thread's only:
+  BasicLoadPermit* outer_ = nullptr;
 };
+
+using LoadLimiter = BasicLoadLimiter<StdAtomics>;
+using LoadPermit = BasicLoadPermit<StdAtomics>;
 
 }  // namespace weakcache::internal
 

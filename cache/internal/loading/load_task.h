@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/weakref/internal/check.h"
 
@@ -45,6 +46,7 @@ class LoadTask {
            std::promise<absl::StatusOr<Strong>> promise)
       : core_(core),
         count_(count),
+        maker_(core->limiter().CurrentLoad()),
         key_(std::forward<Key>(key)),
         loader_(std::forward<AnyLoader>(loader)),
         estimate_(estimate),
@@ -71,11 +73,14 @@ class LoadTask {
     };
     has_run_ = true;
     const Ending ending{count_};
+    // The load that has made the task may wait for it.
+    const LoadLimiter::TaskScope scope(core_->limiter(), maker_);
     return core_->GetOrLoad(std::move(key_), std::move(loader_), estimate_);
   }
 
   Core* const core_;
   TaskCount& count_;
+  const LoadLimiter::LoadId maker_;
   bool has_run_ = false;
   K key_;
   Loader loader_;

@@ -77,16 +77,24 @@ class ABSL_SCOPED_LOCKABLE BasicMutexLock {
 template <typename Policy>
 class BasicCondition {
  public:
-  // Waits until the predicate is true. The caller holds the mutex before and afterwards.
+  // Waits until the predicate is true. The caller holds the mutex before and afterwards, also if
+  // the thread is cancelled meanwhile and so leaves by an unwinding.
   template <typename Predicate>
   void Wait(BasicMutex<Policy>& mutex, Predicate&& predicate) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    std::unique_lock<typename MutexesOf<Policy>::Mutex> lock(mutex.mutex_, std::adopt_lock);
+    UniqueLock lock(mutex.mutex_, std::adopt_lock);
+    const Disown disown{lock};
     while (!predicate()) condition_.wait(lock);
-    lock.release();
   }
   void NotifyAll() { condition_.notify_all(); }
 
  private:
+  using UniqueLock = std::unique_lock<typename MutexesOf<Policy>::Mutex>;
+  // Leaves the mutex locked, which is the caller's to unlock.
+  struct Disown {
+    ~Disown() { lock.release(); }
+    UniqueLock& lock;
+  };
+
   typename MutexesOf<Policy>::ConditionVariable condition_;
 };
 
