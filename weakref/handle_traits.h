@@ -45,7 +45,7 @@ namespace weakcache {
 //     using weak_type = my::WeakPointer<T>;  // does not; expired if value-initialised
 //
 //     // Whether an entry can be notified of the expiry. Only this library's handles do that; for
-//     // others the containers look for dead entries, a few with each insertion.
+//     // others, each operation that adds or removes polls a few entries.
 //     static constexpr bool kNotifiesExpiry = false;
 //
 //     static weak_type MakeWeak(const strong_type&) noexcept;

@@ -256,8 +256,8 @@ requires std::is_bounded_array_v<T>
                                internal::CopiesOfElement<T>{value});
 }
 
-// Like MakeRef, but leaves what has no constructor of its own uninitialised: for buffers that are
-// about to be filled.
+// Does the same as MakeRef, but leaves values without a constructor uninitialised: for buffers that
+// are about to be filled.
 template <typename T>
 requires(!std::is_array_v<T>) [[nodiscard]] Ref<T> MakeRefForOverwrite() {
   return internal::FirstRef<T>(internal::NewBlock<internal::BlockFor<T, std::allocator<char>>>(
@@ -275,9 +275,9 @@ requires std::is_bounded_array_v<T>
                                internal::DefaultInitialize());
 }
 
-// Like MakeRef, with memory from `allocator`, which also constructs and destroys the object. The
-// counts are in its memory too: a std::pmr::memory_resource must outlive every Ref and WeakRef, and
-// a destruction that is deferred (see the destructor).
+// Does the same as MakeRef, with memory from `allocator`, which also constructs and destroys the
+// object. The counts are in that memory too: a std::pmr::memory_resource must outlive every Ref and
+// WeakRef, and a destruction that is deferred (see the destructor).
 template <typename T, typename Allocator, typename... Args>
 requires(!std::is_array_v<T> && !std::is_void_v<T>)
     [[nodiscard]] Ref<T> AllocateRef(const Allocator& allocator, Args&&... args) {

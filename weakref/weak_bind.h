@@ -69,7 +69,7 @@ class WeakBound {
     return CallWhileAlive(*this, std::forward<Arguments>(arguments)...);
   }
 
-  // See WeakRef::expired.
+  // Returns whether the referent has expired: see WeakRef::expired.
   [[nodiscard]] bool expired() const noexcept { return weak_.expired(); }
   [[nodiscard]] const WeakRef<T>& weak() const noexcept { return weak_; }
   [[nodiscard]] const Function& function() const noexcept { return function_; }

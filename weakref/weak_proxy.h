@@ -2,7 +2,7 @@
 // WeakProxy<T>: uses an object as a pointer would, without keeping it alive between uses.
 //
 // Why: code that expects its object to outlive it (an observer, a child that calls its parent)
-// needs no lock at each use, and yet never touches a dead object: an exception is thrown.
+// needs no lock() at each use, and yet never touches a dead object: the proxy throws instead.
 //
 //   weakcache::WeakProxy<Window> parent(window);    // window is a weakcache::Ref<Window>
 //   parent->SetTitle("saved");                      // window lives until the semicolon
@@ -47,7 +47,7 @@ class HeldReference {
   template <typename U>
   friend class WeakProxy;
 
-  // Precondition: not null.
+  // Holds the referent. Precondition: `ref` is not null.
   explicit HeldReference(Ref<T> ref) noexcept : ref_(std::move(ref)) {}
 
   const Ref<T> ref_;
@@ -76,7 +76,7 @@ class WeakProxy {
   Ref<T> operator->() const { return Lock("WeakProxy::operator->"); }
   HeldReference<T> operator*() const { return HeldReference<T>(Lock("WeakProxy::operator*")); }
 
-  // See WeakRef::expired.
+  // Returns whether the referent has expired: see WeakRef::expired.
   [[nodiscard]] bool expired() const noexcept { return weak_.expired(); }
   [[nodiscard]] const WeakRef<T>& weak() const noexcept { return weak_; }
 

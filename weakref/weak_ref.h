@@ -79,7 +79,7 @@ class WeakRef {
   // call lock().
   [[nodiscard]] bool expired() const noexcept { return block_ == nullptr || block_->expired(); }
 
-  // See Ref::use_count.
+  // Return the counts, as the functions of Ref do.
   [[nodiscard]] size_t use_count() const noexcept {
     return block_ == nullptr ? 0 : block_->strong_count();
   }
@@ -90,7 +90,7 @@ class WeakRef {
     return block_ == nullptr ? 0 : block_->watcher_count();
   }
 
-  // See Ref::owner_equal.
+  // Compare ownership, as the functions of Ref do.
   template <typename U>
   [[nodiscard]] bool owner_equal(const U& other) const noexcept {
     return block_ == other.block_;

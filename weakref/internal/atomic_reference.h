@@ -47,7 +47,7 @@ struct WeakCounting {
 template <typename Policy, typename Element, typename Block, typename Counting>
 class BasicAtomicReference {
  public:
-  // A reference taken apart. Whether it is counted, and whose that count is, each function says.
+  // A reference taken apart. Each function says whether it is counted, and who owns that count.
   struct Parts {
     Element* pointer = nullptr;
     Block* block = nullptr;
@@ -59,7 +59,7 @@ class BasicAtomicReference {
   explicit BasicAtomicReference(Parts parts) : block_(parts.block), pointer_(parts.pointer) {}
   BasicAtomicReference(const BasicAtomicReference&) = delete;
   BasicAtomicReference& operator=(const BasicAtomicReference&) = delete;
-  // The caller is alone with the object.
+  // Drops the reference. No other thread uses the object any more.
   ~BasicAtomicReference() {
     if (Block* const block = block_.GetUnshared()) Counting::Release(block);
   }
@@ -105,7 +105,8 @@ class BasicAtomicReference {
     pointer_ = desired.pointer;
     block_.Unlock(desired.block);
   }
-  // Under the lock, or another thread could replace the reference and drop the last count first.
+  // Adds a reference before the unlock: else another thread could first replace the reference and
+  // drop the last count.
   void AddAndUnlock(Parts current) const {
     if (current.block != nullptr) Counting::Add(current.block);
     block_.Unlock(current.block);

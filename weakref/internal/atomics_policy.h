@@ -46,7 +46,7 @@ struct [[gnu::visibility("default")]] StdAtomics {
     return instance;
   }
 
-  // Passes the time between two attempts to take a lock that is held for a few instructions.
+  // Waits between two attempts to take a lock that is held for a few instructions.
   static void Pause(int attempt) {
     constexpr int kSpins = 64;
     if (attempt >= kSpins) {

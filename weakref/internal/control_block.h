@@ -30,7 +30,7 @@ class BasicControlBlock {
   BasicControlBlock(const BasicControlBlock&) = delete;
   BasicControlBlock& operator=(const BasicControlBlock&) = delete;
 
-  // These three forward to BasicReferenceCounts.
+  // Forward to BasicReferenceCounts.
   void AddStrong() { counts_.AddStrong(); }
   bool TryAddStrong() { return counts_.TryAddStrong(); }
   void AddWeak() { counts_.AddWeak(); }
@@ -70,8 +70,8 @@ class BasicControlBlock {
 
   // Takes a strong reference speculatively: the caller holds none, so the block may by now count
   // for another referent (see BasicReferenceCounts). Returns false if it got none. A failed attempt
-  // can have been the last reference to that other referent for a moment, and then destroys it, at
-  // once or by `deferred`.
+  // may for a moment hold the last reference to that other referent; it then destroys the referent,
+  // at once or by `deferred`.
   bool TryAddStrongSpeculatively() {
     Word seen;
     if (counts_.TryAddStrongSpeculatively(&seen)) [[likely]]
@@ -107,10 +107,10 @@ class BasicControlBlock {
   bool RemoveWatcher(Watcher* watcher) { return watchers_.Remove(watcher); }
   size_t watcher_count() { return watchers_.size(); }
 
-  // Returns the address of the T that the block owns its referent by, be it a deleter or a
-  // std::shared_ptr<void>; null if it has none. T is exactly the type that the block's class names;
-  // no run-time type information is needed. The caller holds a strong reference for as long as it
-  // uses the result.
+  // Returns the address of the T through which the block owns its referent (a deleter or a
+  // std::shared_ptr<void>), or null. T is exactly the type that the block's class names; no
+  // run-time type information is needed. The caller holds a strong reference for as long as it uses
+  // the result.
   template <typename T>
   T* FindOwnerPart() {
     return static_cast<T*>(FindOwnerPart(&kTypeTag<T>));
@@ -128,7 +128,7 @@ class BasicControlBlock {
     watchers_.NotifyAll();
     ReleaseWeak();
   }
-  // The same, for a block that goes to a new owner by `pass_on()`: the shared weak reference
+  // Does the same for a block that `pass_on()` gives to a new owner: the shared weak reference
   // becomes that owner's.
   template <typename PassOn>
   void FinishExpiry(PassOn&& pass_on) {
@@ -141,7 +141,7 @@ class BasicControlBlock {
     FinishExpiry();
   }
 
-  // `type_tag` is the address of one type's kTypeTag.
+  // Returns the T whose kTypeTag is at `type_tag`, or null.
   virtual void* FindOwnerPart([[maybe_unused]] const void* type_tag) noexcept { return nullptr; }
 
   // Re-arm the counts of a block without references for another referent: see BasicReferenceCounts.

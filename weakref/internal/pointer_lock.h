@@ -21,8 +21,8 @@ class BasicPointerLock {
   BasicPointerLock(const BasicPointerLock&) = delete;
   BasicPointerLock& operator=(const BasicPointerLock&) = delete;
 
-  // Waits for the lock, takes it and returns the pointer. The caller runs nothing of the user's
-  // before Unlock. `order` is acquire, which pairs with the release in Unlock, or stronger.
+  // Waits for the lock, takes it and returns the pointer. The caller runs no user code before
+  // Unlock. `order` is acquire, which pairs with the release in Unlock, or stronger.
   T* Lock(std::memory_order order) {
     // Relaxed, here and on failure: only the exchange that succeeds takes over what it guards.
     uintptr_t word = word_.load(std::memory_order_relaxed);
@@ -49,8 +49,8 @@ class BasicPointerLock {
   // something else orders after every change that matters to them.
   bool IsNullRelaxed() const { return word_.load(std::memory_order_relaxed) == 0; }
 
-  // Returns the pointer for a caller that is alone with the object. Relaxed: as it was handed over
-  // to that caller in order.
+  // Returns the pointer for a caller that is alone with the object. Relaxed: the handover to that
+  // caller orders it.
   T* GetUnshared() const { return reinterpret_cast<T*>(word_.load(std::memory_order_relaxed)); }
 
  private:

@@ -28,7 +28,7 @@ struct RefAccess {
   static Ref<T> Adopt(std::remove_extent_t<T>* pointer, ControlBlock* block) {
     return Ref<T>(pointer, block);
   }
-  // The same for a given type of reference.
+  // Does the same for a given type of reference.
   template <typename R, typename AnyBlock>
   static R AdoptAs(typename R::element_type* pointer, AnyBlock* block) {
     return R(pointer, block);

@@ -45,7 +45,7 @@ class BasicReferenceCounts {
   // Starts with one strong reference, and with the weak reference that all strong references share:
   // it is dropped when the referent's destruction is complete.
   BasicReferenceCounts() = default;
-  // The same, and one more weak reference, which the creator holds.
+  // Starts with the same, and one more weak reference, which the creator holds.
   explicit BasicReferenceCounts(StartsWithWeakRef) : word_{kInitialCounts + kWeakOne} {}
   // Starts expired, without references, until Rearm.
   explicit BasicReferenceCounts(StartsExpired) : word_{kExpiredFlag} {}
@@ -196,11 +196,11 @@ class BasicReferenceCounts {
   static constexpr Word kStrongMask = kWeakOne - 1;
   static constexpr Word kExpiredFlag = kWeakOne >> 1;  // the top bit of the strong half
   static constexpr Word kInitialCounts = kStrongOne | kWeakOne;
-  // A count that reaches this aborts. It is half of what would reach the flag or the other half of
-  // the word: fewer threads than that can add between the overflow and the abort.
+  // A count that reaches this aborts. It leaves at least as many additions to an overflow into the
+  // flag or out of the word: more than there are threads that can add before the abort.
   static constexpr Word kLimit = kWeakOne >> 2;
 
-  // Returns what the weak count of expired counts lacks to be two.
+  // Returns what must be added to expired counts so that the weak count becomes two.
   Word MissingWeak() const {
     // No other thread changes the upper half now. It may not be zero, as ReleaseWeak does not
     // subtract the last references. Relaxed: as in PrepareRearm.

@@ -174,7 +174,7 @@ struct CopiesOf {
   const Element& value;
 };
 
-// An array's elements, those of inner arrays one by one, while they are being constructed: destroys
+// Guards an array's elements, those of inner arrays one by one, during their construction: destroys
 // them, the last one first, unless released.
 template <typename Scalar, typename Allocator>
 class ElementSequence {
@@ -233,7 +233,7 @@ class ArrayBlock final : public AllocatedBlock<ArrayBlock<Element, Allocator>, A
  private:
   static constexpr size_t kScalarsPerElement = sizeof(Element) / sizeof(Scalar);
 
-  // More than any allocator has, where the product does not fit.
+  // Returns the number of scalars; if it overflows, a number that no allocator can provide.
   static size_t ScalarCount(size_t count) {
     constexpr size_t kMax = std::numeric_limits<size_t>::max();
     return count > kMax / kScalarsPerElement ? kMax : count * kScalarsPerElement;

@@ -49,7 +49,7 @@ class ReleaseRef {
   // construction fails. A destructor would be too late, as a std::weak_ptr keeps the deleter.
   void operator()(std::nullptr_t) const { block_->ReleaseStrong(); }
 
-  // The caller holds the shared_ptr.
+  // Returns the block. The caller holds the shared_ptr.
   ControlBlock* block() const { return block_; }
 
  private:

@@ -26,12 +26,12 @@ class BasicWatcher;
 template <typename Policy>
 class BasicWatcherOwner {
  public:
-  // Called when the watcher has been taken off its list to be notified. Runs under the list's lock,
+  // Reports that a watcher has been taken off its list to be notified. Runs under the list's lock,
   // so it may count and nothing else. A Remove that returns false happens after it.
   virtual void OnClaimed() noexcept {}
 
-  // Called once, after OnClaimed and outside the lock. The list does not touch the watcher after
-  // the call has begun, so the owner may reuse or destroy it.
+  // Reports the expiry, once, after OnClaimed and outside the lock. The list does not touch the
+  // watcher after the call has begun, so the owner may reuse or destroy it.
   virtual void OnExpired(BasicWatcher<Policy>* watcher) noexcept = 0;
 
  protected:
@@ -45,7 +45,7 @@ class BasicWatcher {
   BasicWatcher(const BasicWatcher&) = delete;
   BasicWatcher& operator=(const BasicWatcher&) = delete;
 
-  // A link for the owner's own use while the watcher is on no list.
+  // Returns a link for the owner's own use while the watcher is on no list.
   BasicWatcher* next() const { return next_; }
   void set_next(BasicWatcher* next) { next_ = next; }
 
