@@ -71,27 +71,28 @@ struct CacheStats {
   uint64_t dead_entries = 0;     // entries of dead objects that have not been purged yet
 
   uint64_t requests() const;
-  // Of all requests, how many were hits or weak hits: 0 to 1. It is 1 if there were no requests.
+  // Returns the share of hits and weak hits in all requests: 0 to 1, and 1 without requests.
   double hit_ratio() const;
   uint64_t evictions() const;
-  // 0 if there were no loads.
+  // Returns 0 if there were no loads.
   absl::Duration mean_load_time() const;
 
-  // The time that a fraction of the loads did not exceed, such as 0.99: an estimate that takes the
-  // loads of a bucket to be evenly spread over it, so that it is in the right bucket, and at most
-  // twice the true time or half of it, above 1 µs. Loads of the last bucket are taken for its lower
-  // limit. 0 if there were no loads. A fraction below 0, or not a number, is 0; one above 1 is 1.
+  // Estimates the time that a fraction of the loads, such as 0.99, did not exceed; 0 if there were
+  // no loads. Takes the loads of a bucket to be evenly spread over it, and those of the last bucket
+  // for its lower limit. From 1 µs to that limit the result is between half and twice the true
+  // time. A fraction below 0, or not a number, is 0; one above 1 is 1.
   absl::Duration LoadTimeQuantile(double fraction) const;
 
-  // The bucket of a load, which is 0 if its time is negative; and the most that a bucket takes,
-  // absl::InfiniteDuration() in the last.
+  // Return the bucket of a load, 0 for a negative time; and the longest time in a bucket,
+  // absl::InfiniteDuration() for the last.
   static size_t LoadTimeBucket(absl::Duration time);
   static absl::Duration LoadTimeLimit(size_t bucket);
 
-  // The figures of two caches together, or of one in two stretches of time (but then mind the
-  // gauges): everything is added.
+  // Adds the figures of two caches, or of one cache in two periods (but then mind the gauges, which
+  // are added, too).
   CacheStats Plus(const CacheStats& other) const;
-  // What was counted after `earlier`, of the same cache; with the gauges of this, the newer one.
+  // Returns what was counted after `earlier`, of the same cache, with the gauges of this, the
+  // newer.
   CacheStats Minus(const CacheStats& earlier) const;
   friend CacheStats operator+(const CacheStats& a, const CacheStats& b) { return a.Plus(b); }
   friend CacheStats operator-(const CacheStats& a, const CacheStats& b) { return a.Minus(b); }
@@ -99,18 +100,19 @@ struct CacheStats {
   CacheStats& operator-=(const CacheStats& earlier) { return *this = Minus(earlier); }
   friend bool operator==(const CacheStats& a, const CacheStats& b) = default;
 
-  // A few lines for people. Not to be parsed: they may change.
+  // Returns a few lines for people. Not to be parsed: they may change.
   std::string ToText() const;
 
-  // One object on one line, without a newline. Its names are those of the fields, times are in
-  // seconds, and the histogram has the buckets that have loads, with their limits, null in the
-  // last.
+  // Returns one JSON object on one line, without a newline. Its names are those of the fields,
+  // times are in seconds, and the histogram has the buckets that have loads, with their limits,
+  // null in the last.
   std::string ToJson() const;
 
-  // Prometheus's text exposition format 0.0.4, which ends in a newline. All metrics have the
-  // labels, whose names have to differ, and begin with `name_prefix` and '_', or with neither if it
-  // is empty. What a name can't have becomes '_'; the names "cause", "le" and "result", which the
-  // metrics use themselves, become "exported_cause" and so on; values are escaped.
+  // Returns Prometheus's text exposition format 0.0.4, which ends in a newline. All metrics have
+  // the labels, whose names have to differ, and begin with `name_prefix` and '_', or with neither
+  // if it is empty. Characters that a name can't have become '_'; the names "cause", "le" and
+  // "result", which the metrics use themselves, become "exported_cause" and so on; values are
+  // escaped.
   //
   // A program with several caches must not concatenate their texts, as a metric is declared once:
   // see ToPrometheus below.
@@ -118,7 +120,7 @@ struct CacheStats {
                            const Labels& labels = {}) const;
 };
 
-// The same for several caches, which differ in their labels.
+// Does the same for several caches, which differ in their labels.
 std::string ToPrometheus(std::string_view name_prefix,
                          const std::vector<std::pair<CacheStats::Labels, CacheStats>>& caches);
 

@@ -48,20 +48,20 @@ struct ConcurrentWeakValueMapOptions {
   // How many parts the map has, with a lock each: a power of two, at most 4096. 0: eight for each
   // core, at least 16.
   size_t shards = 0;
-  // The map has room for so many entries from the start.
+  // For how many entries the map has room from the start.
   size_t expected_size = 0;
 };
 
-// Operations on one key are linearizable, as far as the threads' happens-before tells what is
-// earlier. Two live objects under one key exist only if one was replaced or erased, or is still
-// inside its destructor: from its last release on an object is not found any more.
+// Operations on one key are linearizable, where happens-before defines which is earlier. Two live
+// objects under one key exist only if one was replaced or erased, or is still inside its
+// destructor: from its last release on an object is not found any more.
 //
 // No lock is held while a destructor or a factory runs, and either may use the map. A key is
 // destroyed with its object, by the thread that drops the last reference; the key of an object that
 // was inserted as a handle, when its entry is removed.
 //
 // Every operation that changes the map removes up to four dead entries, so nobody has to purge. The
-// map's memory is for the most entries that there were at a time, and stays until its end.
+// map keeps the memory for the most entries that it had at a time until its end.
 //
 // Objects may be released at any time, also after the map's end. While the map is constructed,
 // moved or destroyed no other thread may call it. In a forked child it may only be used if no other
@@ -102,9 +102,9 @@ class ConcurrentWeakValueMap {
 
   // Returns the object under the key, or null.
   //
-  // It may also hold another object for a moment, one whose hash has the same 28 bits; so any
-  // look-up may be what drops an object's last reference. A stalled look-up delays the end of at
-  // most one object.
+  // It may briefly hold another object, whose key has the same 28 bits of hash or whose slot has
+  // just been reused, and so drop its last reference. A stalled look-up delays the death of at most
+  // one object.
   template <typename Key = K>
   [[nodiscard]] Strong get(const Key& key) const {
     const LookupKey<Key> lookup = key;
@@ -116,8 +116,8 @@ class ConcurrentWeakValueMap {
     return get(key).get() != nullptr;
   }
 
-  // Returns the object under the key, or the one that `factory()` makes: that returns an object or
-  // a handle.
+  // Returns the object under the key, or else the one that `factory()` returns, as an object or a
+  // handle.
   //
   // One factory runs for a key at a time; other threads that ask for the key wait for it, and get
   // the same object. If it throws or returns null, they get the same exception or null, nothing is
@@ -174,8 +174,8 @@ class ConcurrentWeakValueMap {
   size_type erase(const Key& key) {
     return EraseIf(key, [](const Strong&) { return true; });
   }
-  // The same only if the object is `expected` (a Ref or WeakRef, or the like), so that a destructor
-  // or a slow thread can't remove its successor.
+  // Removes the object under the key only if it is `expected` (a Ref or WeakRef, or the like), so
+  // that a destructor or a slow thread can't remove its successor.
   template <typename Key = K>
   size_type erase(const Key& key, const Weak& expected) {
     return EraseIf(key, [&](const Strong& object) {
@@ -194,9 +194,10 @@ class ConcurrentWeakValueMap {
     }
   }
 
-  // Returns the number of entries; O(shards). Own handles: without objects whose destruction has
-  // finished; exact while no thread changes the map. Other handles: with dead entries that are not
-  // purged yet. After a peak of any height these are at most about a third of the live ones.
+  // Returns the number of entries; O(shards). With Refs, an object does not count once its
+  // destruction has finished; exact while no thread changes the map. With other handles, dead
+  // entries count until they are purged: at most about a third of the live ones, however high the
+  // peak was.
   [[nodiscard]] size_type size() const {
     size_t size = 0;
     for (const Shard& shard : Shards("ConcurrentWeakValueMap::size")) size += shard.table.size();
@@ -204,8 +205,8 @@ class ConcurrentWeakValueMap {
   }
   [[nodiscard]] bool empty() const { return size() == 0; }
 
-  // Removes the entries of all objects that have expired; returns how many. O(that number); for
-  // other than own handles O(size()).
+  // Removes the entries of all objects that have expired; returns how many. O(that number); with
+  // handles other than Ref, O(size()).
   size_type purge() {
     size_t purged = 0;
     for (Shard& shard : Shards("ConcurrentWeakValueMap::purge")) {
@@ -238,7 +239,7 @@ class ConcurrentWeakValueMap {
   [[nodiscard]] hasher hash_function() const { return keys_.hash; }
   [[nodiscard]] key_equal key_eq() const { return keys_.equal; }
 
-  // Aborts, and says why, if the map is inconsistent. For tests: precondition: no thread uses the
+  // Aborts, and says why, if the map is inconsistent. For tests. Precondition: no thread uses the
   // map or releases an object.
   void CheckInvariantsForTesting() const {
     for (Shard& shard : Shards("CheckInvariantsForTesting")) shard.CheckInvariantsForTesting();

@@ -20,16 +20,16 @@ class HeldValue {
  public:
   HeldValue() = default;
   HeldValue(Strong key, V* value) : key_(std::move(key)), value_(value) {}
-  // To one whose value is const.
+  // Converts to a HeldValue whose value is const.
   template <typename U>
   HeldValue(HeldValue<Strong, U> other) requires std::convertible_to<U*, V*>  // NOLINT: as pointers
       : key_(other.key()), value_(other.get()) {}
 
-  // The key that the map has, null if this is empty.
+  // Returns the map's key, null if this is empty.
   const Strong& key() const { return key_; }
   V* get() const { return value_; }
   explicit operator bool() const { return value_ != nullptr; }
-  // Precondition: not empty.
+  // Accesses the value. Precondition: not empty.
   V& operator*() const {
     internal::Check(value_ != nullptr, "HeldValue::operator*", "there is no value");
     return *value_;

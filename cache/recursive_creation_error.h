@@ -8,7 +8,7 @@
 //     return Shrink(*images.get_or_create("cover", DecodeCover));  // throws RecursiveCreationError
 //   });
 //
-// Thread safety: as any exception: distinct objects may be used on any threads.
+// Thread safety: distinct objects may be used on any threads at once, as with any exception.
 //
 // Differences from std::future_error: it is always a mistake in the program, and what() says which.
 // Under -fno-exceptions, whatever would throw it aborts with its message instead.

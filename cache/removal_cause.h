@@ -12,7 +12,7 @@ enum class RemovalCause {
   kBudget,       // others needed its bytes
   kExpired,      // its time was up: see expire_after_write and expire_after_access
   kReplaced,     // its key got another object
-  kInvalidated,  // somebody asked for it
+  kInvalidated,  // Invalidate, InvalidateIf or Clear removed it
   kDied,         // its last user let it go, and the cache did not retain it
 };
 inline constexpr size_t kRemovalCauses = 5;

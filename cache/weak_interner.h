@@ -95,7 +95,7 @@ class WeakInterner
   explicit WeakInterner(Hash hash, Equal equal = Equal(), const Allocator& allocator = Allocator())
       : Base(Keys(std::move(hash), std::move(equal)), allocator) {}
   // Interns the values in [first, last): handles, whose objects are entered themselves unless there
-  // are equal ones. (What is made from other values would die at once.)
+  // are equal ones. (An object made from another value would die at once.)
   template <std::input_iterator Iterator, std::sentinel_for<Iterator> Sentinel>
   WeakInterner(Iterator first, Sentinel last, Hash hash = Hash(), Equal equal = Equal(),
                const Allocator& allocator = Allocator())
@@ -214,8 +214,8 @@ class WeakInterner
     return true;
   }
 
-  // Enters an object made from `value`. There was no equal object, but its constructor may intern
-  // one.
+  // Enters an object made from `value`. No equal object exists, but the new object's constructor
+  // may intern one.
   template <typename Value>
   Strong InternNew(uint32_t hash, Value&& value) {
     table_.MakeRoom();

@@ -99,7 +99,7 @@ class WeakKeyMap
 
   WeakKeyMap() requires std::default_initializable<Keys> : Base(Keys(), Allocator()) {}
   explicit WeakKeyMap(const Allocator& allocator) : Base(Keys(), allocator) {}
-  // With keys by value: uses this hash and this equality.
+  // Uses this hash and this equality. For keys by value.
   template <typename Hash, typename Equal>
   WeakKeyMap(Hash hash, Equal equal, const Allocator& allocator = Allocator()) requires
       std::constructible_from<Keys, Hash, Equal>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // WeakSet<T>: a set of objects that keeps none of them alive: observers, open documents, sessions.
 //
-// Why not std::set<std::weak_ptr<T>, std::owner_less<>>: its dead members stay until somebody looks
-// for them, and they count. Here a member leaves the set when its last Ref is dropped.
+// Why not std::set<std::weak_ptr<T>, std::owner_less<>>: its dead members stay, and count in
+// size(), until somebody looks for them. Here a member leaves the set when its last Ref is dropped.
 //
 //   weakcache::WeakSet<Listener> listeners;
 //   listeners.insert(listener);                       // a weakcache::Ref<Listener>
@@ -159,8 +159,8 @@ class WeakSet
     for (const auto& object : objects) insert(object);
   }
 
-  // Union, intersection, difference and symmetric difference with another set or a range of objects
-  // that are not null.
+  // Form the union, intersection, difference or symmetric difference with another set or a range of
+  // objects that are not null.
   template <typename Range = std::initializer_list<Strong>>
   WeakSet& operator|=(const Range& objects) {
     update(objects);

@@ -343,7 +343,7 @@ class WeakValueMap
     return {InsertNew(hash, std::forward<Key>(key), std::move(made), expired), true};
   }
 
-  // Like insert(), with the key's hash. Replaces a dead entry under the key.
+  // Inserts as insert() does, with the key's hash. Replaces a dead entry under the key.
   template <typename Lookup, typename Key, typename Made>
   std::pair<Strong, bool> InsertHashed(uint32_t hash, const Lookup& lookup, Key&& key, Made made) {
     Slot* const expired = Find(hash, lookup);

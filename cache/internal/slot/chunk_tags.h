@@ -32,7 +32,7 @@ struct ChunkTags {
 
   // Returns the entries that are free.
   static uint64_t Free(uint64_t tags) {
-    // Tags are at least 2: adding 0x7e sets the top bit of those that have it not already.
+    // Tags are at least 2: adding 0x7e sets the top bit of each tag that lacks it.
     return ~(((tags & ~(kTopBits | kOverflowByte)) + kLowBits * 0x7e) | tags) & kTopBits;
   }
   static uint64_t Used(uint64_t tags) { return ~Free(tags) & kTopBits; }
@@ -54,8 +54,8 @@ struct ChunkTags {
   static uint64_t WithOverflowCount(uint64_t tags, uint64_t count) {
     return (tags & ~kOverflowByte) | (count << 56);
   }
-  // Changes the overflow count by 1 or -1, unless it is saturated: then it has lost track, and
-  // stays.
+  // Changes the overflow count by 1 or -1, unless it is saturated: such a count has lost track and
+  // stays as it is.
   static uint64_t AddToOverflowCount(uint64_t tags, int change) {
     if (OverflowCount(tags) == kSaturated) return tags;
     return tags + (static_cast<uint64_t>(int64_t{change}) << 56);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Refuses sizes that can't be.
+// Refuses impossible sizes.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_LENGTH_ERROR_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_LENGTH_ERROR_H_
 

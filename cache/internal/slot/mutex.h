@@ -17,8 +17,8 @@ struct MutexesOf {
   using Mutex = std::mutex;
   using ConditionVariable = std::condition_variable;
 
-  // Critical sections take a fraction of a microsecond, sleeping and waking takes many: tries a few
-  // times before it sleeps.
+  // Tries a few times before it sleeps: critical sections take a fraction of a microsecond,
+  // sleeping and waking takes many.
   static void Lock(Mutex& mutex) {
     constexpr int kAttempts = 32;
     for (int attempt = 0; attempt < kAttempts; ++attempt) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What each page of slots begins with: the way from a slot back to its container's retire list, and
-// the page's own end.
+// The beginning of each page of slots: leads from a slot to its container's retire list, and ends
+// the page after its last use.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_PAGE_HEADER_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_PAGE_HEADER_H_
 
@@ -18,7 +18,7 @@ namespace weakcache::internal {
 template <typename Core, typename Policy>
 class PageHeaderBase : public BasicWatcherOwner<Policy> {
  public:
-  // A slot's end does nothing, but a model checker sees late accesses by it.
+  // A slot's destructor does nothing, but lets a model checker detect later accesses.
   static constexpr bool kEndsSlots = !std::is_same_v<Policy, StdAtomics>;
 
   auto& retire_list() { return core_->retire_list; }
@@ -45,7 +45,7 @@ class PageHeaderBase : public BasicWatcherOwner<Policy> {
     if (teardown_count_.Decrement()) core_->EndPage(slot);
   }
 
-  // See BasicTeardownCount.
+  // Sets the number of pushes to come: see BasicTeardownCount.
   [[nodiscard]] bool SetRemaining(size_t remaining) {
     return teardown_count_.SetRemaining(remaining);
   }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The entries of a table whose handles can't notify of their objects' ends, such as std::weak_ptr,
-// in a ring: the table looks at the next few of them in each operation that changes it.
+// A ring of the entries of a table whose handles notify nobody of their objects' death, such as
+// std::shared_ptr: each operation that changes the table polls the next few.
 //
-// Only entries are in it, so the dead ones are bounded by the live ones, not by the most slots that
-// there were at a time.
+// Free slots are not in the ring, so the dead entries are bounded by the live ones, not by the most
+// slots that there were at a time.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_POLLING_RING_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_POLLING_RING_H_
 
@@ -11,14 +11,14 @@
 
 namespace weakcache::internal {
 
-// A place in a ring. Both are null outside of one.
+// A slot's links in a ring; null outside of one.
 template <typename Slot>
 struct PollingPlace {
   Slot* previous = nullptr;
   Slot* next = nullptr;
 };
 
-// Slot has polling_place(), which is the ring's.
+// Slot has polling_place(), which belongs to the ring.
 template <typename Slot>
 class PollingRing {
  public:
@@ -28,7 +28,7 @@ class PollingRing {
 
   size_t size() const { return size_; }
 
-  // Enters a slot as the last that is looked at.
+  // Enters a slot, which is polled last.
   void Enter(Slot* slot) {
     Slot* const last = last_ == nullptr ? slot : last_;
     Slot* const first = last_ == nullptr ? slot : last->polling_place().next;
@@ -46,7 +46,7 @@ class PollingRing {
     --size_;
   }
 
-  // Returns the slot to look at next. Precondition: the ring is not empty.
+  // Returns the slot to poll next. Precondition: the ring is not empty.
   Slot* Next() const { return last_->polling_place().next; }
   // Makes the slot that Next returned the last.
   void Pass() { last_ = Next(); }

@@ -66,7 +66,7 @@ class SlotPages {
     return slot;
   }
 
-  // Like Allocate, but returns null instead of adding a page.
+  // Does the same as Allocate, but returns null instead of adding a page.
   Slot* AllocateFree() {
     Slot* const slot = free_;
     if (slot != nullptr) free_ = static_cast<Slot*>(slot->next());

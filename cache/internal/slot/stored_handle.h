@@ -54,8 +54,8 @@ auto MakeObject(Args&&... args) {
     return HandleTraits<H>::Make(std::forward<Args>(args)...);
   }
 }
-// Like MakeObject, but from what `factory()` returns: a handle, or an object, which is constructed
-// in place for a Ref and moved for other handles.
+// Does the same as MakeObject, from what `factory()` returns: a handle, or an object, which is
+// constructed in place for a Ref and moved for other handles.
 template <typename H, typename Factory>
 auto MakeObjectBy(Factory&& factory) {
   using Result = std::invoke_result_t<Factory>;

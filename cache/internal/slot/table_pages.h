@@ -15,7 +15,7 @@ template <typename ExternalSlots, typename EmbeddedSlots, bool kHasEmbedded, typ
           typename Policy>
 class TablePages {
  public:
-  // A place in the external slots' pages, or after them in the embedded slots'.
+  // A position in the external slots' pages, or after them in the embedded slots'.
   class Position {
    public:
     Position& operator++() {
@@ -35,7 +35,7 @@ class TablePages {
 
   const Allocator& allocator() const { return allocator_; }
 
-  // Returns how many slots there are, free or not.
+  // Returns the number of slots, free or not.
   size_t size() const { return external.size() + embedded.size(); }
 
   // Returns the first slot at or after `position`, which becomes its position; null at the end.
@@ -54,10 +54,10 @@ class TablePages {
     if constexpr (kHasEmbedded) embedded.DropFreePages();
   }
 
-  // At the table's end, after the retire list was closed: deletes the pages that no other thread
-  // needs. `count_outstanding(slot)` drops what a slot still refers to and returns how often the
+  // Deletes the pages that no other thread needs, at the table's end, after the retire list was
+  // closed. `count_outstanding(slot)` drops what a slot still refers to and returns how often the
   // slot will be pushed to the closed list, or has been. Returns whether all pages are gone; if
-  // not, EndPage returns it later.
+  // not, a later call of EndPage returns true.
   template <typename CountOutstanding>
   [[nodiscard]] bool Shutdown(CountOutstanding&& count_outstanding) {
     size_t pages_left = 0;

@@ -28,11 +28,11 @@ class __attribute__((visibility("default"))) ThreadNumber {
   static constexpr uint32_t kOwned = 64;
   static constexpr uint32_t kAll = kOwned + 8;
 
-  // This thread's number; but kAll or more until the thread has called Claim() once.
+  // Returns this thread's number, which is kAll or more until the thread has called Claim() once.
   static uint32_t Current() { return current_; }
 
-  // This thread's number, below kAll. It stays the same until the thread ends; in destructors of
-  // thread_local variables it may be a shared one instead of its own.
+  // Returns this thread's number, below kAll. It stays the same until the thread ends; in
+  // destructors of thread_local variables it may be a shared one instead of its own.
   ABSL_ATTRIBUTE_NOINLINE static uint32_t Claim() {
     if (current_ < kAll) return current_;
     uint64_t taken = taken_.load(std::memory_order_relaxed);
@@ -81,9 +81,8 @@ class __attribute__((visibility("default"))) ThreadNumber {
 // A thread with a number of its own counts in a cell of its own, with a load and a store; others
 // share cells and add atomically. In a hit, between the object's increment and decrement, the first
 // costs about 0.3 ns, and an atomic addition 2.6 ns even if no other thread makes one in that cell
-// (//benchmarks:cache_counters_benchmark). What goes up and down is counted the same way: a cell
-// has what its thread has added, less what it has taken off, and only the sum of all means
-// something.
+// (//benchmarks:cache_counters_benchmark). Gauges are counted the same way: a cell has what its
+// thread has added, less what it has taken off, and only the sum of all cells has a meaning.
 class CacheCounters {
  public:
   CacheCounters() = default;
@@ -95,13 +94,13 @@ class CacheCounters {
   void CountMiss() { Count(kMisses, 1); }
   void CountRemoval(RemovalCause cause) { Count(kRemovals + static_cast<size_t>(cause), 1); }
 
-  // An object is in the cache without being retained, or no longer.
+  // Count an object that the cache has but does not retain, and one that stops being so.
   void Pinned(uint64_t bytes) { Count(kBytesPinned, AsPinned(bytes)); }
   void Unpinned(uint64_t bytes) { Count(kBytesPinned, uint64_t{0} - AsPinned(bytes)); }
-  // What an object counts for: some weigh UINT64_MAX, so as never to be retained, and the sum of
-  // two of them would mean nothing.
+  // Returns what an object counts for: some weigh UINT64_MAX, so as never to be retained, and the
+  // sum of two of them would wrap round.
   static uint64_t AsPinned(uint64_t bytes) { return std::min(bytes, uint64_t{1} << 48); }
-  // Modulo 2^64.
+  // Returns the sum of all cells, modulo 2^64.
   uint64_t bytes_pinned() const {
     uint64_t sum = 0;
     for (const Cell& cell : cells_)
@@ -110,7 +109,7 @@ class CacheCounters {
   }
 
   void LoadBegan() { Count(kLoadsInFlight, 1); }
-  // After so much time. A negative one, of a clock that was set back, is 0.
+  // Counts a load that took `time`; a negative one, of a clock that was set back, is 0.
   void LoadEnded(absl::Duration time, bool ok) {
     Count(kLoadsInFlight, uint64_t{0} - 1);
     if (!ok) Count(kLoadFailures, 1);
@@ -122,8 +121,8 @@ class CacheCounters {
             static_cast<uint64_t>(std::max<int64_t>(absl::ToInt64Nanoseconds(time), 0)));
   }
 
-  // Adds the counts so far to `stats`. What a thread counted is in it if that happened before; what
-  // is counted meanwhile may be, each figure on its own.
+  // Adds the counts so far to `stats`: all that happened before the call and, each figure on its
+  // own, perhaps some that are made meanwhile.
   void AddTo(CacheStats* stats) const {
     std::array<uint64_t, kFigures> sums{};
     for (const Cell& cell : cells_) {
@@ -156,7 +155,7 @@ class CacheCounters {
   }
 
  private:
-  // Those of a hit are in a cell's first cache line, with what is rarely counted.
+  // A hit's figures are in a cell's first cache line, with figures that are rarely counted.
   enum : size_t {
     kHits,
     kWeakHits,
@@ -186,8 +185,8 @@ class CacheCounters {
     std::array<std::atomic<uint64_t>, CacheStats::kLoadTimeBuckets> buckets{};
   };
 
-  // The threads' sums are read one after the other: what is taken off may be seen before it was
-  // added.
+  // Returns 0 for a negative sum: the cells are read one after the other, so what a thread takes
+  // off may be seen before what another has added.
   static uint64_t NotNegative(uint64_t sum) { return static_cast<int64_t>(sum) < 0 ? 0 : sum; }
 
   void Count(size_t figure, uint64_t change) {
@@ -207,7 +206,7 @@ class CacheCounters {
     count.fetch_add(change, std::memory_order_relaxed);
   }
 
-  // In a cell of whichever kind: loads are rare.
+  // Adds in a cell of either kind: loads are rare.
   static void AddTime(std::atomic<uint64_t>& time, uint64_t nanoseconds) {
     constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
     uint64_t sum = time.load(std::memory_order_relaxed);

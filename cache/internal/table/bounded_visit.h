@@ -30,7 +30,7 @@ class BoundedVisit {
     }
   }
 
-  // Returns whether the entry was there when the loop began.
+  // Returns whether the entry existed when the loop began.
   template <typename Payload>
   bool Includes(const Payload& payload) const {
     return entered_.empty() || !entered_.contains(std::addressof(payload));

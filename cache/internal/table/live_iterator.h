@@ -32,7 +32,7 @@ class LiveIterator {
   };
   using reference = Entry;
 
-  // Precondition: not the end.
+  // Returns the current entry. Precondition: not the end.
   Entry operator*() const {
     Check(slot_ != nullptr, "iterator::operator*", "it is at the end");
     if constexpr (std::is_same_v<Entry, const H&>) {

@@ -98,9 +98,9 @@ class SlotIndex {
   }
 
   // Returns whether so many decrements of saturated counts were missed that look-ups may have
-  // become slow: the counts are exact again after Clear and the insertion of all slots. Each missed
-  // decrement is a step that an Erase has taken. Refilling costs as many steps as there are chunks
-  // and full chunks passed, so after a share of both it costs O(1) amortised per step.
+  // become slow. Clear and the insertion of all slots make the counts exact again. A missed
+  // decrement is one step of an Erase; a refill takes a step for each chunk and each full chunk
+  // passed. So a refill once a share of that number was missed costs O(1) amortised.
   bool needs_refill() const {
     return missed_decrements_ > std::max<size_t>(chunk_count_ / 4, fill_steps_ / 2);
   }

@@ -75,7 +75,7 @@ class TableCore {
   using Pages = TablePages<ExternalSlots, EmbeddedSlots, kNotifies, Allocator, Policy>;
   using Position = typename Pages::Position;
 
-  // A slot with its payload, which are destroyed and freed unless the slot is taken.
+  // Owns a slot with its payload: destroys the payload and frees the slot, unless that is taken.
   class PreparedSlot {
    public:
     template <typename... Args>
@@ -240,9 +240,9 @@ class TableCore {
     Free(slot);
   }
 
-  // How many slots there are, free or not.
+  // Returns the number of slots, free or not.
   size_t size() const { return pages_.size(); }
-  // See TablePages.
+  // Returns the first slot at or after `position`: see TablePages.
   Slot* At(Position& position) const { return pages_.template At<Slot>(position); }
   void DropFreePages() { pages_.DropFreePages(); }
 

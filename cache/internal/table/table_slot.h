@@ -80,8 +80,8 @@ class TableSlot {
   SlotState state() const { return static_cast<SlotState>(state_); }
   void set_state(SlotState state) { state_ = static_cast<uint32_t>(state) & kStateMask; }
   bool is_free() const { return state() == SlotState::kFree; }
-  // Whether an erased, destroying or retired slot is still to come through the retire list for its
-  // object's expiry.
+  // Returns whether an erased, destroying or retired slot is still to come through the retire list
+  // for its object's expiry.
   bool expiry_pending() const { return expiry_pending_ != 0; }
   void set_expiry_pending(bool pending) { expiry_pending_ = pending ? 1 : 0; }
   bool is_embedded() const { return embedded_ != 0; }
@@ -91,8 +91,8 @@ class TableSlot {
     return const_cast<char*>(reinterpret_cast<const char*>(this)) - distance_to_page_;
   }
 
-  // The link of the free list and of the retire list. Shares its memory with the reference, so it
-  // is usable only while the slot is free or its object has expired.
+  // Returns the link of the free list and of the retire list. It shares its memory with the
+  // reference, so it is usable only while the slot is free or its object has expired.
   TableSlot* next() const { return next_; }
   void set_next(TableSlot* next) { next_ = next; }
 
@@ -126,7 +126,7 @@ class TableSlot {
       return Traits::Expired(reference_);
     }
   }
-  // `other` is a strong or weak handle.
+  // Returns whether `other`, a strong or weak handle, refers to the same object.
   template <typename Other>
   bool SameOwner(const Other& other) const {
     if constexpr (kNotifies) {
@@ -135,7 +135,7 @@ class TableSlot {
       return Traits::SameOwner(reference_, other);
     }
   }
-  // Returns whether it refers to the same object as `referent`, and to the same part of it.
+  // Returns whether the slot refers to the same object as `referent`, and to the same part of it.
   bool Is(const H& referent) const {
     if constexpr (kNotifies) {
       return SameOwner(referent) && reference_ == referent.get();
@@ -201,7 +201,7 @@ class TableSlot {
 template <typename H, typename Payload>
 class EmbeddedSlotBase : public BlockOf<H>, public TableSlot<H, Payload> {
  protected:
-  // The container owns one weak reference.
+  // Starts with the container's weak reference.
   explicit EmbeddedSlotBase(void* page)
       : BlockOf<H>(StartsWithWeakRef()), TableSlot<H, Payload>(page, true) {}
   ~EmbeddedSlotBase() = default;

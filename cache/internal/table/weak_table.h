@@ -94,7 +94,8 @@ class WeakTable {
   Slot* Find(uint32_t hash, Equal&& equal) const {
     return index_.Find(hash, [&](Slot& slot) { return slot.hash() == hash && equal(slot); });
   }
-  // Like Find, but does not compare the hashes before it calls `equal`, which must be as cheap.
+  // Does the same as Find, but does not compare hashes before it calls `equal`, which must be as
+  // cheap.
   template <typename Equal>
   Slot* FindWithoutHashCheck(uint32_t hash, Equal&& equal) const {
     return index_.Find(hash, equal);
@@ -131,8 +132,8 @@ class WeakTable {
     Publish(slot, replaced);
     return slot;
   }
-  // Like Enter, for an embedded slot: `object`, from NewObject or NewObjectIn, becomes the
-  // referent.
+  // Does the same as Enter for an embedded slot: `object`, from NewObject or NewObjectIn, becomes
+  // the referent.
   template <typename Object>
   H EnterEmbedded(PreparedSlot&& prepared, uint32_t hash, Object object, Slot* replaced = nullptr) {
     CheckPrepared(prepared);
