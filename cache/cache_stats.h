@@ -17,10 +17,10 @@
 // Differences from Caffeine's and Guava's CacheStats
 //  - A request that was served by an object which was evicted, but still in use, is a weak hit. It
 //    counts as a hit in hit_ratio(); an ordinary cache would have missed.
-//  - `loads` are all loads that have ended, `load_failures` those of them that failed.
-//  - The times of loads have a histogram, so that quantiles can be estimated, also of a sum.
+//  - `loads` counts all loads that have ended, `load_failures` those of them that failed.
+//  - Quantiles of load times can be estimated from a histogram, also for a sum of figures.
 //  - Removals are counted by their cause; only the first two are evictions.
-//  - Gauges say what is true at the moment: sums add them, differences keep the newer.
+//  - Gauges show the present: a sum adds them, a difference keeps the newer ones.
 //  - Nothing wraps round: a sum ends at the largest value, a difference at 0.
 //
 // Complexity: O(1) for each operation, where the buckets of the histogram are a constant.

@@ -96,7 +96,8 @@ class ConcurrentWeakValueMap {
     return ConcurrentWeakValueMap(shards, options.expected_size, std::move(hash), std::move(equal));
   }
 
-  // A map that was moved from can only be assigned to or destroyed; other calls abort.
+  // Takes over the entries of a map, which can then only be assigned to or destroyed; other calls
+  // abort.
   ConcurrentWeakValueMap(ConcurrentWeakValueMap&&) noexcept = default;
   ConcurrentWeakValueMap& operator=(ConcurrentWeakValueMap&&) noexcept = default;
 

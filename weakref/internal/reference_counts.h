@@ -92,10 +92,10 @@ class BasicReferenceCounts {
     return {false, ReleaseStrong()};
   }
 
-  // Re-arming makes expired counts without references count for another referent, as if they had
-  // just been constructed with StartsWithWeakRef. PrepareRearm adds the weak references, so that
-  // the new referent's constructor can use them; Rearm then adds the strong one. Concurrent calls
-  // of TryAddStrongSpeculatively are allowed, and what they have added so far is kept.
+  // Re-arm expired counts without references: they count for another referent, as if they had just
+  // been constructed with StartsWithWeakRef. PrepareRearm adds the weak references, so that the new
+  // referent's constructor can use them; Rearm then adds the strong one. Concurrent calls of
+  // TryAddStrongSpeculatively are allowed, and what they have added so far is kept.
   //
   // Only counts that were constructed with StartsWithWeakRef or StartsExpired can be re-armed:
   // others take a shortcut in FinishLastRelease, which would overwrite a speculative reference.
