@@ -157,6 +157,7 @@ class Retention {
       policy_.SetBudget(budget);
       budget_.store(policy_.budget(), std::memory_order_relaxed);    // see the field
       admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
+      ++evicting_;
     }
     if (budget == 0) {
       EvictInTurns(
@@ -172,7 +173,7 @@ class Retention {
         removals, [bytes] { return bytes; }, /*weightless_too=*/bytes == 0, /*for_budget=*/false);
   }
 
-  // Ends an eviction that has not kept the budget under one lock.
+  // Ends an eviction that has not kept the budget under one lock. The caller is in `evicting_`.
   void FinishEviction(PendingRemovals& removals) {
     const auto target = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return unreserved_budget(); };
     EvictInTurns(removals, target, /*weightless_too=*/false, /*for_budget=*/true);
@@ -284,7 +285,8 @@ class Retention {
     MutexLock lock(mutex_);
     if (bytes > unreserved_budget()) return 0;
     reserved_ += bytes;
-    EvictSurplus(removals);
+    // Not left to another thread: the load begins when there is room.
+    if (!EvictOneTurn(removals)) LeaveEvictionTo(removals);
     return bytes;
   }
   void ReleaseReserved(uint64_t bytes) {
@@ -293,15 +295,20 @@ class Retention {
     admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
   }
 
-  // Evicts until the budget is kept, beside what is reserved; or leaves the rest to a thread that
-  // is at it, or else to `removals`.
+  // Evicts until the budget is kept, beside what is reserved; or leaves the rest to `removals`,
+  // unless another thread is at it.
   void EvictSurplus(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!EvictOneTurn(removals) && evicting_ == 0) LeaveEvictionTo(removals);
+  }
+  // Returns whether one turn was enough.
+  bool EvictOneTurn(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     size_t looks = kLooksPerTurn;
-    if (!EvictDownTo(unreserved_budget(), looks, /*spare_used=*/true, /*weightless_too=*/false,
-                     removals) &&
-        evicting_ == 0) {
-      removals.SetUnfinished(this);
-    }
+    return EvictDownTo(unreserved_budget(), looks, /*spare_used=*/true, /*weightless_too=*/false,
+                       removals);
+  }
+  void LeaveEvictionTo(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    ++evicting_;
+    removals.SetUnfinished(this);
   }
   // Evicts until the retained objects weigh at most `target()`, which is called under the lock. It
   // ends, even if other threads admit and hit objects all the time: after two looks for each object
@@ -313,10 +320,7 @@ class Retention {
     for (size_t looked = 0;; looked += kLooksPerTurn) {
       {
         MutexLock lock(mutex_);
-        if (looked == 0) {
-          size = policy_.size();
-          evicting_ += for_budget ? 1u : 0u;
-        }
+        if (looked == 0) size = policy_.size();
         size_t looks = kLooksPerTurn;
         if (EvictDownTo(target(), looks, looked / 2 <= size, weightless_too, removals) ||
             looked / 4 > size) {
@@ -395,7 +399,8 @@ class Retention {
   Policy policy_ ABSL_GUARDED_BY(mutex_);
   // Bytes that are kept free for loads under way.
   uint64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint32_t evicting_ ABSL_GUARDED_BY(mutex_) = 0;  // threads that evict in turns, for the budget
+  // Threads that evict in turns until the budget is kept, or are about to.
+  uint32_t evicting_ ABSL_GUARDED_BY(mutex_) = 0;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;  // the end has begun: nothing is retained any more
   // The policy's budget, written under the mutex. Relaxed: a look-up that reads an old value at
   // most asks for an admission in vain, or omits one.

@@ -413,10 +413,11 @@ TEST_P(LazyGreedyDualRandomTest, AgreesWithAModel) {
     } else if (choice == 99) {
       cache.SetBudget(random() % 20'000);
     }
-    // The resident objects are the model: the policy's totals are theirs, and within the budget.
+    // The objects in the cache are the model: the policy's totals are theirs, and within the
+    // budget.
     if (step % 16 != 0) continue;
     uint64_t bytes = 0;
-    for (const auto& [resident, object] : cache.objects()) bytes += object->weight;
+    for (const auto& [its_key, object] : cache.objects()) bytes += object->weight;
     ASSERT_EQ(cache.policy().bytes(), bytes);
     ASSERT_LE(bytes, cache.policy().budget());
     ASSERT_EQ(cache.policy().size(), cache.objects().size());

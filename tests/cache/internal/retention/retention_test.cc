@@ -187,6 +187,13 @@ TYPED_TEST(RetentionTest, AHitEvictsUnusedObjectsOnly) {
   EXPECT_EQ(this->core_.Stats().bytes_pinned, 0u);
   EXPECT_EQ(this->retention().bytes(), 40);
   EXPECT_FALSE(this->Contains(3));
+  // All are used, and one has no room.
+  used.push_back(this->core_.Get(4));
+  used.push_back(this->Put(5, 10));
+  const uint64_t evictions = this->core_.Stats().evictions_budget;
+  for (const int key : {0, 1, 2, 4, 5}) EXPECT_NE(this->core_.Get(key).get(), nullptr);
+  EXPECT_EQ(this->core_.Stats().bytes_pinned, 10u);
+  EXPECT_EQ(this->core_.Stats().evictions_budget, evictions);
 }
 
 TYPED_TEST(RetentionTest, AHitDoesNotRetainBesideAReservation) {
@@ -370,6 +377,8 @@ TEST_F(TurnsTest, HitsDoNotKeepAnEvictionFromEnding) {
   {
     PendingRemovals removals;
     retention().Trim(0, removals);
+    // What the other thread just held may be retained again.
+    EXPECT_LT(retention().bytes(), kObjects / 10);
   }
   done = true;
   hitter.join();
