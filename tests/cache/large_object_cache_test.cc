@@ -506,20 +506,20 @@ TEST(LargeObjectCacheTest, TellsInOrderWhatTheListenerItselfCauses) {
 
 TEST(LargeObjectCacheTest, ObjectsMayOutliveTheCache) {
   Tale tale;
-  Ref<Blob> resident;
-  Ref<Blob> linked = MakeRef<Blob>(1, 2);
+  Ref<Blob> loaded;
+  Ref<Blob> put = MakeRef<Blob>(1, 2);
   {
     Cache cache = MakeCache(Listening(10, &tale));
-    resident = Load(cache, "a", 1, 1);
-    cache.Put("b", linked);
+    loaded = Load(cache, "a", 1, 1);
+    cache.Put("b", put);
     Load(cache, "c", 1);
     Cache moved = std::move(cache);
-    EXPECT_EQ(moved.Get("a"), resident);
+    EXPECT_EQ(moved.Get("a"), loaded);
   }
-  EXPECT_EQ(resident->id, 1);
-  EXPECT_EQ(linked->id, 2);
-  resident.reset();
-  linked.reset();
+  EXPECT_EQ(loaded->id, 1);
+  EXPECT_EQ(put->id, 2);
+  loaded.reset();
+  put.reset();
   EXPECT_EQ(tale, Tale());
 }
 

@@ -187,15 +187,15 @@ class alignas(64) Object {
 using Handle = ModelRef<Object>;
 
 // An object that no map has created.
-class alignas(64) GuestBlock final : public Block {
+class alignas(64) ExternalBlock final : public Block {
  public:
   static Handle Make(int key) {
-    auto* const block = new GuestBlock(key);
+    auto* const block = new ExternalBlock(key);
     return Handle(block->object_, block);
   }
 
  private:
-  explicit GuestBlock(int key) : object_(new Object(key)) {}
+  explicit ExternalBlock(int key) : object_(new Object(key)) {}
 
   void Expire() noexcept override {
     delete object_;
@@ -256,9 +256,9 @@ class MapModel : public rl::test_suite<Derived, kThreads> {
   template <bool kEmbedded>
   Handle EnterFirst(int key) {
     if constexpr (kEmbedded) return Create(key);
-    Handle guest = GuestBlock::Make(key);
-    RL_ASSERT(map_->insert(Key(key), guest).second);
-    return guest;
+    Handle object = ExternalBlock::Make(key);
+    RL_ASSERT(map_->insert(Key(key), object).second);
+    return object;
   }
 
  private:

@@ -131,13 +131,13 @@ class LookUpAgainstReplacement
  public:
   void Prepare() {
     this->handle(0) = this->template EnterFirst<kEmbedded>(1);
-    this->handle(1) = GuestBlock::Make(1);
+    this->handle(1) = ExternalBlock::Make(1);
     first_ = this->handle(0).get();
     second_ = this->handle(1).get();
   }
   void Thread(unsigned index) {
     if (index == 0) {
-      RL_ASSERT(!this->map().insert_or_assign(Key(1), this->handle(1)));
+      RL_ASSERT(!this->map().insert_or_assign(Key(1), this->handle(1)).second);
       RL_ASSERT(this->Get(1).get() == second_);
       this->handle(0).reset();
       return;
@@ -181,7 +181,7 @@ template <int kThreads>
 class InsertAgainstInsert : public MapModel<InsertAgainstInsert<kThreads>, kThreads> {
  public:
   void Prepare() {
-    for (size_t i = 0; i < 2; ++i) this->handle(i) = GuestBlock::Make(1);
+    for (size_t i = 0; i < 2; ++i) this->handle(i) = ExternalBlock::Make(1);
   }
   void Thread(unsigned index) {
     if (index == 2) {
@@ -308,38 +308,40 @@ int RunAll() {
   ModelRunner runner;
   runner.Bounded<LookUpAgainstLastRelease<true, 2>>("a look-up against the last release", 4,
                                                     kRandom);
-  runner.Bounded<LookUpAgainstLastRelease<false, 2>>("a look-up against a guest's last release", 2,
-                                                     kRandom);
+  runner.Bounded<LookUpAgainstLastRelease<false, 2>>(
+      "a look-up against an external slot's last release", 2, kRandom);
   runner.Bounded<LookUpAgainstLastRelease<true, 3>>("two look-ups against the last release", 2,
                                                     kRandom);
   runner.Bounded<LookUpAgainstReleaseAndPurge>("a look-up against the last release and a purge", 2,
                                                kRandom);
   runner.Bounded<LookUpAgainstReuse<true, 2>>("a look-up against reuse", 2, kRandom);
   runner.Bounded<LookUpAgainstReuse<true, 3>>("two look-ups against reuse", 0, kRandom);
-  runner.Bounded<LookUpAgainstReuse<false, 2>>("a look-up against reuse by a guest", 1, kRandom);
-  runner.Bounded<LookUpAgainstReuse<false, 3>>("two look-ups against reuse by a guest", 0, kRandom);
+  runner.Bounded<LookUpAgainstReuse<false, 2>>("a look-up against reuse by an external slot", 1,
+                                               kRandom);
+  runner.Bounded<LookUpAgainstReuse<false, 3>>("two look-ups against reuse by an external slot", 0,
+                                               kRandom);
   runner.Bounded<LookUpAgainstReturn>("a look-up against a key's return", 2, kRandom);
   runner.Bounded<LookUpAgainstGrowth<2>>("a look-up against growth", 2, kRandom);
   runner.Bounded<LookUpAgainstGrowth<3>>("two look-ups against growth", 1, kRandom);
   runner.Bounded<LookUpAgainstReplacement<true, 2>>("a look-up against replacement", 1, kRandom);
   runner.Bounded<LookUpAgainstReplacement<true, 3>>("two look-ups against replacement", 0, kRandom);
-  runner.Bounded<LookUpAgainstReplacement<false, 2>>("a look-up against a guest's replacement", 1,
-                                                     kRandom);
+  runner.Bounded<LookUpAgainstReplacement<false, 2>>(
+      "a look-up against an external slot's replacement", 1, kRandom);
   runner.Bounded<LookUpAgainstReplacementByNew>("a look-up against replacement by a new object", 1,
                                                 kRandom);
   runner.Bounded<InsertAgainstInsert<2>>("insert against insert", 2, kRandom);
   runner.Bounded<InsertAgainstInsert<3>>("insert against insert and a look-up", 1, kRandom);
   runner.Bounded<InsertionAgainstLookUp<true, 2>>("insertion against a look-up", 3, kRandom);
   runner.Bounded<InsertionAgainstLookUp<true, 3>>("insertion against two look-ups", 1, kRandom);
-  runner.Bounded<InsertionAgainstLookUp<false, 3>>("a guest's insertion against two look-ups", 1,
-                                                   kRandom);
+  runner.Bounded<InsertionAgainstLookUp<false, 3>>(
+      "an external slot's insertion against two look-ups", 1, kRandom);
   runner.Bounded<LookUpAgainstErasure>("a look-up against erasure of another", 1, kRandom);
   runner.Bounded<EndAgainstLastRelease<true, 2>>("the end against a last release", 3, kRandom);
   runner.Bounded<EndAgainstLastRelease<true, 3>>("the end against two last releases", 1, kRandom);
-  runner.Bounded<EndAgainstLastRelease<false, 2>>("the end against a guest's last release", 2,
-                                                  kRandom);
-  runner.Bounded<EndAgainstLastRelease<false, 3>>("the end against two guests' last releases", 0,
-                                                  kRandom);
+  runner.Bounded<EndAgainstLastRelease<false, 2>>("the end against an external slot's last release",
+                                                  2, kRandom);
+  runner.Bounded<EndAgainstLastRelease<false, 3>>(
+      "the end against two external slots' last releases", 0, kRandom);
   runner.Bounded<EndAgainstWeakReference>("the end against an upgrade and the last release", 1,
                                           kRandom);
   return runner.result();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The end of a embedded object against its container's letting go: one of them is first, and a
+// The end of an embedded object against its container's letting go: one of them is first, and a
 // container that comes too late finds the expiry counted.
 #include "tests/model/model.h"
 #include "tests/model/relacy_policy.h"

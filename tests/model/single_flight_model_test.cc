@@ -73,7 +73,7 @@ class FlightsThatFail : public FlightModel<FlightsThatFail<kThreads>, kThreads> 
 template <int kThreads>
 class FailureAgainstSuccess : public FlightModel<FailureAgainstSuccess<kThreads>, kThreads> {
  public:
-  static Handle Make(unsigned index) { return index == 0 ? Handle() : GuestBlock::Make(1); }
+  static Handle Make(unsigned index) { return index == 0 ? Handle() : ExternalBlock::Make(1); }
   void Finish() {
     const Object* there = nullptr;
     for (unsigned i = 0; i < kThreads; ++i) {
@@ -94,7 +94,7 @@ class FailureAgainstSuccess : public FlightModel<FailureAgainstSuccess<kThreads>
 template <int kThreads>
 class FlightsThatSucceed : public FlightModel<FlightsThatSucceed<kThreads>, kThreads> {
  public:
-  static Handle Make(unsigned) { return GuestBlock::Make(1); }
+  static Handle Make(unsigned) { return ExternalBlock::Make(1); }
   void Finish() {
     RL_ASSERT(this->calls() == 1);
     for (unsigned i = 0; i < kThreads; ++i) {
@@ -109,7 +109,7 @@ class FlightsThatSucceed : public FlightModel<FlightsThatSucceed<kThreads>, kThr
 // The object is created in the map's own slot, and everybody lets go of it at once: those that wait
 // get it alive, and who comes too late creates another.
 template <int kThreads>
-class ResidentsThatGo : public MapModel<ResidentsThatGo<kThreads>, kThreads> {
+class EmbeddedSlotsThatGo : public MapModel<EmbeddedSlotsThatGo<kThreads>, kThreads> {
  public:
   void Thread(unsigned) {
     const Handle created = this->Create(1);
@@ -127,12 +127,12 @@ class CreationAgainstInsertion : public FlightModel<CreationAgainstInsertion, 2>
       Ask(0);
       return;
     }
-    handle(0) = GuestBlock::Make(1);
+    handle(0) = ExternalBlock::Make(1);
     inserted_ = map().insert(Key(1), handle(0)).second;
     handle(1) = Get(1);
     RL_ASSERT(handle(1).get() != nullptr);
   }
-  static Handle Make(unsigned) { return GuestBlock::Make(1); }
+  static Handle Make(unsigned) { return ExternalBlock::Make(1); }
   void Finish() {
     RL_ASSERT(result(0).get() == handle(1).get());
     RL_ASSERT(inserted_ == (result(0).get() == handle(0).get()));
@@ -251,8 +251,8 @@ int RunAll() {
   runner.Bounded<FailureAgainstSuccess<3>>("failure against two successes", 0, kRandom);
   runner.Bounded<FlightsThatSucceed<2>>("a flight that succeeds", 1, kRandom);
   runner.Bounded<FlightsThatSucceed<3>>("a flight that succeeds, two wait", 0, kRandom);
-  runner.Bounded<ResidentsThatGo<2>>("residents that go", 1, kRandom);
-  runner.Bounded<ResidentsThatGo<3>>("residents that go, two wait", 0, kRandom);
+  runner.Bounded<EmbeddedSlotsThatGo<2>>("embedded slots that go", 1, kRandom);
+  runner.Bounded<EmbeddedSlotsThatGo<3>>("embedded slots that go, two wait", 0, kRandom);
   runner.Bounded<CreationAgainstInsertion>("creation against insertion", 1, kRandom);
   runner.Bounded<TwoKeysAtATime>("two keys at a time", 1, kRandom);
   // With one preemption it has three million schedules.

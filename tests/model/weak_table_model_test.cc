@@ -192,7 +192,7 @@ class TableModel : public rl::test_suite<Derived, kThreads> {
     return Find(index);
   }
   // Enters the object that handle `index` holds, under key `key`.
-  Slot* EnterGuest(int key, int index) {
+  Slot* EnterExternal(int key, int index) {
     return table_->Enter(table_->Prepare(&traces_[index]), HashOf(key), handles_[index]);
   }
   Slot* Find(int index) {
@@ -211,7 +211,7 @@ class TableModel : public rl::test_suite<Derived, kThreads> {
 // One embedded. Thread 0 drops the last reference, thread 1 is the container, and thread 2, if
 // there is one, drops a weak reference, so that it may be the one that frees the block.
 template <typename Derived, int kThreads, int kObjects = 1>
-class ResidentModel : public TableModel<Derived, kThreads, kObjects> {
+class EmbeddedSlotModel : public TableModel<Derived, kThreads, kObjects> {
  public:
   void Prepare() {
     slot_ = this->EnterEmbedded(0);
@@ -235,17 +235,17 @@ class ResidentModel : public TableModel<Derived, kThreads, kObjects> {
   void UseWeakly() {}
 
  protected:
-  typename ResidentModel::Slot* slot() { return slot_; }
+  typename EmbeddedSlotModel::Slot* slot() { return slot_; }
   Block* block() { return block_; }
 
  private:
-  typename ResidentModel::Slot* slot_ = nullptr;
+  typename EmbeddedSlotModel::Slot* slot_ = nullptr;
   Block* block_ = nullptr;
 };
 
 // What the container does, for a model of any number of threads.
 template <int kThreads>
-class EraseAgainstExpiry : public ResidentModel<EraseAgainstExpiry<kThreads>, kThreads> {
+class EraseAgainstExpiry : public EmbeddedSlotModel<EraseAgainstExpiry<kThreads>, kThreads> {
  public:
   void Contain() {
     this->table().Erase(this->slot());
@@ -257,7 +257,7 @@ class EraseAgainstExpiry : public ResidentModel<EraseAgainstExpiry<kThreads>, kT
 };
 
 template <int kThreads>
-class DrainAgainstExpiry : public ResidentModel<DrainAgainstExpiry<kThreads>, kThreads> {
+class DrainAgainstExpiry : public EmbeddedSlotModel<DrainAgainstExpiry<kThreads>, kThreads> {
  public:
   void Contain() {
     const size_t purged = this->table().Purge();
@@ -269,7 +269,7 @@ class DrainAgainstExpiry : public ResidentModel<DrainAgainstExpiry<kThreads>, kT
 };
 
 template <int kThreads>
-class EndAgainstExpiry : public ResidentModel<EndAgainstExpiry<kThreads>, kThreads> {
+class EndAgainstExpiry : public EmbeddedSlotModel<EndAgainstExpiry<kThreads>, kThreads> {
  public:
   void Contain() { this->EndTable(); }
 };
@@ -277,7 +277,7 @@ class EndAgainstExpiry : public ResidentModel<EndAgainstExpiry<kThreads>, kThrea
 // As a map's insertion under a key whose object expires: the old slot makes way, and if it has come
 // back it is the new one's.
 template <int kThreads>
-class ReplaceAgainstExpiry : public ResidentModel<ReplaceAgainstExpiry<kThreads>, kThreads, 2> {
+class ReplaceAgainstExpiry : public EmbeddedSlotModel<ReplaceAgainstExpiry<kThreads>, kThreads, 2> {
  public:
   void Contain() {
     this->table().Erase(this->slot());
@@ -293,7 +293,7 @@ class ReplaceAgainstExpiry : public ResidentModel<ReplaceAgainstExpiry<kThreads>
 // The container drains, and creates another object in what may be the same slot; then it ends.
 template <int kThreads>
 class ReuseAndEndAgainstExpiry
-    : public ResidentModel<ReuseAndEndAgainstExpiry<kThreads>, kThreads, 2> {
+    : public EmbeddedSlotModel<ReuseAndEndAgainstExpiry<kThreads>, kThreads, 2> {
  public:
   void Contain() {
     this->table().Purge();
@@ -305,7 +305,7 @@ class ReuseAndEndAgainstExpiry
 
 // A look-up may hold the last reference.
 template <int kThreads>
-class LookUpAgainstExpiry : public ResidentModel<LookUpAgainstExpiry<kThreads>, kThreads> {
+class LookUpAgainstExpiry : public EmbeddedSlotModel<LookUpAgainstExpiry<kThreads>, kThreads> {
  public:
   void Contain() {
     Handle found = this->slot()->Lock();
@@ -318,7 +318,7 @@ class LookUpAgainstExpiry : public ResidentModel<LookUpAgainstExpiry<kThreads>, 
   }
 };
 
-class UpgradeAgainstEnd : public ResidentModel<UpgradeAgainstEnd, 3> {
+class UpgradeAgainstEnd : public EmbeddedSlotModel<UpgradeAgainstEnd, 3> {
  public:
   void Contain() { EndTable(); }
   void UseWeakly() {
@@ -327,7 +327,7 @@ class UpgradeAgainstEnd : public ResidentModel<UpgradeAgainstEnd, 3> {
 };
 
 // The memory of the entries that have come back goes, while others are on their way.
-class ShrinkAgainstExpiry : public ResidentModel<ShrinkAgainstExpiry, 3> {
+class ShrinkAgainstExpiry : public EmbeddedSlotModel<ShrinkAgainstExpiry, 3> {
  public:
   void Contain() {
     table().ShrinkToFit();
@@ -336,7 +336,7 @@ class ShrinkAgainstExpiry : public ResidentModel<ShrinkAgainstExpiry, 3> {
   }
 };
 
-// Two residents in one page: the last one of all frees it.
+// Two embedded slots in one page: the last one of all frees it.
 class EndAgainstTwoExpiries : public TableModel<EndAgainstTwoExpiries, 3, 2> {
  public:
   void Prepare() {
@@ -351,16 +351,16 @@ class EndAgainstTwoExpiries : public TableModel<EndAgainstTwoExpiries, 3, 2> {
   }
 };
 
-// A table with a guest: an object that was there before.
+// A table with an external slot, which refers to an object that was there before.
 template <typename Derived, int kThreads, int kObjects = 1,
           PayloadLifetime kLifetime = PayloadLifetime::kUntilPurge>
-class GuestModel : public TableModel<Derived, kThreads, kObjects, kLifetime> {
+class ExternalSlotModel : public TableModel<Derived, kThreads, kObjects, kLifetime> {
  public:
   void Prepare() {
     object_.Create(&this->trace(0));
     block_.Create(&fate_, object_.get());
     this->handle(0) = Handle(object_.get(), block_.get());
-    slot_ = this->EnterGuest(0, 0);
+    slot_ = this->EnterExternal(0, 0);
   }
   void Thread(unsigned index) {
     if (index == 0) {
@@ -372,7 +372,7 @@ class GuestModel : public TableModel<Derived, kThreads, kObjects, kLifetime> {
   void Finish() { RL_ASSERT(fate_.Over()); }
 
  protected:
-  typename GuestModel::Slot* slot() { return slot_; }
+  typename ExternalSlotModel::Slot* slot() { return slot_; }
 
  private:
   class OwningBlock final : public ModelBlock {
@@ -388,12 +388,12 @@ class GuestModel : public TableModel<Derived, kThreads, kObjects, kLifetime> {
   Fate fate_;
   Storage<Object> object_;
   Storage<OwningBlock> block_;
-  typename GuestModel::Slot* slot_ = nullptr;
+  typename ExternalSlotModel::Slot* slot_ = nullptr;
 };
 
 template <PayloadLifetime kLifetime>
-class EraseOfAGuestAgainstExpiry
-    : public GuestModel<EraseOfAGuestAgainstExpiry<kLifetime>, 2, 1, kLifetime> {
+class EraseOfAnExternalSlotAgainstExpiry
+    : public ExternalSlotModel<EraseOfAnExternalSlotAgainstExpiry<kLifetime>, 2, 1, kLifetime> {
  public:
   void Contain() {
     this->table().Erase(this->slot());
@@ -403,8 +403,8 @@ class EraseOfAGuestAgainstExpiry
 };
 
 template <PayloadLifetime kLifetime>
-class EndAgainstAGuestsExpiry
-    : public GuestModel<EndAgainstAGuestsExpiry<kLifetime>, 2, 1, kLifetime> {
+class EndAgainstAnExternalSlotsExpiry
+    : public ExternalSlotModel<EndAgainstAnExternalSlotsExpiry<kLifetime>, 2, 1, kLifetime> {
  public:
   void Contain() {
     this->table().Purge();
@@ -413,10 +413,10 @@ class EndAgainstAGuestsExpiry
 };
 
 // A page of each kind: the last to leave the last page frees the core.
-class EndAgainstExpiriesInTwoPages : public GuestModel<EndAgainstExpiriesInTwoPages, 3, 2> {
+class EndAgainstExpiriesInTwoPages : public ExternalSlotModel<EndAgainstExpiriesInTwoPages, 3, 2> {
  public:
   void Prepare() {
-    GuestModel::Prepare();
+    ExternalSlotModel::Prepare();
     EnterEmbedded(1);
   }
   void Thread(unsigned index) {
@@ -428,15 +428,15 @@ class EndAgainstExpiriesInTwoPages : public GuestModel<EndAgainstExpiriesInTwoPa
   }
 };
 
-// A embedded that is also a guest of the same table, under another key: the table itself may drop
-// the last weak reference to it.
+// An object of an embedded slot that is also in an external slot of the same table, under another
+// key: the table itself may drop the last weak reference to it.
 template <bool kErased>
-class ResidentAndGuestAgainstExpiry
-    : public TableModel<ResidentAndGuestAgainstExpiry<kErased>, 2, 1> {
+class EmbeddedAndExternalSlotAgainstExpiry
+    : public TableModel<EmbeddedAndExternalSlotAgainstExpiry<kErased>, 2, 1> {
  public:
   void Prepare() {
     this->EnterEmbedded(0);
-    external_ = this->EnterGuest(1, 0);
+    external_ = this->EnterExternal(1, 0);
   }
   void Thread(unsigned index) {
     if (index == 0) {
@@ -449,7 +449,7 @@ class ResidentAndGuestAgainstExpiry
   }
 
  private:
-  typename ResidentAndGuestAgainstExpiry::Slot* external_ = nullptr;
+  typename EmbeddedAndExternalSlotAgainstExpiry::Slot* external_ = nullptr;
 };
 
 int RunAll() {
@@ -471,19 +471,19 @@ int RunAll() {
   runner.Bounded<UpgradeAgainstEnd>("an upgrade against expiry and the end", 3, kRandom);
   runner.Bounded<ShrinkAgainstExpiry>("shrinking against expiry", 3, kRandom);
   runner.Bounded<EndAgainstTwoExpiries>("the end against two expiries", 2, kRandom);
-  runner.Bounded<EraseOfAGuestAgainstExpiry<PayloadLifetime::kUntilPurge>>(
-      "erasure of a guest against expiry", 3, kRandom);
-  runner.Bounded<EndAgainstAGuestsExpiry<PayloadLifetime::kUntilPurge>>(
-      "the end against a guest's expiry", 3, kRandom);
-  runner.Bounded<EraseOfAGuestAgainstExpiry<PayloadLifetime::kUntilReferentDies>>(
-      "erasure of a guest against expiry", 3, kRandom);
-  runner.Bounded<EndAgainstAGuestsExpiry<PayloadLifetime::kUntilReferentDies>>(
-      "the end against a guest's expiry", 3, kRandom);
+  runner.Bounded<EraseOfAnExternalSlotAgainstExpiry<PayloadLifetime::kUntilPurge>>(
+      "erasure of an external slot against expiry", 3, kRandom);
+  runner.Bounded<EndAgainstAnExternalSlotsExpiry<PayloadLifetime::kUntilPurge>>(
+      "the end against an external slot's expiry", 3, kRandom);
+  runner.Bounded<EraseOfAnExternalSlotAgainstExpiry<PayloadLifetime::kUntilReferentDies>>(
+      "erasure of an external slot against expiry", 3, kRandom);
+  runner.Bounded<EndAgainstAnExternalSlotsExpiry<PayloadLifetime::kUntilReferentDies>>(
+      "the end against an external slot's expiry", 3, kRandom);
   runner.Bounded<EndAgainstExpiriesInTwoPages>("the end against expiries in two pages", 1, kRandom);
-  runner.Bounded<ResidentAndGuestAgainstExpiry<false>>(
-      "the end against the expiry of a embedded that is a guest", 2, kRandom);
-  runner.Bounded<ResidentAndGuestAgainstExpiry<true>>("erasure of a guest that is a embedded", 2,
-                                                      kRandom);
+  runner.Bounded<EmbeddedAndExternalSlotAgainstExpiry<false>>(
+      "the end against the expiry of an object in an embedded and an external slot", 2, kRandom);
+  runner.Bounded<EmbeddedAndExternalSlotAgainstExpiry<true>>(
+      "erasure of an external slot of an embedded slot's object", 2, kRandom);
   return runner.result();
 }
 
