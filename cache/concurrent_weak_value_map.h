@@ -147,13 +147,15 @@ class ConcurrentWeakValueMap {
     if (present.get() != nullptr) return {std::move(present), false};
     return {std::move(value), true};
   }
-  // Enters `value`; replaces the object under the key, if there is one. Returns whether there was
-  // none.
+  // Enters `value`; replaces the object under the key, if there is one. Returns `value`, and
+  // whether there was none.
   template <typename Key = K>
-  bool insert_or_assign(Key&& key, const Strong& value) {
+  std::pair<Strong, bool> insert_or_assign(Key&& key, Strong value) {
     constexpr const char* kCall = "ConcurrentWeakValueMap::insert_or_assign";
     internal::CheckOwns(value, kCall);
-    return Enter(kCall, std::forward<Key>(key), value, /*replace=*/true).previous.get() == nullptr;
+    const bool inserted =
+        Enter(kCall, std::forward<Key>(key), value, /*replace=*/true).previous.get() == nullptr;
+    return {std::move(value), inserted};
   }
 
   // Enters an object made from `args`; replaces the one under the key, if there is one. Returns it.
@@ -210,11 +212,7 @@ class ConcurrentWeakValueMap {
   // handles other than Ref, O(size()).
   size_type purge() {
     size_t purged = 0;
-    for (Shard& shard : Shards("ConcurrentWeakValueMap::purge")) {
-      typename Table::DeferredReleases deferred;
-      typename Table::MutexLock lock(shard.table.mutex);
-      purged += shard.table.PurgeUpTo(SIZE_MAX, deferred);
-    }
+    for (Shard& shard : Shards("ConcurrentWeakValueMap::purge")) purged += shard.table.Purge();
     return purged;
   }
   // Removes all objects; those that are inserted meanwhile may stay.

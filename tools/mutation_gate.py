@@ -407,7 +407,7 @@ RECHECKS = [
      "    if (slot->expired()) {\n",
      "    if (false) {\n"),
     ("erased slot leaves the ring", "cache/internal/table/weak_table.h",
-     "    if constexpr (!kNotifies) LeaveRing(slot);\n",
+     "    if constexpr (!kNotifies) polled_.Leave(Core::AsExternal(slot));\n",
      ""),
     ("page of external slots", "cache/internal/slot/table_pages.h",
      "      ExternalSlots::Delete(header, allocator_);\n    } else {",

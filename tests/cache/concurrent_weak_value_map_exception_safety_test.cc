@@ -292,7 +292,7 @@ TYPED_TEST(ConcurrentWeakValueMapFailureTest, AllocationsFailInAReplacement) {
   const HandleOf<TypeParam, Tracked> present = Make<TypeParam, Tracked>(1);
   const HandleOf<TypeParam, Tracked> fresh = Make<TypeParam, Tracked>(2);
   map.insert(key, present);
-  testing::FailEachAllocation([&] { ASSERT_FALSE(map.insert_or_assign(key, fresh)); },
+  testing::FailEachAllocation([&] { ASSERT_FALSE(map.insert_or_assign(key, fresh).second); },
                               [&] {
                                 ASSERT_EQ(map.get(key), present);
                                 ASSERT_EQ(map.size(), 1u);
@@ -330,6 +330,26 @@ TYPED_TEST(ConcurrentWeakValueMapFailureTest, AllocationsFailWhereTheMapMakesThe
       });
   EXPECT_GE(failures, 2);
   EXPECT_EQ(map.get(std::string(40, 'x')), object);
+}
+
+// A full index in which an entry is dead has room for another, also if it can't grow.
+TYPED_TEST(ConcurrentWeakValueMapFailureTest, AnIndexWithADeadEntryNeedNotGrow) {
+  using Map = MapOf<TypeParam, int, Tracked>;
+  constexpr int kFull = 20;
+  for (int dead = 0; dead < kFull; ++dead) {
+    Map map = *Map::Create({.shards = 1});
+    std::vector<HandleOf<TypeParam, Tracked>> objects;
+    for (int key = 0; key < kFull; ++key) {
+      objects.push_back(Make<TypeParam, Tracked>(key));
+      map.insert(key, objects.back());
+    }
+    objects[dead].reset();
+    testing::FailAllocation(1);
+    EXPECT_NO_THROW(map.insert(kFull, objects[(dead + 1) % kFull])) << dead;
+    testing::FailAllocation(0);
+    EXPECT_EQ(map.get(kFull), objects[(dead + 1) % kFull]);
+    map.CheckInvariantsForTesting();
+  }
 }
 
 TYPED_TEST(ConcurrentWeakValueMapFailureTest, AllocationsFailInReserveForEachAndTheBeginning) {

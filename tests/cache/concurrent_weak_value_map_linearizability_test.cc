@@ -161,7 +161,7 @@ class Actor {
              [&] { return Hold(map.insert(step.key, std::move(object)).first); });
     } else {
       Record(KeyOperation::kInsertOrAssign, step.key, number,
-             [&] { return map.insert_or_assign(step.key, object) ? 1 : 0; });
+             [&] { return map.insert_or_assign(step.key, object).second ? 1 : 0; });
       Hold(std::move(object));
     }
   }
@@ -424,11 +424,11 @@ struct BoastingMap : WrongMap {
 
 // Replaces in two steps, with a moment in which there is nothing.
 struct TwoStepMap : WrongMap {
-  bool insert_or_assign(int key, const Ref<Numbered>& object) {
+  std::pair<Ref<Numbered>, bool> insert_or_assign(int key, const Ref<Numbered>& object) {
     const bool present = RightMap::erase(key) != 0;
     std::this_thread::yield();
     RightMap::insert_or_assign(key, object);
-    return !present;
+    return {object, !present};
   }
 };
 

@@ -168,7 +168,8 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, LookUpAgainstReplace) {
         new_object = this->Make(1);
         map.insert_or_assign(1, old_object);
       },
-      {[&] { ASSERT_FALSE(map.insert_or_assign(1, new_object)); }, look_up, look_up, look_up},
+      {[&] { ASSERT_FALSE(map.insert_or_assign(1, new_object).second); }, look_up, look_up,
+       look_up},
       [&](int) {
         ASSERT_EQ(map.get(1), new_object);
         ASSERT_EQ(map.size(), 1u);
@@ -306,7 +307,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, InsertAgainstInsertOrAssign) {
   };
   const auto assign = [&](int racer) {
     this->found_[racer] = this->Make(1);
-    if (map.insert_or_assign(1, this->found_[racer])) {
+    if (map.insert_or_assign(1, this->found_[racer]).second) {
       ++inserted;
       ++this->misses_;
     }

@@ -168,6 +168,30 @@ TYPED_TEST(ConcurrentWeakValueMapKeyRaceTest, KeysDestructorsUseTheMap) {
   EXPECT_GT(spoken, 0);
 }
 
+// A purge of many entries lets others in: keys that it has removed end while most entries are left.
+TEST(ConcurrentWeakValueMapPurgeTest, TakesTurns) {
+  using Map = ConcurrentWeakValueMap<TalkingKey, std::shared_ptr<int>, TalkingKey::Hash,
+                                     std::equal_to<TalkingKey>>;
+  Map map = *Map::Create({.shards = 1});
+  constexpr size_t kCount = 10'000;
+  size_t left_at_first = 0;
+  const std::function<void()> speak = [&] {
+    if (left_at_first == 0) left_at_first = map.size();
+  };
+  {
+    std::vector<std::shared_ptr<int>> objects;
+    for (size_t i = 0; i < kCount; ++i) {
+      objects.push_back(std::make_shared<int>());
+      map.insert(TalkingKey(static_cast<int>(i), i % 16 == 0 ? &speak : nullptr), objects.back());
+    }
+    left_at_first = 0;  // of copies
+  }
+  EXPECT_EQ(map.purge(), kCount);
+  EXPECT_GE(left_at_first, kCount - 500);
+  EXPECT_EQ(map.size(), 0u);
+  map.CheckInvariantsForTesting();
+}
+
 struct CountingHash {
   size_t operator()(int key) const {
     calls->fetch_add(1, std::memory_order_relaxed);

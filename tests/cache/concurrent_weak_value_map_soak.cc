@@ -112,7 +112,7 @@ class Worker {
       Hold(key, std::move(entered.first));
     } else if (choice < 820) {
       Handle object = Make<Kind, Value>(key);
-      Count(map_.insert_or_assign(key, object) ? kInserted : kReplaced);
+      Count(map_.insert_or_assign(key, object).second ? kInserted : kReplaced);
       Hold(key, std::move(object));
     } else if (choice < 860) {
       outcomes_[kErased] += static_cast<int64_t>(map_.erase(key));

@@ -152,7 +152,7 @@ TYPED_TEST(ConcurrentWeakValueMapTest, LooksUpByOtherTypesThanTheKeys) {
   EXPECT_FALSE(another);
   EXPECT_EQ(LiveAllocations(), before);
   EXPECT_EQ(map.get_or_create(view, [] { return Tracked(2); }), object);
-  EXPECT_FALSE(map.insert_or_assign(view, object));
+  EXPECT_FALSE(map.insert_or_assign(view, object).second);
   EXPECT_EQ(map.erase(view), 1u);
 }
 
@@ -173,8 +173,8 @@ TYPED_TEST(ConcurrentWeakValueMapTest, InsertOrAssignReplaces) {
   MapOf<TypeParam, int, Tracked> map;
   HandleOf<TypeParam, Tracked> first = Make<TypeParam, Tracked>(1);
   const HandleOf<TypeParam, Tracked> second = Make<TypeParam, Tracked>(2);
-  EXPECT_TRUE(map.insert_or_assign(5, first));
-  EXPECT_FALSE(map.insert_or_assign(5, second));
+  EXPECT_EQ(map.insert_or_assign(5, first), std::pair(first, true));
+  EXPECT_EQ(map.insert_or_assign(5, second), std::pair(second, false));
   EXPECT_EQ(map.get(5), second);
   EXPECT_EQ(first->id(), 1);  // lives on
   first.reset();              // no longer the map's
@@ -208,7 +208,7 @@ TYPED_TEST(ConcurrentWeakValueMapTest, InsertOrAssignOverADeadObjectIsAnInsertio
   MapOf<TypeParam, int, Tracked> map;
   map.insert(5, Make<TypeParam, Tracked>(1));  // dies here
   const HandleOf<TypeParam, Tracked> second = Make<TypeParam, Tracked>(2);
-  EXPECT_TRUE(map.insert_or_assign(5, second));
+  EXPECT_TRUE(map.insert_or_assign(5, second).second);
   EXPECT_EQ(LiveSize(map), 1u);
 }
 
@@ -517,7 +517,7 @@ class Script {
         if (!live) Keep(made, key);
         break;
       case 2:
-        ASSERT_EQ(map_.insert_or_assign(key, made), !live);
+        ASSERT_EQ(map_.insert_or_assign(key, made), std::pair(made, !live));
         Keep(made, key);
         break;
       case 3:

@@ -31,13 +31,18 @@ namespace weakcache::internal {
 template <typename Slot, typename Policy>
 class ConcurrentIndex {
  public:
-  explicit ConcurrentIndex(size_t size = 0) { Publish(NewChunks(OrderFor(size))); }
+  explicit ConcurrentIndex(size_t size = 0) {
+    Header* const header = TryNewChunks(OrderFor(size));
+    if (header == nullptr) FailAllocation("ConcurrentWeakValueMap");
+    Publish(ChunksOf(header));
+  }
   ConcurrentIndex(const ConcurrentIndex&) = delete;
   ConcurrentIndex& operator=(const ConcurrentIndex&) = delete;
   ~ConcurrentIndex() {
     for (Chunk* chunks = Current().chunks(); chunks != nullptr;) {
       Header* const header = HeaderOf(chunks);
       chunks = header->replaced;
+      DeleteExcess(header);
       Delete(header);
     }
   }
@@ -114,17 +119,25 @@ class ConcurrentIndex {
   // What follows is for the writer. Returns how many slots fit.
   size_t max_size() const { return Current().count() * kFullEntries; }
 
-  // Makes room for so many slots. If memory runs out it throws and changes nothing.
+  // Makes room for so many slots. If memory runs out it changes nothing, and throws or returns
+  // false.
   void Grow(size_t size) {
     Check(size <= max_slots(), "ConcurrentWeakValueMap", "too many entries in one shard");
+    if (!TryGrow(size)) FailAllocation("ConcurrentWeakValueMap");
+  }
+  bool TryGrow(size_t size) {
     const Chunks old = Current();
-    const Chunks grown = NewChunks(OrderFor(size));
+    Header* const header = TryNewChunks(OrderFor(size));
+    if (header == nullptr) return false;
+    const Chunks grown = ChunksOf(header);
     HeaderOf(grown.chunks())->replaced = old.chunks();
     for (Chunk* chunk = old.chunks(); chunk != old.chunks() + old.count(); ++chunk) {
       ForEach(*chunk, [&](Slot* slot) { InsertIn(grown, slot); });
     }
     NoteChange();
     Publish(grown);
+    DeleteExcess(HeaderOf(old.chunks()));  // only the writer has used it
+    return true;
   }
 
   // Inserts a slot. Precondition: there is room.
@@ -213,13 +226,18 @@ class ConcurrentIndex {
     Atomic<Slot*> slots[ChunkTags::kEntries]{};
   };
 
+  // The chunks follow, and then for each segment of them a pointer to their Excess.
   struct alignas(64) Header {
     Chunk* replaced = nullptr;  // the chunks before these
     size_t count;
-    // The writer's: for each chunk how much its overflow count exceeds what the chunk has room for.
-    // Null if that has never happened, or if there was no memory for it.
-    uint32_t* excess = nullptr;
-    bool excess_is_lost = false;
+  };
+
+  // The writer's: for each chunk of a segment how much its overflow count exceeds what the chunk
+  // has room for. Nearly always there is none; what has to be allocated for it, under a lock, does
+  // not grow with the index.
+  static constexpr size_t kSegment = 1024;
+  struct Excess {
+    uint32_t of_chunk[kSegment] = {};
   };
 
   struct IndexPosition {
@@ -253,22 +271,40 @@ class ConcurrentIndex {
     return static_cast<int>(std::bit_width(chunks - 1));
   }
   static Header* HeaderOf(Chunk* chunks) { return reinterpret_cast<Header*>(chunks) - 1; }
-  static Chunks NewChunks(int order) {
+  static Chunks ChunksOf(Header* header) {
+    return Chunks(reinterpret_cast<Chunk*>(header + 1),
+                  static_cast<int>(std::bit_width(header->count)) - 1);
+  }
+  // Returns null if memory runs out.
+  static Header* TryNewChunks(int order) {
     const size_t count = size_t{1} << order;
-    if (count > (SIZE_MAX - sizeof(Header)) / sizeof(Chunk))
-      FailAllocation("ConcurrentWeakValueMap");
-    auto* const memory = static_cast<char*>(
-        ::operator new(sizeof(Header) + count * sizeof(Chunk), std::align_val_t(alignof(Chunk))));
-    ::new (memory) Header{.count = count};
-    auto* const chunks = reinterpret_cast<Chunk*>(memory + sizeof(Header));
+    const size_t segments = SegmentsOf(count);
+    if (count > (SIZE_MAX - sizeof(Header)) / (sizeof(Chunk) + sizeof(Excess*))) return nullptr;
+    void* const memory =
+        ::operator new(sizeof(Header) + count * sizeof(Chunk) + segments * sizeof(Excess*),
+                       std::align_val_t(alignof(Chunk)), std::nothrow);
+    if (memory == nullptr) return nullptr;
+    auto* const header = ::new (memory) Header{.count = count};
+    auto* const chunks = reinterpret_cast<Chunk*>(header + 1);
     for (size_t i = 0; i < count; ++i) ::new (static_cast<void*>(chunks + i)) Chunk;
-    return Chunks(chunks, order);
+    for (size_t i = 0; i < segments; ++i) ::new (&ExcessOf(header)[i]) Excess*(nullptr);
+    return header;
   }
   static void Delete(Header* header) {
     auto* const chunks = reinterpret_cast<Chunk*>(header + 1);
     for (size_t i = 0; i < header->count; ++i) chunks[i].~Chunk();
-    delete[] header->excess;
     ::operator delete(header, std::align_val_t(alignof(Chunk)));
+  }
+  static size_t SegmentsOf(size_t count) { return (count + kSegment - 1) / kSegment; }
+  static Excess** ExcessOf(Header* header) {
+    return reinterpret_cast<Excess**>(reinterpret_cast<Chunk*>(header + 1) + header->count);
+  }
+  static void DeleteExcess(Header* header) {
+    for (size_t i = 0; i < SegmentsOf(header->count); ++i) {
+      Excess*& excess = ExcessOf(header)[i];
+      if (excess != &lost_) delete excess;
+      excess = nullptr;
+    }
   }
 
   // Acquire pairs with the release in Publish: their content is there.
@@ -295,19 +331,19 @@ class ConcurrentIndex {
     }
   }
   [[gnu::noinline]] static void CountExcess(const Chunks& chunks, Chunk* chunk, int change) {
-    Header* const header = HeaderOf(chunks.chunks());
-    if (header->excess == nullptr && !header->excess_is_lost && change > 0) {
-      header->excess = new (std::nothrow) uint32_t[header->count]();
-      // Without memory such counts stay as they are, until the index grows.
-      header->excess_is_lost = header->excess == nullptr;
+    const auto index = static_cast<size_t>(chunk - chunks.chunks());
+    Excess*& excess = ExcessOf(HeaderOf(chunks.chunks()))[index / kSegment];
+    if (excess == nullptr && change > 0) {
+      excess = new (std::nothrow) Excess;
+      // Without memory such counts of this segment stay as they are, until the index grows.
+      if (excess == nullptr) excess = &lost_;
     }
-    if (header->excess_is_lost) return;
-    uint32_t* const excess =
-        header->excess == nullptr ? nullptr : &header->excess[chunk - chunks.chunks()];
+    if (excess == &lost_) return;
+    uint32_t* const count = excess == nullptr ? nullptr : &excess->of_chunk[index % kSegment];
     if (change > 0) {
-      ++*excess;
-    } else if (excess != nullptr && *excess != 0) {
-      --*excess;
+      ++*count;
+    } else if (count != nullptr && *count != 0) {
+      --*count;
     } else {
       chunk->SetOverflowCount(ChunkTags::kSaturated - 1);
     }
@@ -347,6 +383,9 @@ class ConcurrentIndex {
           std::memory_order_relaxed));  // the writer's own
     }
   }
+
+  // Stands for an Excess that could not be allocated. Never written.
+  inline static Excess lost_;
 
   // The chunks and how many there are. Only the writer stores; the number grows. A hit reads
   // nothing else of the index, so this has a cache line without anything that changes write.

@@ -234,10 +234,15 @@ class ConcurrentTable {
   void MakeRoom(DeferredReleases& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (in_index_ < index_.max_size()) [[likely]]
       return;
-    PurgeUpTo(SIZE_MAX, deferred);
-    // It was full of dead entries: not worth growing.
-    if (in_index_ < index_.max_size() / 2) return;
-    GrowFor(in_index_ + 1);
+    PurgeUpTo(kPurgesPerTurn, deferred);
+    const size_t room = index_.max_size() - in_index_;
+    if (room == 0) {
+      GrowFor(in_index_ + 1);
+    } else if (room < std::min(kPurgesPerTurn, index_.max_size()) / 2 &&
+               index_.max_size() < max_size()) {
+      // With so few dead entries the next purge would come too soon. If memory runs out, it has to.
+      static_cast<void>(index_.TryGrow(GrownSize(in_index_ + 1)));
+    }
   }
   void Reserve(size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (size > max_size()) FailAllocation("ConcurrentWeakValueMap::reserve");
@@ -285,16 +290,32 @@ class ConcurrentTable {
   // the next `limit` entries. Returns how many it has removed.
   size_t PurgeUpTo(size_t limit, DeferredReleases& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     size_t purged = 0;
-    for (size_t i = 0; i < limit; ++i) {
-      Slot* const slot = NextRetired();
-      if (slot == nullptr) break;
-      purged += Reclaim(slot, deferred);
-    }
+    ReclaimUpTo(limit, deferred, purged);
     if constexpr (!kNotifies) purged += Sweep(limit, deferred);
     return purged;
   }
   // How many entries each operation that changes the table purges.
   static constexpr size_t kPurgesPerOperation = 4;
+
+  // Removes the entries of all objects that have expired before the call; returns how many. Looks
+  // at a few hundred slots at a time, and releases the lock in between.
+  size_t Purge() ABSL_LOCKS_EXCLUDED(mutex) {
+    size_t purged = 0;
+    size_t left = SIZE_MAX;  // of the slots that may have to be looked at
+    for (size_t looked = 0;; left -= std::min(left, looked)) {
+      DeferredReleases deferred;
+      MutexLock lock(mutex);
+      // An embedded slot comes through the retire list twice.
+      if (left == SIZE_MAX) left = kNotifies ? 2 * core_->size() : polled_.size();
+      if (left == 0) return purged;
+      looked = ReclaimUpTo(kPurgesPerTurn, deferred, purged);
+      if constexpr (!kNotifies) {
+        looked = std::min(kPurgesPerTurn, polled_.size());
+        purged += Sweep(kPurgesPerTurn, deferred);
+      }
+      if (looked < kPurgesPerTurn) return purged;
+    }
+  }
 
   // A few slots, with weak references to them.
   class Collected {
@@ -367,6 +388,8 @@ class ConcurrentTable {
   }
 
  private:
+  static constexpr size_t kPurgesPerTurn = 256;
+
   struct SlotReference {
     ~SlotReference() {
       if (slot != nullptr) slot->ReleaseStrong();
@@ -434,8 +457,9 @@ class ConcurrentTable {
   }
 
   // Grows the index to at least twice its size, so that the ones that it replaces don't add up.
-  void GrowFor(size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    index_.Grow(std::max(size, std::min(2 * index_.max_size(), max_size())));
+  void GrowFor(size_t size) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { index_.Grow(GrownSize(size)); }
+  size_t GrownSize(size_t size) const {
+    return std::max(size, std::min(2 * index_.max_size(), max_size()));
   }
 
   // Enters a slot. From `publish()` on other threads can take references to the object.
@@ -477,6 +501,17 @@ class ConcurrentTable {
     Slot* const slot = retired_;
     if (slot != nullptr) retired_ = slot->next();
     return slot;
+  }
+  // Reclaims up to `limit` slots that have come through the retire list, and adds to `entries` how
+  // many of them were entries. Returns how many it has reclaimed.
+  size_t ReclaimUpTo(size_t limit, DeferredReleases& deferred, size_t& entries)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    for (size_t reclaimed = 0; reclaimed < limit; ++reclaimed) {
+      Slot* const slot = NextRetired();
+      if (slot == nullptr) return reclaimed;
+      entries += Reclaim(slot, deferred) ? 1u : 0u;
+    }
+    return limit;
   }
   // Reclaims a slot that has come through the retire list. Returns whether it was an entry.
   bool Reclaim(Slot* slot, DeferredReleases& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {

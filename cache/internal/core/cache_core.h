@@ -158,11 +158,7 @@ class CacheCore {
 
   // Removes all entries of dead objects.
   void Purge() const {
-    store_.shards().ForEachShard([](auto& shard) {
-      typename Table::DeferredReleases deferred;
-      MutexLock lock(shard.table.mutex);
-      shard.table.PurgeUpTo(SIZE_MAX, deferred);
-    });
+    store_.shards().ForEachShard([](auto& shard) { shard.table.Purge(); });
   }
 
   size_t size() const {

@@ -317,7 +317,8 @@ class SingleFlight {
   // The flights are a binary tree, so that a thread finds its key's among thousands that a bulk
   // load has begun. A flight is somewhere on the path from the root that the bits of its hash make,
   // the lowest bit first; after 32 of them the path goes on to the left. So all flights with one
-  // hash are on one path, of about log2(n) flights.
+  // hash are on one path. It has about log2(n) flights if hashes differ; flights with equal hashes
+  // follow one another.
   //
   // The root changes from null to a flight by any thread; all else happens under the shard's lock.
   typename Policy::template Atomic<Flight*> root_{nullptr};

@@ -8,6 +8,7 @@
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_POLLING_RING_H_
 
 #include <cstddef>
+#include <utility>
 
 namespace weakcache::internal {
 
@@ -18,36 +19,48 @@ struct PollingPlace {
   Slot* next = nullptr;
 };
 
-// Slot has polling_place(), which belongs to the ring.
+// Where a slot has its place: by default in itself.
 template <typename Slot>
+struct PollingPlaceInSlot {
+  static PollingPlace<Slot>& PollingPlaceOf(Slot* slot) { return slot->polling_place(); }
+};
+
+// Places::PollingPlaceOf(slot) belongs to the ring.
+template <typename Slot, typename Places = PollingPlaceInSlot<Slot>>
 class PollingRing {
  public:
   PollingRing() = default;
   PollingRing(const PollingRing&) = delete;
   PollingRing& operator=(const PollingRing&) = delete;
 
+  void swap(PollingRing& other) noexcept {
+    std::swap(last_, other.last_);
+    std::swap(size_, other.size_);
+  }
+
+  bool empty() const { return last_ == nullptr; }
   size_t size() const { return size_; }
 
   // Enters a slot, which is polled last.
   void Enter(Slot* slot) {
     Slot* const last = last_ == nullptr ? slot : last_;
-    Slot* const first = last_ == nullptr ? slot : last->polling_place().next;
-    slot->polling_place() = {last, first};
-    last->polling_place().next = first->polling_place().previous = slot;
+    Slot* const first = last_ == nullptr ? slot : Places::PollingPlaceOf(last).next;
+    Places::PollingPlaceOf(slot) = {last, first};
+    Places::PollingPlaceOf(last).next = Places::PollingPlaceOf(first).previous = slot;
     last_ = slot;
     ++size_;
   }
   void Leave(Slot* slot) {
-    const PollingPlace<Slot> place = slot->polling_place();
-    place.previous->polling_place().next = place.next;
-    place.next->polling_place().previous = place.previous;
+    const PollingPlace<Slot> place = Places::PollingPlaceOf(slot);
+    Places::PollingPlaceOf(place.previous).next = place.next;
+    Places::PollingPlaceOf(place.next).previous = place.previous;
     if (slot == last_) last_ = place.previous == slot ? nullptr : place.previous;
-    slot->polling_place() = {};
+    Places::PollingPlaceOf(slot) = {};
     --size_;
   }
 
   // Returns the slot to poll next. Precondition: the ring is not empty.
-  Slot* Next() const { return last_->polling_place().next; }
+  Slot* Next() const { return Places::PollingPlaceOf(last_).next; }
   // Makes the slot that Next returned the last.
   void Pass() { last_ = Next(); }
 

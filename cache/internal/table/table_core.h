@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "weakcache/cache/internal/slot/page_header.h"
+#include "weakcache/cache/internal/slot/polling_ring.h"
 #include "weakcache/cache/internal/slot/retire_list.h"
 #include "weakcache/cache/internal/slot/slot_pages.h"
 #include "weakcache/cache/internal/slot/table_pages.h"
@@ -67,7 +68,7 @@ class TableCore {
   using Slot = TableSlot<H, Payload>;
   using External = std::conditional_t<kNotifies, ExternalSlot<H, Payload>, PolledSlot<H, Payload>>;
   using Embedded = EmbeddedSlot<H, Payload, PageHeader>;
-  using ExternalCold = std::conditional_t<kNotifies, void, PollingLinks<External>>;
+  using ExternalCold = std::conditional_t<kNotifies, void, PollingPlace<External>>;
   using ExternalSlots = SlotPages<External, PageHeader, Allocator, ExternalCold>;
   using EmbeddedSlots =
       std::conditional_t<kNotifies, SlotPages<Embedded, PageHeader, Allocator>, ExternalSlots>;
@@ -167,8 +168,8 @@ class TableCore {
     }
   }
   static External* AsExternal(Slot* slot) { return static_cast<External*>(slot); }
-  // Returns the ring links of a polled slot.
-  static auto& LinksOf(External* slot) {
+  // Returns the cold part of a polled slot.
+  static auto& PollingPlaceOf(External* slot) {
     return *static_cast<ExternalCold*>(ExternalSlots::cold_part(slot));
   }
   static Embedded* AsEmbedded(Slot* slot) {

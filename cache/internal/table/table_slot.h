@@ -300,14 +300,6 @@ class alignas(sizeof(TableSlot<H, Payload>) == 32 ? 32
   void DropReferent() { std::destroy_at(std::addressof(this->reference())); }
 };
 
-// The cold part of a polled slot: its neighbours in the ring of slots that the table sweeps for
-// expired objects.
-template <typename Slot>
-struct PollingLinks {
-  Slot* previous;
-  Slot* next;
-};
-
 template <typename H, typename Payload>
 BlockOf<H>* TableSlot<H, Payload>::block() const {
   auto* const slot = const_cast<TableSlot*>(this);

@@ -27,6 +27,7 @@
 #include <utility>
 
 #include "weakcache/cache/internal/slot/length_error.h"
+#include "weakcache/cache/internal/slot/polling_ring.h"
 #include "weakcache/cache/internal/table/slot_index.h"
 #include "weakcache/cache/internal/table/table_core.h"
 #include "weakcache/cache/internal/table/table_slot.h"
@@ -71,8 +72,7 @@ class WeakTable {
     swap(inserted_, other.inserted_);
     swap(detached_, other.detached_);
     swap(retired_, other.retired_);
-    swap(sweep_last_, other.sweep_last_);
-    swap(sweep_count_, other.sweep_count_);
+    polled_.swap(other.polled_);
     swap(pop_, other.pop_);
   }
 
@@ -128,7 +128,7 @@ class WeakTable {
     Slot* const slot = prepared.Take();
     ++inserted_;
     Core::AsExternal(slot)->MakeLive(hash, referent);
-    if constexpr (!kNotifies) EnterRing(slot);
+    if constexpr (!kNotifies) polled_.Enter(Core::AsExternal(slot));
     Publish(slot, replaced);
     return slot;
   }
@@ -180,7 +180,7 @@ class WeakTable {
     if constexpr (kNotifies) {
       while (PurgedSlots purged = PurgeUpTo()) entries += purged.entries();
     } else {
-      for (size_t left = sweep_count_; left > 0; left -= std::min(left, PurgedSlots::kMax)) {
+      for (size_t left = polled_.size(); left > 0; left -= std::min(left, PurgedSlots::kMax)) {
         entries += PurgeUpTo().entries();
       }
     }
@@ -284,7 +284,7 @@ class WeakTable {
   // Detaches a visible slot from its referent; if the referent expired first, the slot is still to
   // come through the retire list.
   void Detach(Slot* slot) {
-    if constexpr (!kNotifies) LeaveRing(slot);
+    if constexpr (!kNotifies) polled_.Leave(Core::AsExternal(slot));
     if (Core::Detach(slot)) {
       ++detached_;
     } else {
@@ -297,24 +297,6 @@ class WeakTable {
   void Drain(PurgedSlots& purged);
   // Polls up to PurgedSlots::kMax slots of the ring, from where it stopped last.
   void Sweep(PurgedSlots& purged);
-
-  // Adds the slot to the ring, in the position that Sweep reaches last.
-  void EnterRing(Slot* slot) {
-    auto* const entered = Core::AsExternal(slot);
-    auto* const last = sweep_last_ == nullptr ? entered : sweep_last_;
-    auto* const first = sweep_last_ == nullptr ? entered : Core::LinksOf(last).next;
-    ::new (static_cast<void*>(&Core::LinksOf(entered))) typename Core::ExternalCold{last, first};
-    Core::LinksOf(last).next = Core::LinksOf(first).previous = entered;
-    sweep_last_ = entered;
-    ++sweep_count_;
-  }
-  void LeaveRing(Slot* slot) {
-    const auto links = Core::LinksOf(Core::AsExternal(slot));
-    Core::LinksOf(links.previous).next = links.next;
-    Core::LinksOf(links.next).previous = links.previous;
-    if (slot == sweep_last_) sweep_last_ = links.previous == slot ? nullptr : links.previous;
-    --sweep_count_;
-  }
 
   // Returns the next slot that has come through the retire list.
   Slot* NextRetired() {
@@ -344,10 +326,8 @@ class WeakTable {
   size_t inserted_ = 0;
   size_t detached_ = 0;
   Slot* retired_ = nullptr;  // taken from the retire list but not yet handled, linked by next()
-  // The slot of the ring that Sweep polled last.
-  typename Core::External* sweep_last_ = nullptr;
-  size_t sweep_count_ = 0;
-  Position pop_;  // where the next NextToPop begins
+  PollingRing<typename Core::External, Core> polled_;  // visible slots, if the handle can't notify
+  Position pop_;                                       // where the next NextToPop begins
 };
 
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
@@ -381,15 +361,15 @@ void WeakTable<H, Payload, kLifetime, Allocator>::Drain(PurgedSlots& purged) {
 
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
 void WeakTable<H, Payload, kLifetime, Allocator>::Sweep(PurgedSlots& purged) {
-  while (sweep_last_ != nullptr && !purged.full()) {
-    auto* const slot = Core::LinksOf(sweep_last_).next;
+  while (!polled_.empty() && !purged.full()) {
+    auto* const slot = polled_.Next();
     if (slot->expired()) {
-      LeaveRing(slot);
+      polled_.Leave(slot);
       RemoveFromIndex(slot);
       slot->set_state(State::kDestroying);
       purged.AddEntry(slot);
     } else {
-      sweep_last_ = slot;
+      polled_.Pass();
       purged.Count();
     }
   }

@@ -4,9 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "tests/support/allocations.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 
 namespace weakcache::internal {
@@ -53,6 +55,21 @@ TEST(ConcurrentIndexTest, CountsOverflowsAnewWhenItGrows) {
   }
   for (HashedSlot& slot : slots) index.Erase(&slot);
   EXPECT_TRUE(IsAbsent(index, kHash + 1));
+}
+
+// What an insertion allocates for such counts does not grow with the index, because it happens
+// under a lock; and it is freed when the index grows.
+TEST(ConcurrentIndexTest, CountsBeyondAChunksRoomTakeLittleMemory) {
+  constexpr size_t kCount = 300;
+  std::vector<HashedSlot> slots(kCount, HashedSlot{2});
+  Index index(1'000'000);
+  const int64_t before = testing::LiveAllocatedBytes();
+  for (HashedSlot& slot : slots) index.Insert(&slot);
+  EXPECT_LE(testing::LiveAllocatedBytes() - before, 5000);
+  for (HashedSlot& slot : slots) index.Erase(&slot);
+  const int64_t allocations = testing::LiveAllocations();
+  index.Grow(2 * index.max_size());
+  EXPECT_EQ(testing::LiveAllocations(), allocations);  // one chunk more, and one segment less
 }
 
 }  // namespace
