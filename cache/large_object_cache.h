@@ -125,8 +125,8 @@ class LargeObjectCache {
   using Options = LargeObjectCacheOptions<K, V>;
 
   // Returns InvalidArgument if an option is bad.
-  static absl::StatusOr<LargeObjectCache> Create(Options options, Hash hash = Hash(),
-                                                 Equal equal = Equal()) {
+  [[nodiscard]] static absl::StatusOr<LargeObjectCache> Create(Options options, Hash hash = Hash(),
+                                                               Equal equal = Equal()) {
     if (absl::Status status = Check(options); !status.ok()) return status;
     internal::CacheSettings<K, V> settings{
         options.budget_bytes,
@@ -153,7 +153,8 @@ class LargeObjectCache {
   // invalidated during the load, the callers still get the object, but it is not cached. If an
   // object is put during the load, that one is newer and wins.
   template <typename Key = K, typename Loader>
-  absl::StatusOr<Strong> GetOrLoad(Key&& key, Loader&& loader, const LoadOptions& options = {}) {
+  [[nodiscard]] absl::StatusOr<Strong> GetOrLoad(Key&& key, Loader&& loader,
+                                                 const LoadOptions& options = {}) {
     if constexpr (internal::CheckLoader<V, K, Loader>()) {
       return core_->GetOrLoad(std::forward<Key>(key), std::forward<Loader>(loader),
                               options.weight_estimate);
@@ -171,7 +172,7 @@ class LargeObjectCache {
                                                      const LoadOptions& options = {}) {
     std::promise<absl::StatusOr<Strong>> promise;
     std::future<absl::StatusOr<Strong>> future = promise.get_future();
-    if (Strong found = core_->store().GetIfPresent(key); found.get() != nullptr) {
+    if (Strong found = core_->store().GetIfUnexpired(key); found.get() != nullptr) {
       promise.set_value(std::move(found));
       return future;
     }
@@ -198,12 +199,12 @@ class LargeObjectCache {
 
   // Returns the object under the key, or null.
   template <typename Key = K>
-  Strong Get(const Key& key) {
+  [[nodiscard]] Strong Get(const Key& key) {
     return core_->Get(key);
   }
   // As Get, but does not count as a use, nor in the figures.
   template <typename Key = K>
-  Strong Peek(const Key& key) const {
+  [[nodiscard]] Strong Peek(const Key& key) const {
     return core_->store().Peek(key);
   }
 
@@ -227,6 +228,20 @@ class LargeObjectCache {
       return Put(std::forward<Key>(key), internal::AsRef<V>(std::move(made)));
     } else {
       return Strong();
+    }
+  }
+  // As Put, unless there is an object under the key. Returns the object that is in the cache then,
+  // and whether it is this one; if it is not, this one is destroyed if nobody holds it. Of threads
+  // that put under one key at a time, one puts. Does not count as a use of the present object.
+  template <typename Key = K, typename Object = std::remove_cv_t<V>>
+  std::pair<Strong, bool> PutIfAbsent(Key&& key, Object&& object) {
+    if constexpr (internal::CheckPut<V, Object>()) {
+      auto made = internal::MakeFrom<V>(std::remove_cvref_t<Object>(std::forward<Object>(object)));
+      internal::Check(internal::OwnsObject(made), "LargeObjectCache::PutIfAbsent",
+                      "there is no object");
+      return core_->PutIfAbsent(std::forward<Key>(key), std::move(made));
+    } else {
+      return {};
     }
   }
   // Puts each object under its key, one after the other.
@@ -254,9 +269,9 @@ class LargeObjectCache {
     return removed;
   }
   // Removes each object for which `condition(key)` or `condition(key, object)` is true; returns how
-  // many. It is called as ForEach calls its argument. A load under way of a key for which
-  // `condition(key)` is true will not be kept. A condition that takes the object can't be asked
-  // about a load under way, so after it no load under way is kept.
+  // many. It is called as ForEach calls its argument. What a load or a refresh returns that is
+  // under way of a key for which `condition(key)` is true will not be cached. A condition that
+  // takes the object can't be asked about those, so after it none of what they return is cached.
   template <typename Condition>
   size_type InvalidateIf(Condition&& condition) {
     constexpr bool kOnObject = std::is_invocable_v<Condition&, const K&, const Strong&>;
@@ -266,18 +281,19 @@ class LargeObjectCache {
       core_->CancelLoadsIf(condition);
     }
     size_type removed = 0;
+    const int64_t now = core_->store().freshness().NowIfNeeded();
     core_->store().shards().ForEach([&](const Entry& entry, const Strong& object) {
       if constexpr (kOnObject) {
         if (!condition(entry.key(), object)) return;
       } else {
         if (!condition(entry.key())) return;
       }
-      removed += core_->store().Remove(entry, RemovalCause::kInvalidated) ? 1u : 0u;
+      removed += core_->store().Remove(entry, RemovalCause::kInvalidated, now) ? 1u : 0u;
     });
     return removed;
   }
-  // Removes each object that is in the cache when it gets to it. What loads under way return will
-  // not be cached.
+  // Removes each object that is in the cache when it gets to it. What loads and refreshes under way
+  // return will not be cached.
   void Clear() {
     InvalidateIf([](const K&, const Strong&) { return true; });
   }
@@ -285,8 +301,12 @@ class LargeObjectCache {
   // Removes expired objects, and the entries of dead objects, of which each change of the cache
   // also removes a few.
   void Purge() {
+    const internal::Freshness& freshness = core_->store().freshness();
+    const int64_t now = freshness.NowIfNeeded();
     core_->store().shards().ForEach([&](const Entry& entry, const Strong&) {
-      if (core_->IsExpired(entry)) core_->store().Remove(entry, RemovalCause::kExpired);
+      if (freshness.IsExpired(entry, now)) {
+        core_->store().Remove(entry, RemovalCause::kExpired, now);
+      }
     });
     core_->Purge();
   }
@@ -297,7 +317,7 @@ class LargeObjectCache {
     typename Core::PendingRemovals removals;
     core_->store().retention().SetBudget(budget_bytes, removals);
   }
-  uint64_t budget_bytes() const { return core_->store().retention().budget(); }
+  [[nodiscard]] uint64_t budget_bytes() const { return core_->store().retention().budget(); }
   // Evicts until the retained objects weigh at most `bytes`, for memory pressure; the budget stays.
   void Trim(uint64_t bytes) {
     typename Core::PendingRemovals removals;
@@ -321,19 +341,19 @@ class LargeObjectCache {
   // Returns up to `count` keys of retained objects: those that would be evicted last, or first. The
   // latest hits don't count. For up to 256 keys O(count), with a large factor, or else O(n log n)
   // for n objects; the budget's lock is never held for more than 256.
-  std::vector<K> HottestKeys(size_type count) const {
+  [[nodiscard]] std::vector<K> HottestKeys(size_type count) const {
     return core_->RankedKeys(count, /*hottest_first=*/true);
   }
-  std::vector<K> ColdestKeys(size_type count) const {
+  [[nodiscard]] std::vector<K> ColdestKeys(size_type count) const {
     return core_->RankedKeys(count, /*hottest_first=*/false);
   }
 
-  CacheStats Stats() const { return core_->Stats(); }
+  [[nodiscard]] CacheStats Stats() const { return core_->Stats(); }
 
   // Returns how many live objects there are, retained or not; exact while no other thread changes
   // the cache. O(shards).
-  size_type size() const { return core_->size(); }
-  bool empty() const { return size() == 0; }
+  [[nodiscard]] size_type size() const { return core_->size(); }
+  [[nodiscard]] bool empty() const { return size() == 0; }
 
   // Aborts, and says why, if the cache is inconsistent. For tests, while no other thread uses the
   // cache or releases an object. Purges the entries of dead objects.

@@ -101,6 +101,27 @@ TEST_F(BulkTest, AKeyThatThisThreadLoadsIsAnError) {
   EXPECT_TRUE(outer.ok());
 }
 
+// However many loads of a shard are under way, InvalidateIf asks once about each.
+TEST(BulkInvalidationTest, AsksAboutEachLoadUnderWay) {
+  Cache::Options options;
+  options.budget_bytes = 1 << 20;
+  options.shards = 1;
+  Cache cache = std::move(Cache::Create(options)).value();
+  Keys keys(1000);
+  std::iota(keys.begin(), keys.end(), 0);
+  Keys asked;
+  const auto results = cache.GetAll(keys, [&](const Keys& missing) {
+    cache.InvalidateIf([&](int key) mutable {
+      asked.push_back(key);
+      return key % 2 == 0;
+    });
+    return std::vector<Picture>(missing.size(), Picture{1});
+  });
+  std::sort(asked.begin(), asked.end());
+  EXPECT_EQ(asked, keys);
+  for (const int key : keys) EXPECT_EQ(cache.Get(key) != nullptr, key % 2 != 0) << key;
+}
+
 // The shortest time of a few calls of GetAll for so many missing keys, all in one shard.
 std::chrono::nanoseconds TimeFor(int count) {
   Keys keys(static_cast<size_t>(count));

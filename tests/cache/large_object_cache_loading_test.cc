@@ -13,6 +13,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -38,6 +39,21 @@ struct std::default_delete<Surface> {
   void operator()(Surface* surface) const {
     ++surfaces_freed;
     delete surface;
+  }
+};
+
+// One that can be converted to as the standard's own can.
+struct Texture : Surface {};
+template <>
+struct std::default_delete<Texture> {
+  default_delete() = default;
+  template <typename Derived>
+  requires std::is_convertible_v<Derived*, Texture*> default_delete(
+      const std::default_delete<Derived>&)
+  noexcept {}
+  void operator()(Texture* texture) const {
+    ++surfaces_freed;
+    delete texture;
   }
 };
 
@@ -68,6 +84,14 @@ TEST_F(DeleterTest, ALoadedObjectEndsByItsDeleter) {
     EXPECT_EQ(surfaces_freed, 1);
   }
   EXPECT_EQ(surfaces_freed, 2);
+}
+
+TEST_F(DeleterTest, ADeleterThatLooksLikeTheStandardsEndsItsObject) {
+  {
+    auto cache = std::move(LargeObjectCache<int, Texture>::Create({})).value();
+    ASSERT_TRUE(cache.GetOrLoad(1, [] { return std::make_unique<Texture>(); }).ok());
+  }
+  EXPECT_EQ(surfaces_freed, 1);
 }
 
 TEST_F(DeleterTest, AnObjectOfABulkLoadEndsByItsDeleter) {
@@ -245,6 +269,101 @@ TEST_P(UserCodeTest, DestructorsRunWithNothingHeld) {
 INSTANTIATE_TEST_SUITE_P(All, UserCodeTest, ::testing::ValuesIn(kWays),
                          [](const auto& info) { return std::string(info.param.name); });
 
+// An object whose destructor does something even after it has been moved from.
+struct Residue {
+  explicit Residue(const std::function<void()>* on_end) : on_end(on_end) {}
+  Residue(Residue&& other) noexcept : on_end(other.on_end) {}
+  ~Residue() { (*on_end)(); }
+
+  const std::function<void()>* on_end;
+};
+using ResidueResult = absl::StatusOr<Residue>;
+
+// What a loader's result leaves behind when the object has been moved out of it.
+class ResidueTest : public testing::Test {
+ protected:
+  using ResidueCache = LargeObjectCache<int, Residue>;
+
+  // At the first end of an object after a loader has set `armed_`, another thread needs the key and
+  // a permit.
+  ResidueTest() {
+    on_end_ = [this] {
+      if (!armed_.exchange(false)) return;
+      ++ends_;
+      for (const int key : {1, 2, 77}) {
+        OtherThread other(
+            [&] { cache_.GetOrLoad(key, [&] { return Residue(&on_end_); }).value(); });
+        if (!other.Finishes()) {
+          ADD_FAILURE() << "key " << key << " is not to be had";
+          std::_Exit(1);
+        }
+      }
+    };
+  }
+  void MakeCache(size_t max_concurrent_loads) {
+    ResidueCache::Options options;
+    options.budget_bytes = 1000;
+    options.max_concurrent_loads = max_concurrent_loads;
+    options.clock = [this] { return now_; };
+    options.refresh_after_write = absl::Seconds(10);
+    cache_ = std::move(ResidueCache::Create(options)).value();
+  }
+  ResidueResult Load() {
+    ResidueResult result(absl::in_place, &on_end_);
+    armed_ = true;
+    return result;
+  }
+  std::vector<ResidueResult> LoadAll(size_t count) {
+    std::vector<ResidueResult> results;
+    results.reserve(count);
+    for (size_t i = 0; i < count; ++i) results.emplace_back(absl::in_place, &on_end_);
+    armed_ = true;
+    return results;
+  }
+
+  std::function<void()> on_end_;
+  std::atomic<bool> armed_{false};
+  int ends_ = 0;
+  absl::Time now_ = absl::UnixEpoch();
+  absl::StatusOr<ResidueCache> created_ = ResidueCache::Create({});
+  ResidueCache& cache_ = *created_;
+};
+
+TEST_F(ResidueTest, EndsAfterALoadAndARefresh) {
+  MakeCache(1);
+  for (int i = 1; i <= 2; ++i) {
+    ASSERT_TRUE(cache_.GetOrLoad(1, [&] { return Load(); }).ok());
+    EXPECT_EQ(ends_, i);
+    now_ += absl::Seconds(10);
+  }
+}
+
+TEST_F(ResidueTest, EndsAfterABulkLoad) {
+  MakeCache(1);
+  const auto load = [&](const std::vector<int>& keys) { return LoadAll(keys.size()); };
+  for (const auto& result : cache_.GetAll(std::vector<int>{1, 2}, load)) EXPECT_TRUE(result.ok());
+  EXPECT_EQ(ends_, 1);
+}
+
+TEST_F(ResidueTest, EndsAfterABulkLoadsLoadOfOneKey) {
+  MakeCache(0);
+  std::promise<void> loading;
+  std::thread failing([&] {
+    const auto load = [&]() -> ResidueResult {
+      loading.set_value();
+      // The other thread finds this load, then misses on its key once more, and waits for it.
+      while (cache_.Stats().misses < 2) std::this_thread::yield();
+      return absl::UnavailableError("down");
+    };
+    cache_.GetOrLoad(1, load).IgnoreError();
+  });
+  loading.get_future().wait();
+  const auto load = [&](const std::vector<int>& keys) { return LoadAll(keys.size()); };
+  EXPECT_TRUE(cache_.GetAll(std::vector<int>{1}, load)[0].ok());
+  failing.join();
+  EXPECT_EQ(ends_, 1);
+}
+
 // The made object, too, ends when its load has ended.
 TEST(LoadingTest, AnObjectThatCannotBeWeighedEndsAfterItsLoad) {
   bool weigher_throws = true;
@@ -285,6 +404,7 @@ const EndingCall kEndingCalls[] = {
     {"Load", [](Cache& cache) { cache.GetOrLoad(1, [] { return Blob(); }).value(); }},
     {"LoadRef", [](Cache& cache) { cache.GetOrLoad(1, [] { return MakeRef<Blob>(); }).value(); }},
     {"Put", [](Cache& cache) { cache.Put(1, Blob()); }},
+    {"PutIfAbsent", [](Cache& cache) { cache.PutIfAbsent(1, Blob()); }},
     {"Invalidate", [](Cache& cache) { cache.Invalidate(0); }},
     {"Trim", [](Cache& cache) { cache.Trim(0); }},
     {"SetBudget", [](Cache& cache) { cache.SetBudget(0); }},

@@ -12,8 +12,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/core/core_owner.h"
 #include "weakcache/cache/large_object_cache.h"
+#include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache {
@@ -186,8 +189,8 @@ TEST(BudgetTest, TakesWhatCanBeMeant) {
 TEST_F(OperationsTest, AMovedFromCacheSaysSo) {
   Cache moved = std::move(cache_);
   moved.Put("a", Picture{1});
-  EXPECT_DEATH(cache_.Get("a"), "moved from");  // NOLINT(bugprone-use-after-move)
-  EXPECT_DEATH(cache_.Stats(), "moved from");
+  EXPECT_DEATH((void)cache_.Get("a"), "moved from");  // NOLINT(bugprone-use-after-move)
+  EXPECT_DEATH((void)cache_.Stats(), "moved from");
   cache_ = std::move(moved);
   EXPECT_NE(cache_.Get("a"), nullptr);
 }
@@ -213,6 +216,80 @@ TEST_F(OperationsTest, PutTakesWhateverOwnsAnObject) {
   EXPECT_EQ(cache_.Get("u")->version, 1);
   EXPECT_DEATH(cache_.Put("n", std::unique_ptr<Picture>()), "Put: there is no object");
   cache_.CheckInvariantsForTesting();
+}
+
+TEST_F(OperationsTest, PutIfAbsentTakesWhateverOwnsAnObject) {
+  EXPECT_EQ(cache_.PutIfAbsent("u", std::make_unique<Picture>(Picture{1})).first->version, 1);
+  EXPECT_TRUE(cache_.PutIfAbsent("r", MakeRef<LargePicture>()).second);
+  const Ref<Picture> ref = MakeRef<Picture>(Picture{3});
+  EXPECT_EQ(cache_.PutIfAbsent("c", ref), std::make_pair(ref, true));
+  EXPECT_EQ(cache_.PutIfAbsent("v", Picture{4}).first->version, 4);
+  EXPECT_EQ(cache_.PutIfAbsent("b", {5}).first->version, 5);
+  EXPECT_EQ(cache_.PutIfAbsent("c", Picture{6}), std::make_pair(ref, false));
+  EXPECT_EQ(cache_.PutIfAbsent("c", MakeRef<Picture>()), std::make_pair(ref, false));
+  EXPECT_EQ(cache_.size(), 5u);
+  EXPECT_DEATH(cache_.PutIfAbsent("n", std::unique_ptr<Picture>()),
+               "PutIfAbsent: there is no object");
+  EXPECT_DEATH(cache_.PutIfAbsent("n", Ref<Picture>()), "PutIfAbsent: there is no object");
+  cache_.CheckInvariantsForTesting();
+}
+
+TEST_F(OperationsTest, PutIfAbsentIsNewerThanALoadUnderWay) {
+  const auto loaded = cache_.GetOrLoad("a", [&] {
+    EXPECT_TRUE(cache_.PutIfAbsent("a", Picture{2}).second);
+    return Picture{1};
+  });
+  EXPECT_EQ(loaded.value()->version, 2);
+  EXPECT_EQ(cache_.Get("a"), loaded.value());
+  const CacheStats stats = cache_.Stats();
+  EXPECT_FALSE(cache_.PutIfAbsent("a", Picture{3}).second);
+  EXPECT_EQ(cache_.Stats().hits, stats.hits);
+  EXPECT_EQ(cache_.Stats().misses, stats.misses);
+}
+
+// A cache whose objects expire, and the causes that its listener has heard.
+class ExpiryCauseTest : public testing::Test {
+ protected:
+  ExpiryCauseTest() {
+    Cache::Options options;
+    options.budget_bytes = 1000;
+    options.expire_after_write = absl::Seconds(10);
+    options.clock = [this] { return now_; };
+    options.removal_listener = [this](const std::string&, RemovalCause cause, uint64_t) {
+      causes_.push_back(cause);
+    };
+    cache_ = std::move(Cache::Create(options)).value();
+  }
+
+  absl::Time now_ = absl::UnixEpoch();
+  std::vector<RemovalCause> causes_;
+  Ref<Picture> held_;
+  absl::StatusOr<Cache> created_ = Cache::Create({});
+  Cache& cache_ = *created_;
+};
+
+TEST_F(ExpiryCauseTest, IsThatOfWhateverRemovesAnExpiredObject) {
+  const std::function<void()> removals[] = {
+      [&] { EXPECT_TRUE(cache_.Invalidate("a")); },
+      [&] { EXPECT_TRUE(cache_.Invalidate("a", held_)); },
+      [&] { cache_.InvalidateIf([](const std::string&) { return true; }); },
+      [&] { cache_.Clear(); },
+      [&] { cache_.Purge(); },
+      [&] { cache_.Put("a", Picture{2}); },
+      [&] { EXPECT_TRUE(cache_.PutIfAbsent("a", Picture{2}).second); },
+      [&] { EXPECT_EQ(cache_.Get("a"), nullptr); },
+      [&] { EXPECT_TRUE(cache_.GetOrLoad("a", [] { return Picture{2}; }).ok()); },
+  };
+  uint64_t expired = 0;
+  for (const auto& remove : removals) {
+    cache_.Clear();
+    held_ = cache_.Put("a", Picture{1});
+    now_ += absl::Seconds(10);
+    causes_.clear();
+    remove();
+    EXPECT_EQ(causes_, std::vector<RemovalCause>{RemovalCause::kExpired}) << expired;
+    EXPECT_EQ(cache_.Stats().evictions_expired, ++expired);
+  }
 }
 
 TEST_F(OperationsTest, PutsAndInvalidatesMany) {

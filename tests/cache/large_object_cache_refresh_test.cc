@@ -37,6 +37,7 @@ class RefreshTest : public testing::Test {
   Cache::Options Refreshing() {
     Cache::Options options;
     options.budget_bytes = 1000;
+    options.shards = 1;
     options.refresh_after_write = absl::Seconds(10);
     options.clock = [this] { return now_; };
     return options;
@@ -81,6 +82,79 @@ TEST_F(RefreshTest, NothingIsKeptIfTheKeyIsInvalidatedMeanwhile) {
   });
   EXPECT_EQ(VersionOf(refreshed), 3);
   EXPECT_EQ(cache_.Get(1), nullptr);
+}
+
+// Refreshes key 1, beside two others, on another thread, and has the refresh end while
+// `invalidate(on_visit)` is running: when `on_visit()` is called.
+void RefreshBeside(Cache& cache, absl::Time& now,
+                   const std::function<void(const std::function<void()>&)>& invalidate) {
+  for (const int key : {2, 1, 3}) cache.Put(key, Picture{key});
+  now += absl::Seconds(10);
+  std::promise<void> loading;
+  std::promise<void> go_on;
+  std::thread refreshing([&] {
+    const auto load = [&] {
+      loading.set_value();
+      go_on.get_future().wait();
+      return Picture{10};
+    };
+    EXPECT_TRUE(cache.GetOrLoad(1, load).ok());
+  });
+  loading.get_future().wait();
+  const auto end_refresh = [&] {
+    if (!refreshing.joinable()) return;
+    go_on.set_value();
+    refreshing.join();
+  };
+  invalidate(end_refresh);
+  EXPECT_FALSE(refreshing.joinable());
+  end_refresh();
+  cache.CheckInvariantsForTesting();
+}
+
+TEST_F(RefreshTest, InvalidateIfByTheKeyCancelsIt) {
+  RefreshBeside(cache_, now_, [&](const auto& on_visit) {
+    cache_.InvalidateIf([&](int key) {
+      if (key != 1) on_visit();  // before or after key 1
+      return true;
+    });
+  });
+  EXPECT_TRUE(cache_.empty());
+}
+
+TEST_F(RefreshTest, InvalidateIfByTheObjectCancelsIt) {
+  RefreshBeside(cache_, now_, [&](const auto& on_visit) {
+    cache_.InvalidateIf([&](int key, const Ref<Picture>&) {
+      if (key != 1) on_visit();
+      return true;
+    });
+  });
+  EXPECT_TRUE(cache_.empty());
+}
+
+TEST_F(RefreshTest, InvalidateIfLeavesRefreshesOfOtherKeysAlone) {
+  RefreshBeside(cache_, now_, [&](const auto& on_visit) {
+    cache_.InvalidateIf([&](int key) {
+      if (key != 1) on_visit();
+      return key != 1;
+    });
+  });
+  EXPECT_EQ(cache_.Get(1)->version, 10);
+  EXPECT_EQ(cache_.size(), 1);
+}
+
+// It can't know what would be said about the new object. The key never has two objects.
+TEST_F(RefreshTest, AfterInvalidateIfByTheObjectTheStaleOneStays) {
+  cache_.Put(1, Picture{1});
+  now_ += absl::Seconds(10);
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1,
+                                       [&] {
+                                         cache_.InvalidateIf(
+                                             [](int, const Ref<Picture>&) { return false; });
+                                         return Picture{2};
+                                       })),
+            1);
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return Picture{3}; })), 3);
 }
 
 TEST_F(RefreshTest, AFailureLetsTheNextOneTry) {

@@ -574,7 +574,7 @@ TEST(LargeObjectCacheTest, PeekHasNoEffect) {
 TEST(LargeObjectCacheTest, VisitsAndRanks) {
   Cache cache = MakeCache(100);
   for (int i = 0; i < 5; ++i) Load(cache, std::to_string(i), 10, i);
-  for (int i = 0; i < 8; ++i) cache.Get("3");
+  for (int i = 0; i < 8; ++i) static_cast<void>(cache.Get("3"));
   std::map<std::string, int> seen;
   cache.ForEach([&](const std::string& key, const Ref<Blob>& blob) { seen[key] = blob->id; });
   EXPECT_EQ(seen, (std::map<std::string, int>{{"0", 0}, {"1", 1}, {"2", 2}, {"3", 3}, {"4", 4}}));

@@ -23,6 +23,7 @@ namespace weakcache::internal {
 // it.
 template <typename H, typename K>
 class alignas(64) ConcurrentShard {
+  static constexpr uint64_t kNoVersion = ~uint64_t{0};
   using Policy = typename AtomicsOf<H>::Policy;
   using Flights = SingleFlight<CreationResult<H>, K, Policy>;
   using ShardCompletion = FlightCompletion<ConcurrentShard, Flights>;
@@ -131,36 +132,11 @@ class alignas(64) ConcurrentShard {
   // Calls `visit(entry)` for each live object, without holding the lock.
   template <typename Visit>
   void ForEach(Visit&& visit) {
-    typename Table::Position position;
-    for (bool more = true; more;) {
-      typename Table::Collected collected;
-      {
-        typename Table::MutexLock lock(table.mutex);
-        more = table.Collect(position, collected);
-      }
-      while (!collected.empty()) collected.VisitNext(visit);
-    }
+    table.ForEach(visit);
   }
 
-  // Before the end: removes the entries whose keys are destroyed with them. Such a key's destructor
-  // may use the container, also to enter something: so it has to be called until it returns false,
-  // which says that there was no such entry.
-  bool DropEntries() {
-    bool dropped = false;
-    {
-      typename Table::DeferredReleases deferred;
-      typename Table::MutexLock lock(table.mutex);
-      if (!table.has_external_slots()) return false;
-      dropped = table.PurgeUpTo(SIZE_MAX, deferred) != 0;
-    }
-    ForEach([&](const Entry& entry) {
-      if (!entry.slot->is_external()) return;
-      typename Table::DeferredReleases deferred;
-      typename Table::MutexLock lock(table.mutex);
-      dropped |= table.Remove(entry, deferred);
-    });
-    return dropped;
-  }
+  // See ShardArray.
+  bool DropEntries() { return table.DropExternalEntries(); }
 
   void CheckInvariantsForTesting() {
     typename Table::MutexLock lock(table.mutex);
@@ -180,7 +156,7 @@ class alignas(64) ConcurrentShard {
              ShardCompletion& completion) {
     const auto match = Matching(keys, lookup);
     StartOutcome outcome =
-        StartUncontended<kEmbedded>(*this, hash, match, flight, prepared, completion, *version);
+        StartUncontended<kEmbedded>(*this, flight, prepared, completion, *version);
     if (outcome == StartOutcome::kRefused) {
       *version = kNoVersion;
       outcome = StartOrJoin<kEmbedded, Policy>(*this, hash, match, MatchingKey(keys, lookup),

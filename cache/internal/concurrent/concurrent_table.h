@@ -363,6 +363,40 @@ class ConcurrentTable {
     return true;
   }
 
+  // Calls `visit(entry)` for each live object, without holding the lock.
+  template <typename Visit>
+  void ForEach(const Visit& visit) {
+    Position position;
+    for (bool more = true; more;) {
+      Collected collected;
+      {
+        MutexLock lock(mutex);
+        more = Collect(position, collected);
+      }
+      while (!collected.empty()) collected.VisitNext(visit);
+    }
+  }
+
+  // Before the end: removes the entries whose keys are destroyed with them. Such a key's destructor
+  // may use the container, also to enter something: so it has to be called until it returns false,
+  // which says that there was no such entry.
+  bool DropExternalEntries() {
+    bool dropped = false;
+    {
+      DeferredReleases deferred;
+      MutexLock lock(mutex);
+      if (!has_external_slots()) return false;
+      dropped = PurgeUpTo(SIZE_MAX, deferred) != 0;
+    }
+    ForEach([&](const Entry& entry) {
+      if (!entry.slot->is_external()) return;
+      DeferredReleases deferred;
+      MutexLock lock(mutex);
+      dropped |= Remove(entry, deferred);
+    });
+    return dropped;
+  }
+
   // Returns the number of entries. Own handles: without those whose object's last release happened
   // before; exact while no thread changes the table. Other handles: with the dead entries that are
   // not purged yet.

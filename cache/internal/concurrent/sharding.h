@@ -31,9 +31,8 @@ inline absl::Status ValidateShards(size_t shards) {
       absl::StrCat("shards: ", shards, " is not a power of two of at most ", kMaxShards));
 }
 
-// Owns the shards. At the end DropEntries() is called on each of them, if a shard has that, until
-// none has dropped anything: what is dropped may enter something in any shard. As if
-// it were a std::unique_ptr<Shard[]>, except that the shards stay reachable until they are gone:
+// Owns the shards. At the end it calls DropEntries() on each of them, if they have that. As if it
+// were a std::unique_ptr<Shard[]>, except that the shards stay reachable until they are gone:
 // destructors of objects and keys may use the container until its end.
 template <typename Shard>
 class ShardArray {
@@ -46,13 +45,19 @@ class ShardArray {
     return *this;
   }
   ~ShardArray() {
+    DropEntries();
+    delete[] shards_;
+  }
+
+  // Calls DropEntries() on each shard, until none has dropped anything: the destructors that this
+  // runs may enter something in any shard.
+  void DropEntries() const {
     if constexpr (requires(Shard & shard) { shard.DropEntries(); }) {
       for (bool dropped = true; dropped;) {
         dropped = false;
         for (Shard& shard : *this) dropped |= shard.DropEntries();
       }
     }
-    delete[] shards_;
   }
 
   void swap(ShardArray& other) noexcept {

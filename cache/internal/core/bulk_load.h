@@ -12,6 +12,9 @@
 //      another's flight while it has flights itself. If such a load fails this thread loads the key
 //      after all, so no other thread's failure is among the results. Keys that are repeated in the
 //      argument get the result of their first occurrence.
+//
+// User code runs in the middle of all that, without a flight or a permit. If it has ended the
+// cache, the keys that have no result yet get an error.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_BULK_LOAD_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_BULK_LOAD_H_
 
@@ -56,7 +59,12 @@ class BulkLoad {
   using Result = typename Loads::Result;
 
   BulkLoad(Loads& loads, absl::Span<const K> keys, Loader& loader)
-      : loads_(loads), store_(loads.store()), keys_(keys), loader_(loader), results_(keys.size()) {}
+      : loads_(loads),
+        store_(loads.store()),
+        shared_(store_.shared()),
+        keys_(keys),
+        loader_(loader),
+        results_(keys.size()) {}
 
   std::vector<Result> Run() && {
     for (size_t i = 0; i < keys_.size(); ++i) missing_.push_back(i);
@@ -112,8 +120,10 @@ class BulkLoad {
   // Sets the results of the missing keys that are there. User code may run.
   void LookUpMissing() {
     std::erase_if(missing_, [&](size_t index) {
-      results_[index] = store_.GetIfPresent(keys_[index]);
-      return results_[index].value().get() != nullptr;
+      if (!shared_->ended()) results_[index] = store_.GetIfPresent(keys_[index]);
+      if (results_[index].ok() && results_[index].value().get() != nullptr) return true;
+      if (shared_->ended()) results_[index] = CacheHasEnded();
+      return shared_->ended();
     });
   }
 
@@ -122,6 +132,7 @@ class BulkLoad {
       Ending ending(*this);
       AcquirePermit(ending.permit);
       for (const size_t index : missing_) Start(index, ending.removals);
+      ResolveRepeated();
       if (!parts_.empty()) LoadParts(ending);
     }
     for (auto& part : parts_) {
@@ -131,7 +142,7 @@ class BulkLoad {
         results_[part->index] = std::move(part->outcome.status);
       }
     }
-    CopyRepeated();
+    for (const auto& [index, first] : copies_) results_[index] = results_[first];
     parts_.clear();
   }
   void AcquirePermit(LoadPermit& permit) {
@@ -140,6 +151,7 @@ class BulkLoad {
       permit.AwaitChange();
       LookUpMissing();
     }
+    if (shared_->ended()) permit.ForgetLimiter();
   }
 
   void Start(size_t index, PendingRemovals& removals) {
@@ -178,7 +190,7 @@ class BulkLoad {
     return true;
   }
 
-  void CopyRepeated() {
+  void ResolveRepeated() {
     if (repeated_.empty()) return;
     std::unordered_map<const Flight*, size_t> first_occurrences;
     for (const auto& part : parts_) first_occurrences.emplace(&part->flight, part->index);
@@ -188,7 +200,7 @@ class BulkLoad {
         others_.push_back(index);  // a loader of this thread's that is under way loads the key
       } else {
         store_.counters().CountMiss();
-        results_[index] = results_[first->second];
+        copies_.emplace_back(index, first->second);
       }
     }
   }
@@ -220,8 +232,7 @@ class BulkLoad {
     for (size_t i = 0; i < parts_.size(); ++i) {
       Part& part = *parts_[i];
       part.outcome.status =
-          status.ok() ? LoadInto<V>([&]() -> Value { return std::move((*values)[i]); }, part.made)
-                      : status;
+          status.ok() ? TakeObject<V, Value>(std::move((*values)[i]), part.made) : status;
       if (part.outcome.status.ok()) Enter(part, ending.removals);
     }
     if (status.ok()) timer.Succeed();
@@ -235,12 +246,17 @@ class BulkLoad {
 
   // Returns the object under a key that another thread was loading, perhaps in vain.
   Result LoadOther(const K& key) {
+    if (shared_->ended()) return CacheHasEnded();
     if (Ref<V> found = store_.GetIfPresent(key); found.get() != nullptr) return found;
+    if (shared_->ended()) return CacheHasEnded();
     store_.counters().CountMiss();
     const typename Store::template LookupKeyOf<K> lookup = key;
-    const auto loader = [this](const K& missing) -> absl::StatusOr<Object> {
-      absl::StatusOr<Values> values = loader_(std::vector<K>{missing});
-      if (!values.ok()) return std::move(values).status();
+    // Destroyed after the load.
+    const std::vector<K> keys{key};
+    absl::StatusOr<Values> values;
+    const auto loader = [&]() -> absl::StatusOr<Object> {
+      values = loader_(keys);
+      if (!values.ok()) return values.status();
       if (values->size() != 1) return WrongCount(values->size(), 1);
       return std::move(values->front());
     };
@@ -254,6 +270,7 @@ class BulkLoad {
 
   Loads& loads_;
   Store& store_;
+  const std::shared_ptr<typename Store::Shared> shared_;
   const absl::Span<const K> keys_;
   Loader& loader_;
   std::vector<Result> results_;
@@ -262,6 +279,7 @@ class BulkLoad {
   std::vector<size_t> others_;  // indices of keys that others load
   // Indices of keys that this thread loads already, and the flights.
   std::vector<std::pair<size_t, const Flight*>> repeated_;
+  std::vector<std::pair<size_t, size_t>> copies_;  // indices of repeated keys and their first ones
 };
 
 }  // namespace weakcache::internal

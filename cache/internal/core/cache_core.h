@@ -61,10 +61,7 @@ class CacheCore {
 
   template <typename Key>
   Ref<V> Get(const Key& key) {
-    Ref<V> found = store_.GetIfPresent(key);
-    if (found.get() == nullptr) [[unlikely]]
-      store_.counters().CountMiss();
-    return found;
+    return store_.Get(key);
   }
 
   template <typename Key, typename Loader>
@@ -83,36 +80,35 @@ class CacheCore {
                       [&] { loads_.limiter().NotifyChange(); });
   }
 
+  template <typename Key, typename Made>
+  std::pair<Ref<V>, bool> PutIfAbsent(Key&& key, Made made) {
+    return store_.PutIfAbsent(std::forward<Key>(key), std::move(made),
+                              [&] { loads_.limiter().NotifyChange(); });
+  }
+
   template <typename Loader>
   std::vector<Result> GetAll(absl::Span<const K> keys, Loader& loader) {
     return BulkLoad<CacheLoads<Store>, Loader>(loads_, keys, loader).Run();
   }
 
-  // Cancels the loads under way: what they load does not enter the cache.
+  // Cancels the loads and refreshes under way: what they load does not enter the cache.
   void CancelLoads() {
-    store_.shards().ForEachShard([](auto& shard) {
+    store_.shards().ForEachShard([](Shard& shard) {
       MutexLock lock(shard.table.mutex);
       shard.flights.CancelAll();
+      shard.refreshes.CancelAll();
     });
   }
 
   // As above, only those of keys for which `condition(key)` is true, which is called without a
   // lock. Keys that can't be copied for that are not asked about: all their loads are cancelled.
   template <typename Condition>
-  void CancelLoadsIf(const Condition& condition) {
+  void CancelLoadsIf(Condition& condition) {
     if constexpr (!std::is_copy_constructible_v<K>) {
       CancelLoads();
     } else {
-      store_.shards().ForEachShard([&](auto& shard) {
-        std::vector<K> keys;
-        {
-          MutexLock lock(shard.table.mutex);
-          shard.flights.ForEachKey([&](const K& key) { keys.push_back(key); });
-        }
-        for (const K& key : keys) {
-          if (condition(key)) CancelLoad(key);
-        }
-      });
+      store_.shards().ForEachShard(
+          [&](Shard& shard) { CancelLoadsIf(shard, condition, /*hash=*/0, /*bits=*/0); });
     }
   }
 
@@ -133,11 +129,8 @@ class CacheCore {
     Entry* const entry = outcome.entry();
     const uint32_t weighing = store_.retention().BeginWeighing(entry);
     store_.retention().SetWeight(entry, weighing, store_.Weigh(*object), removals);
+    removals.FinishEviction();
     return true;
-  }
-
-  bool IsExpired(const Entry& entry) const {
-    return store_.freshness().IsExpired(entry, store_.freshness().NowIfNeeded());
   }
 
   // Returns up to `count` keys of retained objects in the order of eviction, or the reverse.
@@ -187,7 +180,7 @@ class CacheCore {
     store_.shards().ForEachShard([](auto& shard) {
       MutexLock lock(shard.table.mutex);
       shard.table.CheckInvariantsForTesting();
-      Check(shard.flights.empty(), kCall, "a load has not ended");
+      Check(shard.flights.empty() && shard.refreshes.empty(), kCall, "a load has not ended");
     });
     size_t retained = 0;
     uint64_t retained_bytes = 0;
@@ -207,17 +200,52 @@ class CacheCore {
 
  private:
   using KeyLocation = typename Store::KeyLocation;
+  using Shard = typename Store::Shard;
   using Table = typename Store::Table;
   using MutexLock = typename Store::MutexLock;
 
-  // Cancels the load of the key that is under way, if any.
+  // See above; of the loads whose keys' hashes have those lowest bits. Under the lock no more than
+  // 64 keys are copied: if there are more, they are asked about in two parts.
+  template <typename Condition>
+  void CancelLoadsIf(Shard& shard, Condition& condition, uint32_t hash, int bits) {
+    std::vector<K> keys;
+    bool complete = true;
+    {
+      MutexLock lock(shard.table.mutex);
+      const auto copy = [&](const K& key) {
+        constexpr size_t kMaxKeys = 64;
+        if (keys.empty()) keys.reserve(kMaxKeys);
+        complete = keys.size() < kMaxKeys || bits == 32;
+        if (complete) keys.push_back(key);
+        return complete;
+      };
+      shard.flights.ForEachKey(hash, bits, copy);
+      if (complete) shard.refreshes.ForEachKey(hash, bits, copy);
+    }
+    if (!complete) {
+      keys.clear();
+      CancelLoadsIf(shard, condition, hash, bits + 1);
+      CancelLoadsIf(shard, condition, hash | uint32_t{1} << bits, bits + 1);
+      return;
+    }
+    for (const K& key : keys) {
+      if (condition(key)) CancelLoad(key);
+    }
+  }
+  // Cancels the load of the key that is under way, if any, and refreshes.
   void CancelLoad(const K& key) {
     const typename Store::template LookupKeyOf<K> lookup = key;
     const KeyLocation location = store_.shards().Locate(lookup);
     MutexLock lock(location.shard->table.mutex);
-    auto& flights = location.shard->flights;
-    auto* const flight = flights.Find(location.hash(), store_.shards().MatchingKey(lookup)).flight;
-    if (flight != nullptr) flights.Cancel(*flight);
+    for (auto* const flights : {&location.shard->flights, &location.shard->refreshes}) {
+      // A key may be refreshed twice at a time, if it was invalidated in between.
+      for (;;) {
+        const auto match = store_.shards().MatchingKey(lookup);
+        auto* const flight = flights->Find(location.hash(), match).flight;
+        if (flight == nullptr) break;
+        flights->Cancel(*flight);
+      }
+    }
   }
 
   // Ranks one entry at a time, so that nobody waits for all of them.
@@ -245,17 +273,25 @@ class CacheCore {
                                          Key&& key, Loader&& loader, uint64_t estimate) {
     typename Store::Outcome outcome(store_.freshness());
     Ref<V> found = store_.Find(location, lookup, outcome);
-    if (found.get() != nullptr && store_.RecordHit(outcome)) {
-      if (outcome.refresh_due() && outcome.entry()->refresh.Claim()) {
+    if (found.get() == nullptr) {
+      store_.counters().CountMiss();
+    } else if (!outcome.expired() && !outcome.refresh_due()) {
+      store_.RecordHit(outcome);
+      return found;
+    } else {
+      const auto shared = store_.shared();
+      if (outcome.expired()) store_.counters().CountMiss();
+      const bool is_hit = store_.RecordHit(outcome);  // user code may run and end the cache
+      if (is_hit && !shared->ended() && outcome.entry()->refresh.Claim()) {
         return refresh_.Refresh(location, std::move(found), outcome.entry(), std::forward<Key>(key),
                                 std::forward<Loader>(loader), estimate);
       }
-      return found;
+      if (is_hit) return found;
+      // The old object need not wait for the new one.
+      found.reset();
+      outcome.Reset();
+      if (shared->ended()) return CacheHasEnded();
     }
-    // The old object need not wait for the new one.
-    found.reset();
-    outcome.Reset();
-    store_.counters().CountMiss();
     return loads_.Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
                        estimate);
   }

@@ -17,8 +17,9 @@
 //   5. EnterLoaded takes the shard's lock. If the flight is neither cancelled nor superseded the
 //      object enters the table. Whatever the outcome, the flight ends and those that wait get it.
 //   6. The permit is returned; and only then the listener is notified of what had to go, and
-//      objects die. Except for loader and weigher, no user code runs while the thread has a flight
-//      or a permit: it may wait for other threads that wait for either.
+//      objects die. While the thread has a flight or a permit no user code runs but the loader, the
+//      weigher, the clock, and the key's copy, hash and equality: all else may wait for other
+//      threads that wait for either. It also may end the cache, so it comes last.
 //
 // An exception, of the loader, the weigher or an allocation, ends the flight too: FlightCompletion
 // ends it on whatever way the thread leaves, and those that wait throw the same exception.
@@ -47,6 +48,11 @@
 
 namespace weakcache::internal {
 
+// The result of an operation in which user code has ended the cache.
+inline absl::Status CacheHasEnded() {
+  return absl::AbortedError("a destructor or the listener has ended the cache during the call");
+}
+
 // What a thread does whose awaited load, another thread's, has failed.
 enum class IfOtherFails {
   kFail,  // in the same way
@@ -71,6 +77,10 @@ class CacheLoads {
   template <typename Loader>
   using MadeBy = typename MadeOf<V, std::remove_cvref_t<decltype(CallLoader(
                                         std::declval<Loader>(), std::declval<const K&>()))>>::type;
+  // Keeps what `loader` returns.
+  template <typename Loader>
+  using ResultBy = LoaderResult<V, std::remove_cvref_t<decltype(CallLoader(
+                                       std::declval<Loader>(), std::declval<const K&>()))>>;
   // Whether such an object goes to an embedded slot.
   template <typename Made>
   static constexpr bool kIsEmbedded = !std::is_same_v<Made, Ref<V>>;
@@ -113,6 +123,7 @@ class CacheLoads {
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Made made{};
+    ResultBy<Loader> loader_result;
     PreparedSlot prepared;
     typename Flights::Flight flight(location.hash());
     LoadOutcome<V> outcome;
@@ -126,7 +137,7 @@ class CacheLoads {
     CatchInto(outcome, [&] {
       store_.MakePayload(location, prepared, std::forward<Key>(key));
       flight.SetKey(&prepared.payload().key);
-      outcome.status = Make(prepared.cold(), std::forward<Loader>(loader), made);
+      outcome.status = Make(prepared.cold(), std::forward<Loader>(loader), made, loader_result);
       if (!outcome.status.ok()) return;
       EnterLoaded(location, prepared, made, present, completion, reservation, removals);
     });
@@ -140,11 +151,11 @@ class CacheLoads {
 
   // Runs the loader and the weigher.
   template <typename Made, typename Loader>
-  absl::Status Make(Entry& entry, Loader&& loader, Made& made) {
+  absl::Status Make(Entry& entry, Loader&& loader, Made& made, ResultBy<Loader>& loader_result) {
     Timer timer(store_);
     absl::Status status = LoadInto<V>(
         [&]() -> decltype(auto) { return CallLoader(std::forward<Loader>(loader), entry.key()); },
-        made);
+        made, loader_result);
     if (!status.ok()) return status;
     Store::SetUp(entry, store_.Weigh(*made), store_.freshness().NowIfNeeded());
     timer.Succeed();
@@ -177,8 +188,8 @@ class CacheLoads {
       outcome.object = AsRef<V>(std::move(made));
       return;
     } else {
-      outcome.object = store_.Enter(table, location.hash(), prepared, made, present,
-                                    RemovalCause::kExpired, reservation, removals);
+      outcome.object =
+          store_.Enter(table, location.hash(), prepared, made, present, now, reservation, removals);
     }
     if (completion.flight->has_spares()) table.template KeepSpare<kIsEmbedded<Made>>();
     completion.CompleteLocked(table);
@@ -201,18 +212,24 @@ class CacheLoads {
                            FlightCompletion& completion, uint64_t estimate,
                            Reservation& reservation, LoadPermit& permit,
                            IfOtherFails if_other_fails) {
-    const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
+    const auto match = [&] {
+      return store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
+    };
     bool reserved = estimate == 0;
     if (reserved && permit.unlimited()) {
+      // Before the flight begins, as it may run destructors.
+      auto found = location.shard->table.FindOrProveAbsent(location.hash(), match());
+      completion.result.object = std::move(found.object);
+      if (completion.result.object.get() != nullptr) return StartOutcome::kFound;
       permit.TryAcquire();
-      const StartOutcome start = StartUncontended<kEmbedded>(*location.shard, location.hash(),
-                                                             match, flight, prepared, completion);
+      const StartOutcome start =
+          StartUncontended<kEmbedded>(*location.shard, flight, prepared, completion, found.version);
       if (start != StartOutcome::kRefused) return start;
     }
     for (;;) {
       const auto may_start = [&] { return reserved && permit.TryAcquire(); };
       const StartOutcome start = internal::StartOrJoin<kEmbedded, StdAtomics>(
-          *location.shard, location.hash(), match, store_.shards().MatchingKey(lookup), flight,
+          *location.shard, location.hash(), match(), store_.shards().MatchingKey(lookup), flight,
           prepared, completion.result, may_start);
       if (start == StartOutcome::kStarted) completion.flight = &flight;
       LoadOutcome<V>& outcome = completion.result;
@@ -227,7 +244,11 @@ class CacheLoads {
         reserved = estimate == 0;
         permit.AwaitChange();
       } else {
-        reservation.Reserve(estimate);
+        if (!reservation.Reserve(estimate)) {
+          permit.ForgetLimiter();
+          outcome.status = CacheHasEnded();
+          return StartOutcome::kJoined;
+        }
         reserved = true;
       }
     }

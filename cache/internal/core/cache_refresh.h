@@ -8,14 +8,18 @@
 //      thread has claimed it, and holds the entry.
 //   2. RefreshClaim::Claim lets one thread win. The others return the stale object at once. Nobody
 //      wins once the entry has left the cache: its object has been refreshed already, or replaced.
-//   3. Refresh prepares a slot and runs the loader like a load (see cache_loads.h), but without a
-//      flight: nobody waits for it. So a miss on the same key, after the stale object has been
-//      invalidated, may load beside it. If the number of loads is limited and no permit is to be
-//      had, there is no refresh for now: a hit waits for nobody.
+//   3. Refresh prepares a slot and runs the loader like a load (see cache_loads.h). Its flight is
+//      among the shard's refreshes, where nobody waits for it, but it can be cancelled. So a miss
+//      on the same key, after the stale object has been invalidated, may load beside it. If the
+//      number of loads is limited and no permit is to be had, there is no refresh for now: a hit
+//      waits for nobody.
 //   4. EnterRefreshed takes the shard's lock and replaces the stale entry by the new one, if it is
-//      that very entry which is still in the table. If another object has come under the key
-//      meanwhile, that one is newer: it is the result, and the loaded one is dropped. If there is
-//      none, because the key was invalidated, the caller gets the loaded one, which is not kept.
+//      that very entry which is still in the table, and the flight has not been cancelled. If
+//      another object has come under the key meanwhile, that one is newer: it is the result, and
+//      the loaded one is dropped. If there is none, because the key was invalidated, the caller
+//      gets the loaded one, which is not kept. InvalidateIf and Clear cancel all refreshes that may
+//      concern them, before they look at the objects: an entry that came by a refresh could be
+//      where they have looked already. Until they have removed the stale entry, that is the result.
 //
 // If the refresh fails, by a status or an exception, its caller gets the stale object; the failure
 // only shows in the figures. The claim is released, so that the next GetOrLoad tries again, until
@@ -24,11 +28,12 @@
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
 
 #include <cstdint>
+#include <memory>
+#include <type_traits>
 #include <utility>
 
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
-#include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache::internal {
@@ -61,15 +66,22 @@ class CacheRefresh {
           typename Store::PendingRemovals removals;
           typename Store::TableEntry present;
           Made made{};
+          typename Loads::template ResultBy<Loader> loader_result;
           PreparedSlot prepared;
+          Registration refresh(*location.shard, location.hash());
           Reservation reservation(store_.retention());
           LoadPermit permit(loads_.limiter());
           if (!AcquirePermit(permit, estimate, reservation)) return stale;
-          store_.template Prepare<Loads::template kIsEmbedded<Made>>(
-              location, prepared, std::forward<Key>(key), removals);
-          if (!loads_.Make(prepared.cold(), std::forward<Loader>(loader), made).ok()) return stale;
-          Ref<V> fresh =
-              EnterRefreshed(location, prepared, made, present, entry, reservation, removals);
+          store_.template Prepare<Loads::template kIsEmbedded<Made>>(location, prepared, removals,
+                                                                     [&] { refresh.Begin(); });
+          store_.MakePayload(location, prepared, std::forward<Key>(key));
+          refresh.SetKey(prepared.payload().key);
+          if (!loads_.Make(prepared.cold(), std::forward<Loader>(loader), made, loader_result)
+                   .ok()) {
+            return stale;
+          }
+          Ref<V> fresh = EnterRefreshed(location, prepared, made, present, entry, refresh,
+                                        reservation, removals);
           permit.Release();
           removals.FinishEviction();
           return fresh;
@@ -83,33 +95,66 @@ class CacheRefresh {
     Entry* entry;
   };
 
+  // A refresh among those of its shard, so that it can be cancelled. Ends on whatever way its
+  // thread leaves.
+  class Registration {
+   public:
+    Registration(typename Store::Shard& shard, uint32_t hash)
+        : shard_(shard), hash_(hash), flight_(hash) {}
+    Registration(const Registration&) = delete;
+    Registration& operator=(const Registration&) = delete;
+    ~Registration() {
+      if (!under_way_) return;
+      typename Store::MutexLock lock(shard_.table.mutex);
+      End();
+    }
+
+    // Both: for a thread that holds the shard's lock. End returns whether it has been cancelled.
+    void Begin() {
+      const auto none = [](const typename Loads::K&) { return false; };
+      under_way_ = shard_.refreshes.Start(flight_, shard_.refreshes.Find(hash_, none));
+    }
+    bool End() {
+      under_way_ = false;
+      shard_.refreshes.End(flight_, LoadOutcome<V>());
+      return flight_.cancelled();
+    }
+    void SetKey(const typename Loads::K& key) { flight_.SetKey(std::addressof(key)); }
+
+   private:
+    typename Store::Shard& shard_;
+    const uint32_t hash_;
+    typename Loads::Flights::Flight flight_;
+    bool under_way_ = false;
+  };
+
   // False if no permit is to be had now. Bytes are reserved without one, as user code runs then.
   static bool AcquirePermit(LoadPermit& permit, uint64_t estimate, Reservation& reservation) {
     if (!permit.TryAcquire()) return false;
     if (estimate == 0) return true;
     permit.Release();
-    reservation.Reserve(estimate);
-    return permit.TryAcquire();
+    return reservation.Reserve(estimate) && permit.TryAcquire();
   }
 
   template <typename Made>
   Ref<V> EnterRefreshed(const KeyLocation& location, PreparedSlot& prepared, Made& made,
-                        typename Store::TableEntry& present, Entry* stale, Reservation& reservation,
-                        typename Store::PendingRemovals& removals) {
+                        typename Store::TableEntry& present, Entry* stale, Registration& refresh,
+                        Reservation& reservation, typename Store::PendingRemovals& removals) {
     auto& table = location.shard->table;
     const int64_t now = store_.freshness().NowIfNeeded();
     typename Store::MutexLock lock(table.mutex);
+    const bool cancelled = refresh.End();
     present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),
                                removals.deferred);
     table.PurgeUpTo(Store::Table::kPurgesPerOperation, removals.deferred);
-    if (present.slot == nullptr || &Store::Table::cold_part(present.slot) != stale) {
+    if (cancelled || present.slot == nullptr || &Store::Table::cold_part(present.slot) != stale) {
       lock.unlock();
       const bool newer = present.slot != nullptr &&
                          !store_.freshness().IsExpired(Store::Table::cold_part(present.slot), now);
       return newer ? std::move(present.object) : AsRef<V>(std::move(made));
     }
-    return store_.Enter(table, location.hash(), prepared, made, present, RemovalCause::kReplaced,
-                        reservation, removals);
+    return store_.Enter(table, location.hash(), prepared, made, present, now, reservation,
+                        removals);
   }
 
   Loads& loads_;

@@ -32,8 +32,12 @@ class CacheShards {
   using Flights = SingleFlight<LoadOutcome<V>, K, StdAtomics>;
 
   struct Shard {
+    // See ShardArray.
+    bool DropEntries() { return table.DropExternalEntries(); }
+
     Table table;
-    Flights flights;
+    Flights flights;    // guarded by the table's mutex
+    Flights refreshes;  // the same; nobody waits for them
   };
   struct KeyLocation {
     uint32_t hash() const { return static_cast<uint32_t>(key_hash >> kBitsBelowSlotHash); }
@@ -79,21 +83,13 @@ class CacheShards {
   template <typename Visit>
   void ForEach(Visit&& visit) const {
     ForEachShard([&](Shard& shard) {
-      typename Table::Position position;
-      for (bool more = true; more;) {
-        typename Table::Collected collected;
-        {
-          MutexLock lock(shard.table.mutex);
-          more = shard.table.Collect(position, collected);
-        }
-        while (!collected.empty()) {
-          collected.VisitNext([&](const TableEntry& entry) {
-            visit(std::as_const(Table::cold_part(entry.slot)), entry.object);
-          });
-        }
-      }
+      shard.table.ForEach([&](const TableEntry& entry) {
+        visit(std::as_const(Table::cold_part(entry.slot)), entry.object);
+      });
     });
   }
+  // Before the end, while all of the cache can still be used: see ShardArray.
+  void DropEntries() const { shards_.DropEntries(); }
 
  private:
   KeyFunctions<Hash, Equal> keys_;

@@ -71,6 +71,7 @@ class CacheStore {
   using Budget = Retention<K, Policy>;
   using PendingRemovals = typename Budget::PendingRemovals;
   using Reservation = typename Budget::Reservation;
+  using Shared = CacheShared<K>;
   using Outcome = LookupOutcome<Entry>;
   using Shards = CacheShards<K, V, Hash, Equal, Policy>;
   using Shard = typename Shards::Shard;
@@ -93,13 +94,20 @@ class CacheStore {
         retention_(settings.budget, shared_) {}
   CacheStore(const CacheStore&) = delete;
   CacheStore& operator=(const CacheStore&) = delete;
-  ~CacheStore() { shared_->open.store(false, std::memory_order_relaxed); }  // see the field
+  // Destructors of objects and keys may use all of the cache until both have been let go of.
+  ~CacheStore() {
+    shared_->open.store(false, std::memory_order_relaxed);  // see the field
+    retention_.Close();
+    shards_.DropEntries();
+  }
 
   Budget& retention() { return retention_; }
   const Budget& retention() const { return retention_; }
   const Shards& shards() const { return shards_; }
   const Freshness& freshness() const { return freshness_; }
   CacheCounters& counters() const { return shared_->counters; }
+  // For an operation that goes on after user code, to see whether that has ended the cache.
+  const std::shared_ptr<Shared>& shared() const { return shared_; }
   uint64_t Weigh(const V& object) const { return weigher_(object); }
 
   // As Shards::Matching, for objects that have not expired by time.
@@ -109,15 +117,21 @@ class CacheStore {
       return match(slot) && (!ages_matter_ || !freshness_.IsExpired(Table::cold_part(&slot), now));
     };
   }
-  // Returns the object under the key, or null. Counts a hit, but no miss.
+  // Returns the object under the key, or null. Counts a hit or a miss. All user code that this runs
+  // comes last: it may end the cache.
+  template <typename AnyKey>
+  Ref<V> Get(const AnyKey& key) {
+    return GetOr<IfAbsent::kRemoveExpiredAndCountMiss>(key);
+  }
+  // The same without counting a miss.
   template <typename AnyKey>
   Ref<V> GetIfPresent(const AnyKey& key) {
-    const LookupKeyOf<AnyKey> lookup = key;
-    const KeyLocation location = shards_.Locate(lookup);
-    if (Embedded* const found = FindFast(location, lookup)) [[likely]]
-      return found->Adopt();
-    const auto found = FindSlow(location, lookup);
-    return RefAccess::AdoptAs<Ref<V>>(found.pointer, found.block);
+    return GetOr<IfAbsent::kRemoveExpired>(key);
+  }
+  // The same without removing an object that has expired by time.
+  template <typename AnyKey>
+  Ref<V> GetIfUnexpired(const AnyKey& key) {
+    return GetOr<IfAbsent::kNothing>(key);
   }
 
   // As GetIfPresent, but counts nothing at all.
@@ -173,30 +187,15 @@ class CacheStore {
   // `on_entered()` under the shard's lock.
   template <typename AnyKey, typename Made, typename OnEntered>
   Ref<V> Put(AnyKey&& key, Made made, OnEntered&& on_entered) {
-    const uint64_t weight = Weigh(*made);
-    const LookupKeyOf<AnyKey> lookup = key;
-    const KeyLocation location = shards_.Locate(lookup);
-    PreparedSlot prepared;
-    PendingRemovals removals;
-    Prepare<!std::is_same_v<Made, Ref<V>>>(location, prepared, std::forward<AnyKey>(key), removals);
-    const int64_t now = freshness_.NowIfNeeded();
-    SetUp(prepared.cold(), weight, now);
-
-    Table& table = location.shard->table;
-    Flights& flights = location.shard->flights;
-    Reservation none(retention_);
-    TableEntry present;
-    MutexLock lock(table.mutex);
-    const K& own_key = prepared.payload().key;
-    present = table.FindLocked(location.hash(), shards_.Matching(own_key), removals.deferred);
-    auto* const flight = flights.Find(location.hash(), shards_.MatchingKey(own_key)).flight;
-    Ref<V> entered = Enter(table, location.hash(), prepared, made, present,
-                           CauseOfReplacing(present, now), none, removals);
-    if (flight != nullptr) flights.Supersede(*flight);
-    on_entered();
-    lock.unlock();
-    removals.FinishEviction();
-    return entered;
+    return PutObject</*kReplaces=*/true>(std::forward<AnyKey>(key), made, on_entered).first;
+  }
+  // The same unless there is an object under the key. Returns the object that is in the cache then,
+  // and whether it is this one.
+  template <typename AnyKey, typename Made, typename OnEntered>
+  std::pair<Ref<V>, bool> PutIfAbsent(AnyKey&& key, Made made, OnEntered&& on_entered) {
+    Ref<V> present = Peek(key);
+    if (present.get() != nullptr) return {std::move(present), false};
+    return PutObject</*kReplaces=*/false>(std::forward<AnyKey>(key), made, on_entered);
   }
 
   // Removes the object. A load of the key that is under way will not enter what it loads.
@@ -204,6 +203,7 @@ class CacheStore {
   bool Invalidate(const AnyKey& key) {
     const LookupKeyOf<AnyKey> lookup = key;
     const KeyLocation location = shards_.Locate(lookup);
+    const int64_t now = freshness_.NowIfNeeded();
     Table& table = location.shard->table;
     TableEntry present;
     PendingRemovals removals;
@@ -213,33 +213,33 @@ class CacheStore {
         location.shard->flights.Find(location.hash(), shards_.MatchingKey(lookup)).flight;
     if (flight != nullptr) location.shard->flights.Cancel(*flight);
     return RemoveLocked(table, location.hash(), shards_.Matching(lookup),
-                        RemovalCause::kInvalidated, AnyObject(), present, removals);
+                        RemovalCause::kInvalidated, now, AnyObject(), present, removals);
   }
   // Removes the object only if it is that of `expected`, a strong or weak reference.
   template <typename AnyKey, typename Expected>
   bool Invalidate(const AnyKey& key, const Expected& expected) {
     const LookupKeyOf<AnyKey> lookup = key;
-    return RemoveIf(
-        shards_.Locate(lookup), shards_.Matching(lookup), RemovalCause::kInvalidated,
-        [&](const Ref<V>& object) { return HandleTraits<Ref<V>>::SameOwner(object, expected); });
+    return RemoveIf(shards_.Locate(lookup), shards_.Matching(lookup), RemovalCause::kInvalidated,
+                    freshness_.NowIfNeeded(), [&](const Ref<V>& object) {
+                      return HandleTraits<Ref<V>>::SameOwner(object, expected);
+                    });
   }
-  // Removes the entry if it is still in the table. The caller holds a reference to its slot.
-  bool Remove(const Entry& entry, RemovalCause cause) {
-    return RemoveIf(shards_.LocateHash(entry.key_hash), shards_.MatchingEntry(entry), cause,
+  // Removes the entry if it is still in the table; for `cause`, or because it has expired by `now`.
+  // The caller holds a reference to its slot.
+  bool Remove(const Entry& entry, RemovalCause cause, int64_t now) {
+    return RemoveIf(shards_.LocateHash(entry.key_hash), shards_.MatchingEntry(entry), cause, now,
                     AnyObject());
   }
 
-  // Prepares a slot with the key, to be entered.
-  template <bool kEmbedded, typename AnyKey>
-  void Prepare(const KeyLocation& location, PreparedSlot& prepared, AnyKey&& key,
-               PendingRemovals& removals) {
-    {
-      Table& table = location.shard->table;
-      MutexLock lock(table.mutex);
-      table.PurgeUpTo(Table::kPurgesPerOperation, removals.deferred);
-      table.template Prepare<kEmbedded>(prepared);
-    }
-    MakePayload(location, prepared, std::forward<AnyKey>(key));
+  // Prepares a slot, to be entered after MakePayload. Calls `on_prepared()` under the shard's lock.
+  template <bool kEmbedded, typename OnPrepared>
+  void Prepare(const KeyLocation& location, PreparedSlot& prepared, PendingRemovals& removals,
+               const OnPrepared& on_prepared) {
+    Table& table = location.shard->table;
+    MutexLock lock(table.mutex);
+    table.PurgeUpTo(Table::kPurgesPerOperation, removals.deferred);
+    table.template Prepare<kEmbedded>(prepared);
+    on_prepared();
   }
   template <typename AnyKey>
   void MakePayload(const KeyLocation& location, PreparedSlot& prepared, AnyKey&& key) {
@@ -253,15 +253,16 @@ class CacheStore {
     entry.accessed.store(now, std::memory_order_relaxed);
   }
 
-  // Enters a made object, in place of `present` if that is something, for `cause`; returns it. The
-  // reservation ends.
+  // Enters a made object, in place of `present` if that is something; returns it. The reservation
+  // ends.
   template <typename Made>
   Ref<V> Enter(Table& table, uint32_t hash, PreparedSlot& prepared, Made& made,
-               const TableEntry& present, RemovalCause cause, Reservation& reservation,
+               const TableEntry& present, int64_t now, Reservation& reservation,
                PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
     table.MakeRoom(removals.deferred);
     if (present.slot != nullptr) {
-      retention_.Remove(&Table::cold_part(present.slot), cause, removals);
+      Entry& replaced = Table::cold_part(present.slot);
+      retention_.Remove(&replaced, CauseOf(replaced, RemovalCause::kReplaced, now), removals);
     }
     Entry* const entry = &prepared.cold();
     entry->object = BlockOfMade(made, prepared.slot());
@@ -282,19 +283,70 @@ class CacheStore {
     bool operator()(const Ref<V>&) const { return true; }
   };
 
-  template <typename Lookup>
+  // What a look-up does that finds no object, or one that has expired by time.
+  enum class IfAbsent { kNothing, kRemoveExpired, kRemoveExpiredAndCountMiss };
+
+  template <IfAbsent kIfAbsent, typename AnyKey>
+  Ref<V> GetOr(const AnyKey& key) {
+    const LookupKeyOf<AnyKey> lookup = key;
+    const KeyLocation location = shards_.Locate(lookup);
+    if (Embedded* const found = FindFast(location, lookup)) [[likely]]
+      return found->Adopt();
+    const auto found = FindSlow<kIfAbsent>(location, lookup);
+    return RefAccess::AdoptAs<Ref<V>>(found.pointer, found.block);
+  }
+  template <IfAbsent kIfAbsent, typename Lookup>
   [[gnu::noinline]] auto FindSlow(const KeyLocation& location, const Lookup& lookup) {
     Outcome outcome(freshness_);
     Ref<V> found = Find(location, lookup, outcome);
-    if (found.get() != nullptr && !RecordHit(outcome)) found.reset();
+    if (found.get() != nullptr && !outcome.expired()) {
+      RecordHit(outcome);
+    } else {
+      if (kIfAbsent == IfAbsent::kRemoveExpiredAndCountMiss) shared_->counters.CountMiss();
+      if (kIfAbsent != IfAbsent::kNothing && found.get() != nullptr) RecordHit(outcome);
+      found.reset();
+    }
     return RefAccess::TakeApart(std::move(found));
+  }
+
+  // See Put and PutIfAbsent.
+  template <bool kReplaces, typename AnyKey, typename Made, typename OnEntered>
+  std::pair<Ref<V>, bool> PutObject(AnyKey&& key, Made& made, OnEntered& on_entered) {
+    const uint64_t weight = Weigh(*made);
+    const LookupKeyOf<AnyKey> lookup = key;
+    const KeyLocation location = shards_.Locate(lookup);
+    PreparedSlot prepared;
+    PendingRemovals removals;
+    Prepare<!std::is_same_v<Made, Ref<V>>>(location, prepared, removals, [] {});
+    MakePayload(location, prepared, std::forward<AnyKey>(key));
+    const int64_t now = freshness_.NowIfNeeded();
+    SetUp(prepared.cold(), weight, now);
+
+    Table& table = location.shard->table;
+    Flights& flights = location.shard->flights;
+    Reservation none(retention_);
+    TableEntry present;
+    MutexLock lock(table.mutex);
+    const K& own_key = prepared.payload().key;
+    present = table.FindLocked(location.hash(), shards_.Matching(own_key), removals.deferred);
+    if (!kReplaces && present.slot != nullptr &&
+        !freshness_.IsExpired(Table::cold_part(present.slot), now)) {
+      return {std::move(present.object), false};
+    }
+    auto* const flight = flights.Find(location.hash(), shards_.MatchingKey(own_key)).flight;
+    Ref<V> entered = Enter(table, location.hash(), prepared, made, present, now, none, removals);
+    if (flight != nullptr) flights.Supersede(*flight);
+    on_entered();
+    lock.unlock();
+    removals.FinishEviction();
+    return {std::move(entered), true};
   }
 
   [[gnu::noinline]] bool RecordHitSlow(const Outcome& outcome) {
     Entry* const entry = outcome.entry();
     if (outcome.times_are_doubtful()) freshness_.CorrectTimes(*entry);
     if (outcome.expired()) {
-      Remove(*entry, RemovalCause::kExpired);
+      Remove(*entry, RemovalCause::kExpired, /*now=*/0);
       return false;
     }
     if (!outcome.weak()) {
@@ -318,30 +370,29 @@ class CacheStore {
   }
 
   template <typename Match, typename Condition>
-  bool RemoveIf(const KeyLocation& location, const Match& match, RemovalCause cause,
+  bool RemoveIf(const KeyLocation& location, const Match& match, RemovalCause cause, int64_t now,
                 const Condition& condition) {
     TableEntry present;
     PendingRemovals removals;
     Table& table = location.shard->table;
     MutexLock lock(table.mutex);
-    return RemoveLocked(table, location.hash(), match, cause, condition, present, removals);
+    return RemoveLocked(table, location.hash(), match, cause, now, condition, present, removals);
   }
   template <typename Match, typename Condition>
   bool RemoveLocked(Table& table, uint32_t hash, const Match& match, RemovalCause cause,
-                    const Condition& condition, TableEntry& present, PendingRemovals& removals)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
+                    int64_t now, const Condition& condition, TableEntry& present,
+                    PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
     table.PurgeUpTo(Table::kPurgesPerOperation, removals.deferred);
     present = table.FindLocked(hash, match, removals.deferred);
     if (present.slot == nullptr || !condition(present.object)) return false;
-    retention_.Remove(&Table::cold_part(present.slot), cause, removals);
+    Entry& entry = Table::cold_part(present.slot);
+    retention_.Remove(&entry, CauseOf(entry, cause, now), removals);
     table.Remove(present, removals.deferred);
     return true;
   }
 
-  RemovalCause CauseOfReplacing(const TableEntry& present, int64_t now) const {
-    return present.slot != nullptr && freshness_.IsExpired(Table::cold_part(present.slot), now)
-               ? RemovalCause::kExpired
-               : RemovalCause::kReplaced;
+  RemovalCause CauseOf(const Entry& entry, RemovalCause unless_expired, int64_t now) const {
+    return freshness_.IsExpired(entry, now) ? RemovalCause::kExpired : unless_expired;
   }
 
   static ControlBlock* BlockOfMade(const Ref<V>& made, ControlBlock*) {
@@ -349,7 +400,13 @@ class CacheStore {
   }
   static ControlBlock* BlockOfMade(const Owned<V>&, ControlBlock* slot) { return slot; }
 
+  struct EndMark {
+    ~EndMark() { shared.SetEnded(); }
+    CacheShared<K>& shared;
+  };
+
   const std::shared_ptr<CacheShared<K>> shared_;  // all tables keep it alive
+  const EndMark end_mark_{*shared_};              // destroyed after all that follows
   const Freshness freshness_;
   const bool ages_matter_ = freshness_.needed();
   const Shards shards_;

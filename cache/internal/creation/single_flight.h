@@ -80,7 +80,7 @@ class SingleFlight {
     typename Policy::template Atomic<const Key*> key_{nullptr};
     Waiter* waiters_ = nullptr;
     Flight* children_[2] = {nullptr, nullptr};
-    Flight* next_visited_ = nullptr;  // scratch of ForEach
+    Flight* next_visited_ = nullptr;  // scratch of ForEach and ForEachKey
   };
 
   SingleFlight() = default;
@@ -130,6 +130,7 @@ class SingleFlight {
   // Starts the flight after a Find that has found none, under the same lock. Returns false if
   // another one has started without the lock meanwhile: then look again.
   bool Start(Flight& flight, const Found& found) {
+    flight.uncontended_ = false;
     if (found.parent != nullptr) {
       found.parent->children_[found.side] = &flight;
       return true;
@@ -159,14 +160,27 @@ class SingleFlight {
       if (flight.key_.load(std::memory_order_acquire) != nullptr) Cancel(flight);
     });
   }
-  // Calls `visit(key)` for each flight that has a key.
+  // Calls `visit(key)` for each flight that has a key, and a hash whose lowest `bits` bits are
+  // those of `hash`; until it returns false.
   template <typename Visit>
-  void ForEachKey(const Visit& visit) {
-    ForEach([&](const Flight& flight) {
+  void ForEachKey(uint32_t hash, int bits, const Visit& visit) {
+    const auto visit_key = [&](const Flight& flight) {
+      if (((uint64_t{flight.hash_} ^ hash) & ((uint64_t{1} << bits) - 1)) != 0) return true;
       // Acquire, as in Find.
       const Key* const key = flight.key_.load(std::memory_order_acquire);
-      if (key != nullptr) visit(*key);
-    });
+      return key == nullptr || visit(*key);
+    };
+    // Down to the tree of those flights, as in Find.
+    Flight* top = root_.load(std::memory_order_acquire);
+    for (int bit = 0; bit < bits && top != nullptr; ++bit) {
+      if (!visit_key(*top)) return;
+      top = top->children_[(hash >> bit) & 1];
+    }
+    Flight* last = top;
+    for (Flight* flight = top; flight != nullptr; flight = flight->next_visited_) {
+      last = AppendChildren(*flight, last);
+      if (!visit_key(*flight)) return;
+    }
   }
 
   // Waits for another thread's flight, and moves its result to `result`. The mutex is unlocked
@@ -263,18 +277,25 @@ class SingleFlight {
     Flight* const root = root_.load(std::memory_order_acquire);
     Flight* last = root;
     for (Flight* flight = root; flight != nullptr; flight = flight->next_visited_) {
-      for (Flight* const child : flight->children_) {
-        if (child == nullptr) continue;
-        last->next_visited_ = child;
-        last = child;
-      }
-      if (flight == last) flight->next_visited_ = nullptr;
+      last = AppendChildren(*flight, last);
     }
     Flight* next;
     for (Flight* flight = root; flight != nullptr; flight = next) {
       next = flight->next_visited_;
       visit(*flight);
     }
+  }
+
+  // Appends a flight's children to the list that ends with `last`, whose next flight after it this
+  // is. Returns the new last one.
+  static Flight* AppendChildren(Flight& flight, Flight* last) {
+    for (Flight* const child : flight.children_) {
+      if (child == nullptr) continue;
+      last->next_visited_ = child;
+      last = child;
+    }
+    last->next_visited_ = nullptr;
+    return last;
   }
 
   // Takes a flight out of the tree. A leaf below it takes its place: that has the same path so far.
@@ -385,26 +406,22 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
   }
 }
 
-// Starts `flight` if there is no other in the shard, without the lock; else returns kRefused. Sets
-// the completion's flight if it has started. `version` is one as of which the caller has proved the
-// key absent: unless that has changed, the table is not searched again.
-inline constexpr uint64_t kNoVersion = ~uint64_t{0};
-template <bool kEmbedded, typename Shard, typename MatchSlot, typename Flight,
-          typename PreparedSlot, typename FlightCompletion>
-StartOutcome StartUncontended(Shard& shard, uint32_t hash, const MatchSlot& match_slot,
-                              Flight& flight, PreparedSlot& prepared, FlightCompletion& completion,
-                              uint64_t version = kNoVersion) {
+// Starts `flight`, without the lock, if there is no other in the shard and the table is still as of
+// `version`, when the caller has proved the key absent. Else returns kRefused: call StartOrJoin.
+// Sets the completion's flight if it has started.
+template <bool kEmbedded, typename Shard, typename Flight, typename PreparedSlot,
+          typename FlightCompletion>
+StartOutcome StartUncontended(Shard& shard, Flight& flight, PreparedSlot& prepared,
+                              FlightCompletion& completion, uint64_t version) {
   auto& table = shard.table;
   using Table = std::remove_reference_t<decltype(table)>;
   if (!shard.flights.StartUncontended(flight)) return StartOutcome::kRefused;
   completion.flight = &flight;
-  // Another flight's entry would have changed the version.
+  // Another flight's entry would have changed the version. The key can't be looked for here: a
+  // search may hold other objects for a moment, and so run their destructors during this flight.
   if (table.version() != version) [[unlikely]] {
-    completion.result.object = table.FindOrProveAbsent(hash, match_slot).object;
-    if (completion.result.object.get() != nullptr) {
-      completion.Complete();
-      return StartOutcome::kFound;
-    }
+    completion.Complete();
+    return StartOutcome::kRefused;
   }
   if (!table.template PrepareSpare<kEmbedded>(prepared)) {
     typename Table::MutexLock lock(table.mutex);

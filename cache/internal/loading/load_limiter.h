@@ -172,6 +172,9 @@ class BasicLoadPermit {
     }
   }
 
+  // The limiter has gone, by user code, while this had no permit.
+  void ForgetLimiter() { is_waiting_ = false; }
+
   // Returns when a permit has been returned or granted, or NotifyChange() called, since the last
   // call of this; the first call returns at once, and from then on changes count. Precondition:
   // there is a limit, and the caller holds no lock, flight or permit of the cache's.

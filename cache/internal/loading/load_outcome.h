@@ -79,49 +79,13 @@ inline constexpr bool kIsUniquePtr<std::unique_ptr<T, Deleter>> = true;
 template <typename V>
 using Owned = std::unique_ptr<std::remove_cv_t<V>, ObjectDiscarder<std::remove_cv_t<V>>>;
 
-// Whether `delete object` runs a function of the object's class, of any of the forms that there
-// are.
-template <typename T, typename... Arguments>
-concept HasDelete = requires(T* object, Arguments... arguments) {
-  T::operator delete(object, arguments...);
-};
-template <typename T, typename... First>
-inline constexpr bool kHasSizedDelete =
-    HasDelete<T, First...> || HasDelete<T, First..., size_t> ||
-    HasDelete<T, First..., std::align_val_t> || HasDelete<T, First..., size_t, std::align_val_t>;
-template <typename T>
-inline constexpr bool kHasOwnDelete =
-    kHasSizedDelete<T> || kHasSizedDelete<T, std::destroying_delete_t>;
-
-// Whether std::default_delete<T> is the standard's own, and not a specialisation. Only the
-// standard's own can be made from the default_delete of a derived class. False for some types for
-// which it is true: those that no class is derived from.
-template <typename T>
-struct IsDefaultDeleteStandard : std::false_type {};
-template <typename T>
-requires std::is_class_v<T> &&(!std::is_final_v<T>)struct IsDefaultDeleteStandard<T> {
-  struct Derived : T {};
-  static constexpr bool value =
-      std::is_convertible_v<std::default_delete<Derived>, std::default_delete<T>>;
-};
-
-// Whether a unique_ptr's object is as the table would have allocated it, and ends as if the table
-// ended it: then the table takes it over with its counts in the slot, and a look-up touches one
-// cache line less.
-template <typename V, typename Result>
-inline constexpr bool kIsTakenOver = false;
-template <typename V, typename T>
-requires std::is_same_v<std::remove_cv_t<V>, T>
-inline constexpr bool kIsTakenOver<V, std::unique_ptr<T>> =
-    !kHasOwnDelete<T> && !std::is_polymorphic_v<T> &&
-    (std::is_scalar_v<T> || IsDefaultDeleteStandard<T>::value);
-
-// Owned or Ref: what LoadInto<V> makes of a result of this type.
+// Owned or Ref: what LoadInto<V> makes of a result of this type. A std::unique_ptr's object has to
+// end by its deleter. Even std::default_delete may be specialised, which nothing shows for certain,
+// so the table can't take over such an object.
 template <typename V, typename Result>
 struct MadeOf {
-  static constexpr bool kIsReference =
-      !kIsTakenOver<V, Result> && (std::is_convertible_v<Result, Ref<V>> || kIsUniquePtr<Result> ||
-                                   std::is_same_v<Result, absl::Status>);
+  static constexpr bool kIsReference = std::is_convertible_v<Result, Ref<V>> ||
+                                       kIsUniquePtr<Result> || std::is_same_v<Result, absl::Status>;
   using type = std::conditional_t<kIsReference, Ref<V>, Owned<V>>;
 };
 template <typename V, typename Result>
@@ -129,9 +93,7 @@ struct MadeOf<V, absl::StatusOr<Result>> : MadeOf<V, Result> {};
 
 template <typename V, typename Result>
 typename MadeOf<V, Result>::type MakeFrom(Result&& result) {
-  if constexpr (kIsTakenOver<V, Result>) {
-    return Owned<V>(result.release());
-  } else if constexpr (kIsUniquePtr<Result>) {
+  if constexpr (kIsUniquePtr<Result>) {
     return AdoptRef(std::forward<Result>(result));
   } else if constexpr (MadeOf<V, Result>::kIsReference) {
     return std::forward<Result>(result);
@@ -149,27 +111,62 @@ bool OwnsObject(const H& made) {
   }
 }
 
-// What `load()` makes; an error if it says so, or if it gives nothing. `load` returns a V, a
-// std::unique_ptr or a Ref to one, an absl::StatusOr of any of them, or an absl::Status.
-template <typename V, typename Load, typename Made>
-absl::Status LoadInto(Load&& load, Made& made) {
-  using Result = std::remove_cvref_t<std::invoke_result_t<Load>>;
+// Moves the object out of what a loader has returned. Returns an error if that is one, or has no
+// object.
+template <typename V, typename Result, typename Made>
+absl::Status TakeObject(Result&& result, Made& made) {
+  static_assert(std::is_rvalue_reference_v<Result&&>);
   if constexpr (std::is_same_v<Result, absl::Status>) {
-    absl::Status status = load();
-    if (!status.ok()) return status;
+    if (!result.ok()) return std::move(result);
   } else if constexpr (kIsStatusOr<Result>) {
-    Result result = load();
     if (!result.ok()) return std::move(result).status();
     made = MakeFrom<V>(*std::move(result));
-  } else if constexpr (MadeOf<V, Result>::kIsReference || kIsTakenOver<V, Result>) {
-    made = MakeFrom<V>(Result(load()));
   } else {
-    static_assert(std::is_same_v<Result, std::remove_cv_t<V>>,
-                  "the loader must return an object, a unique_ptr or Ref to one, or a status");
-    made = MakeObjectBy<Ref<V>>(std::forward<Load>(load));
+    made = MakeFrom<V>(std::move(result));
   }
   if (!OwnsObject(made)) return absl::InternalError("the loader gave no object");
   return absl::OkStatus();
+}
+
+// Keeps what a loader has returned, after the object has been moved out of it: what is left has a
+// destructor of the user's, too. Declare it before flights and permits, so that it is destroyed
+// after they have ended. (A V that is returned as such is constructed where it stays.)
+template <typename V, typename Result>
+class LoaderResult {
+ public:
+  LoaderResult() {}
+  LoaderResult(const LoaderResult&) = delete;
+  LoaderResult& operator=(const LoaderResult&) = delete;
+  ~LoaderResult() {
+    if (has_result_) std::destroy_at(std::addressof(result_));
+  }
+
+  template <typename Load>
+  Result& Emplace(Load&& load) {
+    ::new (static_cast<void*>(std::addressof(result_))) Result(std::forward<Load>(load)());
+    has_result_ = true;
+    return result_;
+  }
+
+ private:
+  union {
+    Result result_;
+  };
+  bool has_result_ = false;
+};
+template <typename V>
+class LoaderResult<V, std::remove_cv_t<V>> {};
+
+// Makes the object that `load()` returns: a V, a std::unique_ptr or a Ref to one, an absl::StatusOr
+// of any of them, or an absl::Status. Returns an error if that is one, or has no object.
+template <typename V, typename Load, typename Made, typename Result>
+absl::Status LoadInto(Load&& load, Made& made, LoaderResult<V, Result>& result) {
+  if constexpr (std::is_same_v<Result, std::remove_cv_t<V>>) {
+    made = MakeObjectBy<Ref<V>>(std::forward<Load>(load));
+    return absl::OkStatus();
+  } else {
+    return TakeObject<V, Result>(std::move(result.Emplace(std::forward<Load>(load))), made);
+  }
 }
 
 // The only reference to an object that was made for a table and is not entered there.

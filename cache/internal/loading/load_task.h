@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/internal/check.h"
 
 namespace weakcache::internal {
@@ -20,11 +21,37 @@ namespace weakcache::internal {
 // How many tasks of a cache have neither run nor been dropped. Any thread.
 class TaskCount {
  public:
+  // A task that runs on this thread, in the scope of this. The user code with which it ends may end
+  // the cache.
+  class Running {
+   public:
+    explicit Running(TaskCount& count) : count_(&count), outer_(std::exchange(Innermost(), this)) {}
+    Running(const Running&) = delete;
+    Running& operator=(const Running&) = delete;
+    ~Running() {
+      Innermost() = outer_;
+      if (count_ != nullptr) count_->End();
+    }
+
+   private:
+    friend class TaskCount;
+    struct OfThread {
+      Running* innermost;
+    };
+    static Running*& Innermost() { return StdAtomics::ThreadLocal<OfThread>().innermost; }
+
+    TaskCount* count_;  // null once the cache has ended
+    Running* const outer_;
+  };
+
   TaskCount() = default;
   TaskCount(const TaskCount&) = delete;
   TaskCount& operator=(const TaskCount&) = delete;
-  // At the cache's end, which a task must not outlive.
+  // At the cache's end, which a task must not outlive, unless it is what ends the cache.
   ~TaskCount() {
+    for (Running* task = Running::Innermost(); task != nullptr; task = task->outer_) {
+      if (task->count_ == this) std::exchange(task->count_, nullptr)->End();
+    }
     Check(count_.load(std::memory_order_acquire) == 0, "~LargeObjectCache",
           "a task of GetOrLoadAsync has neither run nor been dropped");
   }
@@ -67,12 +94,8 @@ class LoadTask {
  private:
   // Is through with the cache when it returns: whoever gets the result may end that.
   absl::StatusOr<Strong> Load() {
-    struct Ending {
-      ~Ending() { count.End(); }
-      TaskCount& count;
-    };
     has_run_ = true;
-    const Ending ending{count_};
+    const TaskCount::Running running(count_);
     // The load that has made the task may wait for it.
     const LoadLimiter::TaskScope scope(core_->limiter(), maker_);
     return core_->GetOrLoad(std::move(key_), std::move(loader_), estimate_);

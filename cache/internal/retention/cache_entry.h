@@ -49,6 +49,16 @@ struct CacheShared {
   // Whether the cache still exists. True to false by the cache's end, once. Relaxed: for an object
   // that is released at the same time, the listener may be called or not.
   std::atomic<bool> open{true};
+
+  // Whether the cache is gone. For an operation that goes on after user code, which may have ended
+  // the cache on the operation's own thread.
+  bool ended() const { return ended_.load(std::memory_order_relaxed); }
+  void SetEnded() { ended_.store(true, std::memory_order_relaxed); }
+
+ private:
+  // False to true after the last part of the cache has been destroyed, once. Relaxed: an operation
+  // reads it on the thread that has ended the cache, or while the cache can't end.
+  std::atomic<bool> ended_{false};
 };
 
 // Whether a cache owns an object, in a byte beside the policy's counter.
@@ -59,8 +69,9 @@ class Ownership {
   // By a thread that holds the budget's lock.
   void SetRetained(bool retained) { set_state(retained ? State::kRetained : State::kNotRetained); }
 
-  // The object dies because of its eviction: nobody used it then, nor since. By the thread that has
-  // dropped the last reference, before the object ends; no look-up finds it any more.
+  // The object dies because of its eviction: nobody used it then, and whoever has found it since
+  // has let go of it. By the thread that has dropped the last reference, the cache's, before the
+  // object ends; no look-up finds it any more.
   void SetEvictedUnused() { set_state(State::kEvictedUnused); }
   bool evicted_unused() const { return state() == State::kEvictedUnused; }
 

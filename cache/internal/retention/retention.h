@@ -63,11 +63,16 @@ class Retention {
 
     // Evicts until `bytes` are free, before the object comes: that is what a reservation is for. If
     // so many can't be had beside other reservations, it evicts and reserves nothing. User code
-    // runs.
-    void Reserve(uint64_t bytes) {
-      if (bytes_ != 0 || !retention_.Fits(bytes)) return;
-      PendingRemovals removals;
-      bytes_ = retention_.Reserve(bytes, removals);
+    // runs; if that has ended the cache, returns false.
+    bool Reserve(uint64_t bytes) {
+      if (bytes_ != 0 || !retention_.Fits(bytes)) return true;
+      const std::shared_ptr<CacheShared<K>> shared = retention_.shared_;
+      {
+        PendingRemovals removals;
+        bytes_ = retention_.Reserve(bytes, removals);
+      }
+      if (shared->ended()) bytes_ = 0;
+      return !shared->ended();
     }
     void Release() {
       if (const uint64_t bytes = std::exchange(bytes_, 0)) retention_.ReleaseReserved(bytes);
@@ -86,7 +91,9 @@ class Retention {
         budget_(policy_.budget()) {}
   Retention(const Retention&) = delete;
   Retention& operator=(const Retention&) = delete;
-  ~Retention() {
+  ~Retention() { Close(); }
+  // Lets go of all objects, and retains none from now on. Their destructors may use the cache.
+  void Close() {
     ControlBlock::DeferredReleases deferred;
     MutexLock lock(mutex_);
     // An object that a destructor finds in the cache after this is not retained again, even if the

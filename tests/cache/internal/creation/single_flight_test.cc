@@ -53,6 +53,26 @@ class SingleFlightTest : public testing::TestWithParam<uint32_t> {
     }
   }
 
+  // Visits all flights in parts, by the lowest bits of their hashes.
+  void CheckVisits(int bits) {
+    std::vector<int> keys;
+    for (const auto& creation : creations_) {
+      if (!creation->flight.cancelled()) keys.push_back(creation->key);
+    }
+    std::sort(keys.begin(), keys.end());
+    std::vector<int> visited;
+    const uint32_t parts = uint32_t{1} << bits;
+    for (uint32_t part = 0; part < parts; ++part) {
+      flights_.ForEachKey(part, bits, [&](int key) {
+        EXPECT_EQ(HashOf(key) % parts, part);
+        visited.push_back(key);
+        return true;
+      });
+    }
+    std::sort(visited.begin(), visited.end());
+    ASSERT_EQ(visited, keys);
+  }
+
   Flights flights_;
   std::vector<std::unique_ptr<Creation>> creations_;
 };
@@ -75,6 +95,7 @@ TEST_P(SingleFlightTest, FindsAllFlightsAndNoOthers) {
       creations_.erase(at);
     }
     Check(kKeys);
+    CheckVisits(step % 5);
     if (step % 500 == 499) {
       flights_.CancelAll();
       EXPECT_TRUE(flights_.empty());

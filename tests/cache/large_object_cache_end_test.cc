@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+// The end of a LargeObjectCache inside user code that one of its operations runs, and destructors
+// that use it at its end. Most of what could go wrong here only AddressSanitizer sees.
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "weakcache/cache/large_object_cache.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache {
+namespace {
+
+// An object that does something when it ends.
+struct Blob {
+  Blob() = default;
+  explicit Blob(std::function<void()> on_end) : on_end(std::move(on_end)) {}
+  Blob(Blob&& other) noexcept : on_end(std::exchange(other.on_end, nullptr)) {}
+  ~Blob() {
+    if (on_end) on_end();
+  }
+  std::function<void()> on_end;
+};
+using Cache = LargeObjectCache<int, Blob>;
+using Keys = std::vector<int>;
+
+std::vector<Blob> BlobsFor(const Keys& keys) { return std::vector<Blob>(keys.size()); }
+
+// A cache for one object, which is ended by that object's destructor, or by the listener.
+class EndInsideTest : public testing::TestWithParam<bool> {
+ protected:
+  EndInsideTest() { Make(); }
+  ~EndInsideTest() override { EXPECT_EQ(cache_, nullptr); }
+  void Make() {
+    Cache::Options options;
+    options.budget_bytes = 10;
+    options.shards = 1;
+    options.weigher = [this](const Blob&) { return weight_; };
+    options.expire_after_write = absl::Seconds(10);
+    options.clock = [this] { return now_; };
+    if (ByListener()) {
+      options.removal_listener = [this](int key, RemovalCause, uint64_t) {
+        if (key == 1) cache_.reset();
+      };
+    }
+    const auto end_cache = [this] {
+      if (!ByListener()) cache_.reset();
+    };
+    cache_.reset();
+    cache_ = std::make_unique<Cache>(std::move(Cache::Create(options)).value());
+    cache_->Put(1, Blob(end_cache));
+  }
+
+  bool ByListener() const { return GetParam(); }
+  void Expire() { now_ += absl::Seconds(10); }
+  static absl::StatusCode CodeOf(const absl::StatusOr<Ref<Blob>>& result) {
+    return result.status().code();
+  }
+
+  absl::Time now_ = absl::UnixEpoch();
+  uint64_t weight_ = 10;
+  std::unique_ptr<Cache> cache_;
+};
+INSTANTIATE_TEST_SUITE_P(All, EndInsideTest, testing::Bool(), [](const auto& info) {
+  return std::string(info.param ? "ByTheListener" : "ByADestructor");
+});
+
+TEST_P(EndInsideTest, OfGetOfAnExpiredObject) {
+  Expire();
+  EXPECT_EQ(cache_->Get(1), nullptr);
+}
+
+TEST_P(EndInsideTest, OfGetOrLoadOfAnExpiredObject) {
+  Expire();
+  EXPECT_EQ(CodeOf(cache_->GetOrLoad(1,
+                                     []() -> Blob {
+                                       ADD_FAILURE() << "for a cache that has ended";
+                                       return Blob();
+                                     })),
+            absl::StatusCode::kAborted);
+}
+
+TEST_P(EndInsideTest, OfALoadThatEvicts) {
+  EXPECT_TRUE(cache_->GetOrLoad(2, [] { return Blob(); }).ok());
+}
+
+TEST_P(EndInsideTest, OfAnEstimateThatEvicts) {
+  EXPECT_EQ(CodeOf(cache_->GetOrLoad(2, [] { return Blob(); }, {.weight_estimate = 10})),
+            absl::StatusCode::kAborted);
+}
+
+TEST_P(EndInsideTest, OfATaskThatEvicts) {
+  auto future = cache_->GetOrLoadAsync(
+      2, [] { return Blob(); }, [](const auto& task) { task(); });
+  EXPECT_TRUE(future.get().ok());
+}
+
+TEST_P(EndInsideTest, OfATaskThatFindsAnExpiredObject) {
+  Expire();
+  auto future = cache_->GetOrLoadAsync(
+      1, [] { return Blob(); }, [](const auto& task) { task(); });
+  EXPECT_EQ(CodeOf(future.get()), absl::StatusCode::kAborted);
+}
+
+TEST_P(EndInsideTest, OfGetAllThatEvicts) {
+  const auto results = cache_->GetAll(Keys{2, 2}, BlobsFor);
+  EXPECT_TRUE(results[0].ok());
+  EXPECT_EQ(results[1].value(), results[0].value());
+}
+
+TEST_P(EndInsideTest, OfGetAllOfAnExpiredObject) {
+  Expire();
+  for (const auto& result : cache_->GetAll(Keys{1, 2}, BlobsFor)) {
+    EXPECT_EQ(CodeOf(result), absl::StatusCode::kAborted);
+  }
+}
+
+TEST_P(EndInsideTest, OfUpdateWeight) {
+  weight_ = 11;
+  EXPECT_TRUE(cache_->UpdateWeight(1));
+}
+
+// A key whose copy in the cache runs a function when it is destroyed.
+struct TalkingKey {
+  explicit TalkingKey(int id, std::function<void()> on_end = nullptr)
+      : id(id), on_end(std::move(on_end)) {}
+  TalkingKey(const TalkingKey& other)
+      : id(other.id), on_end(std::exchange(other.on_end, nullptr)) {}
+  TalkingKey& operator=(const TalkingKey&) = delete;
+  ~TalkingKey() {
+    if (on_end) std::exchange(on_end, nullptr)();
+  }
+  bool operator==(const TalkingKey& other) const { return id == other.id; }
+  template <typename H>
+  friend H AbslHashValue(H h, const TalkingKey& key) {
+    return H::combine(std::move(h), key.id);
+  }
+
+  const int id;
+  mutable std::function<void()> on_end;
+};
+
+// Of objects that were put as references, also of ones that outlive the cache; and of ones that the
+// cache has made.
+TEST(LargeObjectCacheEndTest, KeysMayUseTheCacheAtItsEnd) {
+  using TalkingCache = LargeObjectCache<TalkingKey, int>;
+  constexpr int kObjects = 40;
+  for (const size_t shards : {size_t{1}, size_t{16}}) {
+    TalkingCache::Options options;
+    options.budget_bytes = kObjects / 2 * sizeof(int);
+    options.shards = shards;
+    options.weigher = [](const int&) { return sizeof(int); };
+    std::vector<Ref<int>> held;
+    std::optional<TalkingCache> cache(std::move(TalkingCache::Create(options)).value());
+    TalkingCache* const before = &*cache;
+    int ended = 0;
+    int entered_late = 0;
+    for (int i = 0; i < kObjects; ++i) {
+      const auto on_end = [&, i] {
+        ++ended;
+        for (int key = 0; key < kObjects; ++key) {
+          const Ref<int> found = before->Get(TalkingKey(key));
+          EXPECT_TRUE(found == nullptr || *found == key);
+        }
+        EXPECT_EQ(before->Peek(TalkingKey(i)), nullptr);
+        if (i % 10 != 0) return;
+        before->Put(TalkingKey(100 + i, [&] { ++entered_late; }), held[0]);
+        EXPECT_TRUE(before->GetOrLoad(TalkingKey(200 + i), [] { return 1; }).ok());
+      };
+      if (i % 4 == 3) {
+        before->Put(TalkingKey(i, on_end), int{i});  // is not held
+      } else {
+        held.push_back(before->Put(TalkingKey(i, on_end), MakeRef<int>(i)));
+      }
+    }
+    // Its own memory stays, and so it is reachable by its destructor's callees.
+    std::destroy_at(before);
+    EXPECT_EQ(ended, kObjects);
+    EXPECT_EQ(entered_late, kObjects / 10);
+    std::construct_at(before, std::move(TalkingCache::Create(options)).value());
+  }
+}
+
+}  // namespace
+}  // namespace weakcache
