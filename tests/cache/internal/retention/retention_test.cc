@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -42,6 +43,7 @@ class RetentionTest : public ::testing::Test {
             CacheSettings<int, Blob>{budget, /*shards=*/1, /*max_concurrent_loads=*/0,
                                      [](const Blob& blob) { return blob.size; },
                                      [this](int key, RemovalCause cause, uint64_t weight) {
+                                       const std::lock_guard lock(notified_mutex_);
                                        notified_.push_back({key, cause, weight});
                                      },
                                      Freshness({}, absl::InfiniteDuration(),
@@ -62,6 +64,7 @@ class RetentionTest : public ::testing::Test {
   bool Contains(int key) { return core_.store().Peek(key).get() != nullptr; }
   typename Core::Store::Budget& retention() { return core_.store().retention(); }
 
+  std::mutex notified_mutex_;  // whoever drops a last reference may be notified
   std::vector<Notification> notified_;
   Core core_;
 };
