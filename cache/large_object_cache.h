@@ -315,12 +315,14 @@ class LargeObjectCache {
   void SetBudget(uint64_t budget_bytes) {
     internal::Check(IsBudget(budget_bytes), "LargeObjectCache::SetBudget", "a negative budget");
     typename Core::PendingRemovals removals;
+    removals.now = core_->store().freshness().NowIfNeeded();
     core_->store().retention().SetBudget(budget_bytes, removals);
   }
   [[nodiscard]] uint64_t budget_bytes() const { return core_->store().retention().budget(); }
   // Evicts until the retained objects weigh at most `bytes`, for memory pressure; the budget stays.
   void Trim(uint64_t bytes) {
     typename Core::PendingRemovals removals;
+    removals.now = core_->store().freshness().NowIfNeeded();
     core_->store().retention().Trim(bytes, removals);
   }
   // Weighs the object again, because it has grown or shrunk. Returns false if there is none.

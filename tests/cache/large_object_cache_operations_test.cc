@@ -18,6 +18,7 @@
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 namespace {
@@ -263,7 +264,7 @@ class ExpiryCauseTest : public testing::Test {
 
   absl::Time now_ = absl::UnixEpoch();
   std::vector<RemovalCause> causes_;
-  Ref<Picture> held_;
+  WeakRef<Picture> object_;
   absl::StatusOr<Cache> created_ = Cache::Create({});
   Cache& cache_ = *created_;
 };
@@ -271,19 +272,25 @@ class ExpiryCauseTest : public testing::Test {
 TEST_F(ExpiryCauseTest, IsThatOfWhateverRemovesAnExpiredObject) {
   const std::function<void()> removals[] = {
       [&] { EXPECT_TRUE(cache_.Invalidate("a")); },
-      [&] { EXPECT_TRUE(cache_.Invalidate("a", held_)); },
+      [&] { EXPECT_TRUE(cache_.Invalidate("a", object_)); },
       [&] { cache_.InvalidateIf([](const std::string&) { return true; }); },
       [&] { cache_.Clear(); },
       [&] { cache_.Purge(); },
       [&] { cache_.Put("a", Picture{2}); },
       [&] { EXPECT_TRUE(cache_.PutIfAbsent("a", Picture{2}).second); },
       [&] { EXPECT_EQ(cache_.Get("a"), nullptr); },
+      [&] { cache_.Trim(0); },
+      [&] {
+        cache_.SetBudget(0);
+        cache_.SetBudget(1000);
+      },
+
       [&] { EXPECT_TRUE(cache_.GetOrLoad("a", [] { return Picture{2}; }).ok()); },
   };
   uint64_t expired = 0;
   for (const auto& remove : removals) {
     cache_.Clear();
-    held_ = cache_.Put("a", Picture{1});
+    object_ = cache_.Put("a", Picture{1});
     now_ += absl::Seconds(10);
     causes_.clear();
     remove();

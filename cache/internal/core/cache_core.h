@@ -118,6 +118,7 @@ class CacheCore {
     const typename Store::template LookupKeyOf<Key> lookup = key;
     const KeyLocation location = store_.shards().Locate(lookup);
     PendingRemovals removals;
+    removals.now = store_.freshness().NowIfNeeded();
     typename Store::Outcome outcome(store_.freshness());
     const auto match = store_.shards().Matching(lookup);
     const Ref<V> object = location.shard->table.Find(location.hash(), [&](auto& slot) {

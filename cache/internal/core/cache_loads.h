@@ -244,7 +244,7 @@ class CacheLoads {
         reserved = estimate == 0;
         permit.AwaitChange();
       } else {
-        if (!reservation.Reserve(estimate)) {
+        if (!reservation.Reserve(estimate, store_.freshness().NowIfNeeded())) {
           permit.ForgetLimiter();
           outcome.status = CacheHasEnded();
           return StartOutcome::kJoined;

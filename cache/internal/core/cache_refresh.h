@@ -129,11 +129,11 @@ class CacheRefresh {
   };
 
   // False if no permit is to be had now. Bytes are reserved without one, as user code runs then.
-  static bool AcquirePermit(LoadPermit& permit, uint64_t estimate, Reservation& reservation) {
+  bool AcquirePermit(LoadPermit& permit, uint64_t estimate, Reservation& reservation) {
     if (!permit.TryAcquire()) return false;
     if (estimate == 0) return true;
     permit.Release();
-    return reservation.Reserve(estimate) && permit.TryAcquire();
+    return reservation.Reserve(estimate, store_.freshness().NowIfNeeded()) && permit.TryAcquire();
   }
 
   template <typename Made>

@@ -91,7 +91,7 @@ class CacheStore {
         freshness_(std::move(settings.freshness)),
         shards_(settings.shards, std::move(hash), std::move(equal), shared_),
         weigher_(std::move(settings.weigher)),
-        retention_(settings.budget, shared_) {}
+        retention_(settings.budget, shared_, ExpiryTestOrNone()) {}
   CacheStore(const CacheStore&) = delete;
   CacheStore& operator=(const CacheStore&) = delete;
   // Destructors of objects and keys may use all of the cache until both have been let go of.
@@ -274,11 +274,17 @@ class CacheStore {
     } else {
       object = table.Enter(prepared, hash, made, present, removals.deferred);
     }
+    removals.now = now;
     retention_.AdmitNew(entry, reservation, removals);
     return object;
   }
 
  private:
+  typename Budget::ExpiryTest ExpiryTestOrNone() const {
+    if (!freshness_.needed()) return nullptr;
+    return [this](const Entry& entry, int64_t now) { return freshness_.IsExpired(entry, now); };
+  }
+
   struct AnyObject {
     bool operator()(const Ref<V>&) const { return true; }
   };
@@ -366,6 +372,7 @@ class CacheStore {
   void AdmitFound(Entry* entry) {
     if (!retention_.Fits(entry->object_weight())) return;
     PendingRemovals removals;
+    removals.now = freshness_.NowIfNeeded();
     retention_.AdmitAtHit(entry, removals);
   }
 

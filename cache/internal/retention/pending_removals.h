@@ -17,6 +17,7 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_PENDING_REMOVALS_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_PENDING_REMOVALS_H_
 
+#include <cstdint>
 #include <optional>
 #include <utility>
 
@@ -85,6 +86,8 @@ class PendingRemovals {
     }
   }
 
+  // The time by which objects may have expired that the operation evicts: see Freshness::Now.
+  int64_t now = 0;
   // References that the table or the budget drops.
   ControlBlock::DeferredReleases deferred;
 

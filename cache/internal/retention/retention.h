@@ -23,6 +23,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -63,12 +64,13 @@ class Retention {
 
     // Evicts until `bytes` are free, before the object comes: that is what a reservation is for. If
     // so many can't be had beside other reservations, it evicts and reserves nothing. User code
-    // runs; if that has ended the cache, returns false.
-    bool Reserve(uint64_t bytes) {
+    // runs; if that has ended the cache, returns false. `now`: see PendingRemovals.
+    bool Reserve(uint64_t bytes, int64_t now = 0) {
       if (bytes_ != 0 || !retention_.Fits(bytes)) return true;
       const std::shared_ptr<CacheShared<K>> shared = retention_.shared_;
       {
         PendingRemovals removals;
+        removals.now = now;
         bytes_ = retention_.Reserve(bytes, removals);
       }
       if (shared->ended()) bytes_ = 0;
@@ -84,8 +86,13 @@ class Retention {
     uint64_t bytes_ = 0;
   };
 
-  Retention(uint64_t budget, std::shared_ptr<CacheShared<K>> shared)
+  // Whether an entry has expired by time by `now`.
+  using ExpiryTest = std::function<bool(const Entry&, int64_t now)>;
+
+  // An empty test says that nothing expires by time. It is called under the budget's lock.
+  Retention(uint64_t budget, std::shared_ptr<CacheShared<K>> shared, ExpiryTest is_expired = {})
       : shared_(std::move(shared)),
+        is_expired_(std::move(is_expired)),
         mutex_(shared_->mutex),
         policy_(budget),
         budget_(policy_.budget()) {}
@@ -388,7 +395,8 @@ class Retention {
   // The entry is out of the policy already, also for ReleaseRetained.
   void Evict(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     entry->unused_at_eviction = entry->object->strong_count() == 1;
-    removals.Add(entry, RemovalCause::kBudget);
+    const bool expired = is_expired_ && is_expired_(*entry, removals.now);
+    removals.Add(entry, expired ? RemovalCause::kExpired : RemovalCause::kBudget);
     if (ReleaseRetained(entry, removals.deferred)) entry->hot.ownership.SetEvictedUnused();
   }
   // Makes a retained object pinned. Returns whether that was the last reference.
@@ -401,6 +409,7 @@ class Retention {
   }
 
   const std::shared_ptr<CacheShared<K>> shared_;
+  const ExpiryTest is_expired_;
   // Taken after a shard's lock, if that is held too; no other lock is taken under it.
   Mutex& mutex_;
   Policy policy_ ABSL_GUARDED_BY(mutex_);
