@@ -424,6 +424,18 @@ TEST(CreationCircleTest, AKeyThatAsksForAnotherOneAsItIsCopied) {
   map.CheckInvariantsForTesting();
 }
 
+// It has the same hash, and its creation has no key yet, but no other thread creates it.
+TEST(CreationCircleTest, AKeyThatCreatesAnotherOneAsItIsCopied) {
+  ConcurrentWeakValueMap<CallingKey, int> map;
+  int created = 0;
+  std::function<void()> ask = [&] {
+    created = *map.get_or_create(CallingKey(3), [] { return 3; });
+  };
+  const CallingKey calls(1, &ask);
+  EXPECT_EQ(*map.get_or_create(calls, [] { return 1; }), 1);
+  EXPECT_EQ(created, 3);
+}
+
 // A thread that is cancelled while it waits for another's creation takes nothing of it along.
 TEST(CancellationTest, WhoWaitsForACreation) {
   Map map;
@@ -480,15 +492,28 @@ TEST(CancellationTest, WhoWaitsForAPermit) {
 // A child may wait in containers that no other thread used at the time of the fork, whatever other
 // threads did in others.
 TEST(ForkTest, AChildThatWaits) {
+  // One of them waits for the other one, which is refused again and again. The message has the
+  // keys, so most of the time somebody has the lock of the graph.
   Map map;
+  const std::string keys[] = {std::string(100'000, 'a'), std::string(100'000, 'b')};
+  SpinBarrier both_create(2);
   std::atomic<bool> done{false};
   std::vector<std::thread> threads;
   for (int i = 0; i < 2; ++i) {
-    threads.emplace_back([&] {
-      while (!done) (void)map.get_or_create("a", [] { return 1; });
+    threads.emplace_back([&, i] {
+      (void)map.get_or_create(keys[i], [&] {
+        both_create.Wait();
+        while (!done) {
+          try {
+            (void)map.get_or_create(keys[1 - i], [] { return 1; });
+          } catch (const RecursiveCreationError&) {
+          }
+        }
+        return 1;
+      });
     });
   }
-  for (int i = 0; i < 50; ++i) {
+  for (int i = 0; i < 20; ++i) {
     const pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {

@@ -48,10 +48,10 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   // cache by other ways than a load. Takes no lock if nobody waits.
   void NotifyChange() {
     if (limit_ == 0) return;
-    // Acquire and release pair with those in LoadPermit::AwaitChange: of this thread and one that
-    // is about to wait, the one that comes second sees what the first has done before. So either
-    // that thread finds the object, or this thread finds that one counted.
-    if (waiters_.fetch_add(0, std::memory_order_acq_rel) == 0) return;
+    // An RMW, like the addition of a thread that is about to wait, so that one of them comes first:
+    // if it is this one, then release pairs with the acquire there, and that thread finds the
+    // object; else this thread finds that one counted.
+    if (waiters_.fetch_add(0, std::memory_order_release) == 0) return;
     Lock lock(mutex_);
     NotifyChangeLocked();
   }
@@ -132,8 +132,9 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
 // change, after which it looks again whether its object has come by now, whether another thread is
 // loading it, and only then whether it gets a permit:
 //
-//   while (!ObjectIsThere() && !AnotherThreadLoadsIt() && !permit.TryAcquire())
-//   permit.AwaitChange();
+//   while (!ObjectIsThere() && !AnotherThreadLoadsIt() && !permit.TryAcquire()) {
+//     permit.AwaitChange();
+//   }
 template <typename Policy>
 class BasicLoadPermit {
   using Limiter = BasicLoadLimiter<Policy>;
@@ -183,8 +184,8 @@ class BasicLoadPermit {
       Lock lock(limiter_.mutex_);
       seen_ = limiter_.changes_;
       is_waiting_ = true;
-      // Orders: see NotifyChange.
-      limiter_.waiters_.fetch_add(1, std::memory_order_acq_rel);
+      // Acquire pairs with the release in NotifyChange.
+      limiter_.waiters_.fetch_add(1, std::memory_order_acquire);
       return;
     }
     uint64_t changes;
