@@ -138,19 +138,24 @@ class CircleThroughAKey : public GraphModel<CircleThroughAKey, 2> {
 
 // As before, but the first asks after it has got its key, when the second has nothing to wait for
 // any more that the first has.
-class KeyThatCameMeanwhile : public GraphModel<KeyThatCameMeanwhile, 2> {
+template <bool kStartsTwice>
+class KeyThatCameMeanwhile : public GraphModel<KeyThatCameMeanwhile<kStartsTwice>, 2> {
  public:
   void Thread(int index) {
     Flight flight(0);
     if (index == 0) {
-      StartWithoutKey(0, flight);
+      this->StartWithoutKey(0, flight);
+      if (kStartsTwice) {
+        this->End(0, flight);
+        this->StartWithoutKey(0, flight);
+      }
       flight.SetKey(&index);
-      RL_ASSERT(Ask(1) != Answer::kRefused);
+      RL_ASSERT(this->Ask(1) != Answer::kRefused);
     } else {
-      Start(1, flight, index);
-      RL_ASSERT(AskForKey(0) != Answer::kRefused);
+      this->Start(1, flight, index);
+      RL_ASSERT(this->AskForKey(0) != Answer::kRefused);
     }
-    End(index, flight);
+    this->End(index, flight);
   }
 };
 
@@ -390,7 +395,8 @@ int RunAll() {
   runner.Bounded<Circle<2>>("a circle of two", 3, kRandom);
   runner.Bounded<Circle<3>>("a circle of three", 2, kRandom);
   runner.Bounded<CircleThroughAKey>("a circle through a key that is pending", 3, kRandom);
-  runner.Bounded<KeyThatCameMeanwhile>("a key that comes meanwhile", 3, kRandom);
+  runner.Bounded<KeyThatCameMeanwhile<false>>("a key that comes meanwhile", 3, kRandom);
+  runner.Bounded<KeyThatCameMeanwhile<true>>("a flight that starts twice", 3, kRandom);
   runner.Bounded<AskAfterEnd>("asking after the end", 3, kRandom);
   runner.Bounded<ChainOfThree>("a chain of three", 2, kRandom);
   runner.Bounded<CircleThroughAPermit<2>>("a circle through a permit", 3, kRandom);

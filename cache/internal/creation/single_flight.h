@@ -229,6 +229,7 @@ class SingleFlight {
       waiter->result = result;
       waiter->completed = true;
     }
+    flight.waiters_ = nullptr;  // it may start once more
     completed_.NotifyAll();
   }
 
@@ -311,6 +312,7 @@ class SingleFlight {
     }
     Flight* const heir = TakeLeafBelow(flight);
     if (heir != nullptr) std::copy_n(flight.children_, 2, heir->children_);
+    std::fill_n(flight.children_, 2, nullptr);  // it may start once more
     if (parent != nullptr) {
       parent->children_[side] = heir;
     } else {
