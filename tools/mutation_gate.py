@@ -98,6 +98,8 @@ CONCURRENT_TESTS = [
     "tests/cache/large_object_cache_operations_test",
     "tests/cache/large_object_cache_refresh_test",
     "tests/cache/large_object_cache_race_test",
+    "tests/cache/large_object_cache_reentrancy_test",
+    "tests/cache/concurrent_weak_value_map_reentrancy_race_test",
 ]
 CONCURRENT_FOLDERS = tuple(
     f"cache/internal/{folder}/" for folder in ["concurrent", "core", "creation", "loading", "retention", "stats"]
@@ -455,6 +457,12 @@ RECHECKS = [
     ("expired are not erased", "cache/weak_value_map.h",
      "return expired ? 0 : 1;",
      "return 1;"),
+    ("growth that can be done without", "cache/internal/concurrent/concurrent_table.h",
+     "static_cast<void>(index_.TryGrow(GrownSize(in_index_ + 1)));",
+     "GrowFor(in_index_ + 1);"),
+    ("a purge's turns", "cache/internal/concurrent/concurrent_table.h",
+     "static constexpr size_t kPurgesPerTurn = 256;",
+     "static constexpr size_t kPurgesPerTurn = size_t{1} << 30;"),
     ("count before key", "cache/internal/concurrent/concurrent_table.h",
      "    if (!slot->TryAddStrongSpeculatively()) return false;\n    SlotReference "
      "reference{slot};\n    if (!match(*slot)) return false;",
