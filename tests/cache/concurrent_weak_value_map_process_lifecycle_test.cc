@@ -41,15 +41,11 @@ TYPED_TEST_SUITE(ConcurrentWeakValueMapProcessTest, Kinds);
 
 // Threads that have been leave nothing behind in the map.
 TYPED_TEST(ConcurrentWeakValueMapProcessTest, ThreadsComeAndGo) {
-#if defined(__SANITIZE_THREAD__)
-  constexpr int kThreads = 1'000;  // each takes milliseconds then
-#elif defined(__SANITIZE_ADDRESS__)
-  constexpr int kThreads = 4'000;
-#else
   // What a map keeps per thread, if anything, is the same for both kinds of handle.
-  const int kThreads =
-      std::is_same_v<TypeParam, OwnHandles> ? testing::Rounds(100'000, 20'000) : 10'000;
-#endif
+  const int kThreads = testing::kThreadSanitizer    ? 1'000  // each takes milliseconds then
+                       : testing::kAddressSanitizer ? 4'000
+                       : std::is_same_v<TypeParam, OwnHandles> ? testing::Rounds(100'000, 20'000)
+                                                               : 10'000;
   constexpr int kBatch = 20;
   ConcurrentWeakValueMap<int, testing::ValueOf<TypeParam, Object>> map;
   const HandleOf<TypeParam, Object> object =

@@ -483,11 +483,7 @@ struct Node {
 
 // Each object owns the one that was created before it.
 TEST(WeakValueMapCreatedTest, DeepChainsGoOnAFixedAmountOfStack) {
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-  constexpr int kDepth = 200'000;
-#else
-  const int kDepth = testing::Rounds(2'000'000, 400'000);
-#endif
+  const int kDepth = testing::kSanitized ? 200'000 : testing::Rounds(2'000'000, 400'000);
   for (const int depth : {kDepth, kDepth / 100}) {
     const bool map_goes_first = depth != kDepth;
     const int64_t before = testing::LiveAllocations();

@@ -22,19 +22,13 @@
 #include "tests/script/weak_value_map_script.h"
 #include "tests/support/rounds.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define WEAKCACHE_TESTS_SANITIZED 1
-#include <sanitizer/common_interface_defs.h>
-#endif
+// Of a sanitizer, if there is one; otherwise null.
+extern "C" __attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)());
 
 namespace weakcache::testing {
 namespace {
 
-#ifdef WEAKCACHE_TESTS_SANITIZED
-constexpr uint64_t kAllSeeds = 1000;  // each takes ten times as long
-#else
-constexpr uint64_t kAllSeeds = 10'000;
-#endif
+constexpr uint64_t kAllSeeds = kSanitized ? 1000 : 10'000;
 constexpr size_t kScriptBytes = 2800;  // for 300 operations and some more
 constexpr int kMinOperations = 300;
 
@@ -51,11 +45,11 @@ void PrintSeedAndAbort(int signal) {
 }
 
 void PrintSeedOnCrash() {
-#ifdef WEAKCACHE_TESTS_SANITIZED
-  __sanitizer_set_death_callback(&PrintSeed);
-#else
-  signal(SIGSEGV, &PrintSeedAndAbort);
-#endif
+  if (__sanitizer_set_death_callback != nullptr) {
+    __sanitizer_set_death_callback(&PrintSeed);
+  } else {
+    signal(SIGSEGV, &PrintSeedAndAbort);
+  }
   signal(SIGABRT, &PrintSeedAndAbort);
 }
 

@@ -105,13 +105,7 @@ inline void SpreadOverCores(size_t racer) {
 
 // Of so many rounds, those to run here: all where AllRounds(); else a sixteenth under
 // ThreadSanitizer, which is what finds races, and a twentieth elsewhere.
-inline int RaceRounds(int all) {
-#if defined(__SANITIZE_THREAD__)
-  return Rounds(all, all / 16);
-#else
-  return Rounds(all, all / 20);
-#endif
-}
+inline int RaceRounds(int all) { return Rounds(all, kThreadSanitizer ? all / 16 : all / 20); }
 
 // `rounds` times: initialise(round) on one thread, then all racers at once, then check(round).
 // Returns in how many rounds at least two racers ran at the same time.

@@ -8,6 +8,25 @@
 
 namespace weakcache::testing {
 
+// Under which sanitizer the test runs, if any. GCC tells by a macro, clang by a feature.
+#if defined(__has_feature)
+inline constexpr bool kAddressSanitizer = __has_feature(address_sanitizer);
+inline constexpr bool kThreadSanitizer = __has_feature(thread_sanitizer);
+#else
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr bool kAddressSanitizer = true;
+#else
+inline constexpr bool kAddressSanitizer = false;
+#endif
+#ifdef __SANITIZE_THREAD__
+inline constexpr bool kThreadSanitizer = true;
+#else
+inline constexpr bool kThreadSanitizer = false;
+#endif
+#endif
+// They multiply the time that everything takes, and the size of stack frames.
+inline constexpr bool kSanitized = kAddressSanitizer || kThreadSanitizer;
+
 // The one switch: WEAKCACHE_TEST_ROUNDS=all, which `.ci/run nightly` sets.
 inline bool AllRounds() {
   const char* const wish = std::getenv("WEAKCACHE_TEST_ROUNDS");

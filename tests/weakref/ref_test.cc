@@ -182,13 +182,8 @@ TEST(MakeRefTest, ThrowingConstructorLeavesNothingBehind) {
   EXPECT_EQ(LiveAllocations(), before);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr size_t kSmallStack = 1 << 20;  // their frames are several times as large
-constexpr int kLongChain = 1'000'000;
-#else
-constexpr size_t kSmallStack = 64 << 10;
-const int kLongChain = testing::Rounds(10'000'000, 2'000'000);
-#endif
+constexpr size_t kSmallStack = testing::kSanitized ? 1 << 20 : 64 << 10;
+const int kLongChain = testing::kSanitized ? 1'000'000 : testing::Rounds(10'000'000, 2'000'000);
 
 void RunOnSmallStack(std::function<void()> run) {
   pthread_attr_t attributes;
