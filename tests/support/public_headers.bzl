@@ -10,7 +10,7 @@ _WITHOUT_EXCEPTIONS_AND_RTTI = [
 ]
 
 def compile_each_header(name, headers):
-    """Compiles each header alone, as it is and without exceptions and run-time type information.
+    """Compiles each header alone, and all of them without exceptions and run-time type information.
 
     That its library is named like the header and has the dependencies it needs is checked as well.
 
@@ -18,30 +18,36 @@ def compile_each_header(name, headers):
       name: of a library to depend on.
       headers: files of the calling package.
     """
-    alone = []
-    for header in headers:
-        base = header[:-len(".h")]
-        native.genrule(
-            name = base + "_alone_source",
-            outs = [base + "_alone.cc"],
-            # Twice: the second time the guard has to hold.
-            cmd = "for i in 1 2; do echo '#include \"weakcache/%s/%s\"'; done > $@" %
-                  (native.package_name(), header),
-            visibility = ["//visibility:private"],
-        )
-        for suffix, copts in [("", []), ("_no_exceptions", _WITHOUT_EXCEPTIONS_AND_RTTI)]:
-            cc_library(
-                name = base + "_alone" + suffix,
-                testonly = True,
-                srcs = [base + "_alone.cc"],
-                copts = copts,
-                visibility = ["//visibility:private"],
-                deps = [":" + base],
-            )
-            alone.append(":" + base + "_alone" + suffix)
+    bases = [header[:-len(".h")] for header in headers]
+    for base in bases:
+        # Twice: the second time the guard has to hold.
+        _including_library(base + "_alone", [base, base], [":" + base])
+    _including_library(
+        name + "_no_exceptions",
+        bases,
+        [":" + base for base in bases],
+        copts = _WITHOUT_EXCEPTIONS_AND_RTTI,
+    )
     cc_library(
         name = name,
         testonly = True,
         visibility = ["//tests:__subpackages__"],
-        deps = alone,
+        deps = [":" + base + "_alone" for base in bases] + [":" + name + "_no_exceptions"],
+    )
+
+def _including_library(name, bases, deps, copts = []):
+    lines = ["#include \"weakcache/%s/%s.h\"" % (native.package_name(), base) for base in bases]
+    native.genrule(
+        name = name + "_source",
+        outs = [name + ".cc"],
+        cmd = "printf '%s\\n' " + " ".join(["'%s'" % line for line in lines]) + " > $@",
+        visibility = ["//visibility:private"],
+    )
+    cc_library(
+        name = name,
+        testonly = True,
+        srcs = [name + ".cc"],
+        copts = copts,
+        visibility = ["//visibility:private"],
+        deps = deps,
     )
