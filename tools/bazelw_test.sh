@@ -88,7 +88,8 @@ fi
 # --- One case --------------------------------------------------------------------------------------
 
 base="g++ bazel-bootstrap bazel-rules-java bazel-rules-proto pkg-config libabsl-dev"
-lint="cmake make clang clang-format clang-tidy libclang-rt-dev shellcheck"
+clang="clang lld libclang-rt-dev"
+lint="$clang cmake make clang-format clang-tidy shellcheck"
 all_libraries="libgtest-dev libgmock-dev libbenchmark-dev relacy-dev libboost-dev libtbb-dev libstb-dev"
 all_libraries+=" zlib1g-dev"
 
@@ -187,7 +188,7 @@ done <<CASES
 ||build cache/...
 ||run //cache:tool -- //tests/... examples:x
 ||build //tests_of_another:x //my/tests
-|$tests|test --config=asan //tests/...
+|$tests|test --config=tsan //tests/...
 |$tests|test //tests:ref_test
 |$tests|--batch test -- //tests
 |$tests|build @weakcache//tests/model:all
@@ -220,13 +221,18 @@ expect_status 0
 expect_installed "$base $lint $all_libraries"
 expect_no_call "bazel"
 
+begin "a configuration that uses clang needs it"
+run test --config=asan //cache/...
+expect_installed "$base $clang"
+expect_call "bazel test --config=asan //cache/..."
+
 begin "an installed alternative is as good"
-INSTALLED="${base/bazel-bootstrap/bazel} cmake make clang clang-format clang-tidy libclang-rt-14-dev shellcheck"
+INSTALLED="${base/bazel-bootstrap/bazel} ${lint/libclang-rt-dev/libclang-rt-14-dev}"
 run --install-lint
 expect_installed "$all_libraries"
 
 begin "an alternative is chosen if the first is only mentioned by others"
-UNKNOWN=libclang-rt-dev INSTALLED="$base cmake make clang clang-format clang-tidy shellcheck"
+UNKNOWN=libclang-rt-dev INSTALLED="$base ${lint/libclang-rt-dev /}"
 run --install-lint
 expect_installed "libclang-rt-14-dev $all_libraries"
 

@@ -1,7 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Has clang check every source file, with -Wthread-safety, and make no code.
-# (`./bazelw build --config=clang //...` makes it, too.)
+# Has clang check source files, with -Wthread-safety, and make no code: all of them, or those in
+# the given folders. (`./bazelw build --config=clang //...` makes it, too.)
+#
+#   tools/clang_check.sh [FOLDER|FILE]…
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,6 +16,7 @@ check() {
   clang++ -fsyntax-only "${flags[@]}" "$1"
 }
 export -f check
+(($#)) || set -- weakref cache examples benchmarks tests
 # shellcheck disable=SC2016
-find weakref cache examples benchmarks tests -name '*.cc' -not -path 'tests/consumer/*' -print0 |
+find "$@" -name '*.cc' -not -path 'tests/consumer/*' -print0 |
   xargs -0 -n 1 -P "$(nproc)" bash -c 'check "$0"'
