@@ -154,6 +154,15 @@ TEST_F(WeakHitTest, RetainsTheObjectAgainInPlaceOfAnUnusedOne) {
   EXPECT_TRUE(IsHit(0));
 }
 
+TEST_F(WeakHitTest, EvictsNoneThatWasHitSinceItCame) {
+  const Ref<Picture> held = Put(0);
+  cache_.Trim(0);
+  for (int i = 1; i <= 10; ++i) Put(i);
+  for (int i = 1; i <= 10; ++i) EXPECT_TRUE(IsHit(i));
+  EXPECT_FALSE(IsHit(0));
+  for (int i = 1; i <= 10; ++i) EXPECT_NE(cache_.Peek(std::to_string(i)), nullptr);
+}
+
 TEST_F(WeakHitTest, RetainsTheObjectAgainWhenThereIsRoom) {
   std::vector<Ref<Picture>> held;
   for (int i = 0; i < 20; ++i) held.push_back(Put(i));
@@ -177,6 +186,24 @@ TEST_F(WeakHitTest, RetainsTheObjectAgainWhenOthersAreNoLongerUsed) {
   int hits = 0;
   while (!IsHit(weak)) ++hits;
   EXPECT_LE(hits, 17);
+}
+
+// Reservations that no longer fit a smaller budget do not flush the rest.
+TEST_F(WeakHitTest, ABudgetBelowAReservationIsUsed) {
+  for (int i = 1; i <= 4; ++i) Put(i);
+  const uint64_t weight = sizeof(Picture);
+  const auto loaded = cache_.GetOrLoad("0",
+                                       [&] {
+                                         cache_.SetBudget(5 * weight);
+                                         Put(5);
+                                         for (int i = 1; i <= 5; ++i)
+                                           EXPECT_NE(cache_.Peek(std::to_string(i)), nullptr) << i;
+                                         return Picture{0};
+                                       },
+                                       {.weight_estimate = 6 * weight});
+  EXPECT_TRUE(loaded.ok());
+  EXPECT_LE(cache_.Stats().bytes_retained, 5 * weight);
+  cache_.CheckInvariantsForTesting();
 }
 
 TEST(BudgetTest, TakesWhatCanBeMeant) {

@@ -242,6 +242,8 @@ class BulkLoad {
     typename Store::Reservation none(store_.retention());
     loads_.EnterLoaded(part.location, part.prepared, part.made, part.present, part.completion, none,
                        removals);
+    // Other threads rely on it, and the next part's weigher may take its time.
+    removals.FinishEviction();
   }
 
   // Returns the object under a key that another thread was loading, perhaps in vain.

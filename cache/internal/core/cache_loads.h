@@ -239,7 +239,7 @@ class CacheLoads {
       } else if (start != StartOutcome::kRefused) {
         return start;
       } else if (reserved || !permit.available()) {
-        // Many may wait for one permit: the bytes are for the one that gets it.
+        // Many may wait for one permit, so they reserve nothing meanwhile.
         reservation.Release();
         reserved = estimate == 0;
         permit.AwaitChange();

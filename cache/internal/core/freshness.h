@@ -54,17 +54,24 @@ class Freshness {
     return entry.written.load(std::memory_order_relaxed) > now ||
            entry.accessed.load(std::memory_order_relaxed) > now;
   }
-  // Then lets the object be as old as nothing, instead of not ageing until the clock has caught up,
-  // if the clock has been set back. It has if such a time is later than the clock is now, because
-  // the clock had been read before the time was stored. Calls the user's clock.
+  // Then, if the clock has been set back, makes the object new; otherwise it would not age until
+  // the clock has caught up. The clock has been set back if it is before a time that was stored
+  // already when it was read. Calls the user's clock.
   template <typename Entry>
   void CorrectTimes(Entry& entry) const {
+    int64_t written = entry.written.load(std::memory_order_relaxed);
+    int64_t accessed = entry.accessed.load(std::memory_order_relaxed);
     const int64_t now = Now();
-    for (std::atomic<int64_t>* const time : {&entry.written, &entry.accessed}) {
-      if (time->load(std::memory_order_relaxed) > now) time->store(now, std::memory_order_relaxed);
+    if (written > now) {
+      entry.written.compare_exchange_strong(written, now, std::memory_order_relaxed,
+                                            std::memory_order_relaxed);
+    }
+    if (accessed > now) {
+      entry.accessed.compare_exchange_strong(accessed, now, std::memory_order_relaxed,
+                                             std::memory_order_relaxed);
     }
   }
-  // A delayed caller does not undo a later access.
+  // A caller that is delayed before the store may undo an access that is later by as much.
   template <typename Entry>
   void RecordAccess(Entry& entry, int64_t now) const {
     if (expire_after_access_ != kNever && entry.accessed.load(std::memory_order_relaxed) < now) {

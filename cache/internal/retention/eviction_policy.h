@@ -39,20 +39,20 @@ namespace weakcache::internal {
 //    at no more than `looks` nodes and takes those off `looks`; null if there is no victim among
 //    them, which makes the next call go on from there, or no node at all. If `spare_used` is false,
 //    the first node that it looks at is the victim, however often it was hit.
-//  - PopHeavierThan(weight, looks): takes a node that weighs more than `weight` out of the policy
-//  and
-//    returns it. Null if there is none, or none among the first `looks`, which are counted as
+//  - PopHeavierThan(weight, looks): takes a node that weighs more than `weight` out of the policy,
+//    and returns it. Null if there is none, or none among the first `looks`, which are counted as
 //    above; the next call with the same weight goes on from there. Costs nothing if no node was
 //    inserted that is so heavy, and otherwise should not look at nodes that are much lighter.
+//  - WouldSpare(node): returns whether PopVictim would pass the node over if it looked at it now,
+//    because it has been hit.
 //  - Evict(node): takes out a node that the caller has chosen as a victim.
 //  - Remove(node): takes a node out that is not evicted.
 //  - SetWeight(node, weight): as after Insert, bytes() may exceed budget().
 //  - ColdestFirst(visit), HottestFirst(visit): call `visit(node)` in the order of eviction, or the
 //    reverse, until it returns false. The order need not account for the latest hits.
 //  - Epoch(), RankSince(node, epoch): of nodes that are ranked with one epoch, those with a lower
-//  rank
-//    are evicted first, as far as the latest hits don't matter. For orders of many nodes, which are
-//    not made under one lock.
+//    rank are evicted first, as far as the latest hits don't matter. For orders of many nodes,
+//    which are not made under one lock.
 //  - CheckInvariantsForTesting(): aborts, and says why, if the policy is inconsistent.
 template <typename Policy>
 concept EvictionPolicy = std::constructible_from<Policy, uint64_t> &&
@@ -65,6 +65,7 @@ concept EvictionPolicy = std::constructible_from<Policy, uint64_t> &&
   policy.Insert(node, number, number);
   { policy.PopVictim(looks, true) } -> std::same_as<typename Policy::Node*>;
   { policy.PopHeavierThan(number, looks) } -> std::same_as<typename Policy::Node*>;
+  { const_policy.WouldSpare(*node) } -> std::same_as<bool>;
   policy.Evict(node);
   policy.Remove(node);
   policy.SetWeight(node, number);

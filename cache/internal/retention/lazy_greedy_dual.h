@@ -107,13 +107,13 @@ class LazyGreedyDual {
       Node* const node = LeastPriority();
       if (node == nullptr) return nullptr;
       clock_ = node->priority;
-      uint8_t frequency = node->counter->frequency();
-      if (frequency == node->accounted_frequency || !spare_used) {
+      if (!spare_used || !WouldSpare(*node)) {
         --looks;
         Evict(node);
         return node;
       }
       Dequeue(node);
+      uint8_t frequency = node->counter->frequency();
       if (frequency > kMaxFrequency) {
         frequency = kMaxFrequency;
         node->counter->set_frequency(frequency);
@@ -121,6 +121,10 @@ class LazyGreedyDual {
       Enqueue(node, frequency);
     }
     return nullptr;
+  }
+
+  bool WouldSpare(const Node& node) const {
+    return node.counter->frequency() != node.accounted_frequency;
   }
 
   // Removes an object that weighs more than `weight`, and remembers it. Null if there is none, or
@@ -285,6 +289,7 @@ class LazyGreedyDual {
     node->newer = nullptr;
     (node->older == nullptr ? oldest_[queue] : node->older->newer) = node;
     newest_[queue] = node;
+    if (search_.active && search_.queue == queue && search_.next == nullptr) search_.next = node;
     used_[queue / 64] |= uint64_t{1} << (queue % 64);
   }
   void Dequeue(Node* node) {
@@ -333,7 +338,7 @@ class LazyGreedyDual {
   uint64_t budget_;
   uint64_t bytes_ = 0;
   size_t size_ = 0;
-  // No node weighs more. It is exact when a search for heavier nodes has ended.
+  // No node weighs more. The end of a search lowers it to what that has found to be enough.
   uint64_t heaviest_ = 0;
   // A search for nodes that weigh more than `weight`, which may take several calls. Before `next`
   // in `queue`, and in the queues before that, no node weighs more than `heaviest`: an object that

@@ -274,8 +274,11 @@ class Retention {
   }
 
  private:
+  // What objects may weigh beside the reservations. Where the budget has become smaller than those
+  // they can't be honoured, and nothing is evicted for them.
   uint64_t unreserved_budget() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return policy_.budget() - std::min(reserved_, policy_.budget());
+    const uint64_t budget = policy_.budget();
+    return reserved_ <= budget ? budget - reserved_ : budget;
   }
 
   // Whether the object may be retained and is not, if there is room.
@@ -365,8 +368,9 @@ class Retention {
     return true;
   }
 
-  // Makes room for an object of that weight, if the next few objects to be evicted that nobody uses
-  // are enough; or else does nothing, and returns false.
+  // Makes room for an object of that weight, if there are enough objects that nobody uses, and that
+  // have not been hit since they were queued, among the next few to be evicted; or else does
+  // nothing, and returns false.
   bool EvictUnusedFor(uint64_t weight, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (weight > unreserved_budget()) return false;
@@ -378,7 +382,8 @@ class Retention {
     size_t looked = 0;
     policy_.ColdestFirst([&](Node& node) {
       auto& entry = static_cast<Entry&>(node);
-      if (entry.object->strong_count() == 1 && entry.object_weight() != 0) {
+      if (entry.object->strong_count() == 1 && entry.object_weight() != 0 &&
+          !policy_.WouldSpare(node)) {
         unused[count++] = &entry;
         surplus -= std::min(surplus, entry.object_weight());
       }
@@ -395,7 +400,9 @@ class Retention {
   // The entry is out of the policy already, also for ReleaseRetained.
   void Evict(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     entry->unused_at_eviction = entry->object->strong_count() == 1;
-    const bool expired = is_expired_ && is_expired_(*entry, removals.now);
+    // An expired object that is in use stays in the table, so a look-up will remove it as expired.
+    const bool expired =
+        entry->unused_at_eviction && is_expired_ && is_expired_(*entry, removals.now);
     removals.Add(entry, expired ? RemovalCause::kExpired : RemovalCause::kBudget);
     if (ReleaseRetained(entry, removals.deferred)) entry->hot.ownership.SetEvictedUnused();
   }

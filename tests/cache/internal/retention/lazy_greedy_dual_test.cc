@@ -302,6 +302,31 @@ TEST(LazyGreedyDualTest, ASearchForHeavyObjectsGoesOn) {
   }
 }
 
+// The only node of its queue, where the search is, comes to the end of that queue.
+TEST(LazyGreedyDualTest, ASearchForHeavyObjectsSeesANodeThatIsQueuedAnew) {
+  Object heavy, lighter, light;
+  LazyGreedyDual policy(1'000'000);
+  policy.Insert(&lighter, 1, 520);
+  policy.Insert(&heavy, 2, 600);
+  policy.Insert(&light, 3, 1);
+  for (int hit = 0; hit < 16; ++hit) {
+    lighter.own_counter.RecordAccess();
+    heavy.own_counter.RecordAccess();
+  }
+  size_t looks = 2;
+  ASSERT_EQ(policy.PopVictim(looks, /*spare_used=*/true), nullptr);
+  heavy.own_counter.RecordAccess();
+  looks = 2;
+  ASSERT_EQ(policy.PopHeavierThan(550, looks), nullptr);  // has seen the others
+  policy.Remove(&lighter);
+  looks = 1;
+  ASSERT_EQ(policy.PopVictim(looks, /*spare_used=*/true), &light);
+  looks = 1;
+  ASSERT_EQ(policy.PopVictim(looks, /*spare_used=*/true), nullptr);
+  looks = 100;
+  EXPECT_EQ(policy.PopHeavierThan(550, looks), &heavy);
+}
+
 TEST(LazyGreedyDualTest, ASearchForHeavyObjectsIsFreeIfThereIsNone) {
   std::vector<Object> objects(100);
   LazyGreedyDual policy(1'000'000);

@@ -66,6 +66,7 @@ class LruPolicy {
     }
     return nullptr;
   }
+  bool WouldSpare(const Node&) const { return false; }
   void Evict(Node* node) { Remove(node); }
   void Remove(Node* node) {
     bytes_ -= node->weight;
