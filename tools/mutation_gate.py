@@ -614,7 +614,7 @@ RECHECKS = [
      "if (entry.object->strong_count() == 1 && entry.object_weight() != 0 &&",
      "if (entry.object_weight() != 0 &&"),
     ("hits since then are spared at a hit", "cache/internal/retention/retention.h",
-     " && !policy_.WouldSpare(node)) {",
+     " && !Policy::WouldSpare(node)) {",
      ") {"),
     ("reservations above the budget", "cache/internal/retention/retention.h",
      "return reserved_ <= budget ? budget - reserved_ : budget;",

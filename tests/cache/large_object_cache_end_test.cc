@@ -125,6 +125,13 @@ TEST_P(EndInsideTest, OfGetAllOfAnExpiredObject) {
   }
 }
 
+TEST_P(EndInsideTest, OfGetAllOfAnAbsentAndAnExpiredObject) {
+  Expire();
+  for (const auto& result : cache_->GetAll(Keys{2, 1}, BlobsFor)) {
+    EXPECT_EQ(CodeOf(result), absl::StatusCode::kAborted);
+  }
+}
+
 TEST_P(EndInsideTest, OfUpdateWeight) {
   weight_ = 11;
   EXPECT_TRUE(cache_->UpdateWeight(1));

@@ -31,8 +31,8 @@
 // reader of it destroys handle and key and pushes the slot, which comes through the retire list and
 // is free.
 //
-// Under the lock no user code runs but hash and equality: references are dropped after it, see
-// DeferredReleases.
+// Under the lock no user code runs but hash, equality and copies of keys: references are dropped
+// after it, see DeferredReleases.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_TABLE_H_
 #define WEAKCACHE_CACHE_INTERNAL_CONCURRENT_CONCURRENT_TABLE_H_
 

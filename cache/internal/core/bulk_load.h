@@ -117,14 +117,17 @@ class BulkLoad {
     LoadPermit permit;
   };
 
-  // Sets the results of the missing keys that are there. User code may run.
+  // Sets the results of the missing keys that are there. User code may run; if that ends the cache,
+  // no key is missing any more.
   void LookUpMissing() {
     std::erase_if(missing_, [&](size_t index) {
-      if (!shared_->ended()) results_[index] = store_.GetIfPresent(keys_[index]);
-      if (results_[index].ok() && results_[index].value().get() != nullptr) return true;
-      if (shared_->ended()) results_[index] = CacheHasEnded();
-      return shared_->ended();
+      if (shared_->ended()) return false;
+      results_[index] = store_.GetIfPresent(keys_[index]);
+      return results_[index].value().get() != nullptr;
     });
+    if (!shared_->ended()) return;
+    for (const size_t index : missing_) results_[index] = CacheHasEnded();
+    missing_.clear();
   }
 
   void LoadMissing() {
@@ -181,11 +184,17 @@ class BulkLoad {
     part.present = shard.table.FindLocked(part.location.hash(), store_.shards().Matching(key),
                                           removals.deferred);
     if (part.present.slot != nullptr) return false;
-    const auto other = shard.flights.Find(part.location.hash(), store_.shards().MatchingKey(key));
-    if (other.flight != nullptr && other.flight->IsThisThreads()) own = other.flight;
-    if (other.flight != nullptr || other.key_pending != nullptr) return false;
-    shard.table.template Prepare<Loads::template kIsEmbedded<Made>>(part.prepared);
-    if (!shard.flights.Start(part.flight, other)) return false;
+    for (bool is_prepared = false;; is_prepared = true) {
+      const auto other = shard.flights.Find(part.location.hash(), store_.shards().MatchingKey(key));
+      if (other.flight != nullptr && other.flight->IsThisThreads()) own = other.flight;
+      if (other.flight != nullptr || other.key_pending != nullptr) return false;
+      if (!is_prepared) {
+        shard.table.template Prepare<Loads::template kIsEmbedded<Made>>(part.prepared);
+      }
+      if (shard.flights.Start(part.flight, other)) break;
+      // Another key's flight has started without the lock since. That happens once, as there is one
+      // now.
+    }
     part.completion.flight = &part.flight;
     return true;
   }

@@ -206,7 +206,8 @@ class CacheCore {
   using MutexLock = typename Store::MutexLock;
 
   // See above; of the loads whose keys' hashes have those lowest bits. Under the lock no more than
-  // 64 keys are copied: if there are more, they are asked about in two parts.
+  // 64 keys are copied, unless more have the same hash: otherwise they are asked about in two
+  // parts.
   template <typename Condition>
   void CancelLoadsIf(Shard& shard, Condition& condition, uint32_t hash, int bits) {
     std::vector<K> keys;

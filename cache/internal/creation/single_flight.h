@@ -422,7 +422,8 @@ StartOutcome StartUncontended(Shard& shard, Flight& flight, PreparedSlot& prepar
   // Another flight's entry would have changed the version. The key can't be looked for here: a
   // search may hold other objects for a moment, and so run their destructors during this flight.
   if (table.version() != version) [[unlikely]] {
-    completion.Complete();
+    typename Table::MutexLock lock(table.mutex);
+    completion.CompleteLocked(table);  // without a purge, which may run destructors, too
     return StartOutcome::kRefused;
   }
   if (!table.template PrepareSpare<kEmbedded>(prepared)) {

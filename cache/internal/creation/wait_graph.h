@@ -20,8 +20,7 @@
 // graph before they wake up, so nobody is taken for waiting who is not.
 //
 // The lock is taken only by threads that are about to wait, and by those that others wait for. It
-// is taken under a shard's lock; a load limiter's is taken under it. A fork waits for it, so that a
-// child finds it free.
+// is taken under a shard's lock; a load limiter's is taken under it. A forked child finds it free.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CREATION_WAIT_GRAPH_H_
 #define WEAKCACHE_CACHE_INTERNAL_CREATION_WAIT_GRAPH_H_
 
@@ -245,8 +244,13 @@ class [[gnu::visibility("default")]] BasicWaitGraph {
     }
   }
 
-  static void BeforeFork() ABSL_NO_THREAD_SAFETY_ANALYSIS { Get().mutex_.lock(); }
-  static void AfterFork() ABSL_NO_THREAD_SAFETY_ANALYSIS { Get().mutex_.unlock(); }
+  // In the child, whose only thread is this one. Another one may have had the lock, and may have
+  // been searching. (The parent does not take it for the fork: the application's handlers, which
+  // come later, may wait for threads that want it.)
+  static void AfterForkInChild() {
+    ::new (static_cast<void*>(&Get().mutex_)) Mutex;
+    ThisThread().is_reached = false;
+  }
 
   Mutex mutex_;
 };
@@ -258,7 +262,7 @@ BasicWaitGraph<Policy>& BasicWaitGraph<Policy>::Get() {
   static auto* const graph = [] {
     auto* const made = ::new (static_cast<void*>(memory)) BasicWaitGraph;
     // If that fails for want of memory, a child is as if there were no handlers.
-    static_cast<void>(pthread_atfork(BeforeFork, AfterFork, AfterFork));
+    static_cast<void>(pthread_atfork(nullptr, nullptr, AfterForkInChild));
     return made;
   }();
   return *graph;

@@ -65,7 +65,7 @@ concept EvictionPolicy = std::constructible_from<Policy, uint64_t> &&
   policy.Insert(node, number, number);
   { policy.PopVictim(looks, true) } -> std::same_as<typename Policy::Node*>;
   { policy.PopHeavierThan(number, looks) } -> std::same_as<typename Policy::Node*>;
-  { const_policy.WouldSpare(*node) } -> std::same_as<bool>;
+  { Policy::WouldSpare(*node) } -> std::same_as<bool>;
   policy.Evict(node);
   policy.Remove(node);
   policy.SetWeight(node, number);

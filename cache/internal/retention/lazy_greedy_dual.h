@@ -123,7 +123,7 @@ class LazyGreedyDual {
     return nullptr;
   }
 
-  bool WouldSpare(const Node& node) const {
+  static bool WouldSpare(const Node& node) {
     return node.counter->frequency() != node.accounted_frequency;
   }
 

@@ -383,7 +383,7 @@ class Retention {
     policy_.ColdestFirst([&](Node& node) {
       auto& entry = static_cast<Entry&>(node);
       if (entry.object->strong_count() == 1 && entry.object_weight() != 0 &&
-          !policy_.WouldSpare(node)) {
+          !Policy::WouldSpare(node)) {
         unused[count++] = &entry;
         surplus -= std::min(surplus, entry.object_weight());
       }

@@ -66,7 +66,7 @@ class LruPolicy {
     }
     return nullptr;
   }
-  bool WouldSpare(const Node&) const { return false; }
+  static bool WouldSpare(const Node&) { return false; }
   void Evict(Node* node) { Remove(node); }
   void Remove(Node* node) {
     bytes_ -= node->weight;
