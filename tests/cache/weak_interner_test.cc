@@ -303,10 +303,10 @@ TYPED_TEST(WeakInternerFormsTest, ALookUpMayDestroyItsCandidates) {
       for (const bool present : {false, true}) {
         WordLog log;
         log.collide = true;
-        TypeParam words(WordHash{&log}, WordEqual{&log});
-        Held held, more;
         bool armed = false;
         int done = 0;
+        TypeParam words(WordHash{&log}, WordEqual{&log});
+        Held held, more;
         for (int i = 0; i < 4; ++i) {
           held.push_back(words.intern(Word(std::to_string(i), [&, i] {
             if (!armed || i != dying) return;

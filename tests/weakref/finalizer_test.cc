@@ -222,9 +222,9 @@ TEST(FinalizerTest, PeekGivesTheReferentWhileAlive) {
 }
 
 TEST(FinalizerTest, ArraysAndPartsAndReferencesThatPointNowhere) {
+  int calls = 0;
   Ref<int[]> array = MakeRef<int[]>(3);
   const Ref<int> part(array, &array[1]), nowhere(array, nullptr);
-  int calls = 0;
   const auto of_array = Finalize(array, [&] { ++calls; });
   const auto of_part = Finalize(WeakRef<int>(part), [&] { ++calls; });
   const auto of_nothing = Finalize(WeakRef<int>(nowhere), [&] { ++calls; });
