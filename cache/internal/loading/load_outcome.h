@@ -117,12 +117,12 @@ template <typename V, typename Result, typename Made>
 absl::Status TakeObject(Result&& result, Made& made) {
   static_assert(std::is_rvalue_reference_v<Result&&>);
   if constexpr (std::is_same_v<Result, absl::Status>) {
-    if (!result.ok()) return std::move(result);
+    if (!result.ok()) return std::forward<Result>(result);
   } else if constexpr (kIsStatusOr<Result>) {
-    if (!result.ok()) return std::move(result).status();
-    made = MakeFrom<V>(*std::move(result));
+    if (!result.ok()) return std::forward<Result>(result).status();
+    made = MakeFrom<V>(*std::forward<Result>(result));
   } else {
-    made = MakeFrom<V>(std::move(result));
+    made = MakeFrom<V>(std::forward<Result>(result));
   }
   if (!OwnsObject(made)) return absl::InternalError("the loader gave no object");
   return absl::OkStatus();
