@@ -10,32 +10,16 @@
 #include <utility>
 #include <vector>
 
+#include "tests/support/last_words.h"
 #include "weakcache/cache/concurrent_weak_value_map.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache {
 namespace {
 
-// A key whose copy in the map runs a function when it is destroyed.
-struct TalkingKey {
-  explicit TalkingKey(int id, std::function<void()> at_end = nullptr)
-      : id(id), at_end(std::move(at_end)) {}
-  TalkingKey(const TalkingKey& other)
-      : id(other.id), at_end(std::exchange(other.at_end, nullptr)) {}
-  TalkingKey& operator=(const TalkingKey&) = delete;
-  ~TalkingKey() {
-    if (at_end) std::exchange(at_end, nullptr)();
-  }
-  bool operator==(const TalkingKey& other) const { return id == other.id; }
-  template <typename H>
-  friend H AbslHashValue(H h, const TalkingKey& key) {
-    return H::combine(std::move(h), key.id);
-  }
+using testing::LastWords;
 
-  const int id;
-  mutable std::function<void()> at_end;
-};
-using Map = ConcurrentWeakValueMap<TalkingKey, int>;
+using Map = ConcurrentWeakValueMap<LastWords, int>;
 
 TEST(ConcurrentWeakValueMapEndTest, KeysMayUseTheMapAtItsEnd) {
   constexpr int kEntries = 40;
@@ -46,25 +30,24 @@ TEST(ConcurrentWeakValueMapEndTest, KeysMayUseTheMapAtItsEnd) {
     int entered_late = 0;
     for (int i = 0; i < kEntries; ++i) {
       objects.push_back(MakeRef<int>(i));
-      map->insert(TalkingKey(i,
-                             [&, i] {
-                               ++ended;
-                               for (int key = 0; key < kEntries; ++key) {
-                                 const Ref<int> found = map->get(TalkingKey(key));
-                                 EXPECT_TRUE(found == nullptr || *found == key);
-                               }
-                               EXPECT_EQ(map->get(TalkingKey(i)), nullptr);
-                               if (i % 10 != 0) return;
-                               map->insert(
-                                   TalkingKey(100 + i,
-                                              [&] {
-                                                ++entered_late;
-                                                for (int key = 0; key < kEntries; ++key) {
-                                                  static_cast<void>(map->get(TalkingKey(key)));
-                                                }
-                                              }),
-                                   objects[static_cast<size_t>(i)]);
-                             }),
+      map->insert(LastWords(i,
+                            [&, i] {
+                              ++ended;
+                              for (int key = 0; key < kEntries; ++key) {
+                                const Ref<int> found = map->get(LastWords(key));
+                                EXPECT_TRUE(found == nullptr || *found == key);
+                              }
+                              EXPECT_EQ(map->get(LastWords(i)), nullptr);
+                              if (i % 10 != 0) return;
+                              map->insert(LastWords(100 + i,
+                                                    [&] {
+                                                      ++entered_late;
+                                                      for (int key = 0; key < kEntries; ++key) {
+                                                        static_cast<void>(map->get(LastWords(key)));
+                                                      }
+                                                    }),
+                                          objects[static_cast<size_t>(i)]);
+                            }),
                   objects.back());
     }
     Map* const before = &*map;
@@ -81,11 +64,10 @@ TEST(ConcurrentWeakValueMapEndTest, EndsInsideACreationThatComesToNothing) {
   for (const bool creates_before : {false, true}) {
     auto map = std::make_unique<Map>(*Map::Create({.shards = 1}));
     Ref<int> other;
-    if (creates_before) other = map->get_or_create(TalkingKey(3), [] { return 3; });
-    map->insert(TalkingKey(1, [&] { map.reset(); }), MakeRef<int>(1));
+    if (creates_before) other = map->get_or_create(LastWords(3), [] { return 3; });
+    map->insert(LastWords(1, [&] { map.reset(); }), MakeRef<int>(1));
     // The first object has died; its key goes as this operation removes its entry.
-    const Ref<int> created =
-        map->get_or_create(TalkingKey(2), []() -> Ref<int> { return nullptr; });
+    const Ref<int> created = map->get_or_create(LastWords(2), []() -> Ref<int> { return nullptr; });
     EXPECT_EQ(created, nullptr);
     EXPECT_EQ(map, nullptr);
   }
@@ -94,7 +76,7 @@ TEST(ConcurrentWeakValueMapEndTest, EndsInsideACreationThatComesToNothing) {
 TEST(ConcurrentWeakValueMapEndTest, EndsInsideTheDestructorOfAKeyThatWasForNothing) {
   auto map = std::make_unique<Map>(*Map::Create({.shards = 1}));
   const Ref<int> created =
-      map->get_or_create(TalkingKey(1, [&] { map.reset(); }), []() -> Ref<int> { return nullptr; });
+      map->get_or_create(LastWords(1, [&] { map.reset(); }), []() -> Ref<int> { return nullptr; });
   EXPECT_EQ(created, nullptr);
   EXPECT_EQ(map, nullptr);
 }

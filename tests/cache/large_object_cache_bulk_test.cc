@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tests/support/race.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/ref.h"
 
@@ -28,7 +29,7 @@ struct Picture {
 using Cache = LargeObjectCache<int, Picture>;
 using Keys = std::vector<int>;
 
-class BulkTest : public testing::Test {
+class BulkTest : public ::testing::Test {
  protected:
   // Loads key 1 on a thread of its own, which fails by `fail()` once the other thread's GetAll({1,
   // 2}) waits for it; returns the results of that.
@@ -120,6 +121,51 @@ TEST(BulkInvalidationTest, AsksAboutEachLoadUnderWay) {
   std::sort(asked.begin(), asked.end());
   EXPECT_EQ(asked, keys);
   for (const int key : keys) EXPECT_EQ(cache.Get(key) != nullptr, key % 2 != 0) << key;
+}
+
+// The weigher of the next object may take its time, while other threads rely on the budget.
+TEST(BulkEvictionTest, KeepsTheBudgetBeforeTheNextWeigherRuns) {
+  constexpr int kObjects = 2000;
+  Cache* used = nullptr;
+  int weighed = 0;
+  Cache::Options options;
+  options.budget_bytes = kObjects;
+  options.weigher = [&](const Picture&) {
+    if (used != nullptr) {
+      ++weighed;
+      EXPECT_LE(used->Stats().bytes_retained, uint64_t{kObjects});
+    }
+    return uint64_t{1};
+  };
+  Cache cache = std::move(Cache::Create(options)).value();
+  for (int key = 0; key < kObjects; ++key) cache.Put(key, Picture{1});
+  // Now each one is spared once, which is more than one turn of an eviction can look at.
+  for (int key = 0; key < kObjects; ++key) EXPECT_NE(cache.Get(key), nullptr);
+  used = &cache;
+  cache.GetAll(Keys{kObjects, kObjects + 1},
+               [](const Keys& missing) { return std::vector<Picture>(missing.size()); });
+  EXPECT_EQ(weighed, 2);
+}
+
+// While a load of another key begins in the same shard, at the same time.
+TEST(BulkRaceTest, CallsTheLoaderOnce) {
+  Cache::Options options;
+  options.budget_bytes = 1 << 20;
+  options.shards = 1;
+  Cache cache = std::move(Cache::Create(options)).value();
+  int calls = 0;
+  const int rounds = testing::RaceRounds(100'000);
+  testing::Race(
+      rounds, [&](int) { cache.Clear(); },
+      {[&] {
+         cache.GetAll(Keys{1, 2}, [&](const Keys& missing) {
+           ++calls;
+           return std::vector<Picture>(missing.size());
+         });
+       },
+       [&] { EXPECT_TRUE(cache.GetOrLoad(9, [] { return Picture{9}; }).ok()); }},
+      [](int) {});
+  EXPECT_EQ(calls, rounds);
 }
 
 // The shortest time of a few calls of GetAll for so many missing keys, all in one shard.

@@ -3,41 +3,39 @@
 // that use it at its end. Most of what could go wrong here only AddressSanitizer sees.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "tests/support/last_words.h"
+#include "tests/support/race.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache {
 namespace {
 
-// An object that does something when it ends.
-struct Blob {
-  Blob() = default;
-  explicit Blob(std::function<void()> on_end) : on_end(std::move(on_end)) {}
-  Blob(Blob&& other) noexcept : on_end(std::exchange(other.on_end, nullptr)) {}
-  ~Blob() {
-    if (on_end) on_end();
-  }
-  std::function<void()> on_end;
-};
+using testing::LastWords;
+
+using Blob = testing::CallsAtEnd;
 using Cache = LargeObjectCache<int, Blob>;
 using Keys = std::vector<int>;
 
 std::vector<Blob> BlobsFor(const Keys& keys) { return std::vector<Blob>(keys.size()); }
 
 // A cache for one object, which is ended by that object's destructor, or by the listener.
-class EndInsideTest : public testing::TestWithParam<bool> {
+class EndInsideTest : public ::testing::TestWithParam<bool> {
  protected:
   EndInsideTest() { Make(); }
   ~EndInsideTest() override { EXPECT_EQ(cache_, nullptr); }
@@ -71,7 +69,7 @@ class EndInsideTest : public testing::TestWithParam<bool> {
   uint64_t weight_ = 10;
   std::unique_ptr<Cache> cache_;
 };
-INSTANTIATE_TEST_SUITE_P(All, EndInsideTest, testing::Bool(), [](const auto& info) {
+INSTANTIATE_TEST_SUITE_P(All, EndInsideTest, ::testing::Bool(), [](const auto& info) {
   return std::string(info.param ? "ByTheListener" : "ByADestructor");
 });
 
@@ -132,69 +130,84 @@ TEST_P(EndInsideTest, OfGetAllOfAnAbsentAndAnExpiredObject) {
   }
 }
 
+// While it waits for a permit, its key is loaded; and once it gets that object, this has expired.
+TEST(LargeObjectCacheEndTest, InsideGetAllThatHasWaitedForAPermit) {
+  const std::thread::id waiting_thread = std::this_thread::get_id();
+  std::atomic<int> looks{0};
+  std::promise<void> has_loaded;
+  Cache::Options options;
+  options.budget_bytes = 10;
+  options.shards = 1;
+  options.weigher = [](const Blob&) { return uint64_t{10}; };
+  options.max_concurrent_loads = 1;
+  options.expire_after_write = absl::Seconds(10);
+  options.clock = [&] {
+    const absl::Time start = absl::UnixEpoch();
+    if (std::this_thread::get_id() != waiting_thread || ++looks < 3) return start;
+    if (looks == 3) has_loaded.get_future().wait();
+    return start + absl::Seconds(10);
+  };
+  auto cache = std::make_unique<Cache>(std::move(Cache::Create(options)).value());
+  testing::SpinBarrier loading(2);
+  std::thread other([&] {
+    static_cast<void>(cache->GetOrLoad(1, [&] {
+      loading.Wait();
+      while (looks < 2) std::this_thread::yield();
+      for (int i = 0; i < 100; ++i) std::this_thread::yield();
+      return Blob([&] { cache.reset(); });
+    }));
+    has_loaded.set_value();
+  });
+  loading.Wait();
+  const auto results = cache->GetAll(Keys{1}, BlobsFor);
+  EXPECT_EQ(results[0].status().code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(cache, nullptr);
+  other.join();
+}
+
 TEST_P(EndInsideTest, OfUpdateWeight) {
   weight_ = 11;
   EXPECT_TRUE(cache_->UpdateWeight(1));
 }
 
-// A key whose copy in the cache runs a function when it is destroyed.
-struct TalkingKey {
-  explicit TalkingKey(int id, std::function<void()> on_end = nullptr)
-      : id(id), on_end(std::move(on_end)) {}
-  TalkingKey(const TalkingKey& other)
-      : id(other.id), on_end(std::exchange(other.on_end, nullptr)) {}
-  TalkingKey& operator=(const TalkingKey&) = delete;
-  ~TalkingKey() {
-    if (on_end) std::exchange(on_end, nullptr)();
-  }
-  bool operator==(const TalkingKey& other) const { return id == other.id; }
-  template <typename H>
-  friend H AbslHashValue(H h, const TalkingKey& key) {
-    return H::combine(std::move(h), key.id);
-  }
-
-  const int id;
-  mutable std::function<void()> on_end;
-};
-
 // Of objects that were put as references, also of ones that outlive the cache; and of ones that the
 // cache has made.
 TEST(LargeObjectCacheEndTest, KeysMayUseTheCacheAtItsEnd) {
-  using TalkingCache = LargeObjectCache<TalkingKey, int>;
+  using KeyedCache = LargeObjectCache<LastWords, int>;
   constexpr int kObjects = 40;
   for (const size_t shards : {size_t{1}, size_t{16}}) {
-    TalkingCache::Options options;
+    KeyedCache::Options options;
     options.budget_bytes = kObjects / 2 * sizeof(int);
     options.shards = shards;
     options.weigher = [](const int&) { return sizeof(int); };
     std::vector<Ref<int>> held;
-    std::optional<TalkingCache> cache(std::move(TalkingCache::Create(options)).value());
-    TalkingCache* const before = &*cache;
+    std::optional<KeyedCache> cache(std::move(KeyedCache::Create(options)).value());
+    KeyedCache* const before = &*cache;
     int ended = 0;
     int entered_late = 0;
     for (int i = 0; i < kObjects; ++i) {
       const auto on_end = [&, i] {
         ++ended;
         for (int key = 0; key < kObjects; ++key) {
-          const Ref<int> found = before->Get(TalkingKey(key));
+          const Ref<int> found = before->Get(LastWords(key));
           EXPECT_TRUE(found == nullptr || *found == key);
         }
-        EXPECT_EQ(before->Peek(TalkingKey(i)), nullptr);
+        EXPECT_EQ(before->Peek(LastWords(i)), nullptr);
         if (i % 10 != 0) return;
-        before->Put(TalkingKey(100 + i, [&] { ++entered_late; }), held[0]);
-        EXPECT_TRUE(before->GetOrLoad(TalkingKey(200 + i), [] { return 1; }).ok());
+        before->Put(LastWords(100 + i, [&] { ++entered_late; }), held[0]);
+        EXPECT_TRUE(before->GetOrLoad(LastWords(200 + i), [] { return 1; }).ok());
       };
       if (i % 4 == 3) {
-        before->Put(TalkingKey(i, on_end), int{i});  // is not held
+        before->Put(LastWords(i, on_end), int{i});  // is not held
       } else {
-        held.push_back(before->Put(TalkingKey(i, on_end), MakeRef<int>(i)));
+        held.push_back(before->Put(LastWords(i, on_end), MakeRef<int>(i)));
       }
     }
     // Its own memory stays, and so it is reachable by its destructor's callees.
     std::destroy_at(before);
     EXPECT_EQ(ended, kObjects);
     EXPECT_EQ(entered_late, kObjects / 10);
-    std::construct_at(before, std::move(TalkingCache::Create(options)).value());
+    std::construct_at(before, std::move(KeyedCache::Create(options)).value());
   }
 }
 

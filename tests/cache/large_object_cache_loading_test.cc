@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "tests/support/last_words.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/ref.h"
@@ -125,16 +126,7 @@ TEST_F(DeleterTest, AnInvalidatedLoadEndsByItsDeleter) {
   EXPECT_EQ(surfaces_freed, 1);
 }
 
-// An object that does something when it ends.
-struct Blob {
-  Blob() = default;
-  explicit Blob(std::function<void()> on_end) : on_end(std::move(on_end)) {}
-  Blob(Blob&& other) noexcept : on_end(std::exchange(other.on_end, nullptr)) {}
-  ~Blob() {
-    if (on_end) on_end();
-  }
-  std::function<void()> on_end;
-};
+using Blob = testing::CallsAtEnd;
 using Cache = LargeObjectCache<int, Blob>;
 
 Cache::Options OneObject() {
@@ -280,7 +272,7 @@ struct Residue {
 using ResidueResult = absl::StatusOr<Residue>;
 
 // What a loader's result leaves behind when the object has been moved out of it.
-class ResidueTest : public testing::Test {
+class ResidueTest : public ::testing::Test {
  protected:
   using ResidueCache = LargeObjectCache<int, Residue>;
 

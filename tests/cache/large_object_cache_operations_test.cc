@@ -326,6 +326,44 @@ TEST_F(ExpiryCauseTest, IsThatOfWhateverRemovesAnExpiredObject) {
   }
 }
 
+TEST_F(ExpiryCauseTest, IsToldOnceOfAnObjectInUse) {
+  const Ref<Picture> used = cache_.Put("a", Picture{1});
+  now_ += absl::Seconds(10);
+  cache_.Trim(0);
+  EXPECT_EQ(causes_, std::vector<RemovalCause>{RemovalCause::kBudget});
+  EXPECT_EQ(cache_.Get("a"), nullptr);
+  EXPECT_EQ(causes_, (std::vector<RemovalCause>{RemovalCause::kBudget, RemovalCause::kExpired}));
+  EXPECT_EQ(cache_.Stats().evictions_expired, 1u);
+}
+
+// A clock that was set back makes an object new; unless another look-up, by a later time, has found
+// it meanwhile.
+TEST(ClockSetBackTest, KeepsALaterAccess) {
+  absl::Time now = absl::UnixEpoch() + absl::Seconds(100);
+  int reads = 0;
+  std::function<void()> at_the_second_read;
+  Cache::Options options;
+  options.budget_bytes = 1 << 20;
+  options.expire_after_access = absl::Seconds(10);
+  options.clock = [&] {
+    const absl::Time read = now;
+    if (++reads == 2 && at_the_second_read) at_the_second_read();
+    return read;
+  };
+  Cache cache = std::move(Cache::Create(options)).value();
+  cache.Put("a", Picture{1});
+  now -= absl::Seconds(5);
+  reads = 0;
+  at_the_second_read = [&] {
+    now += absl::Seconds(12);
+    EXPECT_NE(cache.Get("a"), nullptr);
+  };
+  EXPECT_NE(cache.Get("a"), nullptr);
+  EXPECT_GE(reads, 3);
+  now += absl::Seconds(9);
+  EXPECT_NE(cache.Get("a"), nullptr);
+}
+
 TEST_F(OperationsTest, PutsAndInvalidatesMany) {
   std::vector<std::pair<std::string, std::unique_ptr<Picture>>> pictures;
   for (int i = 0; i < 3; ++i) {

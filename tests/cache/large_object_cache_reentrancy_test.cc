@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "tests/support/last_words.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/ref.h"
@@ -19,17 +20,7 @@
 namespace weakcache {
 namespace {
 
-struct Blob {
-  Blob() = default;
-  explicit Blob(std::function<void()> on_destruction) : on_destruction(std::move(on_destruction)) {}
-  Blob(Blob&& other) noexcept : on_destruction(std::exchange(other.on_destruction, nullptr)) {}
-  ~Blob() {
-    if (on_destruction) on_destruction();
-  }
-
-  std::function<void()> on_destruction;
-};
-
+using Blob = testing::CallsAtEnd;
 using Cache = LargeObjectCache<int, Blob>;
 
 struct Method {

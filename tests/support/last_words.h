@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A key, or a value that is attached to one, whose destructor does something.
+// Keys, values and objects whose destructors do something.
 #ifndef WEAKCACHE_TESTS_SUPPORT_LAST_WORDS_H_
 #define WEAKCACHE_TESTS_SUPPORT_LAST_WORDS_H_
 
@@ -11,7 +11,7 @@
 
 namespace weakcache::testing {
 
-// It is done when the last of its copies goes.
+// A key, or a value that is attached to one. It is done when the last of its copies goes.
 struct LastWords {
   explicit LastWords(int id, std::function<void()> speak = nullptr)
       : id(id), speak(std::make_shared<std::function<void()>>(std::move(speak))) {
@@ -31,10 +31,27 @@ struct LastWords {
       return static_cast<size_t>(key.id);
     }
   };
+  template <typename State>
+  friend State AbslHashValue(State state, const LastWords& key) {
+    return State::combine(std::move(state), Hash()(key));
+  }
 
   inline static int live = 0;
   int id;
   std::shared_ptr<std::function<void()>> speak;
+};
+
+// An object that calls a function when it is destroyed, unless it has been moved from.
+struct CallsAtEnd {
+  CallsAtEnd() = default;
+  explicit CallsAtEnd(std::function<void()> on_end) : on_end(std::move(on_end)) {}
+  CallsAtEnd(CallsAtEnd&& other) noexcept : on_end(std::exchange(other.on_end, nullptr)) {}
+  CallsAtEnd& operator=(CallsAtEnd&&) = delete;
+  ~CallsAtEnd() {
+    if (on_end) on_end();
+  }
+
+  std::function<void()> on_end;
 };
 
 }  // namespace weakcache::testing

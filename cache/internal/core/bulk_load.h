@@ -192,8 +192,8 @@ class BulkLoad {
         shard.table.template Prepare<Loads::template kIsEmbedded<Made>>(part.prepared);
       }
       if (shard.flights.Start(part.flight, other)) break;
-      // Another key's flight has started without the lock since. That happens once, as there is one
-      // now.
+      // Another key's flight has started since, without the lock. No other one can: that is only
+      // for the first flight of a shard, and a flight ends under the lock.
     }
     part.completion.flight = &part.flight;
     return true;

@@ -9,7 +9,7 @@
 // A hit, GetIfPresent(key) or the first lines of GetOrLoad, goes like this:
 //
 //   1. CacheShards::Locate hashes the key. Some bits choose the shard, others the place in its
-//   index.
+//      index.
 //   2. FindFast asks the table for an embedded slot at the first place where the key may be. The
 //      table adds one to the slot's count, which is the object's, and then compares the key.
 //   3. CacheKey::RecordAccess, in the cache line of the key: if the object is retained, which is

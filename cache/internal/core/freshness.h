@@ -71,7 +71,8 @@ class Freshness {
                                              std::memory_order_relaxed);
     }
   }
-  // A caller that is delayed before the store may undo an access that is later by as much.
+  // Of two look-ups at the same time the earlier one may store its time last. The object then ages
+  // from that time, earlier by as long as the thread was delayed.
   template <typename Entry>
   void RecordAccess(Entry& entry, int64_t now) const {
     if (expire_after_access_ != kNever && entry.accessed.load(std::memory_order_relaxed) < now) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// At most so many loads at a time.
+// Limits how many loads run at a time.
 //
 // The limit bounds the loads that run, not those that wait. A load needs no permit of its own
 // inside another one of the same cache, on the same thread: the outer load would wait for the inner
@@ -64,7 +64,8 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
     return permit == nullptr ? kNoLoad : permit->id_;
   }
 
-  // For its lifetime the calling thread's loads count as made by the load `maker`, if that is one.
+  // Makes the calling thread's loads, for its lifetime, count as made by the load `maker`. Does
+  // nothing if that is kNoLoad.
   class TaskScope {
    public:
     TaskScope(const BasicLoadLimiter& limiter, LoadId maker)
@@ -90,7 +91,7 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   using Mutex = BasicMutex<Policy>;
   using Lock = BasicMutexLock<Policy>;
 
-  // What a thread has, of all limiters; used by that thread only.
+  // The permits and tasks of one thread, of all limiters. Only that thread uses them.
   struct PerThread {
     Permit* innermost;      // of the permits that it holds
     const TaskScope* task;  // the innermost
@@ -173,7 +174,7 @@ class BasicLoadPermit {
     }
   }
 
-  // The limiter has gone, by user code, while this had no permit.
+  // Has to be called if user code has destroyed the limiter. Precondition: this has no permit.
   void ForgetLimiter() { is_waiting_ = false; }
 
   // Returns when a permit has been returned or granted, or NotifyChange() called, since the last
