@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The examples of README.md and of the public headers, so that they stay true.
+// The tour of docs/guide.md and the examples of the public headers, so that they stay true.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -49,9 +49,10 @@ struct Metrics {
 };
 int Use(const Metrics& metrics) { return metrics.ascent; }
 
-TEST(DocumentationTest, Readme) {
+TEST(DocumentationTest, Tour) {
   ::testing::internal::CaptureStdout();
 
+  // snippet: tour
   weakcache::WeakValueMap<std::string, Image> images;
   weakcache::WeakKeyMap<Image, Thumbnail> thumbnails;
 
@@ -66,6 +67,7 @@ TEST(DocumentationTest, Readme) {
       weakcache::OnExpire(cover, [] { std::puts("the cover has gone"); });
 
   cover.reset();
+  // end
   EXPECT_EQ(images.get("cover"), nullptr);
   EXPECT_EQ(images.size(), 0u);
   EXPECT_EQ(::testing::internal::GetCapturedStdout(), "the cover has gone\n");

@@ -2,13 +2,16 @@
 // The programs of docs/guide.md. The code between "snippet" and "end" stands in the page, too, but
 // for the lines that begin with EXPECT_: tools/check_snippets.py compares the two.
 #include <gtest/gtest.h>
+#include <malloc.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <future>
 #include <iostream>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -30,6 +33,7 @@
 #include "weakcache/weakref/shared_ptr_interop.h"
 #include "weakcache/weakref/weak_bind.h"
 #include "weakcache/weakref/weak_proxy.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 namespace {
@@ -143,6 +147,31 @@ TEST(GuideTest, Executor) {
   EXPECT_TRUE(next_page.get().ok());
 }
 
+TEST(GuideTest, Prefetch) {
+  Images images = NewCache();
+  const auto executor = [](const std::function<void()>& task) { task(); };
+  // snippet: prefetch
+  for (const char* const path : {"page8.png", "page9.png"}) {
+    if (images.Peek(path) == nullptr) images.GetOrLoadAsync(path, DecodeImage, executor);
+  }
+  // end
+  EXPECT_NE(images.Get("page8.png"), nullptr);
+  EXPECT_NE(images.Get("page9.png"), nullptr);
+  EXPECT_EQ(images.Stats().loads, 2u);
+}
+
+TEST(GuideTest, Emergency) {
+  Images images = NewCache();
+  const weakcache::Ref<Image> used = images.Put("used.png", Image{"pixels"});
+  images.Put("unused.png", Image{"pixels"});
+  // snippet: emergency
+  images.Trim(0);
+  malloc_trim(0);
+  // end
+  EXPECT_EQ(images.Get("unused.png"), nullptr);
+  EXPECT_EQ(images.Get("used.png"), used);
+}
+
 TEST(GuideTest, Memory) {
   Images images = NewCache();
   // snippet: memory
@@ -166,6 +195,20 @@ TEST(GuideTest, Listener) {
   EXPECT_EQ(evicted, 0);
 }
 
+TEST(GuideTest, Prometheus) {
+  Images images = NewCache();
+  Images covers = NewCache();
+  // snippet: prometheus
+  const std::string body = weakcache::ToPrometheus(
+      "weakcache",
+      {{{{"cache", "images"}}, images.Stats()}, {{{"cache", "covers"}}, covers.Stats()}});
+  // end
+  for (const char* const name : {"requests_total", "load_duration_seconds", "removals_total"}) {
+    EXPECT_NE(body.find(std::string("# TYPE weakcache_") + name), std::string::npos) << name;
+  }
+  EXPECT_NE(body.find("cache=\"covers\""), std::string::npos);
+}
+
 TEST(GuideTest, Figures) {
   Images images = NewCache();
   // snippet: figures
@@ -176,6 +219,82 @@ TEST(GuideTest, Figures) {
   std::cout << served.ToPrometheus("weakcache", {{"cache", "images"}});
   // end
   EXPECT_EQ(served.misses, 1u);
+}
+
+// Stands in for a C library.
+struct c_texture {
+  size_t bytes;
+};
+int textures_alive = 0;
+c_texture* texture_load(const char* path) {
+  if (path == std::string("no_such_file.tex")) return nullptr;
+  ++textures_alive;
+  return new c_texture{4096};
+}
+void texture_free(c_texture* texture) {
+  --textures_alive;
+  delete texture;
+}
+size_t texture_bytes(const c_texture* texture) { return texture->bytes; }
+
+// snippet: c_library
+struct FreeTexture {
+  void operator()(c_texture* texture) const { texture_free(texture); }
+};
+using TexturePtr = std::unique_ptr<c_texture, FreeTexture>;
+using Textures = weakcache::LargeObjectCache<std::string, c_texture>;
+
+absl::StatusOr<TexturePtr> LoadTexture(const std::string& path) {
+  TexturePtr texture(texture_load(path.c_str()));
+  if (texture == nullptr) return absl::NotFoundError(path);
+  return texture;
+}
+// end
+
+TEST(GuideTest, CLibrary) {
+  // snippet: c_library_use
+  Textures::Options options;
+  options.budget_bytes = uint64_t{64} << 20;
+  options.weigher = [](const c_texture& texture) { return texture_bytes(&texture); };
+  absl::StatusOr<Textures> textures = Textures::Create(options);
+  absl::StatusOr<weakcache::Ref<c_texture>> wood = textures->GetOrLoad("wood.tex", LoadTexture);
+  // end
+  EXPECT_TRUE(wood.ok());
+  EXPECT_TRUE(absl::IsNotFound(textures->GetOrLoad("no_such_file.tex", LoadTexture).status()));
+  EXPECT_EQ(textures_alive, 1);
+  wood->reset();
+  textures->Clear();
+  EXPECT_EQ(textures_alive, 0);
+}
+
+TEST(GuideTest, Clock) {
+  // snippet: clock
+  absl::Time now = absl::UnixEpoch();
+  Images::Options options;
+  options.budget_bytes = 1 << 20;
+  options.expire_after_write = absl::Minutes(10);
+  options.clock = [&now] { return now; };
+  absl::StatusOr<Images> images = Images::Create(options);
+
+  images->Put("cover.png", Image{"pixels"});
+  now += absl::Minutes(9);
+  EXPECT_NE(images->Get("cover.png"), nullptr);
+  now += absl::Minutes(2);
+  EXPECT_EQ(images->Get("cover.png"), nullptr);
+  // end
+}
+
+TEST(GuideTest, CollectedTasks) {
+  Images images = NewCache();
+  // snippet: collected_tasks
+  std::vector<std::function<void()>> tasks;
+  std::future<absl::StatusOr<weakcache::Ref<Image>>> cover =
+      images.GetOrLoadAsync("cover.png", DecodeImage,
+                            [&](std::function<void()> task) { tasks.push_back(std::move(task)); });
+  EXPECT_EQ(images.Stats().loads, 0u);
+  for (const std::function<void()>& task : tasks) task();
+  EXPECT_TRUE(cover.get().ok());
+  // end
 }
 
 TEST(GuideTest, Share) {
@@ -279,6 +398,56 @@ TEST(GuideTest, SharedPtr) {
   EXPECT_EQ(again, cover);
   // end
   EXPECT_EQ(by_name.get("cover"), cover);
+}
+
+TEST(GuideTest, Step1) {
+  // snippet: step1
+  std::unordered_map<std::string, std::weak_ptr<Image>> by_name;
+  std::weak_ptr<Image>& entry = by_name["cover"];
+  std::shared_ptr<Image> cover = entry.lock();
+  if (cover == nullptr) entry = cover = std::make_shared<Image>();
+  // end
+  EXPECT_EQ(by_name["cover"].lock(), cover);
+}
+
+TEST(GuideTest, Step2) {
+  // snippet: step2
+  weakcache::WeakValueMap<std::string, std::shared_ptr<Image>> by_name;
+  std::shared_ptr<Image> cover =
+      by_name.get_or_create("cover", [] { return std::make_shared<Image>(); });
+  // end
+  EXPECT_EQ(by_name.get("cover"), cover);
+}
+
+TEST(GuideTest, Step3) {
+  // snippet: step3
+  weakcache::WeakValueMap<std::string, Image> by_name;
+  weakcache::Ref<Image> cover = by_name.get_or_create("cover", [] { return Image(); });
+  std::shared_ptr<Image> for_old_code = weakcache::ToSharedPtr(cover);
+  // end
+  EXPECT_EQ(by_name.get("cover"), cover);
+  EXPECT_EQ(for_old_code.get(), cover.get());
+}
+
+TEST(GuideTest, Mistakes) {
+  Images images = NewCache();
+  Images::Options options;
+  const weakcache::WeakRef<Image> weak = images.Put("cover.png", Image{"pixels"});
+  // snippet: mistakes
+  // if (!weak.expired()) Show(*weak.lock());  The object may die between the two calls. Instead:
+  if (weakcache::Ref<Image> image = weak.lock()) Show(*image);
+
+  // const Image& cover = *images.Get("cover.png");  Nobody holds the object after this line.
+  weakcache::Ref<Image> cover = images.Get("cover.png");
+
+  // if (images.Get(path) == nullptr) images.Put(path, …);  Two threads may both decode. Instead:
+  absl::StatusOr<weakcache::Ref<Image>> loaded = images.GetOrLoad("cover.png", DecodeImage);
+
+  // options.budget_bytes = 2 << 30;  An int, and negative. Instead:
+  options.budget_bytes = uint64_t{2} << 30;
+  // end
+  EXPECT_EQ(*loaded, cover);
+  EXPECT_TRUE(Images::Create(options).ok());
 }
 
 }  // namespace

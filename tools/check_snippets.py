@@ -19,7 +19,7 @@ PAGES = [pathlib.Path("README.md"), *sorted(pathlib.Path("docs").glob("*.md"))]
 ALL_BLOCKS_NAMED = pathlib.Path("docs/guide.md")
 
 BLOCK = re.compile(
-    r"^(?:<!-- (?P<test>\S+): (?P<name>\S+) -->\n)?```cpp\n(?P<code>.*?)^```$",
+    r"^(?: *<!-- (?P<test>\S+): (?P<name>\S+) -->\n)? *```cpp\n(?P<code>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
 SNIPPET = re.compile(
