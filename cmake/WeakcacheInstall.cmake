@@ -66,4 +66,25 @@ foreach(name IN LISTS weakcache_pc_files)
   install(FILES "${PROJECT_BINARY_DIR}/${name}.pc" DESTINATION "${weakcache_pc_dir}")
 endforeach()
 
+# --- gdb -------------------------------------------------------------------------------------------
+
+# The pretty-printers; for shared libraries also where gdb looks for them when it loads one, below the
+# folder in which the library is in the end.
+install(FILES tools/gdb/weakcache.py DESTINATION "${CMAKE_INSTALL_DATADIR}/weakcache/gdb")
+if(IS_ABSOLUTE "${CMAKE_INSTALL_LIBDIR}")
+  set(weakcache_gdb_libdir "${CMAKE_INSTALL_LIBDIR}")
+else()
+  set(weakcache_gdb_libdir "\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_LIBDIR}")
+endif()
+foreach(target IN ITEMS weakcache_weakref weakcache)
+  if(TARGET ${target})
+    get_target_property(weakcache_type ${target} TYPE)
+    if(weakcache_type STREQUAL "SHARED_LIBRARY")
+      install(CODE "file(INSTALL FILES \"${PROJECT_SOURCE_DIR}/tools/gdb/weakcache.py\"
+        RENAME \"$<TARGET_FILE_NAME:${target}>-gdb.py\"
+        DESTINATION \"\${CMAKE_INSTALL_PREFIX}/share/gdb/auto-load${weakcache_gdb_libdir}\")")
+    endif()
+  endif()
+endforeach()
+
 install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")

@@ -65,6 +65,8 @@ stub sudo_stub <<'STUB'
 if [[ $1 == -n ]]; then
   [[ -z ${SUDO_PASSWORD-} ]] || { echo "sudo: a password is required"; exit 1; }
   shift
+elif [[ -n ${SUDO_PASSWORD-} ]]; then
+  echo "[sudo] password:" >/dev/tty
 fi
 exec "$@"
 STUB
@@ -91,7 +93,7 @@ base="g++ bazel-bootstrap bazel-rules-java bazel-rules-proto pkg-config libabsl-
 clang="clang lld libclang-rt-dev"
 lint="$clang cmake make clang-format clang-tidy shellcheck"
 all_libraries="libgtest-dev libgmock-dev libbenchmark-dev relacy-dev libboost-dev libtbb-dev libstb-dev"
-all_libraries+=" zlib1g-dev"
+all_libraries+=" zlib1g-dev gdb"
 
 # Back to a bare system: Debian, root, nothing installed, everything installable.
 reset_case() {
@@ -172,6 +174,7 @@ expect_no_call "id"
 
 # Which folders the command line reaches: "DIRECTORY|LIBRARIES|ARGUMENTS".
 tests="libgtest-dev libgmock-dev relacy-dev libboost-dev"
+all_tests="$tests gdb"
 examples="libgtest-dev libgmock-dev libstb-dev zlib1g-dev"
 benchmarks="libgtest-dev libgmock-dev libbenchmark-dev libboost-dev libtbb-dev zlib1g-dev"
 while IFS='|' read -r where libraries line; do
@@ -188,7 +191,8 @@ done <<CASES
 ||build cache/...
 ||run //cache:tool -- //tests/... examples:x
 ||build //tests_of_another:x //my/tests
-|$tests|test --config=tsan //tests/...
+|$all_tests|test --config=tsan //tests/...
+|$all_tests|test //tests/gdb:printers_test
 |$tests|test //tests:ref_test
 |$tests|--batch test -- //tests
 |$tests|build @weakcache//tests/model:all
@@ -206,7 +210,7 @@ benchmarks|$benchmarks|build ...
 benchmarks|$examples|build //examples:drop_in
 tests/consumer||test //...
 tests/consumer||test //tests/...
-tests/consumer|$tests|test @weakcache//tests/...
+tests/consumer|$all_tests|test @weakcache//tests/...
 ../elsewhere|$tests|test tests:ref_test
 CASES
 
@@ -295,6 +299,8 @@ run build //cache/...
 expect_status 0
 expect_installed "$base"
 expect_call "bazel build //cache/..."
+[[ $output == *"installing with"*"to refuse"*"[sudo] password:"* ]] ||
+  fail "expected to hear what is installed, and how to refuse, before the password is asked for"
 
 begin "sudo wants a password, and there is no terminal: the line that helps"
 USER_ID=1000
@@ -311,7 +317,7 @@ begin "neither root nor sudo: the line that helps"
 USER_ID=1000
 run test //tests/...
 expect_status 1
-expect_output "  su -c 'apt-get install --no-remove --no-install-recommends $base $tests'"
+expect_output "  su -c 'apt-get install --no-remove --no-install-recommends $base $all_tests'"
 expect_no_call "apt-get"
 expect_no_call "bazel"
 
@@ -319,8 +325,8 @@ begin "neither root nor sudo, and only libraries of folders are missing: go on"
 USER_ID=1000 INSTALLED=$base
 run test //tests/...
 expect_status 0
-expect_output "  su -c 'apt-get install --no-remove --no-install-recommends $tests'"
-expect_output "going on without $tests"
+expect_output "  su -c 'apt-get install --no-remove --no-install-recommends $all_tests'"
+expect_output "going on without $all_tests"
 expect_call "bazel test //tests/..."
 
 begin "WEAKCACHE_SKIP_INSTALL=1 checks nothing"

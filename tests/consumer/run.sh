@@ -89,6 +89,7 @@ quietly cmake --build "$work/build_static" --target weakcache_quick_tests
 quietly ctest --test-dir "$work/build_static" -L quick --no-tests=error --output-on-failure
 
 for name in static shared; do
+  [[ -e $work/$name/share/weakcache/gdb/weakcache.py ]]
   cmake_consumer "package_$name" cmake_package -DCMAKE_PREFIX_PATH="$work/$name"
 done
 cmake_consumer package_pkg_config cmake_package -DCMAKE_PREFIX_PATH="$work/static" \
