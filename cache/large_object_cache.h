@@ -26,7 +26,6 @@
 #ifndef WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
 #define WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
 
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -38,12 +37,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/str_cat.h"
-#include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/concurrent/sharding.h"
 #include "weakcache/cache/internal/core/cache_core.h"
+#include "weakcache/cache/internal/core/check_options.h"
 #include "weakcache/cache/internal/core/core_owner.h"
 #include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
@@ -56,59 +55,6 @@
 #include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
-
-// Returns the weight of an object, unless the options have a weigher: its `byte_size()` if it has
-// one, or else its size.
-template <typename V>
-uint64_t DefaultWeight(const V& object) {
-  if constexpr (requires {
-                  { object.byte_size() } -> std::convertible_to<uint64_t>;
-                }) {
-    return static_cast<uint64_t>(object.byte_size());
-  } else {
-    return sizeof(V);
-  }
-}
-
-template <typename K, typename V>
-struct LargeObjectCacheOptions {
-  // What the retained objects may weigh together. A heavier object is handed out, and found while
-  // it is used, but not retained. UINT64_MAX means no limit; other values of 2^63 or more are
-  // refused, because they are negative numbers: so is 2 << 30, an int, where uint64_t{2} << 30 was
-  // meant.
-  uint64_t budget_bytes = 0;
-  // Returns the weight of an object; called once for each new object, and by UpdateWeight. Empty:
-  // DefaultWeight.
-  std::function<uint64_t(const V&)> weigher = {};
-  // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
-  size_t shards = 0;
-  // Called for each object that leaves the cache or is evicted from its budget, not at the cache's
-  // end: without a lock, and while the calling thread holds nothing that other threads wait for.
-  // Calls about one object come one after the other, in order; calls about different objects may
-  // overlap. An object that was evicted while it was used stays in the cache: for its later removal
-  // or death there is another call, for being retained again there is none. A thread that drops a
-  // last reference while the cache ends may still be in a call.
-  std::function<void(const K& key, RemovalCause cause, uint64_t weight)> removal_listener = {};
-  // What ages and the times of loads are measured by; only differences count. Must not throw.
-  // Empty: std::chrono::steady_clock, which nobody sets back.
-  std::function<absl::Time()> clock = {};
-  // How long after it was entered, or last found, an object expires: it is not found any more, and
-  // is removed when somebody looks for it, when it is evicted, or by Purge. And how long after it
-  // was entered it is stale: one GetOrLoad loads it anew, while all others get the stale object.
-  absl::Duration expire_after_write = absl::InfiniteDuration();
-  absl::Duration expire_after_access = absl::InfiniteDuration();
-  absl::Duration refresh_after_write = absl::InfiniteDuration();
-  // How many loaders may run at a time; further loads wait. Those that wait for each other do not
-  // count. A refresh that would have to wait is left for later. 0: no limit.
-  size_t max_concurrent_loads = 0;
-};
-
-struct LoadOptions {
-  // The probable weight of the object. Other objects are evicted before the load until that many
-  // bytes are free, so that the budget is kept during it, too; in vain, if the load then fails. If
-  // so many can't be had beside other loads' estimates, none are evicted.
-  uint64_t weight_estimate = 0;
-};
 
 template <typename K, typename V, typename Hash = internal::DefaultHash<K>,
           typename Equal = internal::DefaultEqual<K>>
@@ -124,20 +70,18 @@ class LargeObjectCache {
   using Weak = WeakRef<V>;
   using Options = LargeObjectCacheOptions<K, V>;
 
-  // Returns InvalidArgument if an option is bad.
+  // Returns InvalidArgument, and what to write instead, if an option is bad or the budget is not
+  // set: see cache_options.h.
   [[nodiscard]] static absl::StatusOr<LargeObjectCache> Create(Options options, Hash hash = Hash(),
                                                                Equal equal = Equal()) {
-    if (absl::Status status = Check(options); !status.ok()) return status;
-    internal::CacheSettings<K, V> settings{
-        options.budget_bytes,
-        options.shards == 0 ? internal::DefaultShards() : options.shards,
-        options.max_concurrent_loads,
-        options.weigher ? std::move(options.weigher) : DefaultWeight<V>,
-        std::move(options.removal_listener),
-        internal::Freshness(std::move(options.clock), options.expire_after_write,
-                            options.expire_after_access, options.refresh_after_write)};
-    return LargeObjectCache(
-        std::make_unique<Core>(std::move(settings), std::move(hash), std::move(equal)));
+    return Make(std::move(options), /*weak=*/false, std::move(hash), std::move(equal));
+  }
+  // Does the same for a purely weak cache, whose `budget_bytes` must not be set: it loads each
+  // object once, and finds it while somebody uses it, but retains none. SetBudget may change that.
+  [[nodiscard]] static absl::StatusOr<LargeObjectCache> CreateWeak(Options options = {},
+                                                                   Hash hash = Hash(),
+                                                                   Equal equal = Equal()) {
+    return Make(std::move(options), /*weak=*/true, std::move(hash), std::move(equal));
   }
 
   // A cache that was moved from can only be assigned to or destroyed.
@@ -311,9 +255,11 @@ class LargeObjectCache {
     core_->Purge();
   }
 
-  // Evicts what is necessary before it returns.
+  // Evicts what is necessary before it returns. With 0 nothing is retained any more. Precondition:
+  // a budget of at most PTRDIFF_MAX.
   void SetBudget(uint64_t budget_bytes) {
-    internal::Check(IsBudget(budget_bytes), "LargeObjectCache::SetBudget", "a negative budget");
+    internal::Check(internal::IsBudget(budget_bytes), "LargeObjectCache::SetBudget",
+                    "a negative budget");
     typename Core::PendingRemovals removals;
     removals.now = core_->store().freshness().NowIfNeeded();
     core_->store().retention().SetBudget(budget_bytes, removals);
@@ -367,29 +313,18 @@ class LargeObjectCache {
 
   explicit LargeObjectCache(std::unique_ptr<Core> core) : core_(std::move(core)) {}
 
-  static constexpr bool IsBudget(uint64_t bytes) {
-    return std::in_range<int64_t>(bytes) || bytes == UINT64_MAX;
-  }
-  static absl::Status Check(const Options& options) {
-    if (!IsBudget(options.budget_bytes)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("budget_bytes: ", static_cast<int64_t>(options.budget_bytes),
-                       " is negative; the largest that an int can be is 2^31 - 1"));
-    }
-    if (absl::Status status = internal::ValidateShards(options.shards); !status.ok()) return status;
-    const auto check = [](const char* option, absl::Duration duration) {
-      if (duration > absl::ZeroDuration()) return absl::OkStatus();
-      return absl::InvalidArgumentError(
-          absl::StrCat(option, ": ", absl::FormatDuration(duration), " is not positive"));
-    };
-    absl::Status status = check("expire_after_write", options.expire_after_write);
-    status.Update(check("expire_after_access", options.expire_after_access));
-    status.Update(check("refresh_after_write", options.refresh_after_write));
-    if (status.ok() && options.refresh_after_write != absl::InfiniteDuration() &&
-        options.refresh_after_write >= options.expire_after_write) {
-      return absl::InvalidArgumentError("refresh_after_write: is not before expire_after_write");
-    }
-    return status;
+  static absl::StatusOr<LargeObjectCache> Make(Options options, bool weak, Hash hash, Equal equal) {
+    if (absl::Status status = internal::CheckOptions(options, weak); !status.ok()) return status;
+    internal::CacheSettings<K, V> settings{
+        options.budget_bytes,
+        options.shards == 0 ? internal::DefaultShards() : options.shards,
+        options.max_concurrent_loads,
+        std::move(options.weigher),
+        std::move(options.removal_listener),
+        internal::Freshness(std::move(options.clock), options.expire_after_write,
+                            options.expire_after_access, options.refresh_after_write)};
+    return LargeObjectCache(
+        std::make_unique<Core>(std::move(settings), std::move(hash), std::move(equal)));
   }
 
   internal::CoreOwner<Core> core_;

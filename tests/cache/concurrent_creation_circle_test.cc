@@ -22,6 +22,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tests/support/cache_options.h"
 #include "tests/support/race.h"
 #include "tests/support/rounds.h"
 #include "weakcache/cache/concurrent_weak_value_map.h"
@@ -38,8 +39,7 @@ using Map = ConcurrentWeakValueMap<std::string, int>;
 using Cache = LargeObjectCache<std::string, int>;
 
 Cache MakeCache(size_t max_concurrent_loads = 0) {
-  Cache::Options options;
-  options.budget_bytes = 100;
+  Cache::Options options = testing::WithBudget<Cache>(100);
   options.max_concurrent_loads = max_concurrent_loads;
   options.weigher = [](const int&) { return uint64_t{1}; };
   return *Cache::Create(std::move(options));

@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "tests/support/cache_options.h"
 #include "tests/support/race.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/ref.h"
@@ -60,7 +61,7 @@ class BulkTest : public ::testing::Test {
     return results;
   }
 
-  Cache cache_ = std::move(Cache::Create(Cache::Options())).value();
+  Cache cache_ = std::move(Cache::CreateWeak()).value();
   std::vector<Keys> calls_;
 };
 
@@ -104,8 +105,7 @@ TEST_F(BulkTest, AKeyThatThisThreadLoadsIsAnError) {
 
 // However many loads of a shard are under way, InvalidateIf asks once about each.
 TEST(BulkInvalidationTest, AsksAboutEachLoadUnderWay) {
-  Cache::Options options;
-  options.budget_bytes = 1 << 20;
+  Cache::Options options = testing::WithBudget<Cache>(1 << 20);
   options.shards = 1;
   Cache cache = std::move(Cache::Create(options)).value();
   Keys keys(1000);
@@ -128,8 +128,7 @@ TEST(BulkEvictionTest, KeepsTheBudgetBeforeTheNextWeigherRuns) {
   constexpr int kObjects = 2000;
   Cache* used = nullptr;
   int weighed = 0;
-  Cache::Options options;
-  options.budget_bytes = kObjects;
+  Cache::Options options = testing::WithBudget<Cache>(kObjects);
   options.weigher = [&](const Picture&) {
     if (used != nullptr) {
       ++weighed;
@@ -149,8 +148,7 @@ TEST(BulkEvictionTest, KeepsTheBudgetBeforeTheNextWeigherRuns) {
 
 // While a load of another key begins in the same shard, at the same time.
 TEST(BulkRaceTest, CallsTheLoaderOnce) {
-  Cache::Options options;
-  options.budget_bytes = 1 << 20;
+  Cache::Options options = testing::WithBudget<Cache>(1 << 20);
   options.shards = 1;
   Cache cache = std::move(Cache::Create(options)).value();
   int calls = 0;
@@ -175,8 +173,7 @@ std::chrono::nanoseconds TimeFor(int count) {
   keys.insert(keys.end(), {0, 1, 2});
   auto shortest = std::chrono::nanoseconds::max();
   for (int i = 0; i < 3; ++i) {
-    Cache::Options options;
-    options.budget_bytes = 1 << 30;
+    Cache::Options options = testing::WithBudget<Cache>(1 << 30);
     options.shards = 1;
     Cache cache = std::move(Cache::Create(options)).value();
     const auto begin = std::chrono::steady_clock::now();

@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "tests/support/cache_options.h"
 #include "tests/support/last_words.h"
 #include "tests/support/race.h"
 #include "weakcache/cache/large_object_cache.h"
@@ -40,8 +41,7 @@ class EndInsideTest : public ::testing::TestWithParam<bool> {
   EndInsideTest() { Make(); }
   ~EndInsideTest() override { EXPECT_EQ(cache_, nullptr); }
   void Make() {
-    Cache::Options options;
-    options.budget_bytes = 10;
+    Cache::Options options = testing::WithBudget<Cache>(10);
     options.shards = 1;
     options.weigher = [this](const Blob&) { return weight_; };
     options.expire_after_write = absl::Seconds(10);
@@ -135,8 +135,7 @@ TEST(LargeObjectCacheEndTest, InsideGetAllThatHasWaitedForAPermit) {
   const std::thread::id waiting_thread = std::this_thread::get_id();
   std::atomic<int> looks{0};
   std::promise<void> has_loaded;
-  Cache::Options options;
-  options.budget_bytes = 10;
+  Cache::Options options = testing::WithBudget<Cache>(10);
   options.shards = 1;
   options.weigher = [](const Blob&) { return uint64_t{10}; };
   options.max_concurrent_loads = 1;
@@ -176,8 +175,7 @@ TEST(LargeObjectCacheEndTest, KeysMayUseTheCacheAtItsEnd) {
   using KeyedCache = LargeObjectCache<LastWords, int>;
   constexpr int kObjects = 40;
   for (const size_t shards : {size_t{1}, size_t{16}}) {
-    KeyedCache::Options options;
-    options.budget_bytes = kObjects / 2 * sizeof(int);
+    KeyedCache::Options options = testing::WithBudget<KeyedCache>(kObjects / 2 * sizeof(int));
     options.shards = shards;
     options.weigher = [](const int&) { return sizeof(int); };
     std::vector<Ref<int>> held;

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "tests/support/allocations.h"
+#include "tests/support/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/ref.h"
@@ -52,8 +53,7 @@ Cache MakeCache(Cache::Options options) {
   return std::move(Cache::Create(std::move(options))).value();
 }
 Cache MakeCache(uint64_t budget) {
-  Cache::Options options;
-  options.budget_bytes = budget;
+  Cache::Options options = testing::WithBudget<Cache>(budget);
   return MakeCache(options);
 }
 
@@ -84,8 +84,7 @@ TEST(LargeObjectCacheFailureTest, FailedLoadsTakeNoMemory) {
 }
 TEST(LargeObjectCacheFailureTest, FailedRefreshesTakeNoMemory) {
   absl::Time now = absl::UnixEpoch();
-  Cache::Options options;
-  options.budget_bytes = 100;
+  Cache::Options options = testing::WithBudget<Cache>(100);
   options.clock = [&] { return now; };
   options.refresh_after_write = absl::Seconds(1);
   Cache cache = MakeCache(options);
@@ -202,7 +201,7 @@ TEST(LargeObjectCacheFailureTest, TellsNothingOfTheDeathOfWhatNobodyUsed) {
 // The loaders of two caches use each other's cache, of which only one limits them.
 TEST(LargeObjectCacheFailureTest, ALimitMeetsACacheWithout) {
   Cache unlimited = MakeCache(100);
-  Cache::Options options;
+  Cache::Options options = testing::WithBudget<Cache>(100);
   options.max_concurrent_loads = 1;
   Cache limited = MakeCache(options);
   std::atomic<int> loading{0};
@@ -246,8 +245,7 @@ TEST(LargeObjectCacheFailureTest, APutObjectIsNotFollowedByAnOlderOne) {
 // began last counts.
 TEST(LargeObjectCacheFailureTest, AnOldWeighingIsForgotten) {
   std::atomic<int> stage{0};
-  Cache::Options options;
-  options.budget_bytes = 1000;
+  Cache::Options options = testing::WithBudget<Cache>(1000);
   std::atomic<uint64_t> weight{10};
   options.weigher = [&](const Blob&) {
     const uint64_t seen = weight;

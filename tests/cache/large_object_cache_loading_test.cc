@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "tests/support/cache_options.h"
 #include "tests/support/last_words.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/large_object_cache.h"
@@ -70,8 +71,7 @@ class DeleterTest : public ::testing::Test {
  protected:
   DeleterTest() { surfaces_freed = 0; }
   static SurfaceCache MakeCache() {
-    SurfaceCache::Options options;
-    options.budget_bytes = 100;
+    SurfaceCache::Options options = testing::WithBudget<SurfaceCache>(100);
     return std::move(SurfaceCache::Create(options)).value();
   }
 };
@@ -89,7 +89,7 @@ TEST_F(DeleterTest, ALoadedObjectEndsByItsDeleter) {
 
 TEST_F(DeleterTest, ADeleterThatLooksLikeTheStandardsEndsItsObject) {
   {
-    auto cache = std::move(LargeObjectCache<int, Texture>::Create({})).value();
+    auto cache = std::move(LargeObjectCache<int, Texture>::CreateWeak()).value();
     ASSERT_TRUE(cache.GetOrLoad(1, [] { return std::make_unique<Texture>(); }).ok());
   }
   EXPECT_EQ(surfaces_freed, 1);
@@ -130,8 +130,7 @@ using Blob = testing::CallsAtEnd;
 using Cache = LargeObjectCache<int, Blob>;
 
 Cache::Options OneObject() {
-  Cache::Options options;
-  options.budget_bytes = 10;
+  Cache::Options options = testing::WithBudget<Cache>(10);
   options.shards = 1;
   options.weigher = [](const Blob&) { return uint64_t{10}; };
   return options;
@@ -266,6 +265,7 @@ struct Residue {
   explicit Residue(const std::function<void()>* on_end) : on_end(on_end) {}
   Residue(Residue&& other) noexcept : on_end(other.on_end) {}
   ~Residue() { (*on_end)(); }
+  uint64_t byte_size() const { return sizeof(Residue); }
 
   const std::function<void()>* on_end;
 };
@@ -293,8 +293,7 @@ class ResidueTest : public ::testing::Test {
     };
   }
   void MakeCache(size_t max_concurrent_loads) {
-    ResidueCache::Options options;
-    options.budget_bytes = 1000;
+    ResidueCache::Options options = testing::WithBudget<ResidueCache>(1000);
     options.max_concurrent_loads = max_concurrent_loads;
     options.clock = [this] { return now_; };
     options.refresh_after_write = absl::Seconds(10);
@@ -317,7 +316,7 @@ class ResidueTest : public ::testing::Test {
   std::atomic<bool> armed_{false};
   int ends_ = 0;
   absl::Time now_ = absl::UnixEpoch();
-  absl::StatusOr<ResidueCache> created_ = ResidueCache::Create({});
+  absl::StatusOr<ResidueCache> created_ = ResidueCache::CreateWeak();
   ResidueCache& cache_ = *created_;
 };
 
@@ -429,8 +428,7 @@ INSTANTIATE_TEST_SUITE_P(All, EndingTest, ::testing::ValuesIn(kEndingCalls),
                          [](const auto& info) { return std::string(info.param.name); });
 
 Cache::Options Limited(size_t limit) {
-  Cache::Options options;
-  options.budget_bytes = 1000;
+  Cache::Options options = testing::WithBudget<Cache>(1000);
   options.weigher = [](const Blob&) { return uint64_t{1}; };
   options.max_concurrent_loads = limit;
   return options;

@@ -2,9 +2,12 @@
 // Operations of a LargeObjectCache on keys, one and many.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <list>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,6 +16,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "tests/support/cache_options.h"
+#include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/core/core_owner.h"
 #include "weakcache/cache/large_object_cache.h"
@@ -23,17 +29,20 @@
 namespace weakcache {
 namespace {
 
+bool Says(const absl::Status& status, const std::string& text) {
+  return std::string(status.message()).find(text) != std::string::npos;
+}
+
 struct Picture {
   int version;
 };
 
 using Cache = LargeObjectCache<std::string, Picture>;
 
-class OperationsTest : public testing::Test {
+class OperationsTest : public ::testing::Test {
  protected:
   static Cache::Options WithBudget() {
-    Cache::Options options;
-    options.budget_bytes = 1 << 20;
+    Cache::Options options = testing::WithBudget<Cache>(1 << 20);
     return options;
   }
 
@@ -105,7 +114,7 @@ struct UniqueKeyEqual {
 };
 TEST(InvalidateIfTest, TakesKeysThatCantBeCopied) {
   using UniqueKeys = LargeObjectCache<std::unique_ptr<int>, Picture, UniqueKeyHash, UniqueKeyEqual>;
-  UniqueKeys cache = std::move(UniqueKeys::Create({})).value();
+  UniqueKeys cache = std::move(UniqueKeys::CreateWeak()).value();
   const auto loaded = cache.GetOrLoad(std::make_unique<int>(1), [&] {
     cache.InvalidateIf([](const std::unique_ptr<int>& key) { return *key == 1; });
     return Picture{1};
@@ -115,11 +124,10 @@ TEST(InvalidateIfTest, TakesKeysThatCantBeCopied) {
 }
 
 // A cache of ten objects.
-class WeakHitTest : public testing::Test {
+class WeakHitTest : public ::testing::Test {
  protected:
   WeakHitTest() {
-    Cache::Options options;
-    options.budget_bytes = 10 * sizeof(Picture);
+    Cache::Options options = testing::WithBudget<Cache>(10 * sizeof(Picture));
     cache_ = std::move(Cache::Create(options)).value();
   }
   Ref<Picture> Put(int i) { return cache_.Put(std::to_string(i), Picture{i}); }
@@ -129,7 +137,7 @@ class WeakHitTest : public testing::Test {
     return cache_.Stats().hits > hits;
   }
 
-  absl::StatusOr<Cache> created_ = Cache::Create({});
+  absl::StatusOr<Cache> created_ = Cache::CreateWeak();
   Cache& cache_ = *created_;
 };
 
@@ -207,11 +215,113 @@ TEST_F(WeakHitTest, ABudgetBelowAReservationIsUsed) {
 }
 
 TEST(BudgetTest, TakesWhatCanBeMeant) {
-  for (const uint64_t budget : {uint64_t{0}, uint64_t{2} << 30, uint64_t{INT64_MAX}, UINT64_MAX}) {
+  constexpr auto kLargest = static_cast<uint64_t>(PTRDIFF_MAX);
+  for (const uint64_t budget : {uint64_t{1}, uint64_t{2} << 30, kLargest}) {
     EXPECT_TRUE(Cache::Create({.budget_bytes = budget}).ok());
   }
-  Cache cache = std::move(Cache::Create({.budget_bytes = UINT64_MAX})).value();
+  EXPECT_FALSE(Cache::Create({.budget_bytes = kLargest + 1}).ok());
+  EXPECT_FALSE(Cache::Create({.budget_bytes = UINT64_MAX}).ok());
+  Cache cache = std::move(Cache::Create({.budget_bytes = kLargest})).value();
+  cache.SetBudget(0);
+  EXPECT_EQ(cache.budget_bytes(), 0u);
   EXPECT_DEATH(cache.SetBudget(static_cast<uint64_t>(INT64_MIN)), "SetBudget: a negative budget");
+}
+
+// The messages say what to write.
+TEST(BudgetTest, HasToBeSet) {
+  const absl::Status forgotten = Cache::Create({}).status();
+  EXPECT_EQ(forgotten.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(Says(forgotten, "options.budget_bytes = "));
+  EXPECT_TRUE(Says(forgotten, "CreateWeak"));
+  EXPECT_TRUE(Says(Cache::Create({.budget_bytes = UINT64_MAX}).status(), "-1"));
+  const absl::Status both = Cache::CreateWeak({.budget_bytes = 1}).status();
+  EXPECT_EQ(both.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(Says(both, "LargeObjectCache::Create(options)"));
+}
+
+TEST(BudgetTest, AWeakCacheMayGetOneLater) {
+  Cache cache = std::move(Cache::CreateWeak()).value();
+  EXPECT_EQ(cache.budget_bytes(), 0u);
+  cache.Put("a", Picture{1});
+  EXPECT_EQ(cache.Get("a"), nullptr);
+  cache.SetBudget(1000);
+  cache.Put("a", Picture{1});
+  EXPECT_NE(cache.Get("a"), nullptr);
+  cache.CheckInvariantsForTesting();
+}
+
+struct Image {
+  std::vector<char> pixels;
+};
+TEST(CacheOptionsTest, DoWhatTheHeaderSays) {
+  using Images = weakcache::LargeObjectCache<std::string, Image>;
+  Images::Options options;
+  options.budget_bytes = uint64_t{2} << 30;
+  options.weigher = [](const Image& image) { return image.pixels.size(); };
+  options.expire_after_write = absl::Hours(1);
+  absl::StatusOr<Images> images = Images::Create(options);
+  EXPECT_TRUE(images.ok());
+}
+
+struct OwnsMemory {
+  std::unique_ptr<int> value;
+};
+struct CountsBytes : OwnsMemory {
+  size_t byte_size() const { return 17; }
+};
+struct ForgetsConst {
+  size_t byte_size() { return 17; }
+};
+struct NamesItsSize {
+  std::string byte_size() const { return "large"; }
+};
+
+static_assert(HasDefaultWeight<Picture> && HasDefaultWeight<const Picture>);
+static_assert(HasDefaultWeight<CountsBytes> && HasDefaultWeight<std::string>);
+static_assert(HasDefaultWeight<std::vector<Picture>>);
+static_assert(!HasDefaultWeight<OwnsMemory> && !HasDefaultWeight<std::vector<OwnsMemory>>);
+static_assert(!HasDefaultWeight<std::vector<std::string>> && !HasDefaultWeight<std::vector<bool>>);
+static_assert(!HasDefaultWeight<std::map<int, int>> && !HasDefaultWeight<std::list<int>>);
+// Each is an error at compile time, with a weigher, too.
+static_assert(internal::HasUnusableByteSize<ForgetsConst>);
+static_assert(internal::HasUnusableByteSize<const ForgetsConst>);
+static_assert(internal::HasUnusableByteSize<NamesItsSize>);
+static_assert(!internal::HasUnusableByteSize<CountsBytes>);
+
+TEST(DefaultWeightTest, CountsWhatAnObjectOwns) {
+  EXPECT_EQ(DefaultWeight(Picture{1}), sizeof(Picture));
+  EXPECT_EQ(DefaultWeight(CountsBytes()), 17u);
+  EXPECT_EQ(DefaultWeight(std::array<int, 5>()), sizeof(int[5]));
+  EXPECT_EQ(DefaultWeight(absl::Span<const int>()), sizeof(absl::Span<const int>));  // owns none
+  std::vector<Picture> pictures(100);
+  EXPECT_EQ(DefaultWeight(pictures), sizeof(pictures) + 100 * sizeof(Picture));
+  pictures.reserve(1000);
+  pictures.clear();
+  EXPECT_EQ(DefaultWeight(pictures), sizeof(pictures) + 1000 * sizeof(Picture));
+  const std::string text(1000, 'a');
+  EXPECT_EQ(DefaultWeight(text), sizeof(text) + text.capacity());
+  EXPECT_EQ(DefaultWeight(std::string("a")), sizeof(std::string));  // lies in the object
+  EXPECT_EQ(DefaultWeight(std::vector<int>()), sizeof(std::vector<int>));
+}
+
+TEST(DefaultWeightTest, IsUsedByACache) {
+  using Texts = LargeObjectCache<int, std::string>;
+  Texts cache = std::move(Texts::Create(testing::WithBudget<Texts>(10'000))).value();
+  for (int key = 0; key < 20; ++key) cache.Put(key, std::string(1000, 'a'));
+  EXPECT_EQ(cache.size(), 9u);
+}
+
+TEST(DefaultWeightTest, ATypeWithoutOneHasToBeWeighed) {
+  using Owners = LargeObjectCache<int, OwnsMemory>;
+  auto options = testing::WithBudget<Owners>(100);
+  for (const absl::Status& unweighed :
+       {Owners::Create(options).status(), Owners::CreateWeak().status()}) {
+    EXPECT_EQ(unweighed.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_TRUE(Says(unweighed, "options.weigher = "));
+    EXPECT_TRUE(Says(unweighed, "byte_size() const"));
+  }
+  options.weigher = [](const OwnsMemory&) { return uint64_t{1}; };
+  EXPECT_TRUE(Owners::Create(options).ok());
 }
 
 TEST_F(OperationsTest, AMovedFromCacheSaysSo) {
@@ -276,11 +386,10 @@ TEST_F(OperationsTest, PutIfAbsentIsNewerThanALoadUnderWay) {
 }
 
 // A cache whose objects expire, and the causes that its listener has heard.
-class ExpiryCauseTest : public testing::Test {
+class ExpiryCauseTest : public ::testing::Test {
  protected:
   ExpiryCauseTest() {
-    Cache::Options options;
-    options.budget_bytes = 1000;
+    Cache::Options options = testing::WithBudget<Cache>(1000);
     options.expire_after_write = absl::Seconds(10);
     options.clock = [this] { return now_; };
     options.removal_listener = [this](const std::string&, RemovalCause cause, uint64_t) {
@@ -292,7 +401,7 @@ class ExpiryCauseTest : public testing::Test {
   absl::Time now_ = absl::UnixEpoch();
   std::vector<RemovalCause> causes_;
   WeakRef<Picture> object_;
-  absl::StatusOr<Cache> created_ = Cache::Create({});
+  absl::StatusOr<Cache> created_ = Cache::CreateWeak();
   Cache& cache_ = *created_;
 };
 
@@ -342,8 +451,7 @@ TEST(ClockSetBackTest, KeepsALaterAccess) {
   absl::Time now = absl::UnixEpoch() + absl::Seconds(100);
   int reads = 0;
   std::function<void()> at_the_second_read;
-  Cache::Options options;
-  options.budget_bytes = 1 << 20;
+  Cache::Options options = testing::WithBudget<Cache>(1 << 20);
   options.expire_after_access = absl::Seconds(10);
   options.clock = [&] {
     const absl::Time read = now;
@@ -389,7 +497,7 @@ TEST_F(OperationsTest, ATaskThatIsLeftAtTheEndIsTold) {
 TEST(TaskTest, MayBeDroppedOrRunAndKept) {
   std::function<void()> kept;
   {
-    Cache cache = std::move(Cache::Create({})).value();
+    Cache cache = std::move(Cache::CreateWeak()).value();
     cache
         .GetOrLoadAsync(
             "a", [] { return Picture{1}; }, [](const auto&) {})

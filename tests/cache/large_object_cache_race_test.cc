@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "tests/support/cache_options.h"
 #include "tests/support/race.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/ref.h"
@@ -181,8 +182,7 @@ void Stress(Cache& cache, int kinds, const std::function<void()>& watch) {
 
 TEST(LargeObjectCacheRaceTest, NeverHasTwoObjectsUnderAKeyNorExceedsTheBudget) {
   for (const size_t shards : {1, 8}) {
-    Cache::Options options;
-    options.budget_bytes = 199;
+    Cache::Options options = testing::WithBudget<Cache>(199);
     options.shards = shards;
     Cache cache = MakeCache(options);
     Stress(cache, Worker::kKindsThatKeepOne, [&] {
@@ -205,8 +205,7 @@ TEST(LargeObjectCacheRaceTest, AllOperationsTogether) {
   for (const bool listens : {false, true}) {
     std::atomic<uint64_t> told{0};
     std::atomic<int64_t> nanoseconds{0};
-    Cache::Options options;
-    options.budget_bytes = 200;
+    Cache::Options options = testing::WithBudget<Cache>(200);
     options.shards = 4;
     options.max_concurrent_loads = 2;
     // Time passes as it is looked at.
@@ -236,8 +235,7 @@ TEST(LargeObjectCacheRaceTest, AllOperationsTogether) {
 }
 
 TEST(LargeObjectCacheRaceTest, AllThatMissGetTheOneThatIsLoaded) {
-  Cache::Options options;
-  options.budget_bytes = 100;
+  Cache::Options options = testing::WithBudget<Cache>(100);
   Cache cache = MakeCache(options);
   std::atomic<int> loads{0};
   absl::StatusOr<Ref<Blob>> results[3];
@@ -264,8 +262,7 @@ TEST(LargeObjectCacheRaceTest, AllThatMissGetTheOneThatIsLoaded) {
 }
 
 TEST(LargeObjectCacheRaceTest, FailuresReachAllThatWait) {
-  Cache::Options options;
-  options.budget_bytes = 100;
+  Cache::Options options = testing::WithBudget<Cache>(100);
   Cache cache = MakeCache(options);
   std::atomic<int> loads{0};
   std::atomic<int> exceptions{0};
@@ -306,8 +303,7 @@ TEST(LargeObjectCacheRaceTest, FailuresReachAllThatWait) {
 }
 
 TEST(LargeObjectCacheRaceTest, AnInvalidatedLoadIsNotKept) {
-  Cache::Options options;
-  options.budget_bytes = 100;
+  Cache::Options options = testing::WithBudget<Cache>(100);
   Cache cache = MakeCache(options);
   std::atomic<int> source{0};
   Race(
@@ -341,8 +337,7 @@ TEST(LargeObjectCacheRaceTest, AHitMeetsTheAdmissionOfAReservedObject) {
   testing::Race(
       testing::RaceRounds(5'000),
       [&](int) {
-        WeighedCache::Options options;
-        options.budget_bytes = 100;
+        WeighedCache::Options options = testing::WithBudget<WeighedCache>(100);
         options.shards = 1;
         cache = std::move(WeighedCache::Create(options)).value();
         for (int key = 0; key < 10; ++key) cache->Put(key, Weighed{5});
@@ -356,8 +351,7 @@ TEST(LargeObjectCacheRaceTest, AHitMeetsTheAdmissionOfAReservedObject) {
 }
 
 TEST(LargeObjectCacheRaceTest, EvictionMeetsLookUpAndRelease) {
-  Cache::Options options;
-  options.budget_bytes = 10;
+  Cache::Options options = testing::WithBudget<Cache>(10);
   Cache cache = MakeCache(options);
   Ref<Blob> held;
   Ref<Blob> found;
@@ -375,7 +369,7 @@ TEST(LargeObjectCacheRaceTest, EvictionMeetsLookUpAndRelease) {
 TEST(LargeObjectCacheRaceTest, ClearMeetsLoads) {
   Cache::Options options;
   options.shards = 1;
-  Cache cache = MakeCache(options);
+  Cache cache = std::move(Cache::CreateWeak(options)).value();
   int round = 0;
   std::atomic<int> loads{0};
   const auto load = [&](int key) {
@@ -395,8 +389,7 @@ TEST(LargeObjectCacheRaceTest, ClearMeetsLoads) {
 
 // Of two threads that put if there is nothing, one puts, and both have its object.
 TEST(LargeObjectCacheRaceTest, PutIfAbsentMeetsPutIfAbsent) {
-  Cache::Options options;
-  options.budget_bytes = 100;
+  Cache::Options options = testing::WithBudget<Cache>(100);
   Cache cache = MakeCache(options);
   std::pair<Ref<Blob>, bool> results[2];
   Race(
@@ -418,8 +411,7 @@ TEST(LargeObjectCacheRaceTest, PutIfAbsentMeetsPutIfAbsent) {
 
 // Whoever has found an object holds it when it is evicted: its end is told of.
 TEST(LargeObjectCacheRaceTest, EvictionMeetsLookUpOfWhatNobodyUses) {
-  Cache::Options options;
-  options.budget_bytes = 10;
+  Cache::Options options = testing::WithBudget<Cache>(10);
   std::atomic<int> died{0};
   options.removal_listener = [&](int, RemovalCause cause, uint64_t) {
     died += cause == RemovalCause::kDied ? 1 : 0;
@@ -449,8 +441,7 @@ template <typename Make>
 void EvictAsTheLastUserLeaves(Make&& make) {
   std::atomic<bool> telling{false};
   std::vector<RemovalCause> told;
-  Cache::Options options;
-  options.budget_bytes = 10;
+  Cache::Options options = testing::WithBudget<Cache>(10);
   options.removal_listener = [&](int, RemovalCause cause, uint64_t) {
     EXPECT_FALSE(telling.exchange(true));
     told.push_back(cause);

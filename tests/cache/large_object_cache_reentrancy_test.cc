@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "tests/support/cache_options.h"
 #include "tests/support/last_words.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/expiry.h"
@@ -177,8 +178,7 @@ INSTANTIATE_TEST_SUITE_P(All, LargeObjectCacheReentryTest, ::testing::ValuesIn(k
 
 // What a destructor does at the cache's end keeps no object alive after it.
 TEST(LargeObjectCacheEndTest, ADestructorMaySetTheBudgetAndPut) {
-  Cache::Options options;
-  options.budget_bytes = 10;
+  Cache::Options options = testing::WithBudget<Cache>(10);
   options.weigher = [](const Blob&) { return uint64_t{1}; };
   WeakRef<Blob> put_at_the_end;
   bool was_called = false;
@@ -198,8 +198,7 @@ TEST(LargeObjectCacheListenerTest, MayThrow) {
   static int reports;
   reports = 0;
   const ExpiryErrorHandler former = SetExpiryErrorHandler([](std::exception_ptr) { ++reports; });
-  Cache::Options options;
-  options.budget_bytes = 1000;
+  Cache::Options options = testing::WithBudget<Cache>(1000);
   options.removal_listener = [](int, RemovalCause, uint64_t) { throw 1; };
   Cache cache = std::move(Cache::Create(options)).value();
   cache.Put(1, Blob());

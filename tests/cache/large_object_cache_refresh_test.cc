@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "tests/support/cache_options.h"
 #include "weakcache/cache/internal/core/cache_core.h"
 #include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
@@ -32,11 +33,10 @@ struct Picture {
 using Cache = LargeObjectCache<int, Picture>;
 
 // A cache whose objects are due for a refresh ten seconds after they came, by a clock of its own.
-class RefreshTest : public testing::Test {
+class RefreshTest : public ::testing::Test {
  protected:
   Cache::Options Refreshing() {
-    Cache::Options options;
-    options.budget_bytes = 1000;
+    Cache::Options options = testing::WithBudget<Cache>(1000);
     options.shards = 1;
     options.refresh_after_write = absl::Seconds(10);
     options.clock = [this] { return now_; };
@@ -248,8 +248,7 @@ TEST_F(RefreshTest, ThoseThatWaitForAThreadThatExitsGetAnError) {
 TEST(ClockTest, MayBeSetBack) {
   absl::Time now = absl::UnixEpoch();
   for (const bool by_access : {false, true}) {
-    Cache::Options options;
-    options.budget_bytes = 1000;
+    Cache::Options options = testing::WithBudget<Cache>(1000);
     (by_access ? options.expire_after_access : options.expire_after_write) = absl::Seconds(10);
     options.clock = [&] { return now; };
     Cache cache = std::move(Cache::Create(options)).value();
@@ -269,8 +268,7 @@ TEST(ClockTest, ADelayedLookUpLeavesTimesAsTheyAre) {
   for (const bool by_access : {false, true}) {
     absl::Time now = absl::UnixEpoch();
     std::function<void()> delay;
-    Cache::Options options;
-    options.budget_bytes = 1000;
+    Cache::Options options = testing::WithBudget<Cache>(1000);
     (by_access ? options.expire_after_access : options.expire_after_write) = absl::Seconds(10);
     options.clock = [&] {
       const absl::Time read = now;

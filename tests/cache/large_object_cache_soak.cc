@@ -26,6 +26,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "tests/support/cache_options.h"
 #include "tests/support/soak.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/large_object_cache.h"
@@ -73,8 +74,7 @@ struct Environment {
 };
 
 Cache MakeCache(const Configuration& configuration, Environment& environment) {
-  Cache::Options options;
-  options.budget_bytes = configuration.budget;
+  Cache::Options options = testing::WithBudget<Cache>(configuration.budget);
   options.shards = configuration.shards;
   options.weigher = [&](const Blob& blob) {
     environment.MayThrow();
@@ -91,7 +91,9 @@ Cache MakeCache(const Configuration& configuration, Environment& environment) {
     options.refresh_after_write = absl::Milliseconds(2);
     options.max_concurrent_loads = 2;
   }
-  return std::move(Cache::Create(std::move(options))).value();
+  auto cache = configuration.budget == 0 ? Cache::CreateWeak(std::move(options))
+                                         : Cache::Create(std::move(options));
+  return std::move(cache).value();
 }
 
 // One thread's part.
@@ -281,7 +283,7 @@ void Soak(const Configuration& configuration, int64_t operations) {
 }
 
 void SoakAll(int64_t operations) {
-  constexpr uint64_t kHuge = std::numeric_limits<uint64_t>::max();
+  constexpr uint64_t kHuge = std::numeric_limits<ptrdiff_t>::max();
   std::vector<Configuration> configurations;
   for (const uint64_t budget : {uint64_t{0}, uint64_t{1}, 2 * kMostBytes, 50 * kMostBytes, kHuge}) {
     for (const size_t shards : {1, 16}) {

@@ -21,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "tests/support/cache_options.h"
 #include "tests/support/tracked.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/weakref/ref.h"
@@ -44,8 +45,7 @@ using Cache = LargeObjectCache<std::string, Blob>;
 
 Cache MakeCache(Cache::Options options) { return std::move(Cache::Create(options)).value(); }
 Cache MakeCache(uint64_t budget) {
-  Cache::Options options;
-  options.budget_bytes = budget;
+  Cache::Options options = testing::WithBudget<Cache>(budget);
   return MakeCache(options);
 }
 Ref<Blob> Load(Cache& cache, const std::string& key, uint64_t size, int id = 0) {
@@ -68,8 +68,7 @@ struct Told {
 using Tale = std::vector<Told>;
 
 Cache::Options Listening(uint64_t budget, Tale* tale) {
-  Cache::Options options;
-  options.budget_bytes = budget;
+  Cache::Options options = testing::WithBudget<Cache>(budget);
   options.removal_listener = [tale](const std::string& key, RemovalCause cause, uint64_t weight) {
     tale->push_back({key, cause, weight});
   };
@@ -151,7 +150,9 @@ TEST(LargeObjectCacheTest, TakesWhateverALoaderReturns) {
 // What a std::unique_ptr owns ends as that would have ended it.
 template <typename V>
 void LoadAndDrop(std::unique_ptr<V> object) {
-  auto cache = std::move(LargeObjectCache<int, V>::Create({})).value();
+  typename LargeObjectCache<int, V>::Options options;
+  options.weigher = [](const V&) { return uint64_t{1}; };
+  auto cache = std::move(LargeObjectCache<int, V>::CreateWeak(options)).value();
   Ref<V> loaded = cache.GetOrLoad(1, [&] { return std::move(object); }).value();
   EXPECT_EQ(cache.Get(1), loaded);
   loaded.reset();
@@ -243,14 +244,14 @@ TEST(LargeObjectCacheTest, RetainsReferencesFromElsewhere) {
 
 // Without a purge, whether the cache made the object or only refers to it.
 TEST(LargeObjectCacheTest, HearsOfADeathAtOnce) {
-  Cache::Options options;
+  Cache::Options options;  // of a cache that retains nothing
   int told = 0;
   options.removal_listener = [&](const std::string&, RemovalCause cause, uint64_t weight) {
     EXPECT_EQ(cause, RemovalCause::kDied);
     EXPECT_EQ(weight, 10u);
     ++told;
   };
-  Cache cache = std::move(Cache::Create(options)).value();
+  Cache cache = std::move(Cache::CreateWeak(options)).value();
   Ref<Blob> made = Load(cache, "made", 10, 1);
   Ref<Blob> linked = *cache.GetOrLoad("linked", [] { return MakeRef<Blob>(10, 2); });
   EXPECT_EQ(cache.Stats().bytes_pinned, 20u);
@@ -269,8 +270,9 @@ TEST(LargeObjectCacheTest, HearsOfADeathAtOnce) {
 }
 
 TEST(LargeObjectCacheTest, RetainsNothingWithoutABudget) {
-  LargeObjectCache<int, Tracked> cache =
-      std::move(LargeObjectCache<int, Tracked>::Create({})).value();
+  LargeObjectCache<int, Tracked>::Options options;
+  options.weigher = [](const Tracked&) { return sizeof(Tracked); };
+  auto cache = std::move(LargeObjectCache<int, Tracked>::CreateWeak(options)).value();
   Ref<Tracked> used = cache.GetOrLoad(1, [] { return Tracked(1); }).value();
   EXPECT_EQ(cache.Get(1), used);
   EXPECT_EQ(cache.Stats().weak_hits, 1u);
@@ -324,8 +326,7 @@ TEST(LargeObjectCacheTest, FailedLoadsLeaveNothing) {
 }
 
 TEST(LargeObjectCacheTest, WeigherMayThrow) {
-  Cache::Options options;
-  options.budget_bytes = 10;
+  Cache::Options options = testing::WithBudget<Cache>(10);
   options.weigher = [](const Blob& blob) {
     if (blob.id < 0) throw std::runtime_error("no");
     return blob.size;
@@ -485,8 +486,7 @@ TEST(LargeObjectCacheTest, TellsTheTrueCause) {
 TEST(LargeObjectCacheTest, TellsInOrderWhatTheListenerItselfCauses) {
   Tale tale;
   Cache* inner = nullptr;
-  Cache::Options options;
-  options.budget_bytes = 10;
+  Cache::Options options = testing::WithBudget<Cache>(10);
   options.removal_listener = [&](const std::string& key, RemovalCause cause, uint64_t weight) {
     tale.push_back({key, cause, weight});
     if (cause == RemovalCause::kBudget) {
@@ -532,7 +532,7 @@ TEST(LargeObjectCacheTest, SetBudgetTakesEffectAtOnce) {
   EXPECT_EQ(cache.budget_bytes(), 35u);
   cache.SetBudget(0);
   EXPECT_TRUE(cache.empty());
-  cache.SetBudget(std::numeric_limits<uint64_t>::max());
+  cache.SetBudget(std::numeric_limits<int64_t>::max());
   Load(cache, "a", uint64_t{1} << 62);
   Load(cache, "b", uint64_t{1} << 62);
   EXPECT_EQ(cache.size(), 2u - cache.Stats().evictions_budget + 10u);
@@ -686,7 +686,7 @@ TEST_F(FreshnessTest, TheClockMayGoToItsEnds) {
 
 TEST(LargeObjectCacheTest, NamesABadOption) {
   const auto error_of = [](auto set) {
-    Cache::Options options;
+    Cache::Options options = testing::WithBudget<Cache>(100);
     set(options);
     const absl::Status status = Cache::Create(options).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
@@ -695,6 +695,7 @@ TEST(LargeObjectCacheTest, NamesABadOption) {
   using Options = Cache::Options;
   EXPECT_EQ(error_of([](Options& options) { options.shards = 3; }), "shards");
   EXPECT_EQ(error_of([](Options& options) { options.shards = 8192; }), "shards");
+  EXPECT_EQ(error_of([](Options& options) { options.budget_bytes = 0; }), "budget_bytes");
   EXPECT_EQ(error_of([](Options& options) { options.budget_bytes = -2147483648; }), "budget_bytes");
   EXPECT_EQ(error_of([](Options& options) { options.budget_bytes = uint64_t{1} << 63; }),
             "budget_bytes");
@@ -713,8 +714,7 @@ TEST(LargeObjectCacheTest, NamesABadOption) {
 }
 
 TEST(LargeObjectCacheTest, LoadsInsideLoadsNeedNoLeave) {
-  Cache::Options options;
-  options.budget_bytes = 10;
+  Cache::Options options = testing::WithBudget<Cache>(10);
   options.max_concurrent_loads = 1;
   Cache cache = MakeCache(options);
   const auto outer = cache.GetOrLoad("a", [&] { return Blob(1, Load(cache, "b", 1, 2)->id); });
@@ -753,8 +753,7 @@ TEST(LargeObjectCacheTest, LoadsOnAnExecutor) {
 }
 
 TEST(LargeObjectCacheTest, LoadsManyAtOnce) {
-  Cache::Options options;
-  options.budget_bytes = 100;
+  Cache::Options options = testing::WithBudget<Cache>(100);
   options.max_concurrent_loads = 1;
   Cache cache = MakeCache(options);
   Load(cache, "b", 1, 7);

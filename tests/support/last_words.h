@@ -50,6 +50,7 @@ struct CallsAtEnd {
   ~CallsAtEnd() {
     if (on_end) on_end();
   }
+  size_t byte_size() const { return sizeof(CallsAtEnd); }
 
   std::function<void()> on_end;
 };

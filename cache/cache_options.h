@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a LargeObjectCache is told: its options, those of one load, and what an object weighs unless
+// the options have a weigher.
+//
+// Why: a cache without a budget, or one that weighs an object of many megabytes by its sizeof,
+// looks right until the memory is gone. So a budget has to be set, and a type whose memory the
+// cache can't know by itself has to be weighed by its user.
+//
+//   using Images = weakcache::LargeObjectCache<std::string, Image>;
+//   Images::Options options;
+//   options.budget_bytes = uint64_t{2} << 30;
+//   options.weigher = [](const Image& image) { return image.pixels.size(); };
+//   options.expire_after_write = absl::Hours(1);
+//   absl::StatusOr<Images> images = Images::Create(options);
+//
+// Thread safety: thread-compatible, plain values; but a cache calls the functions among the options
+// on any of its threads, also at the same time.
+//
+// Unlike Caffeine's and Guava's builders, one option does not exclude another, and nothing is
+// weighed by a silent default: see DefaultWeight.
+//
+// Complexity: DefaultWeight is O(1), or that of the type's byte_size().
+#ifndef WEAKCACHE_CACHE_CACHE_OPTIONS_H_
+#define WEAKCACHE_CACHE_CACHE_OPTIONS_H_
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <type_traits>
+
+#include "absl/time/time.h"
+#include "weakcache/cache/removal_cause.h"
+
+namespace weakcache {
+
+namespace internal {
+
+template <typename V>
+concept HasByteSize = requires(const V& object) {
+  { object.byte_size() } -> std::convertible_to<uint64_t>;
+};
+// A type that has a byte_size() which can't be called on a const object, or gives no number.
+template <typename V>
+concept HasUnusableByteSize = !HasByteSize<V> && requires(std::remove_const_t<V> & object) {
+  object.byte_size();
+};
+// A type such as std::vector<char>, std::string or absl::InlinedVector<int, 8>.
+template <typename V>
+concept HoldsTrivialElements = requires(const V& object) {
+  typename V::value_type;
+  { object.data() } -> std::convertible_to<const typename V::value_type*>;
+  { object.size() } -> std::convertible_to<size_t>;
+}
+&&std::is_trivially_copyable_v<typename V::value_type>;
+
+}  // namespace internal
+
+// Types whose memory is known without a weigher: see DefaultWeight.
+template <typename V>
+concept HasDefaultWeight = internal::HasByteSize<V> || std::is_trivially_copyable_v<V> ||
+    internal::HoldsTrivialElements<V>;
+
+// Returns the weight of an object, in bytes, unless the options have a weigher:
+//  - its `byte_size()`, a const member, if it has one;
+//  - its sizeof, if it is trivially copyable, because such objects rarely own memory;
+//  - its sizeof and the memory of its elements, if it is a contiguous container, such as
+//    std::vector or std::string, of elements that are trivially copyable.
+// No other type has a default weight, because its sizeof says nothing about the memory it owns.
+template <HasDefaultWeight V>
+uint64_t DefaultWeight(const V& object) {
+  if constexpr (internal::HasByteSize<V>) {
+    return static_cast<uint64_t>(object.byte_size());
+  } else if constexpr (std::is_trivially_copyable_v<V>) {
+    return sizeof(V);
+  } else {
+    // A short string's elements, for one, lie in the object itself.
+    const auto* const begin = reinterpret_cast<const char*>(std::addressof(object));
+    const auto* const data = reinterpret_cast<const char*>(object.data());
+    const std::less<> before;
+    if (!before(data, begin) && before(data, begin + sizeof(V))) return sizeof(V);
+    size_t elements = object.size();
+    if constexpr (requires { static_cast<size_t>(object.capacity()); }) {
+      elements = object.capacity();
+    }
+    return sizeof(V) + uint64_t{elements} * sizeof(typename V::value_type);
+  }
+}
+
+// Options are given to LargeObjectCache::Create, or to CreateWeak.
+template <typename K, typename V>
+struct LargeObjectCacheOptions {
+  // What the retained objects may weigh together; has to be set. A heavier object is handed out,
+  // and found while it is used, but not retained. The largest value is PTRDIFF_MAX, half of the
+  // address space. Larger ones are refused, because they are negative numbers: so is 2 << 30, an
+  // int, where uint64_t{2} << 30 was meant.
+  uint64_t budget_bytes = 0;
+  // Returns the weight of an object; called once for each new object, and by UpdateWeight. Empty:
+  // DefaultWeight, if V has one. If it has none, a weigher has to be set.
+  std::function<uint64_t(const V&)> weigher = {};
+  // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
+  size_t shards = 0;
+  // Called for each object that leaves the cache or is evicted from its budget, not at the cache's
+  // end: without a lock, and while the calling thread holds nothing that other threads wait for.
+  // Calls about one object come one after the other, in order; calls about different objects may
+  // overlap. An object that was evicted while it was used stays in the cache: for its later removal
+  // or death there is another call, for being retained again there is none. A thread that drops a
+  // last reference while the cache ends may still be in a call.
+  std::function<void(const K& key, RemovalCause cause, uint64_t weight)> removal_listener = {};
+  // What ages and the times of loads are measured by; only differences count. Must not throw.
+  // Empty: std::chrono::steady_clock, which nobody sets back.
+  std::function<absl::Time()> clock = {};
+  // How long after it was entered, or last found, an object expires: it is not found any more, and
+  // is removed when somebody looks for it, when it is evicted, or by Purge. And how long after it
+  // was entered it is stale: one GetOrLoad loads it anew, while all others get the stale object.
+  absl::Duration expire_after_write = absl::InfiniteDuration();
+  absl::Duration expire_after_access = absl::InfiniteDuration();
+  absl::Duration refresh_after_write = absl::InfiniteDuration();
+  // How many loaders may run at a time; further loads wait. Those that wait for each other do not
+  // count. A refresh that would have to wait is left for later. 0: no limit.
+  size_t max_concurrent_loads = 0;
+};
+
+struct LoadOptions {
+  // The probable weight of the object. Other objects are evicted before the load until that many
+  // bytes are free, so that the budget is kept during it, too; in vain, if the load then fails. If
+  // so many can't be had beside other loads' estimates, none are evicted.
+  uint64_t weight_estimate = 0;
+};
+
+}  // namespace weakcache
+
+#endif  // WEAKCACHE_CACHE_CACHE_OPTIONS_H_

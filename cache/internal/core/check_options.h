@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which options of a LargeObjectCache are bad, and what to write instead.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CHECK_OPTIONS_H_
+#define WEAKCACHE_CACHE_INTERNAL_CORE_CHECK_OPTIONS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "weakcache/cache/cache_options.h"
+#include "weakcache/cache/internal/concurrent/sharding.h"
+
+namespace weakcache::internal {
+
+// Whether a budget can be meant: at most half of the address space.
+constexpr bool IsBudget(uint64_t bytes) { return std::in_range<ptrdiff_t>(bytes); }
+
+// Returns InvalidArgument unless the budget can be meant and is set, or for a purely weak cache is
+// not set.
+inline absl::Status CheckBudget(uint64_t budget_bytes, bool weak) {
+  if (weak && budget_bytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("budget_bytes: is ", budget_bytes,
+                     ", but a weak cache retains nothing; for one with a budget write "
+                     "LargeObjectCache::Create(options)"));
+  }
+  if (!weak && budget_bytes == 0) {
+    return absl::InvalidArgumentError(
+        "budget_bytes: is not set; write options.budget_bytes = uint64_t{256} << 20 for 256 MB, "
+        "or LargeObjectCache::CreateWeak(options) for a cache that retains nothing");
+  }
+  if (!IsBudget(budget_bytes)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("budget_bytes: ", budget_bytes, " is more than half of the address space, or ",
+                     static_cast<int64_t>(budget_bytes),
+                     " before its conversion; the largest that an int can be is 2^31 - 1, so write "
+                     "uint64_t{2} << 30 for 2 GB"));
+  }
+  return absl::OkStatus();
+}
+
+// Returns InvalidArgument if one of the durations is bad.
+template <typename Options>
+absl::Status CheckDurations(const Options& options) {
+  const auto check = [](const char* option, absl::Duration duration) {
+    if (duration > absl::ZeroDuration()) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(option, ": ", absl::FormatDuration(duration), " is not positive"));
+  };
+  absl::Status status = check("expire_after_write", options.expire_after_write);
+  status.Update(check("expire_after_access", options.expire_after_access));
+  status.Update(check("refresh_after_write", options.refresh_after_write));
+  if (status.ok() && options.refresh_after_write != absl::InfiniteDuration() &&
+      options.refresh_after_write >= options.expire_after_write) {
+    return absl::InvalidArgumentError("refresh_after_write: is not before expire_after_write");
+  }
+  return status;
+}
+
+// Sets the weigher if there is none. Returns InvalidArgument if V has no default weight.
+template <typename K, typename V>
+absl::Status SetDefaultWeigher(LargeObjectCacheOptions<K, V>& options) {
+  static_assert(!HasUnusableByteSize<V>, "byte_size() must be const, and return a number of bytes");
+  if (options.weigher) return absl::OkStatus();
+  if constexpr (HasDefaultWeight<V>) {
+    options.weigher = DefaultWeight<V>;
+    return absl::OkStatus();
+  } else {
+    return absl::InvalidArgumentError(
+        "weigher: is not set, and the cache can't know how much memory these objects own; write "
+        "options.weigher = [](const V& object) -> uint64_t { return …; }, or give V a member "
+        "uint64_t byte_size() const");
+  }
+}
+
+// Returns InvalidArgument if an option is bad; sets the default weigher.
+template <typename K, typename V>
+absl::Status CheckOptions(LargeObjectCacheOptions<K, V>& options, bool weak) {
+  absl::Status status = CheckBudget(options.budget_bytes, weak);
+  status.Update(ValidateShards(options.shards));
+  status.Update(CheckDurations(options));
+  status.Update(SetDefaultWeigher(options));
+  return status;
+}
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CORE_CHECK_OPTIONS_H_
