@@ -3,14 +3,17 @@
 // and models of others to compare it with.
 //
 //   hit_ratio --trace=FILE --capacity=N [--capacity=N…]
+//   hit_ratio --synthetic=NAME [--capacity=N…]
 //
 // FILE has a request a line, `key` or `key size`, and may be compressed with gzip; `-` is the
 // standard input. Capacities are in the trace's unit: bytes, or objects if it has no sizes. Prints
-// one line of CSV for each. docs/eviction.md has the figures of public traces.
+// one line of CSV for each. NAME is one of the traces of synthetic_trace.h, which says for which
+// capacity each is meant. docs/eviction.md has the figures of public traces.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -20,9 +23,13 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "benchmarks/hit_ratio/arc_model.h"
+#include "benchmarks/hit_ratio/lirs_model.h"
 #include "benchmarks/hit_ratio/lru_model.h"
 #include "benchmarks/hit_ratio/s3_fifo_model.h"
+#include "benchmarks/hit_ratio/sieve_model.h"
+#include "benchmarks/hit_ratio/synthetic_trace.h"
 #include "benchmarks/hit_ratio/trace.h"
+#include "benchmarks/hit_ratio/w_tiny_lfu_model.h"
 #include "benchmarks/hit_ratio/weakcache_replayer.h"
 
 namespace weakcache {
@@ -30,6 +37,7 @@ namespace {
 
 struct Options {
   std::string trace;
+  std::string synthetic;
   std::vector<uint64_t> capacities;
 };
 
@@ -41,13 +49,18 @@ bool Parse(int argc, char** argv, Options& options) {
       options.trace = std::string(argument);
       continue;
     }
+    if (absl::ConsumePrefix(&argument, "--synthetic=")) {
+      options.synthetic = std::string(argument);
+      continue;
+    }
     uint64_t capacity = 0;
     if (!absl::ConsumePrefix(&argument, "--capacity=") || !absl::SimpleAtoi(argument, &capacity)) {
       return false;
     }
     options.capacities.push_back(capacity);
   }
-  return !options.trace.empty() && !options.capacities.empty();
+  if (options.trace.empty()) return !options.synthetic.empty();
+  return options.synthetic.empty() && !options.capacities.empty();
 }
 
 // `bazel run` starts a program elsewhere, and says where the user was.
@@ -57,32 +70,59 @@ std::string FromUsersDirectory(const std::string& path) {
   return absl::StrCat(directory, "/", path);
 }
 
-template <typename Cache>
-void Print(const std::vector<Request>& trace, uint64_t capacity) {
-  const HitRatio ratio = Replay(trace, Cache(capacity));
-  std::printf(",%.4f,%.4f", ratio.objects, ratio.bytes);
+// The trace that the options ask for. Sets the capacity if they have none.
+absl::StatusOr<std::vector<Request>> GetTrace(Options& options) {
+  if (!options.trace.empty()) return ReadTrace(FromUsersDirectory(options.trace));
+  absl::StatusOr<SyntheticTrace> trace = MakeSyntheticTrace(options.synthetic);
+  if (!trace.ok()) return trace.status();
+  if (options.capacities.empty()) options.capacities.push_back(trace->capacity);
+  return std::move(trace->requests);
 }
+
+template <typename Cache>
+HitRatio ReplayWith(const std::vector<Request>& trace, uint64_t capacity) {
+  return Replay(trace, Cache(capacity));
+}
+
+struct Subject {
+  const char* name;
+  HitRatio (*replay)(const std::vector<Request>&, uint64_t capacity);
+};
+constexpr Subject kSubjects[] = {
+    {"weakcache", ReplayWith<WeakcacheReplayer>},
+    {"lru", ReplayWith<LruModel>},
+    {"arc", ReplayWith<ArcModel>},
+    {"s3_fifo", ReplayWith<S3FifoModel>},
+    {"sieve", ReplayWith<SieveModel>},
+    {"lirs", ReplayWith<LirsModel>},
+    {"w_tiny_lfu", ReplayWith<WTinyLfuModel>},
+    {"w_tiny_lfu_fixed", ReplayWith<FixedWindowWTinyLfuModel>},
+};
 
 int Run(int argc, char** argv) {
   Options options;
   if (!Parse(argc, argv, options)) {
-    std::fprintf(stderr, "usage: hit_ratio --trace=FILE --capacity=N [--capacity=N…]\n");
+    std::fprintf(stderr,
+                 "usage: hit_ratio --trace=FILE --capacity=N [--capacity=N…]\n"
+                 "       hit_ratio --synthetic=NAME [--capacity=N…]\n");
     return 2;
   }
-  const absl::StatusOr<std::vector<Request>> trace = ReadTrace(FromUsersDirectory(options.trace));
+  const absl::StatusOr<std::vector<Request>> trace = GetTrace(options);
   if (!trace.ok()) {
     std::fprintf(stderr, "hit_ratio: %s\n", trace.status().ToString().c_str());
     return 1;
   }
-  std::printf(
-      "capacity,weakcache_objects,weakcache_bytes,lru_objects,lru_bytes,arc_objects,arc_bytes,"
-      "s3_fifo_objects,s3_fifo_bytes\n");
+  std::printf("capacity");
+  for (const Subject& subject : kSubjects) {
+    std::printf(",%s_objects,%s_bytes", subject.name, subject.name);
+  }
+  std::printf("\n");
   for (const uint64_t capacity : options.capacities) {
     std::printf("%llu", static_cast<unsigned long long>(capacity));
-    Print<WeakcacheReplayer>(*trace, capacity);
-    Print<LruModel>(*trace, capacity);
-    Print<ArcModel>(*trace, capacity);
-    Print<S3FifoModel>(*trace, capacity);
+    for (const Subject& subject : kSubjects) {
+      const HitRatio ratio = subject.replay(*trace, capacity);
+      std::printf(",%.4f,%.4f", ratio.objects, ratio.bytes);
+    }
     std::printf("\n");
   }
   return 0;

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <fstream>
 #include <string>
@@ -10,9 +11,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "benchmarks/hit_ratio/arc_model.h"
+#include "benchmarks/hit_ratio/lirs_model.h"
 #include "benchmarks/hit_ratio/lru_model.h"
 #include "benchmarks/hit_ratio/s3_fifo_model.h"
+#include "benchmarks/hit_ratio/sieve_model.h"
+#include "benchmarks/hit_ratio/synthetic_trace.h"
 #include "benchmarks/hit_ratio/trace.h"
+#include "benchmarks/hit_ratio/w_tiny_lfu_model.h"
 #include "benchmarks/hit_ratio/weakcache_replayer.h"
 
 namespace weakcache {
@@ -110,15 +115,6 @@ TEST(ArcModelTest, AGhostHitGivesRecentObjectsMoreRoom) {
   EXPECT_EQ(Hits<ArcModel>({1, 1, 2, 3, 4, 2, 2}, 3), "0100001");
 }
 
-TEST(ArcModelTest, SurvivesAnyWeights) {
-  ArcModel cache(1000);
-  uint64_t random = 1;
-  for (int step = 0; step < 100'000; ++step) {
-    random = random * 6364136223846793005 + 1442695040888963407;
-    cache.Access((random >> 33) % 200, (random >> 50) % 1100);
-  }
-}
-
 TEST(S3FifoModelTest, OneHitWondersLeaveFromTheSmallQueue) {
   std::vector<uint64_t> keys = {1, 1, 1, 2, 2, 2};
   for (uint64_t key = 100; key < 200; ++key) keys.push_back(key);
@@ -137,6 +133,164 @@ TEST(S3FifoModelTest, AGhostComesBackToTheMainQueue) {
   const std::string hits = Hits<S3FifoModel>(keys, 10);
   EXPECT_EQ(hits[11], '0');
   EXPECT_EQ(hits.back(), '1');
+}
+
+TEST(SieveModelTest, AHitObjectKeepsItsPlaceAndSurvivesTheHand) {
+  // The hand passes over 1, which was hit, and goes on from there: 2, 3 and 4 go.
+  EXPECT_EQ(Hits<SieveModel>({1, 2, 3, 1, 4, 5, 6, 1, 4}, 3), "000100010");
+  EXPECT_EQ(Hits<LruModel>({1, 2, 3, 1, 4, 5, 6, 1, 4}, 3), "000100000");
+}
+
+TEST(SieveModelTest, TheHandBeginsAnewAfterTheNewest) {
+  // Both were hit, so the hand comes back to 1. Then it passes over 2, and 3 goes.
+  EXPECT_EQ(Hits<SieveModel>({1, 2, 1, 2, 3, 2, 4, 2, 3}, 2), "001101010");
+}
+
+TEST(LirsModelTest, AnObjectThatReturnsSoonTakesTheOldestLirObjectsPlace) {
+  // 1 and 2 are LIR, 3 and 4 go through the queue, which holds one. 3 returns while the stack knows
+  // it: it becomes LIR, and 1 waits in the queue, until 4 comes again.
+  EXPECT_EQ(Hits<LirsModel>({1, 2, 3, 4, 3, 1, 2, 4, 3, 1, 2}, 3), "00000110101");
+}
+
+TEST(LirsModelTest, KeepsAPartOfALoop) {
+  EXPECT_EQ(Hits<LirsModel>({1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5}, 3), "000001100011000");
+}
+
+TEST(LirsModelTest, DoesNotCacheWhatIsHeavierThanTheQueue) {
+  const std::vector<Request> trace = {{1, 4}, {1, 4}, {2, 3}, {2, 3}};
+  EXPECT_EQ(Hits<LirsModel>(trace, 300), "0001");
+}
+
+// 1 to 9 are in the main part of 10, requested twice each, and 1 is the next victim.
+std::vector<uint64_t> TwiceEach() {
+  std::vector<uint64_t> keys;
+  for (int round = 0; round < 2; ++round) {
+    for (uint64_t key = 1; key <= 9; ++key) keys.push_back(key);
+  }
+  keys.push_back(10);
+  return keys;
+}
+
+TEST(WTinyLfuModelTest, RejectsWhatIsNotRequestedMoreOften) {
+  std::vector<uint64_t> keys = TwiceEach();
+  for (uint64_t key = 100; key < 150; ++key) keys.push_back(key);
+  for (uint64_t key = 1; key <= 10; ++key) keys.push_back(key);
+  const std::string hits = Hits<WTinyLfuModel>(keys, 10);
+  EXPECT_EQ(hits.substr(hits.size() - 10), "1111111110");
+}
+
+TEST(WTinyLfuModelTest, AdmitsWhatIsRequestedMoreOften) {
+  std::vector<uint64_t> keys = TwiceEach();
+  keys.insert(keys.end(), {20, 20, 20, 21, 20, 1});
+  const std::string hits = Hits<WTinyLfuModel>(keys, 10);
+  EXPECT_EQ(hits.substr(hits.size() - 6), "011010");
+}
+
+TEST(WTinyLfuModelTest, CountsTheRequestsOfEvictedObjects) {
+  std::vector<uint64_t> keys = TwiceEach();
+  keys.insert(keys.end(), {20, 21, 20, 21, 20, 22, 20});
+  const std::string hits = Hits<WTinyLfuModel>(keys, 10);
+  EXPECT_EQ(hits.substr(hits.size() - 7), "0000001");
+}
+
+TEST(WTinyLfuModelTest, TheWindowGrowsIfNewObjectsAreUsedSoon) {
+  // Each object is requested again after 20 others, and then never more. Now and then comes one
+  // that is known; so the hit ratio, by which the window climbs, is not the same in each sample.
+  std::vector<uint64_t> keys;
+  uint64_t random = 1;
+  for (uint64_t i = 100; i < 100'000; ++i) {
+    keys.insert(keys.end(), {i, i - 20});
+    random = random * 6364136223846793005 + 1442695040888963407;
+    if ((random >> 60) == 0) keys.push_back((random >> 40) % 50);
+  }
+  WTinyLfuModel cache(100);
+  const double adaptive = Replay(TraceOf(keys), cache).objects;
+  EXPECT_GE(cache.window_capacity(), 20);
+  EXPECT_GE(adaptive, 0.35);
+  EXPECT_LE(Replay(TraceOf(keys), FixedWindowWTinyLfuModel(100)).objects, 0.1);
+}
+
+template <typename Model>
+class ModelTest : public testing::Test {};
+using Models =
+    testing::Types<LruModel, ArcModel, S3FifoModel, SieveModel, LirsModel, WTinyLfuModel>;
+TYPED_TEST_SUITE(ModelTest, Models);
+
+TYPED_TEST(ModelTest, SurvivesAnyWeights) {
+  TypeParam cache(1000);
+  uint64_t random = 1;
+  uint64_t hits = 0;
+  for (int step = 0; step < 100'000; ++step) {
+    random = random * 6364136223846793005 + 1442695040888963407;
+    hits += uint64_t{cache.Access((random >> 33) % 200, (random >> 50) % 1100)};
+  }
+  EXPECT_GT(hits, 0);
+}
+
+TYPED_TEST(ModelTest, KeepsNothingWithoutCapacity) {
+  EXPECT_EQ(Hits<TypeParam>({1, 1, 2, 1}, 0), "0000");
+}
+
+// Figures of libCacheSim for such traces, made with other random numbers.
+TEST(SyntheticTraceTest, ModelsAgreeWithTheOriginals) {
+  const SyntheticTrace loop = LoopTrace();
+  EXPECT_NEAR(Replay(loop.requests, LirsModel(loop.capacity)).objects, 0.197, 0.002);
+  EXPECT_EQ(Replay(loop.requests, LruModel(loop.capacity)).objects, 0);
+  const SyntheticTrace epochs = ShuffledEpochsTrace();
+  EXPECT_NEAR(Replay(epochs.requests, LruModel(epochs.capacity)).objects, 0.060, 0.005);
+  EXPECT_NEAR(Replay(epochs.requests, S3FifoModel(epochs.capacity)).objects, 0.145, 0.005);
+  EXPECT_NEAR(Replay(epochs.requests, SieveModel(epochs.capacity)).objects, 0.206, 0.005);
+  EXPECT_NEAR(Replay(epochs.requests, LirsModel(epochs.capacity)).objects, 0.154, 0.005);
+}
+
+// What the library's cache gains over LRU.
+double Gain(const SyntheticTrace& trace) {
+  return Replay(trace.requests, WeakcacheReplayer(trace.capacity)).objects -
+         Replay(trace.requests, LruModel(trace.capacity)).objects;
+}
+
+TEST(SyntheticTraceTest, ALoopThatFitsIsKeptAndAnotherIsNoWorseThanWithLru) {
+  SyntheticTrace trace = LoopTrace();
+  EXPECT_GE(Gain(trace), 0);
+  EXPECT_NEAR(Replay(trace.requests, WeakcacheReplayer(1011)).objects, 0.99, 1e-9);
+}
+
+TEST(SyntheticTraceTest, ShuffledEpochsHitTwiceAsOftenAsWithLru) {
+  EXPECT_GE(Gain(ShuffledEpochsTrace()), 0.061);
+}
+
+TEST(SyntheticTraceTest, ScansDoLittleHarm) { EXPECT_GE(Gain(ScanTrace()), 0.06); }
+
+TEST(SyntheticTraceTest, AFloodOfOneHitObjectsDoesLittleHarm) {
+  EXPECT_GE(Gain(OneHitFloodTrace()), 0.04);
+}
+
+TEST(SyntheticTraceTest, ANewWorkingSetIsLearnedInAQuarterOfItsTime) {
+  const SyntheticTrace trace = WorkingSetChangeTrace();
+  EXPECT_GE(Gain(trace), 0);
+  WeakcacheReplayer cache(trace.capacity);
+  LruModel lru(trace.capacity);
+  uint64_t hits = 0;
+  uint64_t lru_hits = 0;
+  for (size_t i = 0; i < trace.requests.size(); ++i) {
+    const uint64_t key = trace.requests[i].key;
+    const bool hit = cache.Access(key, 1);
+    const bool lru_hit = lru.Access(key, 1);
+    if (i % kRequestsOfWorkingSet < kRequestsOfWorkingSet / 4) continue;
+    hits += uint64_t{hit};
+    lru_hits += uint64_t{lru_hit};
+  }
+  EXPECT_GE(hits, lru_hits);
+}
+
+TEST(SyntheticTraceTest, HaveNames) {
+  for (const char* name :
+       {"loop", "shuffled_epochs", "scan", "working_set_change", "one_hit_flood"}) {
+    const absl::StatusOr<SyntheticTrace> trace = MakeSyntheticTrace(name);
+    ASSERT_TRUE(trace.ok()) << trace.status();
+    EXPECT_GT(trace->requests.size(), trace->capacity);
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(MakeSyntheticTrace("no_such_trace").status()));
 }
 
 TEST(WeakcacheReplayerTest, KeepsSmallAndUsedObjects) {

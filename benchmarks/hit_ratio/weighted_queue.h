@@ -30,6 +30,10 @@ class WeightedQueue {
   // Positions stay valid.
   void MakeNewest(Position position) { items_.splice(items_.end(), items_, position); }
 
+  // The positions from the oldest item to the newest, and the one after that.
+  Position oldest() { return items_.begin(); }
+  Position end() { return items_.end(); }
+
   bool empty() const { return items_.empty(); }
   uint64_t weight() const { return weight_; }
 
