@@ -152,6 +152,11 @@ TEST(LirsModelTest, AnObjectThatReturnsSoonTakesTheOldestLirObjectsPlace) {
   EXPECT_EQ(Hits<LirsModel>({1, 2, 3, 4, 3, 1, 2, 4, 3, 1, 2}, 3), "00000110101");
 }
 
+TEST(LirsModelTest, AnObjectThatIsHitInTheQueueTakesTheOldestLirObjectsPlace) {
+  // 3 becomes LIR. 1 waits in the queue, and goes for 4.
+  EXPECT_EQ(Hits<LirsModel>({1, 2, 3, 3, 4, 3, 1}, 3), "0001010");
+}
+
 TEST(LirsModelTest, KeepsAPartOfALoop) {
   EXPECT_EQ(Hits<LirsModel>({1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5}, 3), "000001100011000");
 }
@@ -177,6 +182,13 @@ TEST(WTinyLfuModelTest, RejectsWhatIsNotRequestedMoreOften) {
   for (uint64_t key = 1; key <= 10; ++key) keys.push_back(key);
   const std::string hits = Hits<WTinyLfuModel>(keys, 10);
   EXPECT_EQ(hits.substr(hits.size() - 10), "1111111110");
+}
+
+TEST(WTinyLfuModelTest, RejectsWhatIsRequestedAsOften) {
+  std::vector<uint64_t> keys = TwiceEach();
+  keys.insert(keys.end(), {20, 20, 21, 1, 20});
+  const std::string hits = Hits<WTinyLfuModel>(keys, 10);
+  EXPECT_EQ(hits.substr(hits.size() - 5), "01010");
 }
 
 TEST(WTinyLfuModelTest, AdmitsWhatIsRequestedMoreOften) {
