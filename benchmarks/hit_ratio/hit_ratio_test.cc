@@ -210,7 +210,7 @@ TEST(WTinyLfuModelTest, TheWindowGrowsIfNewObjectsAreUsedSoon) {
   // that is known; so the hit ratio, by which the window climbs, is not the same in each sample.
   std::vector<uint64_t> keys;
   uint64_t random = 1;
-  for (uint64_t i = 100; i < 100'000; ++i) {
+  for (uint64_t i = 100; i < 50'000; ++i) {
     keys.insert(keys.end(), {i, i - 20});
     random = random * 6364136223846793005 + 1442695040888963407;
     if ((random >> 60) == 0) keys.push_back((random >> 40) % 50);
@@ -232,7 +232,7 @@ TYPED_TEST(ModelTest, SurvivesAnyWeights) {
   TypeParam cache(1000);
   uint64_t random = 1;
   uint64_t hits = 0;
-  for (int step = 0; step < 100'000; ++step) {
+  for (int step = 0; step < 30'000; ++step) {
     random = random * 6364136223846793005 + 1442695040888963407;
     hits += uint64_t{cache.Access((random >> 33) % 200, (random >> 50) % 1100)};
   }
