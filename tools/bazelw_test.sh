@@ -91,7 +91,7 @@ fi
 
 base="g++ bazel-bootstrap bazel-rules-java bazel-rules-proto pkg-config libabsl-dev"
 clang="clang lld libclang-rt-dev"
-lint="$clang cmake make clang-format clang-tidy shellcheck"
+lint="$clang cmake make clang-format clang-tidy doxygen shellcheck"
 all_libraries="libgtest-dev libgmock-dev libbenchmark-dev relacy-dev libboost-dev libtbb-dev libstb-dev"
 all_libraries+=" zlib1g-dev gdb"
 
