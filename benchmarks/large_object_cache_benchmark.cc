@@ -3,9 +3,12 @@
 // operation/subject/size; compare the rows of one run. Times are per operation of one thread: with
 // two threads, twice the throughput is the same time.
 //
-//   weakcache       LargeObjectCache<int64_t, Object>
-//   concurrent_map  ConcurrentWeakValueMap<int64_t, Object>, all objects held; no budget
-//   mutex_lru       std::mutex, a list and an unordered_map of std::shared_ptr
+//   weakcache            LargeObjectCache<int64_t, Object>
+//   concurrent_map       ConcurrentWeakValueMap<int64_t, Object>, all objects held; no budget
+//   mutex_lru            std::mutex, a list and an unordered_map of std::shared_ptr
+//   rocksdb_lru          RocksDB's LRU cache; this and the next two only with keys of 16 bytes
+//   rocksdb_hyper_clock  RocksDB's HyperClock cache
+//   tbb_lru              tbb::concurrent_lru_cache
 //
 //   hit             look-ups of retained objects, all keys alike, that have been hit before
 //   hit_young       the same, of objects that have just come in: until it has been hit 16 times an
@@ -14,108 +17,28 @@
 //   miss            loads of new keys by a trivial loader; each evicts another
 //   zipf            the k-th key in proportion to 1 / k ^ 0.99, with room for so many objects (of
 //                   1 MB, as they say) that about 90 % are hits; the ratio is in `hit_ratio`
+//   hit16, miss16, zipf16
+//                   the same with keys of 16 bytes. In hit16 nobody else holds the objects, and
+//                   every cache has room for twice as many: RocksDB's divide theirs among shards
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <list>
 #include <memory>
-#include <mutex>
 #include <random>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "benchmarks/benchmark_data.h"
+#include "benchmarks/large_object_cache_subjects.h"
 #include "benchmarks/run_benchmarks.h"
-#include "weakcache/cache/concurrent_weak_value_map.h"
-#include "weakcache/cache/large_object_cache.h"
-#include "weakcache/weakref/ref.h"
 
 namespace weakcache {
 namespace {
 
-constexpr uint64_t kWeight = 1 << 20;
 constexpr size_t kLookups = size_t{1} << 18;
-
-class WeakcacheSubject {
- public:
-  // Room for so many objects.
-  explicit WeakcacheSubject(size_t room) : cache_(Make(room)) {}
-
-  auto Get(int64_t key) { return cache_.Get(key); }
-  auto GetOrLoad(int64_t key) {
-    return *cache_.GetOrLoad(key, [&] { return Object(key); });
-  }
-
- private:
-  using Cache = LargeObjectCache<int64_t, Object>;
-  static Cache Make(size_t room) {
-    Cache::Options options;
-    options.budget_bytes = room * kWeight;
-    options.weigher = [](const Object&) { return kWeight; };
-    return std::move(Cache::Create(options)).value();
-  }
-  Cache cache_;
-};
-
-class ConcurrentMapSubject {
- public:
-  explicit ConcurrentMapSubject(size_t) {}
-
-  auto Get(int64_t key) { return map_.get(key); }
-  auto GetOrLoad(int64_t key) {
-    return map_.get_or_create(key, [&] { return Object(key); });
-  }
-
- private:
-  ConcurrentWeakValueMap<int64_t, Object> map_;
-};
-
-class MutexLruSubject {
- public:
-  explicit MutexLruSubject(size_t room) : budget_(room * kWeight) {}
-
-  std::shared_ptr<Object> Get(int64_t key) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return Find(key);
-  }
-  // As it is usually written: the loader runs without the lock, perhaps twice.
-  std::shared_ptr<Object> GetOrLoad(int64_t key) {
-    if (std::shared_ptr<Object> found = Get(key)) return found;
-    auto loaded = std::make_shared<Object>(key);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (std::shared_ptr<Object> found = Find(key)) return found;
-    entries_.push_front({key, loaded});
-    index_[key] = entries_.begin();
-    for (bytes_ += kWeight; bytes_ > budget_; bytes_ -= kWeight) {
-      index_.erase(entries_.back().key);
-      entries_.pop_back();
-    }
-    return loaded;
-  }
-
- private:
-  struct Entry {
-    int64_t key;
-    std::shared_ptr<Object> object;
-  };
-
-  std::shared_ptr<Object> Find(int64_t key) {
-    const auto found = index_.find(key);
-    if (found == index_.end()) return nullptr;
-    entries_.splice(entries_.begin(), entries_, found->second);
-    return found->second->object;
-  }
-
-  std::mutex mutex_;
-  const uint64_t budget_;
-  uint64_t bytes_ = 0;
-  std::list<Entry> entries_;
-  std::unordered_map<int64_t, std::list<Entry>::iterator> index_;
-};
 
 // What the threads of a benchmark share. The first one sets it up before they start.
 template <typename Subject>
@@ -137,14 +60,19 @@ std::unique_ptr<Shared<Subject>>& Current() {
   return current;
 }
 
-enum class Objects { kRetained, kYoung, kHeld };
+// Who holds the objects of Hit: the cache and the benchmark, the cache alone, or the benchmark
+// alone. Young ones have just come, and are held by both.
+enum class Objects { kRetained, kYoung, kRetainedOnly, kHeldOnly };
 
 template <typename Subject, Objects kObjects>
 void Hit(benchmark::State& state) {
   const auto size = static_cast<size_t>(state.range(0));
   if (state.thread_index() == 0) {
-    const size_t room = kObjects == Objects::kHeld ? 0 : size;
-    Current<Subject>() = std::make_unique<Shared<Subject>>(room, size, true);
+    const size_t room = kObjects == Objects::kHeldOnly       ? 0
+                        : kObjects == Objects::kRetainedOnly ? 2 * size
+                                                             : size;
+    constexpr bool kHolds = kObjects != Objects::kRetainedOnly;
+    Current<Subject>() = std::make_unique<Shared<Subject>>(room, size, kHolds);
     for (size_t i = 0; i < 20 * size && kObjects != Objects::kYoung; ++i) {
       benchmark::DoNotOptimize(Current<Subject>()->subject.Get(KeyAt(i % size)));
     }
@@ -156,7 +84,7 @@ void Hit(benchmark::State& state) {
   bool right = true;
   for (auto _ : state) {
     auto found = Current<Subject>()->subject.Get(keys[next++ % kLookups]);
-    right &= found != nullptr;
+    right &= static_cast<bool>(found);
     benchmark::DoNotOptimize(found);
   }
   if (!right) state.SkipWithError("wrong answer");
@@ -226,22 +154,38 @@ void Register(const char* name, Function function, std::vector<int64_t> sizes,
 
 void RegisterAll() {
   const std::vector<int64_t> sizes = {1000, 100000};
-  Register("hit/weakcache", Hit<WeakcacheSubject, Objects::kRetained>, sizes);
+  Register("hit/weakcache", Hit<WeakcacheSubject<int64_t>, Objects::kRetained>, sizes);
   Register("hit/concurrent_map", Hit<ConcurrentMapSubject, Objects::kRetained>, sizes);
-  Register("hit/mutex_lru", Hit<MutexLruSubject, Objects::kRetained>, sizes);
+  Register("hit/mutex_lru", Hit<MutexLruSubject<int64_t>, Objects::kRetained>, sizes);
   // So few that most objects have not been hit 16 times in the end.
   constexpr int64_t kYoungSize = 100'000;
-  Register("hit_young/weakcache", Hit<WeakcacheSubject, Objects::kYoung>, {kYoungSize},
+  Register("hit_young/weakcache", Hit<WeakcacheSubject<int64_t>, Objects::kYoung>, {kYoungSize},
            8 * kYoungSize);
   Register("hit_young/concurrent_map", Hit<ConcurrentMapSubject, Objects::kYoung>, {kYoungSize},
            8 * kYoungSize);
-  Register("weak_hit/weakcache", Hit<WeakcacheSubject, Objects::kHeld>, sizes);
-  Register("weak_hit/concurrent_map", Hit<ConcurrentMapSubject, Objects::kHeld>, sizes);
-  Register("miss/weakcache", Miss<WeakcacheSubject>, sizes);
+  Register("weak_hit/weakcache", Hit<WeakcacheSubject<int64_t>, Objects::kHeldOnly>, sizes);
+  Register("weak_hit/concurrent_map", Hit<ConcurrentMapSubject, Objects::kHeldOnly>, sizes);
+  Register("miss/weakcache", Miss<WeakcacheSubject<int64_t>>, sizes);
   Register("miss/concurrent_map", Miss<ConcurrentMapSubject>, sizes);
-  Register("miss/mutex_lru", Miss<MutexLruSubject>, sizes);
-  Register("zipf/weakcache", Zipf<WeakcacheSubject>, sizes);
-  Register("zipf/mutex_lru", Zipf<MutexLruSubject>, sizes);
+  Register("miss/mutex_lru", Miss<MutexLruSubject<int64_t>>, sizes);
+  Register("zipf/weakcache", Zipf<WeakcacheSubject<int64_t>>, sizes);
+  Register("zipf/mutex_lru", Zipf<MutexLruSubject<int64_t>>, sizes);
+
+  Register("hit16/weakcache", Hit<WeakcacheSubject<Key16>, Objects::kRetainedOnly>, sizes);
+  Register("hit16/mutex_lru", Hit<MutexLruSubject<Key16>, Objects::kRetainedOnly>, sizes);
+  Register("hit16/rocksdb_lru", Hit<RocksDbLruSubject, Objects::kRetainedOnly>, sizes);
+  Register("hit16/rocksdb_hyper_clock", Hit<RocksDbHyperClockSubject, Objects::kRetainedOnly>,
+           sizes);
+  Register("hit16/tbb_lru", Hit<TbbLruSubject, Objects::kRetainedOnly>, sizes);
+  Register("miss16/weakcache", Miss<WeakcacheSubject<Key16>>, sizes);
+  Register("miss16/mutex_lru", Miss<MutexLruSubject<Key16>>, sizes);
+  Register("miss16/rocksdb_lru", Miss<RocksDbLruSubject>, sizes);
+  Register("miss16/rocksdb_hyper_clock", Miss<RocksDbHyperClockSubject>, sizes);
+  Register("miss16/tbb_lru", Miss<TbbLruSubject>, sizes);
+  Register("zipf16/weakcache", Zipf<WeakcacheSubject<Key16>>, sizes);
+  Register("zipf16/mutex_lru", Zipf<MutexLruSubject<Key16>>, sizes);
+  Register("zipf16/rocksdb_lru", Zipf<RocksDbLruSubject>, sizes);
+  Register("zipf16/rocksdb_hyper_clock", Zipf<RocksDbHyperClockSubject>, sizes);
 }
 
 }  // namespace

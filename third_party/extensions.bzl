@@ -18,6 +18,12 @@ def _system_libraries_impl(_ctx):
         targets = {":headers": ""},
     )
     system_library(
+        name = "rocksdb",
+        headers = ["rocksdb/cache.h"],
+        system_package = "librocksdb-dev",
+        targets = {":rocksdb": "rocksdb"},
+    )
+    system_library(
         name = "stb",
         header_only = True,
         headers = ["stb/stb_image.h"],

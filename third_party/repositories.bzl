@@ -77,6 +77,13 @@ def weakcache_dependencies():
         system_package = "libboost-dev",
         targets = {":headers": ""},
     )
+    _maybe(
+        system_library,
+        name = "rocksdb",
+        headers = ["rocksdb/cache.h"],
+        system_package = "librocksdb-dev",
+        targets = {":rocksdb": "rocksdb"},
+    )
 
     # Examples; zlib also reads the benchmarks' traces.
     _maybe(

@@ -92,8 +92,8 @@ fi
 base="g++ bazel-bootstrap bazel-rules-java bazel-rules-proto pkg-config libabsl-dev"
 clang="clang lld libclang-rt-dev"
 lint="$clang cmake make clang-format clang-tidy doxygen shellcheck"
-all_libraries="libgtest-dev libgmock-dev libbenchmark-dev relacy-dev libboost-dev libtbb-dev libstb-dev"
-all_libraries+=" zlib1g-dev gdb"
+all_libraries="libgtest-dev libgmock-dev libbenchmark-dev relacy-dev libboost-dev libtbb-dev"
+all_libraries+=" librocksdb-dev libstb-dev zlib1g-dev gdb"
 
 # Back to a bare system: Debian, root, nothing installed, everything installable.
 reset_case() {
@@ -176,7 +176,8 @@ expect_no_call "id"
 tests="libgtest-dev libgmock-dev relacy-dev libboost-dev"
 all_tests="$tests gdb"
 examples="libgtest-dev libgmock-dev libstb-dev zlib1g-dev"
-benchmarks="libgtest-dev libgmock-dev libbenchmark-dev libboost-dev libtbb-dev zlib1g-dev"
+benchmarks="libgtest-dev libgmock-dev libbenchmark-dev libboost-dev libtbb-dev"
+benchmarks+=" librocksdb-dev zlib1g-dev"
 while IFS='|' read -r where libraries line; do
   begin "in /$where: bazelw $line"
   INSTALLED=$base directory=$root/$where
