@@ -12,7 +12,11 @@ command -v doxygen >/dev/null || {
   exit 1
 }
 folder=${1:-build/docs}
-mkdir -p "$folder"
+# It is replaced as a whole.
+if [[ -e $folder && ! -e $folder/annotated.html ]]; then
+  echo "docs.sh: $folder exists, and is no site of this script"
+  exit 1
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -25,5 +29,6 @@ version=$(sed -n 's/^#define WEAKCACHE_VERSION_[A-Z]* //p' weakref/version.h | p
 doxygen "$work/Doxyfile"
 tools/docs/check_site.py "$work/html"
 rm -rf "${folder:?}"
+mkdir -p "$(dirname "$folder")"
 mv "$work/html" "$folder"
 echo "$folder/index.html"

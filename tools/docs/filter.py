@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "tools"))
 
-import check_links  
+import check_links
 
 # --- Headers ---------------------------------------------------------------------------------------
 
