@@ -9,6 +9,7 @@ set(WEAKCACHE_WEAKREF_SOURCES
 set(WEAKCACHE_CACHE_SOURCES
   cache/cache_stats.cc
   cache/removal_cause.cc
+  cache/status_page.cc
 )
 
 # Abseil's targets in CMake; the pkg-config module of NAME is absl_NAME.

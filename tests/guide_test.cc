@@ -22,6 +22,7 @@
 #include "weakcache/cache/concurrent_weak_value_map.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/removal_cause.h"
+#include "weakcache/cache/status_page.h"
 #include "weakcache/cache/weak_interner.h"
 #include "weakcache/cache/weak_key_map.h"
 #include "weakcache/cache/weak_set.h"
@@ -207,6 +208,15 @@ TEST(GuideTest, Prometheus) {
     EXPECT_NE(body.find(std::string("# TYPE weakcache_") + name), std::string::npos) << name;
   }
   EXPECT_NE(body.find("cache=\"covers\""), std::string::npos);
+}
+
+TEST(GuideTest, StatusPage) {
+  Images images = NewCache();
+  // snippet: status_page
+  const std::string page = "<!doctype html><meta charset=utf-8>" +
+                           weakcache::StatusPage(images, {.title = "images", .keys = 20});
+  // end
+  EXPECT_NE(page.find("<h2>images</h2>"), std::string::npos);
 }
 
 TEST(GuideTest, Figures) {
