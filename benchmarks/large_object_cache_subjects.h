@@ -71,6 +71,7 @@ class WeakcacheSubject {
   static Cache Make(size_t room) {
     typename Cache::Options options;
     options.budget_bytes = room * kWeight;
+    options.count_entry_memory = false;
     options.weigher = [](const Object&) { return kWeight; };
     return std::move(Cache::Create(options)).value();
   }

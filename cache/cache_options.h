@@ -99,6 +99,11 @@ struct LargeObjectCacheOptions {
   // Returns the weight of an object; called once for each new object, and by UpdateWeight. Empty:
   // DefaultWeight, if V has one. If it has none, a weigher has to be set.
   std::function<uint64_t(const V&)> weigher = {};
+  // Whether each object also weighs what its entry takes in memory, some 270 bytes with a key of 8,
+  // so that even objects which weigh nothing have a limit. Without it, the budget may be in another
+  // unit: with a weigher that returns 1 it is a number of objects. Listeners are told the object's
+  // own weight in either case.
+  bool count_entry_memory = true;
   // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
   size_t shards = 0;
   // Called for each object that leaves the cache or is evicted from its budget, not at the cache's
@@ -123,9 +128,9 @@ struct LargeObjectCacheOptions {
 };
 
 struct LoadOptions {
-  // The probable weight of the object. Other objects are evicted before the load until that many
-  // bytes are free, so that the budget is kept during it, too; in vain, if the load then fails. If
-  // so many can't be had beside other loads' estimates, none are evicted.
+  // The probable weight of the object, without its entry. Other objects are evicted before the load
+  // until that many bytes are free, so that the budget is kept during it, too; in vain, if the load
+  // then fails. If so many can't be had beside other loads' estimates, none are evicted.
   uint64_t weight_estimate = 0;
 };
 

@@ -322,7 +322,8 @@ class LargeObjectCache {
         std::move(options.weigher),
         std::move(options.removal_listener),
         internal::Freshness(std::move(options.clock), options.expire_after_write,
-                            options.expire_after_access, options.refresh_after_write)};
+                            options.expire_after_access, options.refresh_after_write),
+        options.count_entry_memory};
     return LargeObjectCache(
         std::make_unique<Core>(std::move(settings), std::move(hash), std::move(equal)));
   }

@@ -44,6 +44,7 @@ class WeakcacheReplayer {
   static Cache::Options OptionsFor(uint64_t capacity) {
     Cache::Options options;
     options.budget_bytes = capacity;
+    options.count_entry_memory = false;  // the traces have weights of their own
     return options;
   }
 

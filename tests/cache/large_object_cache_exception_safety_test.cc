@@ -152,7 +152,7 @@ TEST(LargeObjectCacheFailureTest, NothingIsRetainedAtTheEnd) {
 
 struct Deaths {
   explicit Deaths(Cache::Options* options) {
-    options->budget_bytes = 100;
+    *options = testing::WithBudget<Cache>(100);
     options->removal_listener = [this](int, RemovalCause cause, uint64_t) {
       told.push_back(cause);
       if (on_told) on_told();
@@ -239,6 +239,34 @@ TEST(LargeObjectCacheFailureTest, APutObjectIsNotFollowedByAnOlderOne) {
   EXPECT_EQ(cache.Get(1), nullptr);
   EXPECT_EQ(cache.GetOrLoad(1, [] { return Blob(300); }).value()->id, 300);
   cache.CheckInvariantsForTesting();
+}
+
+struct Small {
+  uint64_t byte_size() const { return 8; }
+  int64_t value;
+};
+// What entries weigh is about what they take, for either kind of slot.
+TEST(LargeObjectCacheMemoryTest, AnEntryWeighsWhatItTakes) {
+  using SmallCache = LargeObjectCache<int64_t, Small>;
+  constexpr int64_t kEntries = 50'000;
+  for (const bool is_embedded : {true, false}) {
+    SmallCache::Options options;
+    options.budget_bytes = uint64_t{1} << 30;
+    options.shards = 1;
+    const int64_t before = LiveAllocatedBytes();
+    SmallCache cache = std::move(SmallCache::Create(options)).value();
+    for (int64_t key = 0; key < kEntries; ++key) {
+      if (is_embedded) {
+        cache.Put(key, Small{key});
+      } else {
+        cache.Put(key, MakeRef<Small>(Small{key}));
+      }
+    }
+    const auto taken = static_cast<double>(LiveAllocatedBytes() - before);
+    const auto weight = static_cast<double>(cache.Stats().bytes_retained);
+    EXPECT_GT(weight, 0.7 * taken);
+    EXPECT_LT(weight, 1.2 * taken);
+  }
 }
 
 // Hand-written caches fail here: weights drift. Of two weighings at the same time the one that

@@ -324,6 +324,76 @@ TEST(DefaultWeightTest, ATypeWithoutOneHasToBeWeighed) {
   EXPECT_TRUE(Owners::Create(options).ok());
 }
 
+// An object whose weight is what a test says.
+struct Weighed {
+  uint64_t byte_size() const { return weight; }
+  uint64_t weight;
+};
+using WeighedCache = LargeObjectCache<int, Weighed>;
+
+// Or else objects that weigh nothing would have no limit.
+TEST(EntryMemoryTest, Weighs) {
+  std::vector<uint64_t> told;
+  WeighedCache::Options options;
+  options.budget_bytes = 100'000;
+  options.removal_listener = [&](int, RemovalCause, uint64_t weight) { told.push_back(weight); };
+  WeighedCache cache = std::move(WeighedCache::Create(options)).value();
+  for (int key = 0; key < 10'000; ++key) cache.Put(key, Weighed{0});
+  EXPECT_LT(cache.size(), 1000u);
+  EXPECT_GT(cache.size(), 100u);
+  EXPECT_EQ(told, std::vector<uint64_t>(told.size(), 0));
+  cache.Clear();
+  EXPECT_EQ(cache.Stats().bytes_retained, 0u);
+  const auto weight_of = [&](int key) {
+    const uint64_t before = cache.Stats().bytes_retained;
+    EXPECT_TRUE(cache.UpdateWeight(key));
+    EXPECT_EQ(cache.Stats().bytes_retained, before);
+    cache.Invalidate(key);
+    return before - cache.Stats().bytes_retained;
+  };
+  cache.Put(1, Weighed{0});
+  cache.Put(2, Weighed{1000});
+  cache.Put(3, MakeRef<Weighed>(Weighed{1000}));
+  const uint64_t embedded = weight_of(1);
+  EXPECT_GT(embedded, 100u);
+  EXPECT_EQ(weight_of(2), embedded + 1000);
+  EXPECT_GT(weight_of(3), embedded + 1000);  // its slot is larger
+  EXPECT_EQ(told.back(), 1000u);
+  const Ref<Weighed> heaviest = cache.Put(4, Weighed{UINT64_MAX});  // does not wrap round
+  EXPECT_EQ(cache.Stats().bytes_retained, 0u);
+  cache.Invalidate(4);
+  EXPECT_EQ(told.back(), UINT64_MAX);
+  cache.CheckInvariantsForTesting();
+}
+
+TEST(EntryMemoryTest, DoesNotWeighIfTheOptionSaysSo) {
+  WeighedCache::Options options;
+  options.budget_bytes = 10;  // objects
+  options.weigher = [](const Weighed&) { return uint64_t{1}; };
+  options.count_entry_memory = false;
+  WeighedCache cache = std::move(WeighedCache::Create(options)).value();
+  for (int key = 0; key < 100; ++key) cache.Put(key, Weighed{0});
+  EXPECT_EQ(cache.size(), 10u);
+  EXPECT_EQ(cache.Stats().bytes_retained, 10u);
+}
+
+// The reservation has room for the entry, too: nothing more is evicted when the object comes.
+TEST(EntryMemoryTest, IsReservedWithTheEstimate) {
+  WeighedCache::Options options;
+  options.budget_bytes = 10'000;
+  WeighedCache cache = std::move(WeighedCache::Create(options)).value();
+  for (int key = 0; key < 100; ++key) cache.Put(key, Weighed{0});
+  uint64_t evictions = 0;
+  const auto load = [&] {
+    evictions = cache.Stats().evictions_budget;
+    return Weighed{1000};
+  };
+  EXPECT_TRUE(cache.GetOrLoad(1000, load, {.weight_estimate = 1000}).ok());
+  EXPECT_GT(evictions, 0u);
+  EXPECT_EQ(cache.Stats().evictions_budget, evictions);
+  EXPECT_LE(cache.Stats().bytes_retained, 10'000u);
+}
+
 TEST_F(OperationsTest, AMovedFromCacheSaysSo) {
   Cache moved = std::move(cache_);
   moved.Put("a", Picture{1});

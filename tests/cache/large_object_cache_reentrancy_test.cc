@@ -114,6 +114,7 @@ class LargeObjectCacheReentryTest : public ::testing::TestWithParam<Method> {
 
   Cache MakeCache(Cache::Options options) {
     options.budget_bytes = 10;
+    options.count_entry_memory = false;
     options.shards = 1;
     if (!options.weigher) options.weigher = [](const Blob&) { return 2; };
     return std::move(Cache::Create(options)).value();

@@ -244,7 +244,7 @@ TEST(LargeObjectCacheTest, RetainsReferencesFromElsewhere) {
 
 // Without a purge, whether the cache made the object or only refers to it.
 TEST(LargeObjectCacheTest, HearsOfADeathAtOnce) {
-  Cache::Options options;  // of a cache that retains nothing
+  Cache::Options options = testing::WithBudget<Cache>(0);
   int told = 0;
   options.removal_listener = [&](const std::string&, RemovalCause cause, uint64_t weight) {
     EXPECT_EQ(cause, RemovalCause::kDied);
@@ -270,7 +270,7 @@ TEST(LargeObjectCacheTest, HearsOfADeathAtOnce) {
 }
 
 TEST(LargeObjectCacheTest, RetainsNothingWithoutABudget) {
-  LargeObjectCache<int, Tracked>::Options options;
+  auto options = testing::WithBudget<LargeObjectCache<int, Tracked>>(0);
   options.weigher = [](const Tracked&) { return sizeof(Tracked); };
   auto cache = std::move(LargeObjectCache<int, Tracked>::CreateWeak(options)).value();
   Ref<Tracked> used = cache.GetOrLoad(1, [] { return Tracked(1); }).value();

@@ -12,6 +12,7 @@ template <typename Cache>
 typename Cache::Options WithBudget(uint64_t budget_bytes) {
   typename Cache::Options options;
   options.budget_bytes = budget_bytes;
+  options.count_entry_memory = false;
   return options;
 }
 

@@ -50,6 +50,7 @@
 #include "weakcache/cache/internal/slot/fail_allocation.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/internal/slot/polling_ring.h"
+#include "weakcache/cache/internal/slot/slot_pages.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/check.h"
 
@@ -70,6 +71,13 @@ class ConcurrentTable {
   using Position = typename Core::Position;
   using Mutex = BasicMutex<Policy>;
   using MutexLock = BasicMutexLock<Policy>;
+  // What an entry takes beside its object: its slot and its share of the index, whose chunks, with
+  // those that they have replaced, take 25 to 51 bytes an entry. The key's own memory is not known.
+  static constexpr size_t kIndexBytes = 32;
+  static constexpr size_t kEmbeddedEntryBytes =
+      sizeof(Embedded) + SizeOf<typename Core::Cold>() + kIndexBytes;
+  static constexpr size_t kExternalEntryBytes =
+      sizeof(External) + SizeOf<typename Core::Cold>() + kIndexBytes;
   // Declare it before the lock, so that it is destroyed after the unlock.
   using DeferredReleases = typename BlockOf<H>::DeferredReleases;
 

@@ -129,7 +129,8 @@ class CacheCore {
     if (object.get() == nullptr) return false;
     Entry* const entry = outcome.entry();
     const uint32_t weighing = store_.retention().BeginWeighing(entry);
-    store_.retention().SetWeight(entry, weighing, store_.Weigh(*object), removals);
+    store_.retention().SetWeight(entry, weighing, entry->WithEntry(store_.Weigh(*object)),
+                                 removals);
     removals.FinishEviction();
     return true;
   }

@@ -244,7 +244,8 @@ class CacheLoads {
         reserved = estimate == 0;
         permit.AwaitChange();
       } else {
-        if (!reservation.Reserve(estimate, store_.freshness().NowIfNeeded())) {
+        const uint64_t weight = store_.shared()->WithEntry(estimate, kEmbedded);
+        if (!reservation.Reserve(weight, store_.freshness().NowIfNeeded())) {
           permit.ForgetLimiter();
           outcome.status = CacheHasEnded();
           return StartOutcome::kJoined;

@@ -71,7 +71,9 @@ class CacheRefresh {
           Registration refresh(*location.shard, location.hash());
           Reservation reservation(store_.retention());
           LoadPermit permit(loads_.limiter());
-          if (!AcquirePermit(permit, estimate, reservation)) return stale;
+          if (!AcquirePermit<Loads::template kIsEmbedded<Made>>(permit, estimate, reservation)) {
+            return stale;
+          }
           store_.template Prepare<Loads::template kIsEmbedded<Made>>(location, prepared, removals,
                                                                      [&] { refresh.Begin(); });
           store_.MakePayload(location, prepared, std::forward<Key>(key));
@@ -129,11 +131,13 @@ class CacheRefresh {
   };
 
   // False if no permit is to be had now. Bytes are reserved without one, as user code runs then.
+  template <bool kEmbedded>
   bool AcquirePermit(LoadPermit& permit, uint64_t estimate, Reservation& reservation) {
     if (!permit.TryAcquire()) return false;
     if (estimate == 0) return true;
     permit.Release();
-    return reservation.Reserve(estimate, store_.freshness().NowIfNeeded()) && permit.TryAcquire();
+    const uint64_t weight = store_.shared()->WithEntry(estimate, kEmbedded);
+    return reservation.Reserve(weight, store_.freshness().NowIfNeeded()) && permit.TryAcquire();
   }
 
   template <typename Made>

@@ -59,6 +59,7 @@ struct CacheSettings {
   std::function<uint64_t(const V&)> weigher;
   typename CacheShared<K>::Listener listener;
   Freshness freshness;
+  bool count_entry_memory;
 };
 
 // Thread-safe.
@@ -87,7 +88,9 @@ class CacheStore {
   using LookupKeyOf = LookupKey<K, Hash, Equal, AnyKey>;
 
   CacheStore(CacheSettings<K, V>& settings, Hash hash, Equal equal)
-      : shared_(std::make_shared<CacheShared<K>>(std::move(settings.listener))),
+      : shared_(std::make_shared<CacheShared<K>>(
+            std::move(settings.listener),
+            settings.count_entry_memory ? EntryMemory() : typename Shared::EntryWeights())),
         freshness_(std::move(settings.freshness)),
         shards_(settings.shards, std::move(hash), std::move(equal), shared_),
         weigher_(std::move(settings.weigher)),
@@ -108,6 +111,7 @@ class CacheStore {
   CacheCounters& counters() const { return shared_->counters; }
   // For an operation that goes on after user code, to see whether that has ended the cache.
   const std::shared_ptr<Shared>& shared() const { return shared_; }
+  // Returns the object's own weight.
   uint64_t Weigh(const V& object) const { return weigher_(object); }
 
   // As Shards::Matching, for objects that have not expired by time.
@@ -265,7 +269,7 @@ class CacheStore {
       retention_.Remove(&replaced, CauseOf(replaced, RemovalCause::kReplaced, now), removals);
     }
     Entry* const entry = &prepared.cold();
-    entry->object = BlockOfMade(made, prepared.slot());
+    entry->SetObject(BlockOfMade(made, prepared.slot()));
     shared_->counters.Pinned(entry->object_weight());
     Ref<V> object;
     if constexpr (std::is_same_v<Made, Ref<V>>) {
@@ -280,6 +284,9 @@ class CacheStore {
   }
 
  private:
+  static typename Shared::EntryWeights EntryMemory() {
+    return {Table::kEmbeddedEntryBytes, Table::kExternalEntryBytes};
+  }
   typename Budget::ExpiryTest ExpiryTestOrNone() const {
     if (!freshness_.needed()) return nullptr;
     return [this](const Entry& entry, int64_t now) { return freshness_.IsExpired(entry, now); };

@@ -26,7 +26,16 @@ template <typename K>
 struct CacheShared {
   using Listener = std::function<void(const K&, RemovalCause, uint64_t weight)>;
 
-  explicit CacheShared(Listener to_notify) : listener(std::move(to_notify)) {}
+  // What entries in slots of each kind weigh beside their objects; 0 if that does not count.
+  struct EntryWeights {
+    uint64_t Of(bool is_embedded) const { return is_embedded ? embedded : external; }
+
+    uint64_t embedded = 0;
+    uint64_t external = 0;
+  };
+
+  explicit CacheShared(Listener to_notify, EntryWeights weights = {})
+      : listener(std::move(to_notify)), entry_weights(weights) {}
 
   // Calls the listener. Its exceptions go to the handler of callbacks' exceptions.
   void NotifyListener(const K& key, RemovalCause cause, uint64_t weight) noexcept {
@@ -41,7 +50,14 @@ struct CacheShared {
 #endif
   }
 
+  // Returns what an object of that weight weighs with its entry.
+  uint64_t WithEntry(uint64_t own_weight, bool is_embedded) const {
+    const uint64_t weight = own_weight + entry_weights.Of(is_embedded);
+    return weight < own_weight ? UINT64_MAX : weight;
+  }
+
   const Listener listener;
+  const EntryWeights entry_weights;
   CacheCounters counters;
   // The lock of the cache's Retention. It is here because a listener or a destructor may end the
   // cache, and the thread that has called it goes on to the next removal that it has to report.
@@ -174,6 +190,11 @@ class CacheEntry : public Policy::Node {
     shared_ = shared;
     key_hash = hash_of_key;
   }
+  // The same, once the object's own weight is set.
+  void SetObject(ControlBlock* block) {
+    object = block;
+    set_object_weight(WithEntry(object_weight()));
+  }
 
   ~CacheEntry() { OnObjectExpired(); }
 
@@ -188,15 +209,23 @@ class CacheEntry : public Policy::Node {
     shared_->counters.CountRemoval(RemovalCause::kDied);
     // Relaxed: see the field.
     if (!shared_->listener || !shared_->open.load(std::memory_order_relaxed)) return;
-    shared_->NotifyListener(key(), RemovalCause::kDied, bytes);
+    shared_->NotifyListener(key(), RemovalCause::kDied, own_weight());
   }
 
   CacheShared<K>& shared() const { return *shared_; }
   const K& key() const { return hot.key; }
+  bool is_embedded() const { return object == slot; }
   bool retained() const { return hot.ownership.retained(); }
-  // Relaxed, both: see the field.
+  // What the object weighs with its entry, and alone. Relaxed, all: see the field.
   uint64_t object_weight() const { return weight_.load(std::memory_order_relaxed); }
   void set_object_weight(uint64_t bytes) { weight_.store(bytes, std::memory_order_relaxed); }
+  uint64_t own_weight() const {
+    const uint64_t weight = object_weight();
+    return weight == UINT64_MAX ? weight : weight - shared_->entry_weights.Of(is_embedded());
+  }
+  uint64_t WithEntry(uint64_t own_weight) const {
+    return shared_->WithEntry(own_weight, is_embedded());
+  }
 
   // Nanoseconds of the cache's clock. The time of writing is set before the slot is entered, and
   // again by a look-up that finds that the clock has been set back; that of access by any look-up,

@@ -70,7 +70,7 @@ class PendingRemovals {
     }
     entry->notifying = true;
     entry->cause = cause;
-    entry->notified_weight = entry->object_weight();
+    entry->notified_weight = entry->own_weight();
     entry->slot->AddStrong();
     if (entry->object != entry->slot) entry->object->AddStrong();
     entry->next_pending = std::exchange(first_, entry);
@@ -102,7 +102,7 @@ class PendingRemovals {
       entry->notifying = entry->next_cause.has_value();
       if (!entry->notifying) return entry->unused_at_eviction;
       entry->cause = *std::exchange(entry->next_cause, std::nullopt);
-      entry->notified_weight = entry->object_weight();
+      entry->notified_weight = entry->own_weight();
     }
   }
 
