@@ -29,9 +29,11 @@
 #include <functional>
 #include <memory>
 #include <type_traits>
+#include <utility>
 
 #include "absl/time/time.h"
 #include "weakcache/cache/removal_cause.h"
+#include "weakcache/weakref/ref.h"
 
 namespace weakcache {
 
@@ -88,6 +90,64 @@ uint64_t DefaultWeight(const V& object) {
   }
 }
 
+// A function that is called for each object that leaves a cache or its budget, in one of the forms
+//
+//   void(const K& key, const Ref<V>& object, RemovalCause cause, uint64_t weight)
+//   void(const K& key, const Ref<V>& object, RemovalCause cause)
+//   void(const K& key, RemovalCause cause, uint64_t weight)
+//
+// The object is alive even if nobody else uses it any more, and null if it has died: kDied.
+template <typename K, typename V>
+class RemovalListener {
+ public:
+  RemovalListener() = default;
+  RemovalListener(std::nullptr_t) {}
+  template <typename Function>
+  requires(!std::is_same_v<std::remove_cvref_t<Function>, RemovalListener>)
+      RemovalListener(Function&& function) {  // NOLINT(bugprone-forwarding-reference-overload)
+    using F = std::decay_t<Function>;
+    constexpr bool kTakesAll =
+        std::is_invocable_v<F&, const K&, const Ref<V>&, RemovalCause, uint64_t>;
+    constexpr bool kTakesObject = std::is_invocable_v<F&, const K&, const Ref<V>&, RemovalCause>;
+    constexpr bool kTakesWeight = std::is_invocable_v<F&, const K&, RemovalCause, uint64_t>;
+    static_assert(kTakesAll || kTakesObject || kTakesWeight,
+                  "a removal listener takes key, object, cause and weight; or the first three of "
+                  "them; or key, cause and weight");
+    if (IsEmpty(function)) return;
+    if constexpr (kTakesAll) {
+      function_ = std::forward<Function>(function);
+    } else if constexpr (kTakesObject) {
+      function_ = [f = F(std::forward<Function>(function))](const K& key, const Ref<V>& object,
+                                                            RemovalCause cause, uint64_t) mutable {
+        f(key, object, cause);
+      };
+    } else if constexpr (kTakesWeight) {
+      function_ = [f = F(std::forward<Function>(function))](
+                      const K& key, const Ref<V>&, RemovalCause cause, uint64_t weight) mutable {
+        f(key, cause, weight);
+      };
+    }
+  }
+
+  // Whether there is a function.
+  explicit operator bool() const { return static_cast<bool>(function_); }
+  void operator()(const K& key, const Ref<V>& object, RemovalCause cause, uint64_t weight) const {
+    function_(key, object, cause, weight);
+  }
+
+ private:
+  template <typename Function>
+  static bool IsEmpty(const Function&) {
+    return false;
+  }
+  template <typename Signature>
+  static bool IsEmpty(const std::function<Signature>& function) {
+    return !function;
+  }
+
+  std::function<void(const K&, const Ref<V>&, RemovalCause, uint64_t)> function_;
+};
+
 // Options are given to LargeObjectCache::Create, or to CreateWeak.
 template <typename K, typename V>
 struct LargeObjectCacheOptions {
@@ -107,12 +167,13 @@ struct LargeObjectCacheOptions {
   // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
   size_t shards = 0;
   // Called for each object that leaves the cache or is evicted from its budget, not at the cache's
-  // end: without a lock, and while the calling thread holds nothing that other threads wait for.
-  // Calls about one object come one after the other, in order; calls about different objects may
-  // overlap. An object that was evicted while it was used stays in the cache: for its later removal
-  // or death there is another call, for being retained again there is none. A thread that drops a
-  // last reference while the cache ends may still be in a call.
-  std::function<void(const K& key, RemovalCause cause, uint64_t weight)> removal_listener = {};
+  // end: without a lock, while the calling thread holds nothing that other threads wait for, and
+  // before the object's last reference goes. Calls about one object come one after the other, in
+  // order; calls about different objects may overlap. An evicted object that is used, also by a
+  // listener that keeps it, stays in the cache: for its later removal or death there is another
+  // call, for being retained again there is none. A thread that drops a last reference while the
+  // cache ends may still be in a call.
+  RemovalListener<K, V> removal_listener = {};
   // What ages and the times of loads are measured by; only differences count. Must not throw.
   // Empty: std::chrono::steady_clock, which nobody sets back.
   std::function<absl::Time()> clock = {};

@@ -394,6 +394,84 @@ TEST(EntryMemoryTest, IsReservedWithTheEstimate) {
   EXPECT_LE(cache.Stats().bytes_retained, 10'000u);
 }
 
+// What a listener with the object has kept: object and cause.
+struct Kept {
+  Ref<Weighed> object;
+  RemovalCause cause;
+};
+
+// For either kind of slot: the object is alive although nobody else uses it.
+TEST(RemovalListenerTest, GetsTheObjectBeforeItDies) {
+  for (const bool is_embedded : {true, false}) {
+    std::vector<Kept> kept;
+    std::vector<uint64_t> weights;
+    auto options = testing::WithBudget<WeighedCache>(20);
+    options.removal_listener = [&](int key, const Ref<Weighed>& object, RemovalCause cause,
+                                   uint64_t weight) {
+      ASSERT_EQ(object.get() == nullptr, cause == RemovalCause::kDied);
+      EXPECT_EQ(key % 2 == 0, cause == RemovalCause::kBudget);
+      if (object.get() != nullptr) {
+        EXPECT_EQ(object->weight, weight);
+      }
+      kept.push_back({object, cause});
+    };
+    WeighedCache cache = std::move(WeighedCache::Create(options)).value();
+    const auto put = [&](int key) {
+      return is_embedded ? cache.Put(key, Weighed{10})
+                         : cache.Put(key, MakeRef<Weighed>(Weighed{10}));
+    };
+    Weighed* const evicted = put(2).get();
+    cache.Trim(0);
+    ASSERT_EQ(kept.size(), 1u);
+    EXPECT_EQ(kept[0].object.get(), evicted);
+    // What the listener keeps is in use, and still in the cache.
+    EXPECT_EQ(cache.Get(2).get(), evicted);
+    cache.CheckInvariantsForTesting();
+    for (const int key : {1, 1}) put(key);
+    ASSERT_EQ(kept.size(), 2u);
+    EXPECT_EQ(kept[1].cause, RemovalCause::kReplaced);
+    EXPECT_NE(kept[1].object, cache.Get(1));
+    EXPECT_TRUE(cache.Invalidate(1));
+    EXPECT_EQ(kept.back().cause, RemovalCause::kInvalidated);
+    EXPECT_EQ(kept.back().object.use_count(), 1u);
+    EXPECT_EQ(cache.Get(1), nullptr);
+    kept.clear();
+    Ref<Weighed> heavy = cache.Put(3, Weighed{21});
+    heavy.reset();
+    ASSERT_EQ(kept.size(), 1u);
+    EXPECT_EQ(kept[0].cause, RemovalCause::kDied);
+    kept.clear();
+    cache.CheckInvariantsForTesting();
+  }
+}
+
+TEST(RemovalListenerTest, TakesThreeForms) {
+  std::vector<std::string> calls;
+  const auto options_with = [](RemovalListener<int, Weighed> listener) {
+    auto options = testing::WithBudget<WeighedCache>(20);
+    options.removal_listener = std::move(listener);
+    return options;
+  };
+  const std::function<void(int, RemovalCause, uint64_t)> former = [&](int, RemovalCause, uint64_t) {
+    calls.push_back("weight");
+  };
+  for (const auto& options : {
+           options_with(
+               [&](int, const Ref<Weighed>&, RemovalCause, uint64_t) { calls.push_back("both"); }),
+           options_with([&](int, const Ref<Weighed>&, RemovalCause) { calls.push_back("object"); }),
+           options_with(former),
+           options_with([&](auto&&...) { calls.push_back("any"); }),
+       }) {
+    WeighedCache cache = std::move(WeighedCache::Create(options)).value();
+    cache.Put(1, Weighed{1});
+    cache.Clear();
+  }
+  EXPECT_EQ(calls, (std::vector<std::string>{"both", "object", "weight", "any"}));
+  using Listener = RemovalListener<int, Weighed>;
+  EXPECT_FALSE(Listener() || Listener(nullptr));
+  EXPECT_FALSE(Listener(std::function<void(int, RemovalCause, uint64_t)>()));
+}
+
 TEST_F(OperationsTest, AMovedFromCacheSaysSo) {
   Cache moved = std::move(cache_);
   moved.Put("a", Picture{1});

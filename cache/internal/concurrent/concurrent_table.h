@@ -149,6 +149,12 @@ class ConcurrentTable {
       return FindOrProveAbsent(hash, match).object;
     }
   }
+  // Returns the object of a slot. The caller has a slot reference, and a reference to the object.
+  static H ObjectOf(Slot* slot) {
+    if (slot->is_external()) return Core::AsExternal(slot)->Lock();
+    slot->AddStrong();
+    return Core::AsEmbedded(slot)->Adopt();
+  }
   // Finds the slot of an object that the table has created, nearly always; null proves nothing. The
   // caller gets a slot reference, which is a reference to the object.
   template <typename Match>

@@ -37,6 +37,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/internal/core/cache_shards.h"
 #include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/core/lookup_outcome.h"
@@ -57,7 +58,7 @@ struct CacheSettings {
   size_t shards;
   size_t max_concurrent_loads;
   std::function<uint64_t(const V&)> weigher;
-  typename CacheShared<K>::Listener listener;
+  RemovalListener<K, V> listener;
   Freshness freshness;
   bool count_entry_memory;
 };
@@ -89,7 +90,7 @@ class CacheStore {
 
   CacheStore(CacheSettings<K, V>& settings, Hash hash, Equal equal)
       : shared_(std::make_shared<CacheShared<K>>(
-            std::move(settings.listener),
+            ListenerOnSlots(std::move(settings.listener)),
             settings.count_entry_memory ? EntryMemory() : typename Shared::EntryWeights())),
         freshness_(std::move(settings.freshness)),
         shards_(settings.shards, std::move(hash), std::move(equal), shared_),
@@ -284,6 +285,14 @@ class CacheStore {
   }
 
  private:
+  static typename Shared::Listener ListenerOnSlots(RemovalListener<K, V> listener) {
+    if (!listener) return nullptr;
+    return [listener = std::move(listener)](const K& key, ControlBlock* slot, RemovalCause cause,
+                                            uint64_t weight) {
+      const Ref<V> object = slot == nullptr ? Ref<V>() : Table::ObjectOf(static_cast<Slot*>(slot));
+      listener(key, object, cause, weight);
+    };
+  }
   static typename Shared::EntryWeights EntryMemory() {
     return {Table::kEmbeddedEntryBytes, Table::kExternalEntryBytes};
   }

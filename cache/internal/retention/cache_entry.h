@@ -24,7 +24,9 @@ namespace weakcache::internal {
 // The part of a cache that its objects may need after the cache's end, when they die late.
 template <typename K>
 struct CacheShared {
-  using Listener = std::function<void(const K&, RemovalCause, uint64_t weight)>;
+  // Takes the object's slot, to which the caller holds a reference, as to the object; null for one
+  // that has died.
+  using Listener = std::function<void(const K&, ControlBlock* slot, RemovalCause, uint64_t weight)>;
 
   // What entries in slots of each kind weigh beside their objects; 0 if that does not count.
   struct EntryWeights {
@@ -38,15 +40,16 @@ struct CacheShared {
       : listener(std::move(to_notify)), entry_weights(weights) {}
 
   // Calls the listener. Its exceptions go to the handler of callbacks' exceptions.
-  void NotifyListener(const K& key, RemovalCause cause, uint64_t weight) noexcept {
+  void NotifyListener(const K& key, ControlBlock* slot, RemovalCause cause,
+                      uint64_t weight) noexcept {
 #ifdef __cpp_exceptions
     try {
-      listener(key, cause, weight);
+      listener(key, slot, cause, weight);
     } catch (...) {
       ReportCallbackError();
     }
 #else
-    listener(key, cause, weight);
+    listener(key, slot, cause, weight);
 #endif
   }
 
@@ -209,7 +212,7 @@ class CacheEntry : public Policy::Node {
     shared_->counters.CountRemoval(RemovalCause::kDied);
     // Relaxed: see the field.
     if (!shared_->listener || !shared_->open.load(std::memory_order_relaxed)) return;
-    shared_->NotifyListener(key(), RemovalCause::kDied, own_weight());
+    shared_->NotifyListener(key(), /*slot=*/nullptr, RemovalCause::kDied, own_weight());
   }
 
   CacheShared<K>& shared() const { return *shared_; }
@@ -220,8 +223,8 @@ class CacheEntry : public Policy::Node {
   uint64_t object_weight() const { return weight_.load(std::memory_order_relaxed); }
   void set_object_weight(uint64_t bytes) { weight_.store(bytes, std::memory_order_relaxed); }
   uint64_t own_weight() const {
-    const uint64_t weight = object_weight();
-    return weight == UINT64_MAX ? weight : weight - shared_->entry_weights.Of(is_embedded());
+    const uint64_t bytes = object_weight();
+    return bytes == UINT64_MAX ? bytes : bytes - shared_->entry_weights.Of(is_embedded());
   }
   uint64_t WithEntry(uint64_t own_weight) const {
     return shared_->WithEntry(own_weight, is_embedded());

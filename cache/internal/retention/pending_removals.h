@@ -97,7 +97,7 @@ class PendingRemovals {
   static bool NotifyListener(Entry* entry) {
     CacheShared<K>& shared = entry->shared();
     for (;;) {
-      shared.NotifyListener(entry->key(), entry->cause, entry->notified_weight);
+      shared.NotifyListener(entry->key(), entry->slot, entry->cause, entry->notified_weight);
       BasicMutexLock<StdAtomics> lock(shared.mutex);
       entry->notifying = entry->next_cause.has_value();
       if (!entry->notifying) return entry->unused_at_eviction;
