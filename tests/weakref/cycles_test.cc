@@ -1,0 +1,496 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "weakcache/weakref/cycles.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "tests/support/allocations.h"
+#include "tests/support/race.h"
+#include "tests/support/rounds.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/testing.h"
+#include "weakcache/weakref/weak_ref.h"
+
+namespace weakcache {
+namespace {
+
+struct Node {
+  explicit Node(std::string label = "") : label(std::move(label)) {}
+  std::string label;
+  Ref<Node> next;
+  std::vector<Ref<Node>> children;
+  WeakRef<Node> parent;
+  bool tell_children = true;
+  bool tell_next_again = false;
+  bool throw_in_trace = false;
+};
+void WeakcacheTrace(const Node& node, Tracer& trace) {
+  if (node.throw_in_trace) throw std::runtime_error("trace");
+  trace(node.next, "next");
+  if (node.tell_next_again) trace(node.next, "again");
+  if (node.tell_children) trace(node.children, "children");
+  trace(node.parent, "parent");
+}
+std::string WeakcacheLabel(const Node& node) { return node.label; }
+
+Ref<Node> Add(Census& census, std::string label = "") {
+  Ref<Node> node = MakeRef<Node>(std::move(label));
+  census.Add(node);
+  return node;
+}
+
+// Breaks the cycles that a test has made.
+void Break(const WeakRef<Node>& weak) {
+  if (const Ref<Node> node = weak.lock()) {
+    Ref<Node>().swap(node->next);
+    std::vector<Ref<Node>>().swap(node->children);
+  }
+}
+
+TEST(CyclesTest, FindsACycleAndWhatItHolds) {
+  Census census;
+  Ref<Node> a = Add(census, "a");
+  a->next = Add(census, "b");
+  a->next->next = a;
+  a->children.push_back(Add(census, "leaf"));
+  a->children[0]->next = Add(census, "leaf of leaf");
+  const Ref<Node> alive = Add(census, "alive");
+  a->children.push_back(alive);
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  const WeakRef<Node> weak = a;
+  a.reset();
+  const CycleReport report = FindCycles(census);
+  EXPECT_EQ(report.objects_seen, 5u);
+  EXPECT_EQ(report.edges_seen, 5u);
+  ASSERT_EQ(report.groups.size(), 1u);
+  const CycleGroup& group = report.groups[0];
+  ASSERT_EQ(group.objects.size(), 2u);
+  EXPECT_EQ(group.objects[0].label, "a");
+  EXPECT_NE(group.objects[0].type.find("Node"), std::string::npos) << group.objects[0].type;
+  EXPECT_EQ(group.bytes, 2 * sizeof(Node));
+  EXPECT_EQ(group.held_objects, 2u);
+  EXPECT_EQ(group.held_bytes, 2 * sizeof(Node));
+  ASSERT_EQ(group.edges.size(), 2u);
+  EXPECT_EQ(group.edges[0].name, "next");
+  EXPECT_EQ(group.edges[0].from, 0u);
+  EXPECT_EQ(group.edges[0].to, 1u);
+  EXPECT_EQ(weak.use_count(), 1u) << "the search has kept a reference";
+  Break(weak);
+  EXPECT_TRUE(weak.expired());
+  EXPECT_EQ(census.size(), 1u);
+  EXPECT_NO_CYCLES(census);
+}
+
+TEST(CyclesTest, FindsAnObjectThatHoldsItself) {
+  Census census;
+  Ref<Node> node = Add(census);
+  node->children.push_back(node);
+  const WeakRef<Node> weak = node;
+  node.reset();
+  const CycleReport report = FindCycles(census);
+  ASSERT_EQ(report.groups.size(), 1u);
+  EXPECT_EQ(report.groups[0].objects.size(), 1u);
+  EXPECT_EQ(report.groups[0].edges[0].name, "children");
+  Break(weak);
+}
+
+TEST(CyclesTest, AForgottenEdgeHidesACycleAndInventsNone) {
+  Census census;
+  Ref<Node> node = Add(census);
+  const WeakRef<Node> weak = node;
+  node->children.push_back(node);
+  node->next = node;
+  node->tell_children = false;
+  node.reset();
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  Break(weak);
+}
+
+TEST(CyclesTest, AnObjectOutsideTheCensusHoldsItsReferents) {
+  Census census;
+  Ref<Node> node = Add(census);
+  node->next = MakeRef<Node>();
+  node->next->next = node;
+  const WeakRef<Node> weak = node;
+  node.reset();
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  Break(weak);
+}
+
+TEST(CyclesDeathTest, AnEdgeToldTwiceAborts) {
+  Census census;
+  const Ref<Node> node = Add(census);
+  node->next = Add(census);
+  node->tell_next_again = true;
+  EXPECT_DEATH(static_cast<void>(FindCycles(census)), "told twice.*: again");
+  EXPECT_DEATH(census.Add(Ref<Node>()), "Census::Add: the reference is null");
+}
+
+TEST(CyclesTest, AddingAnObjectAgainChangesNothing) {
+  Census census;
+  Ref<Node> node = Add(census);
+  census.Add(node);
+  node->next = node;
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  const WeakRef<Node> weak = node;
+  node.reset();
+  const CycleReport report = FindCycles(census);
+  EXPECT_EQ(report.objects_seen, 1u);
+  EXPECT_EQ(report.groups.size(), 1u);
+  Break(weak);
+  EXPECT_EQ(census.size(), 0u);
+}
+
+TEST(CyclesTest, WhyAliveGivesAShortestPathFromOutside) {
+  Census census;
+  const Ref<Node> root = Add(census, "root");
+  root->next = Add(census, "middle");
+  root->next->children.push_back(Add(census, "leaf"));
+  const WeakRef<Node> leaf = root->next->children[0];
+  const AlivePath path = WhyAlive(census, leaf);
+  ASSERT_EQ(path.objects.size(), 3u);
+  EXPECT_EQ(path.references_from_outside, 1u);
+  EXPECT_EQ(path.edges, (std::vector<std::string_view>{"next", "children"}));
+  const std::string text = ToText(path);
+  EXPECT_NE(text.find("\"root\""), std::string::npos) << text;
+  EXPECT_NE(text.find("--children--> "), std::string::npos) << text;
+  const Ref<Node> held = leaf.lock();
+  EXPECT_EQ(WhyAlive(census, held).objects.size(), 3u) << "the reference that is passed counts";
+  const Ref<Node> again = held;
+  EXPECT_EQ(WhyAlive(census, held).objects.size(), 1u);
+  EXPECT_TRUE(WhyAlive(census, WeakRef<Node>()).objects.empty());
+  EXPECT_EQ(WhyAlive(census, root).objects.size(), 0u) << "only the caller holds it";
+}
+
+// Holds references in each way that a Tracer knows.
+struct Holder {
+  std::optional<Ref<Holder>> optional;
+  std::variant<std::monostate, int, Ref<Holder>> variant;
+  std::map<int, Ref<Holder>> map;
+  std::array<Ref<Holder>, 2> array;
+  std::pair<std::string, Ref<Holder>> pair;
+  std::unique_ptr<Ref<Holder>> unique;
+  std::vector<std::optional<Ref<Holder>>> nested;
+  std::shared_ptr<Holder> shared;
+  std::weak_ptr<Holder> weak;
+  std::string text = "text";
+};
+void WeakcacheTrace(const Holder& holder, Tracer& trace) {
+  trace(holder.optional, "optional");
+  trace(holder.variant, "variant");
+  trace(holder.map, "map");
+  trace(holder.array, "array");
+  trace(holder.pair, "pair");
+  trace(holder.unique, "unique");
+  trace(holder.nested, "nested");
+  trace(holder.shared, "shared");
+  trace(holder.weak, "weak");
+  trace(holder.text, "text");
+}
+
+TEST(CyclesTest, TracesTheUsualContainers) {
+  const std::vector<std::pair<std::string, void (*)(Holder&, const Ref<Holder>&)>> ways = {
+      {"optional", [](Holder& h, const Ref<Holder>& r) { h.optional = r; }},
+      {"variant", [](Holder& h, const Ref<Holder>& r) { h.variant = r; }},
+      {"map", [](Holder& h, const Ref<Holder>& r) { h.map[3] = r; }},
+      {"array", [](Holder& h, const Ref<Holder>& r) { h.array[1] = r; }},
+      {"pair", [](Holder& h, const Ref<Holder>& r) { h.pair.second = r; }},
+      {"unique",
+       [](Holder& h, const Ref<Holder>& r) { h.unique = std::make_unique<Ref<Holder>>(r); }},
+      {"nested",
+       [](Holder& h, const Ref<Holder>& r) {
+         h.nested = {std::nullopt, r};
+       }},
+  };
+  for (const auto& [name, hold] : ways) {
+    Census census;
+    Ref<Holder> holder = MakeRef<Holder>();
+    census.Add(holder);
+    hold(*holder, holder);
+    const WeakRef<Holder> weak = holder;
+    holder.reset();
+    const CycleReport report = FindCycles(census);
+    ASSERT_EQ(report.groups.size(), 1u) << name;
+    ASSERT_EQ(report.groups[0].edges.size(), 1u) << name;
+    EXPECT_EQ(report.groups[0].edges[0].name, name);
+    const Ref<Holder> kept = weak.lock();
+    Holder emptied;
+    std::swap(*kept, emptied);
+  }
+}
+
+TEST(CyclesTest, TracesSharedPointers) {
+  Census census;
+  auto pointer = std::make_shared<Holder>();
+  census.Add(pointer);
+  census.Add(pointer);
+  pointer->shared = pointer;
+  pointer->weak = pointer;
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  EXPECT_TRUE(WhyAlive(census, pointer).objects.empty());
+  const std::weak_ptr<Holder> weak = pointer;
+  pointer.reset();
+  EXPECT_EQ(FindCycles(census).groups.size(), 1u);
+  EXPECT_EQ(weak.use_count(), 1);
+  weak.lock()->shared.reset();
+  EXPECT_TRUE(weak.expired());
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  EXPECT_EQ(census.size(), 0u);
+}
+
+TEST(CyclesTest, ASecondOwnerOfAnAddressInventsNothing) {
+  Census census;
+  auto pointer = std::make_shared<Holder>();
+  census.Add(pointer);
+  pointer->shared = pointer;
+  const std::shared_ptr<Holder> other(pointer.get(), [](Holder*) {});
+  census.Add(other);
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  // An alias points at an object that it does not own.
+  const auto holder = std::make_shared<Holder>();
+  census.Add(holder);
+  holder->shared = std::shared_ptr<Holder>(holder, pointer.get());
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  holder->shared.reset();
+  pointer->shared.reset();
+}
+
+TEST(CyclesTest, WritesJsonAndDot) {
+  Census census;
+  Ref<Node> node = Add(census, "a \"quoted\"\n name");
+  node->next = node;
+  const WeakRef<Node> weak = node;
+  node.reset();
+  CycleReport report = FindCycles(census);
+  report.groups[0].objects[0].type = "Node";
+  report.groups[0].objects[0].bytes = report.groups[0].bytes = 8;
+  EXPECT_EQ(ToJson(report),
+            "{\"objects_seen\":1,\"edges_seen\":1,\"groups\":[{\"bytes\":8,\"held_objects\":0,"
+            "\"held_bytes\":0,\"objects\":[{\"type\":\"Node\",\"label\":\"a \\\"quoted\\\"\\u000a "
+            "name\",\"bytes\":8}],\"edges\":[{\"from\":0,\"to\":0,\"name\":\"next\"}]}]}");
+  report.groups[0].objects[0].label = "a";
+  EXPECT_EQ(ToDot(report),
+            "digraph cycles {\n  node [shape=box];\n  subgraph cluster_0 {\n"
+            "    label=\"8 bytes unreachable\";\n    g0_0 [label=\"Node \\\"a\\\"\"];\n"
+            "    g0_0 -> g0_0 [label=\"next\"];\n  }\n}\n");
+  EXPECT_EQ(ToText(report),
+            "1 unreachable group among 1 object and 1 edge\n1 object in a cycle, 8 bytes\n"
+            "  Node \"a\" --next--> Node \"a\"\n");
+  const std::string described = internal::DescribeCycles(census, ::testing::TempDir());
+  EXPECT_NE(described.find("picture: " + ::testing::TempDir()), std::string::npos) << described;
+  Break(weak);
+}
+
+TEST(CyclesTest, AnExceptionOfATraceLeavesEverythingAsItWas) {
+  Census census;
+  const Ref<Node> first = Add(census);
+  const Ref<Node> second = Add(census);
+  second->throw_in_trace = true;
+  EXPECT_THROW(static_cast<void>(FindCycles(census)), std::runtime_error);
+  EXPECT_EQ(first.use_count(), 1u);
+  EXPECT_EQ(second.use_count(), 1u);
+  second->throw_in_trace = false;
+  EXPECT_NO_CYCLES(census);
+}
+
+// Drops a reference while it is traced.
+struct Dropper {
+  Ref<Dropper>* victim = nullptr;
+};
+void WeakcacheTrace(const Dropper& dropper, Tracer&) {
+  if (dropper.victim != nullptr) dropper.victim->reset();
+}
+
+TEST(CyclesTest, AnObjectMayDieWhileItIsTraced) {
+  Census census;
+  const Ref<Dropper> dropper = MakeRef<Dropper>();
+  Ref<Dropper> victim = MakeRef<Dropper>();
+  const WeakRef<Dropper> weak = victim;
+  dropper->victim = &victim;
+  census.Add(dropper);
+  census.Add(victim);
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  EXPECT_TRUE(weak.expired());
+  EXPECT_EQ(census.size(), 1u);
+}
+
+TEST(CyclesTest, CensusAndObjectsEndInEitherOrder) {
+  Ref<Node> node;
+  {
+    Census census;
+    node = Add(census);
+    EXPECT_EQ(node.weak_count(), 1u);
+    EXPECT_EQ(node.watcher_count(), 1u);
+  }
+  EXPECT_EQ(node.weak_count(), 0u);
+  EXPECT_EQ(node.watcher_count(), 0u);
+  node.reset();
+  Census census;
+  node = Add(census);
+  node.reset();
+  EXPECT_EQ(census.size(), 0u);
+}
+
+TEST(CyclesTest, CensusAndObjectsEndAtOnce) {
+  std::optional<Census> census;
+  std::array<Ref<Node>, 3> nodes;
+  testing::Race(
+      testing::RaceRounds(100'000),
+      [&](int) {
+        census.emplace();
+        for (Ref<Node>& node : nodes) node = Add(*census);
+      },
+      {[&] { census.reset(); },
+       [&] {
+         for (Ref<Node>& node : nodes) node.reset();
+       }},
+      [&](int) { EXPECT_FALSE(census.has_value()); });
+}
+
+TEST(CyclesTest, ThreadsAddAtOnce) {
+  std::optional<Census> census;
+  std::array<Ref<Node>, 2> kept;
+  testing::Race(
+      testing::RaceRounds(100'000), [&](int) { census.emplace(); },
+      {[&] {
+         kept[0] = Add(*census);
+         Add(*census);
+       },
+       [&] {
+         Add(*census);
+         kept[1] = Add(*census);
+       }},
+      [&](int) { EXPECT_EQ(census->size(), 2u); });
+}
+
+TEST(CyclesTest, AFailedAllocationAddsNothing) {
+  Census census;
+  const Ref<Node> node = MakeRef<Node>();
+  const auto nothing_added = [&] {
+    EXPECT_EQ(census.size(), 0u);
+    EXPECT_EQ(node.weak_count(), 0u);
+  };
+  EXPECT_GT(testing::FailEachAllocation([&] { census.Add(node); }, nothing_added), 0);
+  EXPECT_EQ(census.size(), 1u);
+  node->next = node;
+  const auto nothing_held = [&] { EXPECT_EQ(node.use_count(), 2u); };
+  EXPECT_GT(
+      testing::FailEachAllocation([&] { static_cast<void>(FindCycles(census)); }, nothing_held), 0);
+  Break(node);
+}
+
+TEST(CyclesTest, ALongRingTakesNoStack) {
+  constexpr int kObjects = testing::kSanitized ? 20'000 : 300'000;
+  Census census;
+  Ref<Node> first = Add(census);
+  Ref<Node> last = first;
+  for (int i = 1; i < kObjects; ++i) {
+    last->next = Add(census);
+    last = last->next;
+  }
+  last->next = first;
+  const WeakRef<Node> weak = first;
+  first.reset();
+  last.reset();
+  const CycleReport report = FindCycles(census);
+  ASSERT_EQ(report.groups.size(), 1u);
+  EXPECT_EQ(report.groups[0].objects.size(), static_cast<size_t>(kObjects));
+  Break(weak);
+  EXPECT_EQ(census.size(), 0u);
+}
+
+// ---- A model: random graphs against reachability by its definition.
+
+struct RandomGraph {
+  RandomGraph(unsigned seed, Census& census) : random(seed) {
+    const size_t size = 1 + random() % 12;
+    reaches.assign(size, std::vector<bool>(size));
+    for (size_t i = 0; i < size; ++i) nodes.push_back(Add(census, std::to_string(i)));
+    for (size_t edges = random() % (2 * size + 1); edges > 0; --edges) {
+      const size_t from = random() % size;
+      const size_t to = random() % size;
+      nodes[from]->children.push_back(nodes[to]);
+      reaches[from][to] = true;
+    }
+    for (size_t k = 0; k < size; ++k) {
+      for (size_t i = 0; i < size; ++i) {
+        for (size_t j = 0; j < size; ++j) {
+          if (reaches[i][k] && reaches[k][j]) reaches[i][j] = true;
+        }
+      }
+    }
+    for (const Ref<Node>& node : nodes) weak.emplace_back(node);
+    for (size_t i = 0; i < size; ++i) {
+      held.push_back(random() % 4 == 0);
+      if (!held[i]) nodes[i].reset();
+    }
+  }
+
+  // Returns the cyclic groups that nothing held reaches, as sets of labels.
+  std::set<std::set<std::string>> Expected() const {
+    std::set<std::set<std::string>> groups;
+    for (size_t i = 0; i < held.size(); ++i) {
+      bool alive = held[i];
+      for (size_t j = 0; j < held.size(); ++j) alive = alive || (held[j] && reaches[j][i]);
+      if (alive || !reaches[i][i]) continue;
+      std::set<std::string> group;
+      for (size_t j = 0; j < held.size(); ++j) {
+        if (reaches[i][j] && reaches[j][i]) group.insert(std::to_string(j));
+      }
+      groups.insert(group);
+    }
+    return groups;
+  }
+
+  std::mt19937 random;
+  std::vector<Ref<Node>> nodes;
+  std::vector<WeakRef<Node>> weak;
+  std::vector<std::vector<bool>> reaches;
+  std::vector<bool> held;
+};
+
+TEST(CyclesTest, AgreesWithTheDefinitionOnRandomGraphs) {
+  size_t found = 0;
+  for (unsigned seed = 0; seed < testing::Rounds(20'000u, 2'000u); ++seed) {
+    Census census;
+    RandomGraph graph(seed, census);
+    const CycleReport report = FindCycles(census);
+    std::set<std::set<std::string>> groups;
+    size_t unreachable = 0;
+    for (const CycleGroup& group : report.groups) {
+      std::set<std::string> labels;
+      for (const CycleObject& object : group.objects) labels.insert(object.label);
+      groups.insert(labels);
+      unreachable += group.objects.size() + group.held_objects;
+    }
+    ASSERT_EQ(groups, graph.Expected()) << "seed " << seed;
+    found += groups.size();
+    for (size_t i = 0; i < graph.weak.size(); ++i) {
+      if (graph.weak[i].expired()) continue;
+      const AlivePath path = WhyAlive(census, graph.weak[i]);
+      unreachable -= path.objects.empty() ? 1 : 0;
+      if (!path.objects.empty()) {
+        EXPECT_EQ(path.objects.back().label, std::to_string(i));
+        EXPECT_TRUE(graph.held[std::stoul(path.objects.front().label)]);
+      }
+    }
+    ASSERT_EQ(unreachable, 0u) << "seed " << seed;
+    for (const WeakRef<Node>& weak : graph.weak) Break(weak);
+  }
+  EXPECT_GT(found, 100u);
+}
+
+}  // namespace
+}  // namespace weakcache

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// The forms in which a report of cycles is written.
+#include <atomic>
+#include <cstddef>
+#include <cstdio>
+#include <string>
+#include <string_view>
+
+#include "weakcache/weakref/cycles.h"
+
+namespace weakcache {
+namespace {
+
+std::string Count(size_t count, std::string_view one) {
+  std::string text = std::to_string(count) + " " + std::string(one);
+  if (count != 1) text += 's';
+  return text;
+}
+
+std::string NameOf(const CycleObject& object) {
+  std::string name(object.type);
+  if (!object.label.empty()) name += " \"" + object.label + "\"";
+  return name;
+}
+
+// Quotes for JSON. DOT has the same quotes, and takes the rest as it is.
+std::string Quoted(std::string_view text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      quoted += '\\';
+      quoted += c;
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      char escape[8];
+      std::snprintf(escape, sizeof(escape), "\\u%04x", static_cast<unsigned>(c));
+      quoted += escape;
+    } else {
+      quoted += c;
+    }
+  }
+  return quoted + '"';
+}
+
+void AppendText(const CycleGroup& group, std::string* text) {
+  *text += Count(group.objects.size(), "object") + " in a cycle, " + Count(group.bytes, "byte");
+  if (group.held_objects != 0) {
+    *text += "; keeps " + Count(group.held_objects, "more object") + " alive, " +
+             Count(group.held_bytes, "byte");
+  }
+  *text += "\n";
+  for (const CycleEdge& edge : group.edges) {
+    *text += "  " + NameOf(group.objects[edge.from]) + " --" + std::string(edge.name) + "--> " +
+             NameOf(group.objects[edge.to]) + "\n";
+  }
+}
+
+void AppendJson(const CycleGroup& group, std::string* json) {
+  *json += "{\"bytes\":" + std::to_string(group.bytes) +
+           ",\"held_objects\":" + std::to_string(group.held_objects) +
+           ",\"held_bytes\":" + std::to_string(group.held_bytes) + ",\"objects\":[";
+  for (const CycleObject& object : group.objects) {
+    if (&object != &group.objects.front()) *json += ',';
+    *json += "{\"type\":" + Quoted(object.type) + ",\"label\":" + Quoted(object.label) +
+             ",\"bytes\":" + std::to_string(object.bytes) + "}";
+  }
+  *json += "],\"edges\":[";
+  for (const CycleEdge& edge : group.edges) {
+    if (&edge != &group.edges.front()) *json += ',';
+    *json += "{\"from\":" + std::to_string(edge.from) + ",\"to\":" + std::to_string(edge.to) +
+             ",\"name\":" + Quoted(edge.name) + "}";
+  }
+  *json += "]}";
+}
+
+}  // namespace
+
+std::string ToText(const CycleReport& report) {
+  std::string text = Count(report.groups.size(), "unreachable group") + " among " +
+                     Count(report.objects_seen, "object") + " and " +
+                     Count(report.edges_seen, "edge") + "\n";
+  for (const CycleGroup& group : report.groups) AppendText(group, &text);
+  return text;
+}
+
+std::string ToText(const AlivePath& path) {
+  if (path.objects.empty()) return "nothing outside reaches the object\n";
+  std::string text = Count(path.references_from_outside, "reference") + " from outside\n  --> " +
+                     NameOf(path.objects.front()) + "\n";
+  for (size_t i = 0; i < path.edges.size(); ++i) {
+    text += "  --" + std::string(path.edges[i]) + "--> " + NameOf(path.objects[i + 1]) + "\n";
+  }
+  return text;
+}
+
+std::string ToJson(const CycleReport& report) {
+  std::string json = "{\"objects_seen\":" + std::to_string(report.objects_seen) +
+                     ",\"edges_seen\":" + std::to_string(report.edges_seen) + ",\"groups\":[";
+  for (const CycleGroup& group : report.groups) {
+    if (&group != &report.groups.front()) json += ',';
+    AppendJson(group, &json);
+  }
+  return json + "]}";
+}
+
+std::string ToDot(const CycleReport& report) {
+  std::string dot = "digraph cycles {\n  node [shape=box];\n";
+  for (size_t g = 0; g < report.groups.size(); ++g) {
+    const CycleGroup& group = report.groups[g];
+    const std::string prefix = "g" + std::to_string(g) + "_";
+    dot += "  subgraph cluster_" + std::to_string(g) + " {\n    label=" +
+           Quoted(Count(group.bytes + group.held_bytes, "byte") + " unreachable") + ";\n";
+    for (size_t i = 0; i < group.objects.size(); ++i) {
+      dot += "    " + prefix + std::to_string(i) + " [label=" + Quoted(NameOf(group.objects[i])) +
+             "];\n";
+    }
+    for (const CycleEdge& edge : group.edges) {
+      dot += "    " + prefix + std::to_string(edge.from) + " -> " + prefix +
+             std::to_string(edge.to) + " [label=" + Quoted(edge.name) + "];\n";
+    }
+    dot += "  }\n";
+  }
+  return dot + "}\n";
+}
+
+std::string internal::DescribeCycles(const Census& census, const std::string& directory) {
+  const CycleReport report = FindCycles(census);
+  if (report.groups.empty()) return std::string();
+  // Invariant: the number of pictures written so far. Relaxed: numbers need only be distinct.
+  static std::atomic<int> pictures{0};
+  const std::string path = directory + "/weakcache_cycles_" +
+                           std::to_string(pictures.fetch_add(1, std::memory_order_relaxed)) +
+                           ".dot";
+  std::string text = ToText(report);
+  if (std::FILE* const file = std::fopen(path.c_str(), "w")) {
+    const std::string dot = ToDot(report);
+    const bool written = std::fwrite(dot.data(), 1, dot.size(), file) == dot.size();
+    if (std::fclose(file) == 0 && written) text += "picture: " + path + "\n";
+  }
+  return text;
+}
+
+}  // namespace weakcache
