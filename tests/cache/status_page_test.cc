@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "tests/support/cache_options.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/ref.h"
 
@@ -22,8 +23,7 @@ namespace {
 using Cache = LargeObjectCache<std::string, std::string>;
 
 Cache NewCache(uint64_t budget = 4000) {
-  Cache::Options options;
-  options.budget_bytes = budget;
+  Cache::Options options = testing::WithBudget<Cache>(budget);
   options.weigher = [](const std::string& object) { return object.size(); };
   return *Cache::Create(std::move(options));
 }
@@ -80,8 +80,7 @@ TEST(StatusPageTest, LoadsUnderWayAreCounted) {
 
 TEST(StatusPageTest, LoadTimesAreAHistogram) {
   absl::Time now = absl::UnixEpoch();
-  Cache::Options options;
-  options.budget_bytes = 4000;
+  Cache::Options options = testing::WithBudget<Cache>(4000);
   options.clock = [&now] { return now; };
   Cache cache = *Cache::Create(options);
   const auto load = [&](const std::string& key, absl::Duration time) {
@@ -153,8 +152,7 @@ TEST(StatusPageTest, OtherKeysHaveAText) {
   struct HashTile {
     size_t operator()(const Tile& tile) const { return static_cast<size_t>(31 * tile.x + tile.y); }
   };
-  LargeObjectCache<Tile, int, HashTile>::Options options;
-  options.budget_bytes = 100;
+  auto options = testing::WithBudget<LargeObjectCache<Tile, int, HashTile>>(100);
   auto tiles = *LargeObjectCache<Tile, int, HashTile>::Create(options);
   tiles.Put(Tile{3, 4}, 7);
   const auto text = [](const Tile& tile) {
@@ -162,8 +160,7 @@ TEST(StatusPageTest, OtherKeysHaveAText) {
   };
   EXPECT_TRUE(Contains(StatusPage(tiles, text), "<code>3/4</code>"));
 
-  LargeObjectCache<int, int>::Options int_options;
-  int_options.budget_bytes = 100;
+  auto int_options = testing::WithBudget<LargeObjectCache<int, int>>(100);
   auto numbers = *LargeObjectCache<int, int>::Create(int_options);
   numbers.Put(-5, 7);
   EXPECT_TRUE(Contains(StatusPage(numbers), "<code>-5</code>"));
