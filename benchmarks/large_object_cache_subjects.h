@@ -73,7 +73,7 @@ class WeakcacheSubject {
     options.budget_bytes = room * kWeight;
     options.count_entry_memory = false;
     options.weigher = [](const Object&) { return kWeight; };
-    return std::move(Cache::Create(options)).value();
+    return std::move(room == 0 ? Cache::CreateWeak(options) : Cache::Create(options)).value();
   }
   Cache cache_;
 };

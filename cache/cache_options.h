@@ -151,11 +151,16 @@ class RemovalListener {
 // Options are given to LargeObjectCache::Create, or to CreateWeak.
 template <typename K, typename V>
 struct LargeObjectCacheOptions {
-  // What the retained objects may weigh together; has to be set. A heavier object is handed out,
-  // and found while it is used, but not retained. The largest value is PTRDIFF_MAX, half of the
-  // address space. Larger ones are refused, because they are negative numbers: so is 2 << 30, an
-  // int, where uint64_t{2} << 30 was meant.
+  // What the cache's live objects may weigh together, those in use included; has to be set. Idle
+  // objects, which nobody but the cache holds, are evicted before any that are in use; a new object
+  // stays until newer ones that weigh a twentieth of the budget together have come. An object that
+  // is heavier than the budget is handed out, and found while it is used, but neither retained nor
+  // counted. The largest value is PTRDIFF_MAX, half of the address space. Larger ones are refused,
+  // because they are negative numbers: so is 2 << 30, an int, where uint64_t{2} << 30 was meant.
   uint64_t budget_bytes = 0;
+  // False: the budget bounds the idle objects alone. As the cache is not told when an object
+  // becomes idle, those that have become idle since may exceed it: each load notices up to 64.
+  bool budget_covers_in_use = true;
   // Returns the weight of an object; called once for each new object, and by UpdateWeight. Empty:
   // DefaultWeight, if V has one. If it has none, a weigher has to be set.
   std::function<uint64_t(const V&)> weigher = {};

@@ -44,7 +44,10 @@ constexpr std::array<Figure, kRemovalCauses> kRemovals = {{
     {"removals_invalidated", &CacheStats::removals_invalidated},
     {"removals_died", &CacheStats::removals_died},
 }};
-constexpr std::array<Figure, 4> kGauges = {{
+constexpr std::array<Figure, 7> kGauges = {{
+    {"bytes_idle", &CacheStats::bytes_idle},
+    {"bytes_in_use", &CacheStats::bytes_in_use},
+    {"bytes_reserved", &CacheStats::bytes_reserved},
     {"bytes_retained", &CacheStats::bytes_retained},
     {"bytes_pinned", &CacheStats::bytes_pinned},
     {"loads_in_flight", &CacheStats::loads_in_flight},
@@ -182,6 +185,10 @@ class PrometheusText {
 
 }  // namespace
 
+uint64_t CacheStats::bytes() const {
+  return SaturatingAdd(SaturatingAdd(bytes_idle, bytes_in_use), bytes_reserved);
+}
+
 uint64_t CacheStats::requests() const {
   return SaturatingAdd(SaturatingAdd(hits, weak_hits), misses);
 }
@@ -267,10 +274,11 @@ std::string CacheStats::ToText() const {
   absl::StrAppendFormat(
       &text,
       "removals  %d by budget, %d by expiry, %d replaced, %d invalidated, %d died\n"
-      "bytes     %d retained, %d pinned by users\n"
+      "bytes     %d: %d idle, %d in use, %d reserved; %d retained, %d pinned by users\n"
       "entries   %d dead and not yet purged\n",
       evictions_budget, evictions_expired, removals_replaced, removals_invalidated, removals_died,
-      bytes_retained, bytes_pinned, dead_entries);
+      bytes(), bytes_idle, bytes_in_use, bytes_reserved, bytes_retained, bytes_pinned,
+      dead_entries);
   return text;
 }
 
@@ -317,13 +325,16 @@ std::string ToPrometheus(std::string_view name_prefix, const Caches& caches) {
   }
   text.Metric("removals_total", "counter", "Objects that left the cache, by cause.",
               {kRemovals.begin(), kRemovals.end()}, "cause", causes);
+  text.Metric("idle_bytes", "gauge", "Weights of the objects that nobody uses.", {kGauges[0]});
+  text.Metric("in_use_bytes", "gauge", "Weights of the objects that somebody uses.", {kGauges[1]});
+  text.Metric("reserved_bytes", "gauge", "Bytes kept free for loads under way.", {kGauges[2]});
   text.Metric("retained_bytes", "gauge", "Weights of the objects that the cache keeps alive.",
-              {kGauges[0]});
-  text.Metric("pinned_bytes", "gauge", "Weights of the objects that only their users keep alive.",
-              {kGauges[1]});
-  text.Metric("loads_in_flight", "gauge", "Loads that have begun and not ended.", {kGauges[2]});
-  text.Metric("dead_entries", "gauge", "Entries of dead objects that wait for a purge.",
               {kGauges[3]});
+  text.Metric("pinned_bytes", "gauge", "Weights of the objects that only their users keep alive.",
+              {kGauges[4]});
+  text.Metric("loads_in_flight", "gauge", "Loads that have begun and not ended.", {kGauges[5]});
+  text.Metric("dead_entries", "gauge", "Entries of dead objects that wait for a purge.",
+              {kGauges[6]});
   return text.Take();
 }
 

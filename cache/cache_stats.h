@@ -65,11 +65,20 @@ struct CacheStats {
 
   // Gauges: what is true at the moment.
 
-  uint64_t bytes_retained = 0;   // weights of the objects that the cache keeps alive
-  uint64_t bytes_pinned = 0;     // weights of those that only users do, each up to 2^48
+  // Weights of the live objects in the cache, by whether anybody but the cache holds them; and what
+  // is kept free for loads under way. Exact while no other thread uses the cache or its objects.
+  uint64_t bytes_idle = 0;
+  uint64_t bytes_in_use = 0;
+  uint64_t bytes_reserved = 0;
+  // Weights of the same objects, by whether the cache keeps them alive, or only their users do.
+  uint64_t bytes_retained = 0;
+  uint64_t bytes_pinned = 0;     // each object's up to 2^48
   uint64_t loads_in_flight = 0;  // loads under way
   uint64_t dead_entries = 0;     // entries of dead objects that have not been purged yet
 
+  // Returns what all live objects weigh, with the reservations: what the budget bounds, but for
+  // objects in use that were never retained.
+  uint64_t bytes() const;
   uint64_t requests() const;
   // Returns the share of hits and weak hits in all requests: 0 to 1, and 1 without requests.
   double hit_ratio() const;

@@ -255,21 +255,22 @@ class LargeObjectCache {
     core_->Purge();
   }
 
-  // Evicts what is necessary before it returns. With 0 nothing is retained any more. Precondition:
-  // a budget of at most PTRDIFF_MAX.
-  void SetBudget(uint64_t budget_bytes) {
+  // Evicts what is necessary before it returns. With 0 nothing is retained any more. Returns the
+  // weight of the objects that have died of it; others may be in use. Precondition: a budget of at
+  // most PTRDIFF_MAX.
+  uint64_t SetBudget(uint64_t budget_bytes) {
     internal::Check(internal::IsBudget(budget_bytes), "LargeObjectCache::SetBudget",
                     "a negative budget");
-    typename Core::PendingRemovals removals;
-    removals.now = core_->store().freshness().NowIfNeeded();
-    core_->store().retention().SetBudget(budget_bytes, removals);
+    return core_->CountFreed(
+        [&](auto& removals) { core_->store().retention().SetBudget(budget_bytes, removals); });
   }
   [[nodiscard]] uint64_t budget_bytes() const { return core_->store().retention().budget(); }
-  // Evicts until the retained objects weigh at most `bytes`, for memory pressure; the budget stays.
-  void Trim(uint64_t bytes) {
-    typename Core::PendingRemovals removals;
-    removals.now = core_->store().freshness().NowIfNeeded();
-    core_->store().retention().Trim(bytes, removals);
+  // Evicts idle objects until the live ones weigh at most `bytes`, for memory pressure: expired
+  // ones first, and none that are in use, which would free nothing. Returns the weight of the
+  // objects that have died of it. The budget stays.
+  uint64_t Trim(uint64_t bytes) {
+    return core_->CountFreed(
+        [&](auto& removals) { core_->store().retention().Trim(bytes, removals); });
   }
   // Weighs the object again, because it has grown or shrunk. Returns false if there is none.
   template <typename Key = K>
@@ -296,6 +297,7 @@ class LargeObjectCache {
     return core_->RankedKeys(count, /*hottest_first=*/false);
   }
 
+  // O(the most entries that the cache has had), as it looks at each object, without a lock.
   [[nodiscard]] CacheStats Stats() const { return core_->Stats(); }
 
   // Returns how many live objects there are, retained or not; exact while no other thread changes
@@ -317,6 +319,7 @@ class LargeObjectCache {
     if (absl::Status status = internal::CheckOptions(options, weak); !status.ok()) return status;
     internal::CacheSettings<K, V> settings{
         options.budget_bytes,
+        options.budget_covers_in_use,
         options.shards == 0 ? internal::DefaultShards() : options.shards,
         options.max_concurrent_loads,
         std::move(options.weigher),

@@ -36,6 +36,9 @@ CacheStats Example() {
   stats.removals_replaced = 2;
   stats.removals_invalidated = 1;
   stats.removals_died = 6;
+  stats.bytes_idle = 900000;
+  stats.bytes_in_use = 150000;
+  stats.bytes_reserved = 3000;
   stats.bytes_retained = 1000000;
   stats.bytes_pinned = 50000;
   stats.loads_in_flight = 7;
@@ -80,6 +83,7 @@ TEST(CacheStatsTest, PlusAddsEverything) {
   EXPECT_EQ(sum.removals_replaced, 4u);
   EXPECT_EQ(sum.removals_invalidated, 2u);
   EXPECT_EQ(sum.removals_died, 12u);
+  EXPECT_EQ(sum.bytes(), 2106000u);
   EXPECT_EQ(sum.bytes_retained, 2000000u);
   EXPECT_EQ(sum.bytes_pinned, 100000u);
   EXPECT_EQ(sum.loads_in_flight, 14u);
@@ -92,6 +96,9 @@ TEST(CacheStatsTest, PlusAddsEverything) {
 TEST(CacheStatsTest, MinusSubtractsCountersAndKeepsTheNewerGauges) {
   const CacheStats newer = Example() + Example();
   CacheStats expected = Example();
+  expected.bytes_idle = newer.bytes_idle;
+  expected.bytes_in_use = newer.bytes_in_use;
+  expected.bytes_reserved = newer.bytes_reserved;
   expected.bytes_retained = newer.bytes_retained;
   expected.bytes_pinned = newer.bytes_pinned;
   expected.loads_in_flight = newer.loads_in_flight;
@@ -187,7 +194,9 @@ TEST(CacheStatsTest, Text) {
             "load time mean 250ms, about 853us for half, 943.718ms for 90%, "
             "1h11m34.967296s for 99%\n"
             "removals  5 by budget, 4 by expiry, 2 replaced, 1 invalidated, 6 died\n"
-            "bytes     1000000 retained, 50000 pinned by users\n"
+            "bytes     1053000: 900000 idle, 150000 in use, 3000 reserved; 1000000 retained, 50000 "
+            "pinned "
+            "by users\n"
             "entries   8 dead and not yet purged\n");
 }
 
@@ -199,6 +208,7 @@ TEST(CacheStatsTest, Json) {
             R"({"at_most_seconds":1.048576,"loads":4},{"at_most_seconds":null,"loads":1}],)"
             R"("evictions_budget":5,"evictions_expired":4,"removals_replaced":2,)"
             R"("removals_invalidated":1,"removals_died":6,)"
+            R"("bytes_idle":900000,"bytes_in_use":150000,"bytes_reserved":3000,)"
             R"("bytes_retained":1000000,"bytes_pinned":50000,"loads_in_flight":7,)"
             R"("dead_entries":8,"requests":100,"hit_ratio":0.8})");
 }
@@ -240,6 +250,15 @@ weakcache_removals_total{cache="images",cause="expired"} 4
 weakcache_removals_total{cache="images",cause="replaced"} 2
 weakcache_removals_total{cache="images",cause="invalidated"} 1
 weakcache_removals_total{cache="images",cause="died"} 6
+# HELP weakcache_idle_bytes Weights of the objects that nobody uses.
+# TYPE weakcache_idle_bytes gauge
+weakcache_idle_bytes{cache="images"} 900000
+# HELP weakcache_in_use_bytes Weights of the objects that somebody uses.
+# TYPE weakcache_in_use_bytes gauge
+weakcache_in_use_bytes{cache="images"} 150000
+# HELP weakcache_reserved_bytes Bytes kept free for loads under way.
+# TYPE weakcache_reserved_bytes gauge
+weakcache_reserved_bytes{cache="images"} 3000
 # HELP weakcache_retained_bytes Weights of the objects that the cache keeps alive.
 # TYPE weakcache_retained_bytes gauge
 weakcache_retained_bytes{cache="images"} 1000000

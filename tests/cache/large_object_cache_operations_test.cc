@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "tests/support/cache_options.h"
+#include "tests/support/evict_all.h"
 #include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/core/core_owner.h"
@@ -155,20 +156,22 @@ TEST_F(WeakHitTest, LetsNoObjectGoThatIsInUse) {
   cache_.CheckInvariantsForTesting();
 }
 
-TEST_F(WeakHitTest, RetainsTheObjectAgainInPlaceOfAnUnusedOne) {
+TEST_F(WeakHitTest, IsNoneWhileIdleObjectsMakeRoom) {
   const Ref<Picture> used = Put(0);
   for (int i = 1; i <= 20; ++i) Put(i);
-  EXPECT_FALSE(IsHit(0));
   EXPECT_TRUE(IsHit(0));
 }
 
 TEST_F(WeakHitTest, EvictsNoneThatWasHitSinceItCame) {
-  const Ref<Picture> held = Put(0);
-  cache_.Trim(0);
-  for (int i = 1; i <= 10; ++i) Put(i);
-  for (int i = 1; i <= 10; ++i) EXPECT_TRUE(IsHit(i));
-  EXPECT_FALSE(IsHit(0));
-  for (int i = 1; i <= 10; ++i) EXPECT_NE(cache_.Peek(std::to_string(i)), nullptr);
+  std::vector<Ref<Picture>> held;
+  for (int i = 0; i <= 10; ++i) held.push_back(Put(i));
+  int weak = 0;
+  while (IsHit(weak)) ++weak;
+  const int idle = weak == 5 ? 6 : 5;
+  held[static_cast<size_t>(idle)].reset();
+  EXPECT_TRUE(IsHit(idle));
+  for (int hit = 0; hit < 40; ++hit) EXPECT_FALSE(IsHit(weak));
+  EXPECT_NE(cache_.Peek(std::to_string(idle)), nullptr);
 }
 
 TEST_F(WeakHitTest, RetainsTheObjectAgainWhenThereIsRoom) {
@@ -586,7 +589,7 @@ TEST_F(ExpiryCauseTest, IsThatOfWhateverRemovesAnExpiredObject) {
 TEST_F(ExpiryCauseTest, IsToldOnceOfAnObjectInUse) {
   const Ref<Picture> used = cache_.Put("a", Picture{1});
   now_ += absl::Seconds(10);
-  cache_.Trim(0);
+  testing::EvictAll(cache_);
   EXPECT_EQ(causes_, std::vector<RemovalCause>{RemovalCause::kBudget});
   EXPECT_EQ(cache_.Get("a"), nullptr);
   EXPECT_EQ(causes_, (std::vector<RemovalCause>{RemovalCause::kBudget, RemovalCause::kExpired}));

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "tests/support/cache_options.h"
+#include "tests/support/evict_all.h"
 #include "tests/support/race.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/weakref/ref.h"
@@ -357,7 +358,7 @@ TEST(LargeObjectCacheRaceTest, EvictionMeetsLookUpAndRelease) {
   Ref<Blob> found;
   Race(
       RaceRounds(5000), [&](int) { held = cache.GetOrLoad(1, [] { return Blob(1, 10); }).value(); },
-      {[&] { cache.Trim(0); }, [&] { held.reset(); }, [&] { found = cache.Get(1); }},
+      {[&] { testing::EvictAll(cache); }, [&] { held.reset(); }, [&] { found = cache.Get(1); }},
       [&](int) {
         EXPECT_EQ(live[1], found.get() != nullptr || cache.size() > 0 ? 1 : 0);
         found.reset();
@@ -422,7 +423,7 @@ TEST(LargeObjectCacheRaceTest, EvictionMeetsLookUpOfWhatNobodyUses) {
   const int rounds = RaceRounds(100000);
   Race(
       rounds, [&](int) { cache.Put(1, Blob(1, 10)); },
-      {[&] { cache.Trim(0); }, [&] { found = cache.Get(1); }},
+      {[&] { testing::EvictAll(cache); }, [&] { found = cache.Get(1); }},
       [&](int) {
         const bool retained = cache.Stats().bytes_retained != 0;
         const bool expected = found.get() != nullptr && !retained;
@@ -459,7 +460,7 @@ void EvictAsTheLastUserLeaves(Make&& make) {
           told.clear();
           held = cache.GetOrLoad(1, make).value();
         },
-        {[&] { cache.Trim(0); }, [&] { held.reset(); }},
+        {[&] { testing::EvictAll(cache); }, [&] { held.reset(); }},
         [&](int) {
           ++rounds;
           EXPECT_EQ(live[1], 0);

@@ -184,7 +184,7 @@ TEST(RefreshClaimTest, FailsOnAnEntryThatHasLeft) {
   };
   for (const Change& change : changes) {
     absl::Time now = absl::UnixEpoch();
-    Core core({1000, 1, 0, [](const Picture&) { return uint64_t{1}; }, nullptr,
+    Core core({1000, true, 1, 0, [](const Picture&) { return uint64_t{1}; }, nullptr,
                internal::Freshness([&] { return now; }, absl::InfiniteDuration(),
                                    absl::InfiniteDuration(), absl::Seconds(10))},
               {}, {});

@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "tests/support/cache_options.h"
+#include "tests/support/evict_all.h"
 #include "tests/support/tracked.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/weakref/ref.h"
@@ -29,6 +30,8 @@
 
 namespace weakcache {
 namespace {
+
+using ::weakcache::testing::EvictAll;
 
 using testing::Tracked;
 
@@ -205,7 +208,7 @@ TEST(LargeObjectCacheTest, KeepsTheBudget) {
 TEST(LargeObjectCacheTest, FindsAnEvictedObjectWhileItIsUsed) {
   Cache cache = MakeCache(10);
   const Ref<Blob> used = Load(cache, "a", 10, 1);
-  cache.Trim(0);
+  EvictAll(cache);
   EXPECT_EQ(cache.Stats().bytes_retained, 0u);
   EXPECT_EQ(cache.Stats().bytes_pinned, 10u);
   cache.CheckInvariantsForTesting();
@@ -227,13 +230,13 @@ TEST(LargeObjectCacheTest, RetainsReferencesFromElsewhere) {
     const Ref<Blob> blob = MakeRef<Blob>(10, 1);
     weak = blob;
     cache.Put("a", blob);
-    cache.Trim(0);
+    EvictAll(cache);
     EXPECT_EQ(cache.Get("a"), blob);
     EXPECT_EQ(cache.Stats().weak_hits, 1u);
   }
   EXPECT_EQ(cache.Get("a"), weak.lock());
   EXPECT_FALSE(weak.expired());
-  cache.Trim(0);
+  EvictAll(cache);
   EXPECT_TRUE(weak.expired());
   EXPECT_EQ(cache.Get("a"), nullptr);
   cache.Purge();
@@ -466,17 +469,17 @@ TEST(LargeObjectCacheTest, TellsTheTrueCause) {
   Cache cache = MakeCache(Listening(10, &tale));
   Load(cache, "idle", 10);
   Ref<Blob> used = Load(cache, "idle", 10);
-  cache.Trim(0);
+  EvictAll(cache);
   used.reset();
   // Used when it was evicted, so there are two things to tell.
   EXPECT_EQ(tale, (Tale{{"idle", RemovalCause::kBudget, 10}, {"idle", RemovalCause::kDied, 10}}));
   tale.clear();
   Load(cache, "idle", 10);
-  cache.Trim(0);
+  EvictAll(cache);
   EXPECT_EQ(tale, (Tale{{"idle", RemovalCause::kBudget, 10}}));
   tale.clear();
   used = Load(cache, "a", 10);
-  cache.Trim(0);
+  EvictAll(cache);
   cache.Invalidate("a");
   used.reset();
   EXPECT_EQ(tale, (Tale{{"a", RemovalCause::kBudget, 10}, {"a", RemovalCause::kInvalidated, 10}}));
@@ -497,7 +500,7 @@ TEST(LargeObjectCacheTest, TellsInOrderWhatTheListenerItselfCauses) {
   Cache cache = MakeCache(options);
   inner = &cache;
   const Ref<Blob> used = Load(cache, "a", 10);
-  cache.Trim(0);
+  EvictAll(cache);
   EXPECT_EQ(tale, (Tale{{"a", RemovalCause::kBudget, 10},
                         {"returned", RemovalCause::kBudget, 0},
                         {"a", RemovalCause::kInvalidated, 10}}));
@@ -562,7 +565,7 @@ TEST(LargeObjectCacheTest, UpdatesWeights) {
 TEST(LargeObjectCacheTest, PeekHasNoEffect) {
   Cache cache = MakeCache(10);
   const Ref<Blob> blob = Load(cache, "a", 10);
-  cache.Trim(0);
+  EvictAll(cache);
   EXPECT_EQ(cache.Peek("a"), blob);
   EXPECT_EQ(cache.Peek("b"), nullptr);
   const CacheStats stats = cache.Stats();
@@ -581,9 +584,9 @@ TEST(LargeObjectCacheTest, VisitsAndRanks) {
   EXPECT_EQ(cache.ColdestKeys(2), (std::vector<std::string>{"0", "1"}));
   EXPECT_EQ(cache.ColdestKeys(10).size(), 5u);
   EXPECT_EQ(cache.HottestKeys(0).size(), 0u);
-  // What is about to go gets its place by its hits.
-  cache.Trim(10);
-  EXPECT_EQ(cache.HottestKeys(10), (std::vector<std::string>{"3"}));
+  // What is about to go gets its place by its hits; the newest go last.
+  EXPECT_EQ(cache.Trim(20), 30u);
+  EXPECT_EQ(cache.HottestKeys(10), (std::vector<std::string>{"4", "3"}));
   cache.CheckInvariantsForTesting();
 }
 

@@ -135,6 +135,19 @@ class CacheCore {
     return true;
   }
 
+  // Calls `evict(removals)`. Returns the weight of the objects whose last references that drops.
+  template <typename Evict>
+  uint64_t CountFreed(Evict&& evict) {
+    uint64_t freed = 0;
+    {
+      PendingRemovals removals;
+      removals.now = store_.freshness().NowIfNeeded();
+      removals.freed_bytes = &freed;
+      evict(removals);
+    }
+    return freed;
+  }
+
   // Returns up to `count` keys of retained objects in the order of eviction, or the reverse.
   std::vector<K> RankedKeys(size_t count, bool hottest_first) const {
     if (count > Store::Budget::kMaxRanked) return RankedKeysSlow(count, hottest_first);
@@ -166,6 +179,16 @@ class CacheCore {
     CacheStats stats;
     store_.counters().AddTo(&stats);
     stats.bytes_retained = store_.retention().bytes();
+    stats.bytes_reserved = store_.retention().reserved_bytes();
+    store_.shards().ForEach([&](const Entry& entry, const Ref<V>&) {
+      // The cache has a reference if it retains the object; and this visit has one to the slot and
+      // one to the object, which have the same count if the slot is an embedded one.
+      const size_t own = (entry.retained() ? 1u : 0u) + (entry.object == entry.slot ? 2u : 1u);
+      const bool in_use = entry.object->strong_count() > own;
+      // Up to 2^48 for each, so that the sums can't overflow.
+      (in_use ? stats.bytes_in_use : stats.bytes_idle) +=
+          CacheCounters::AsPinned(entry.object_weight());
+    });
     store_.shards().ForEachShard([&](auto& shard) {
       MutexLock lock(shard.table.mutex);
       const size_t entries = shard.table.in_index();

@@ -55,6 +55,7 @@ namespace weakcache::internal {
 template <typename K, typename V>
 struct CacheSettings {
   uint64_t budget;
+  bool budget_covers_in_use;
   size_t shards;
   size_t max_concurrent_loads;
   std::function<uint64_t(const V&)> weigher;
@@ -95,7 +96,7 @@ class CacheStore {
         freshness_(std::move(settings.freshness)),
         shards_(settings.shards, std::move(hash), std::move(equal), shared_),
         weigher_(std::move(settings.weigher)),
-        retention_(settings.budget, shared_, ExpiryTestOrNone()) {}
+        retention_(settings.budget, settings.budget_covers_in_use, shared_, ExpiryTestOrNone()) {}
   CacheStore(const CacheStore&) = delete;
   CacheStore& operator=(const CacheStore&) = delete;
   // Destructors of objects and keys may use all of the cache until both have been let go of.

@@ -69,12 +69,30 @@ struct CacheShared {
   // that is released at the same time, the listener may be called or not.
   std::atomic<bool> open{true};
 
+  // Returns what the objects weigh together that were evicted while they were in use, and live.
+  uint64_t evicted_in_use_bytes() const {
+    return evicted_in_use_bytes_.load(std::memory_order_relaxed);  // see the field
+  }
+  // Each counts up to 2^48 bytes of an object, so that the sum can't overflow.
+  void AddEvictedInUse(uint64_t bytes) {
+    bytes = CacheCounters::AsPinned(bytes);
+    evicted_in_use_bytes_.fetch_add(bytes, std::memory_order_relaxed);  // see the field
+  }
+  void SubtractEvictedInUse(uint64_t bytes) {
+    bytes = CacheCounters::AsPinned(bytes);
+    evicted_in_use_bytes_.fetch_sub(bytes, std::memory_order_relaxed);  // see the field
+  }
+
   // Whether the cache is gone. For an operation that goes on after user code, which may have ended
   // the cache on the operation's own thread.
   bool ended() const { return ended_.load(std::memory_order_relaxed); }
   void SetEnded() { ended_.store(true, std::memory_order_relaxed); }
 
  private:
+  // Added to by a thread that holds the lock, before it releases the object; subtracted from by
+  // such a thread, too, or by the one that drops the last reference. Relaxed: an eviction that
+  // misses a death evicts an object too many, as if it had come a moment earlier.
+  std::atomic<uint64_t> evicted_in_use_bytes_{0};
   // False to true after the last part of the cache has been destroyed, once. Relaxed: an operation
   // reads it on the thread that has ended the cache, or while the cache can't end.
   std::atomic<bool> ended_{false};
@@ -138,6 +156,8 @@ class RefreshClaim {
 
 template <typename K, EvictionPolicy Policy>
 class CacheEntry;
+template <typename K, EvictionPolicy Policy>
+class EntryList;
 
 // The hot part.
 template <typename K, EvictionPolicy Policy>
@@ -206,6 +226,7 @@ class CacheEntry : public Policy::Node {
   void OnObjectExpired() noexcept {
     if (!std::exchange(in_cache, false)) return;
     const uint64_t bytes = object_weight();
+    SetEvictedInUse(false);
     shared_->counters.Unpinned(bytes);
     // Its eviction has been reported, and its death is the consequence.
     if (hot.ownership.evicted_unused()) return;
@@ -228,6 +249,24 @@ class CacheEntry : public Policy::Node {
   }
   uint64_t WithEntry(uint64_t own_weight) const {
     return shared_->WithEntry(own_weight, is_embedded());
+  }
+
+  // Whether the object was evicted while it was in use: then the budget still counts it.
+  bool evicted_in_use() const { return evicted_in_use_; }
+  void SetEvictedInUse(bool evicted_in_use) {
+    if (evicted_in_use_ == evicted_in_use) return;
+    evicted_in_use_ = evicted_in_use;
+    if (evicted_in_use) {
+      shared_->AddEvictedInUse(object_weight());
+    } else {
+      shared_->SubtractEvictedInUse(object_weight());
+    }
+  }
+
+  // Whether a look-up has found the object since it was written; only known if that matters for
+  // its age. Relaxed, both: see the fields.
+  bool WasFound() const {
+    return accessed.load(std::memory_order_relaxed) != written.load(std::memory_order_relaxed);
   }
 
   // Nanoseconds of the cache's clock. The time of writing is set before the slot is entered, and
@@ -262,10 +301,46 @@ class CacheEntry : public Policy::Node {
   CacheEntry* next_pending = nullptr;
 
  private:
+  friend class EntryList<K, Policy>;
+
+  CacheEntry* older_ = nullptr;  // neighbours in an EntryList
+  CacheEntry* newer_ = nullptr;
+  bool evicted_in_use_ = false;
   // Set before the slot is entered, and then under the mutex. Relaxed: by it, look-ups only guess
   // whether the object may be retained.
   std::atomic<uint64_t> weight_{0};
   CacheShared<K>* shared_ = nullptr;
+};
+
+// A list of entries, which owns nothing; with a hand that goes round it.
+template <typename K, EvictionPolicy Policy>
+class EntryList {
+ public:
+  using Entry = CacheEntry<K, Policy>;
+
+  Entry* oldest() const { return oldest_; }
+  // Returns the entry that the hand points at, and moves it on; null if the list is empty.
+  Entry* AdvanceHand() {
+    Entry* const entry = hand_ == nullptr ? oldest_ : hand_;
+    if (entry != nullptr) hand_ = entry->newer_;
+    return entry;
+  }
+  void PushNewest(Entry* entry) {
+    entry->older_ = newest_;
+    entry->newer_ = nullptr;
+    (newest_ == nullptr ? oldest_ : newest_->newer_) = entry;
+    newest_ = entry;
+  }
+  void Remove(Entry* entry) {
+    if (hand_ == entry) hand_ = entry->newer_;
+    (entry->older_ == nullptr ? oldest_ : entry->older_->newer_) = entry->newer_;
+    (entry->newer_ == nullptr ? newest_ : entry->newer_->older_) = entry->older_;
+  }
+
+ private:
+  Entry* oldest_ = nullptr;
+  Entry* newest_ = nullptr;
+  Entry* hand_ = nullptr;
 };
 
 }  // namespace weakcache::internal

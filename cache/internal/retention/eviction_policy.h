@@ -2,9 +2,12 @@
 // What a cache asks of an eviction policy.
 //
 // A policy decides which object goes next; it owns nothing and takes no lock. Retention<K, Policy>
-// calls it under the budget's lock: Insert for an object that is retained from now on, Remove or
-// PopVictim for one that no longer is. A hit, which takes no lock, calls only
+// calls it under the budget's lock: Insert for an object that is retained from now on, Evict or
+// Remove for one that no longer is. A hit, which takes no lock, calls only
 // Policy::AccessCounter::RecordAccess.
+//
+// To evict an object that is in use frees nothing, so such an object is set aside: it stays in the
+// policy, but not in the order of eviction, until the retention finds that nobody uses it any more.
 //
 // An object's share of the policy lies in two places:
 //
@@ -35,17 +38,25 @@ namespace weakcache::internal {
 //  - Insert(node, hash, weight): `weight` is at most budget(), and the node is not in the policy.
 //    bytes() may exceed budget() until the caller has taken enough victims. `hash` is that of the
 //    object's key, for policies that remember evicted keys.
-//  - PopVictim(looks, spare_used): takes the next victim out of the policy and returns it. It looks
-//    at no more than `looks` nodes and takes those off `looks`; null if there is no victim among
-//    them, which makes the next call go on from there, or no node at all. If `spare_used` is false,
-//    the first node that it looks at is the victim, however often it was hit.
-//  - PopHeavierThan(weight, looks): takes a node that weighs more than `weight` out of the policy,
-//    and returns it. Null if there is none, or none among the first `looks`, which are counted as
-//    above; the next call with the same weight goes on from there. Costs nothing if no node was
-//    inserted that is so heavy, and otherwise should not look at nodes that are much lighter.
-//  - WouldSpare(node): returns whether PopVictim would pass the node over if it looked at it now,
-//    because it has been hit.
-//  - Evict(node): takes out a node that the caller has chosen as a victim.
+//  - NextVictim(looks, spare_used, spare_newest): returns the node that is to be evicted next; the
+//    caller then calls Evict or SetAside for it. It looks at no more than `looks` nodes and takes
+//    those off `looks`; null if there is no victim among them, which makes the next call go on from
+//    there, or if there is no victim at all, and then some looks are left. If `spare_used` is
+//    false, no node is passed over because it has been hit; if `spare_newest` is true, the nodes
+//    that the policy promises to keep for a while are no victims.
+//  - NextHeavierThan(weight, looks): returns a node that weighs more than `weight`; the caller then
+//    calls Evict or SetAside for it. Null if there is none, or none among the first `looks`, which
+//    are counted as above; the next call with the same weight goes on from there. Costs nothing if
+//    no node was inserted that is so heavy, and otherwise should not look at nodes that are much
+//    lighter.
+//  - WouldSpare(node): returns whether NextVictim would pass the node over if it looked at it now.
+//  - Evict(node): takes out a victim.
+//  - SetAside(node): takes a node out of the order of eviction, or makes it the newest of those
+//  that
+//    are set aside already. IsAside(node): returns whether it is. OldestAside(): returns the one
+//    that was set aside first, or null. Return(node): puts it back, as one that has been used just
+//    now. aside_bytes(): returns what those nodes weigh. bytes(), size() and the ranks include
+//    them.
 //  - Remove(node): takes a node out that is not evicted.
 //  - SetWeight(node, weight): as after Insert, bytes() may exceed budget().
 //  - ColdestFirst(visit), HottestFirst(visit): call `visit(node)` in the order of eviction, or the
@@ -63,10 +74,15 @@ concept EvictionPolicy = std::constructible_from<Policy, uint64_t> &&
              uint64_t number, size_t& looks) {
   counter.RecordAccess();
   policy.Insert(node, number, number);
-  { policy.PopVictim(looks, true) } -> std::same_as<typename Policy::Node*>;
-  { policy.PopHeavierThan(number, looks) } -> std::same_as<typename Policy::Node*>;
-  { Policy::WouldSpare(*node) } -> std::same_as<bool>;
+  { policy.NextVictim(looks, true, true) } -> std::same_as<typename Policy::Node*>;
+  { policy.NextHeavierThan(number, looks) } -> std::same_as<typename Policy::Node*>;
+  { const_policy.WouldSpare(*node) } -> std::same_as<bool>;
   policy.Evict(node);
+  policy.SetAside(node);
+  { const_policy.IsAside(*node) } -> std::same_as<bool>;
+  { const_policy.OldestAside() } -> std::same_as<typename Policy::Node*>;
+  policy.Return(node);
+  { const_policy.aside_bytes() } -> std::same_as<uint64_t>;
   policy.Remove(node);
   policy.SetWeight(node, number);
   policy.SetBudget(number);

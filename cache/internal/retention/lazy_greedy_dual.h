@@ -9,8 +9,20 @@
 // do it for LRU: a hit counts in one byte of its object, and only when an object is about to go
 // does the policy look whether it was used, and gives it its new priority if so.
 //
-// Scans do no harm, because an object without a use has a small fraction of the priority that one
-// use gives: it goes first. A ghost remembers for a while how often the evicted were used.
+// A new object is a newcomer first: it waits in a FIFO nursery of an eighteenth of the budget. Only
+// then it enters the priority queues, and only if it was used, or is much smaller than what is
+// evicted otherwise, or if the ghost knows it, which remembers for a while how often the evicted
+// were used; otherwise it is the next victim. So a scan replaces the nursery and no more, and a
+// loop that does not fit keeps a part of itself.
+//
+// An object that the ghost knows, and that was not used in the nursery, takes another one's place.
+// Where that has turned out to be a mistake lately (admission_duels.h), it has to have had more
+// uses than the other one. So of objects that are used once each in rounds the cache keeps the same
+// ones. One in 128 is kept all the same: the clock goes on, which lets old uses count less.
+//
+// Guarantee: a new object stays until newer ones that weigh a twentieth of the budget together have
+// come, and the newest always stays, unless what is left of the budget beside reservations and
+// objects in use becomes less than the newest weigh.
 //
 // Priorities are rounded to half powers of two. All objects of equal value then wait in one queue,
 // and as the clock never goes back each queue is in order: the victim is the oldest of some queue.
@@ -25,15 +37,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <utility>
 
+#include "weakcache/cache/internal/retention/admission_duels.h"
 #include "weakcache/cache/internal/retention/ghost_table.h"
 #include "weakcache/weakref/internal/check.h"
 
 namespace weakcache::internal {
 
 // Thread-compatible, except that any thread may call AccessCounter::RecordAccess at any time. The
-// caller owns the nodes, and takes victims while `bytes() > budget()`. Operations are amortised
-// O(1): each node that a victim search passes over has been hit since it was queued.
+// caller owns the nodes, and evicts victims while `bytes() > budget()`. Operations are amortised
+// O(1): a node that a victim search passes over leaves the nursery, once, or has been hit since it
+// was queued.
 class LazyGreedyDual {
  public:
   static constexpr uint8_t kMaxFrequency = GhostTable::kMaxFrequency;
@@ -70,13 +85,19 @@ class LazyGreedyDual {
   struct Node {
     explicit Node(AccessCounter* of_object) : counter(of_object) {}
 
+    uint8_t frequency() const { return counter->frequency(); }
+
     AccessCounter* const counter;     // outlives the node
     uint8_t accounted_frequency = 0;  // the part of the frequency that the priority accounts for
     uint8_t queue = 0;
+    bool newcomer = false;  // has not left the nursery but to be set aside
+    bool returned = false;  // whether the ghost knew it; of a newcomer
+    uint8_t duel = 0;       // see AdmissionDuels
     Node* older = nullptr;  // neighbours in its queue
     Node* newer = nullptr;
     uint64_t hash = 0;
     uint64_t weight = 0;
+    // Of a newcomer: the bytes that had come by then, itself included.
     uint64_t priority = 0;
   };
 
@@ -87,54 +108,107 @@ class LazyGreedyDual {
   LazyGreedyDual(const LazyGreedyDual&) = delete;
   LazyGreedyDual& operator=(const LazyGreedyDual&) = delete;
 
-  // Admits an object that is not heavier than the budget. If it is worth less than all others it is
-  // the next victim itself.
+  // Admits an object that is not heavier than the budget, as a newcomer.
   void Insert(Node* node, uint64_t hash, uint64_t weight) {
     const std::optional<uint8_t> past = ghost_.Take(hash, GhostWindow());
+    if (past.has_value()) duels_.Returned(hash);
     const int frequency = past.has_value() ? std::min(*past + 1, int{kMaxFrequency}) : 0;
     node->hash = hash;
     node->weight = weight;
     node->counter->set_frequency(static_cast<uint8_t>(frequency));
+    node->accounted_frequency = static_cast<uint8_t>(frequency);
+    node->newcomer = true;
+    node->returned = past.has_value();
+    arrived_bytes_ += weight;
+    node->priority = arrived_bytes_;
     bytes_ += weight;
     ++size_;
     NoteWeight(weight);
-    Enqueue(node, static_cast<uint8_t>(frequency));
+    PushNewest(kNursery, node);
+    // While nothing has to go, those whose time is over enter the queues: a few, as one heavy
+    // object may end the time of many.
+    if (std::exchange(evicted_, false) || bytes_ > budget_) return;
+    for (int i = 0; i < 4; ++i) {
+      Node* const oldest = OldestUnprotected();
+      if (oldest == nullptr) return;
+      LeaveNursery(oldest);
+    }
   }
 
-  // Removes the object that is worth least, and remembers it. See eviction_policy.h.
-  Node* PopVictim(size_t& looks, bool spare_used) {
+  // Returns the next victim, see eviction_policy.h: newcomers whose time is over come first, then
+  // the object that is worth least, and then the other newcomers.
+  Node* NextVictim(size_t& looks, bool spare_used, bool spare_newest) {
+    Node* admitted = nullptr;  // the latest newcomer that takes another one's place
     for (; looks > 0; --looks) {
+      Node* const newcomer = OldestUnprotected();
+      if (newcomer != nullptr && DeservesQueue(*newcomer)) {
+        LeaveNursery(newcomer);
+        continue;
+      }
+      if (newcomer != nullptr && !newcomer->returned) return Looked(newcomer, looks);
       Node* const node = LeastPriority();
-      if (node == nullptr) return nullptr;
-      clock_ = node->priority;
-      if (!spare_used || !WouldSpare(*node)) {
-        --looks;
-        Evict(node);
-        return node;
+      if (node != nullptr) {
+        clock_ = node->priority;
+        if (spare_used && WasHit(*node)) {
+          Dequeue(node);
+          Enqueue(node, AccountFrequency(*node));
+          continue;
+        }
       }
-      Dequeue(node);
-      uint8_t frequency = node->counter->frequency();
-      if (frequency > kMaxFrequency) {
-        frequency = kMaxFrequency;
-        node->counter->set_frequency(frequency);
+      if (newcomer != nullptr) {
+        if (node != nullptr && !MayReplace(*newcomer, *node)) {
+          pending_duel_ = {.victim = newcomer, .kept = node, .kept_returned = false};
+          return Looked(newcomer, looks);
+        }
+        admitted = newcomer;
+        LeaveNursery(newcomer);
+        continue;
       }
-      Enqueue(node, frequency);
+      if (node != nullptr) {
+        pending_duel_ = {.victim = node, .kept = admitted, .kept_returned = true};
+        return Looked(node, looks);
+      }
+      Node* const last = oldest_[kNursery];
+      if (last == nullptr || (spare_newest && IsNew(*last))) return nullptr;
+      return Looked(last, looks);
     }
     return nullptr;
   }
 
-  static bool WouldSpare(const Node& node) {
-    return node.counter->frequency() != node.accounted_frequency;
+  bool WouldSpare(const Node& node) const {
+    return WasHit(node) || (node.queue == kNursery && IsNew(node));
   }
 
-  // Removes an object that weighs more than `weight`, and remembers it. Null if there is none, or
-  // if `looks` have not been enough to find one: then the next call with that weight goes on. The
-  // queues that it has to search hold no object that weighs less than a thousandth of `weight`; and
-  // often it is known that no object is so heavy.
-  Node* PopHeavierThan(uint64_t weight, size_t& looks) {
+  // Sets a node aside, see eviction_policy.h.
+  void SetAside(Node* node) {
+    Dequeue(node);
+    PushNewest(kAside, node);
+    // The search for heavy nodes may have passed the place where it is now.
+    NoteWeight(node->weight);
+  }
+  static bool IsAside(const Node& node) { return node.queue == kAside; }
+  Node* OldestAside() const { return oldest_[kAside]; }
+  // Its users have let go of the object just now, which counts as a use. The newest are newcomers
+  // again, because they are to stay.
+  void Return(Node* node) {
+    Dequeue(node);
+    if (node->newcomer && IsNew(*node)) {
+      PushNewest(kNursery, node);
+      return;
+    }
+    const int frequency = std::min(AccountFrequency(*node) + 1, int{kMaxFrequency});
+    node->counter->set_frequency(static_cast<uint8_t>(frequency));
+    Enqueue(node, static_cast<uint8_t>(frequency));
+  }
+
+  // Returns an object that weighs more than `weight`, for the caller to evict or to set aside. Null
+  // if there is none, or if `looks` have not been enough to find one: then the next call with that
+  // weight goes on. The queues that it has to search hold no object that weighs less than a
+  // thousandth of `weight`; and often it is known that no object is so heavy.
+  Node* NextHeavierThan(uint64_t weight, size_t& looks) {
     if (heaviest_ <= weight) return nullptr;
     if (search_.weight != weight || !search_.active) {
-      search_ = {.active = true, .weight = weight, .heaviest = weight, .next = oldest_[0]};
+      search_ = {.active = true, .weight = weight, .heaviest = weight, .next = oldest_[kNursery]};
     }
     const size_t last = QueueFor(kMaxFrequency, weight);
     while (looks > 0) {
@@ -145,14 +219,13 @@ class LazyGreedyDual {
           search_ = Search();
           return nullptr;
         }
-        search_.next = oldest_[++search_.queue];
+        search_.queue = QueueToSearchAfter(search_.queue);
+        search_.next = oldest_[search_.queue];
         continue;
       }
       --looks;
       search_.next = node->newer;
-      if (node->weight <= weight) continue;
-      Evict(node);
-      return node;
+      if (node->weight > weight) return node;
     }
     return nullptr;
   }
@@ -160,11 +233,20 @@ class LazyGreedyDual {
   // Removes a node, and remembers it as a victim.
   void Evict(Node* node) {
     const uint8_t frequency = std::min(node->counter->frequency(), kMaxFrequency);
+    duels_.Evicted(node);
+    const PendingDuel duel = pending_duel_;
     Remove(node);
+    if (duel.victim == node && duel.kept != nullptr && duel.kept != node) {
+      duels_.Start(node->hash, duel.kept, duel.kept_returned, evictions_, GhostWindow());
+    }
+    ++evictions_;
+    evicted_ = true;
     Remember(*node, frequency);
   }
   // Removes a node that is not evicted, so it is not remembered.
   void Remove(Node* node) {
+    if (node == pending_duel_.victim || node == pending_duel_.kept) pending_duel_ = PendingDuel();
+    duels_.Removed(node);
     Dequeue(node);
     bytes_ -= node->weight;
     --size_;
@@ -173,9 +255,11 @@ class LazyGreedyDual {
   // The new weight is not above the budget either.
   void SetWeight(Node* node, uint64_t weight) {
     bytes_ += weight - node->weight;
+    if (node->queue == kAside) aside_bytes_ += weight - node->weight;
     node->weight = weight;
     NoteWeight(weight);
-    if (QueueFor(node->accounted_frequency, weight) == node->queue) return;
+    if (node->queue >= kQueues || QueueFor(node->accounted_frequency, weight) == node->queue)
+      return;
     Dequeue(node);
     Enqueue(node, node->accounted_frequency);
   }
@@ -184,6 +268,7 @@ class LazyGreedyDual {
 
   uint64_t budget() const { return budget_; }
   uint64_t bytes() const { return bytes_; }
+  uint64_t aside_bytes() const { return aside_bytes_; }
   size_t size() const { return size_; }
   // How many evictions the ghost has room for.
   size_t ghost_capacity() const { return ghost_.capacity(); }
@@ -192,16 +277,33 @@ class LazyGreedyDual {
   // reverse. Hits since a node was queued don't count. O(1) for each, with a large factor.
   template <typename Visit>
   void ColdestFirst(Visit&& visit) const {
-    ForEach(oldest_, &Node::newer, /*sign=*/0, visit);
+    Node* newcomer = oldest_[kNursery];
+    for (; newcomer != nullptr && !IsProtected(*newcomer); newcomer = newcomer->newer) {
+      if (!visit(*newcomer)) return;
+    }
+    static_cast<void>(ForEach(oldest_, &Node::newer, /*sign=*/0, visit) &&
+                      VisitQueue(newcomer, &Node::newer, visit) &&
+                      VisitQueue(oldest_[kAside], &Node::newer, visit));
   }
   template <typename Visit>
   void HottestFirst(Visit&& visit) const {
-    ForEach(newest_, &Node::older, /*sign=*/~uint64_t{0}, visit);
+    if (!VisitQueue(newest_[kAside], &Node::older, visit)) return;
+    Node* newcomer = newest_[kNursery];
+    for (; newcomer != nullptr && IsProtected(*newcomer); newcomer = newcomer->older) {
+      if (!visit(*newcomer)) return;
+    }
+    static_cast<void>(ForEach(newest_, &Node::older, /*sign=*/~uint64_t{0}, visit) &&
+                      VisitQueue(newcomer, &Node::older, visit));
   }
 
   // Priorities wrap around, so only how far they are ahead of some earlier clock can be compared.
+  // Newcomers whose time is over come first; the others, and what is set aside, last.
   uint64_t Epoch() const { return clock_; }
-  uint64_t RankSince(const Node& node, uint64_t epoch) const { return node.priority - epoch; }
+  uint64_t RankSince(const Node& node, uint64_t epoch) const {
+    if (node.queue == kAside) return UINT64_MAX;
+    if (node.queue == kNursery) return IsProtected(node) ? UINT64_MAX - 1 : 0;
+    return node.priority - epoch;
+  }
 
   // Aborts unless the queues are in order and the totals right.
   void CheckInvariantsForTesting() const {
@@ -227,6 +329,12 @@ class LazyGreedyDual {
       Check(marked == (older != nullptr), "CheckInvariantsForTesting",
             "the set of used queues is wrong");
     }
+    const Totals newcomers = CheckQueue(kNursery);
+    const Totals aside = CheckQueue(kAside);
+    Check(aside.bytes == aside_bytes_, "CheckInvariantsForTesting",
+          "what is set aside does not add up");
+    bytes += newcomers.bytes + aside.bytes;
+    size += newcomers.size + aside.size;
     Check(bytes == bytes_, "CheckInvariantsForTesting", "the bytes don't add up");
     Check(size == size_, "CheckInvariantsForTesting", "the nodes don't add up");
   }
@@ -241,7 +349,10 @@ class LazyGreedyDual {
       0, 7, 9, 10, 11, 11, 12, 12, 13, 13, 13, 14, 14, 14, 14, 14};
   static constexpr size_t kMaxWeightPart = 96;
   static constexpr size_t kQueues = kMaxWeightPart + kFrequencyPart.back() + 1;
-  using Queues = std::array<Node*, kQueues>;
+  // Queues that follow the ones in the order of priorities, and are not ordered with them.
+  static constexpr size_t kNursery = kQueues;
+  static constexpr size_t kAside = kQueues + 1;  // nodes of objects that are in use
+  using Queues = std::array<Node*, kQueues + 2>;
   using QueueSet = std::array<uint64_t, (kQueues + 63) / 64>;
 
   // 2 log2(weight^(3/4)), of a weight of 0 that of 1.
@@ -259,6 +370,68 @@ class LazyGreedyDual {
     constexpr uint64_t kRootOfTwo = 0xb504f333;  // times 2^31
     const uint64_t mantissa = queue % 2 == 0 ? uint64_t{1} << 31 : kRootOfTwo;
     return (mantissa << (queue / 4)) >> 31 << (queue / 2 - queue / 4);
+  }
+
+  // How much newer objects may weigh together before a newcomer's time is over: more than the
+  // twentieth of the budget that is promised. A larger nursery is better on real traces, by very
+  // little, and worse for a loop.
+  uint64_t NurseryBytes() const { return budget_ / 18 + 1; }
+  // The newest four also stay as long as they weigh at most half of the budget together, because a
+  // twentieth of a small cache is less than one object.
+  static constexpr size_t kFewNewcomers = 4;
+
+  uint64_t BytesSince(const Node& newcomer) const { return arrived_bytes_ - newcomer.priority; }
+  // Whether the newcomer stays by the guarantee.
+  bool IsNew(const Node& newcomer) const { return BytesSince(newcomer) < budget_ / 20 + 1; }
+  // Whether the newcomer's time is not over.
+  bool IsProtected(const Node& newcomer) const {
+    if (BytesSince(newcomer) < NurseryBytes()) return true;
+    uint64_t bytes = 0;
+    const Node* node = newest_[kNursery];
+    for (size_t count = 0; count < kFewNewcomers && node != nullptr; ++count) {
+      bytes += node->weight;
+      if (bytes > budget_ / 2) return false;
+      if (node == &newcomer) return true;
+      node = node->older;
+    }
+    return false;
+  }
+  // Returns the oldest newcomer if its time is over, or null.
+  Node* OldestUnprotected() const {
+    Node* const oldest = oldest_[kNursery];
+    return oldest == nullptr || IsProtected(*oldest) ? nullptr : oldest;
+  }
+  // Whether a newcomer whose time is over is kept in any case. Small ones need no use: with the
+  // bytes of one victim the cache keeps two of them.
+  bool DeservesQueue(const Node& newcomer) const {
+    return WasHit(newcomer) || static_cast<double>(newcomer.weight) < evicted_weight_ / 2;
+  }
+  // Whether a newcomer that the ghost knows is kept, and the victim evicted for it. Its return
+  // itself, which counts as a use, is no reason.
+  bool MayReplace(const Node& newcomer, const Node& victim) {
+    constexpr uint32_t kAdmitted = 128;
+    return duels_.ReturningObjectsWin() || newcomer.accounted_frequency > victim.frequency() + 1 ||
+           ++turned_away_ % kAdmitted == 0;
+  }
+  void LeaveNursery(Node* node) {
+    Dequeue(node);
+    Enqueue(node, AccountFrequency(*node));
+  }
+
+  // Whether the object was hit since it was queued.
+  static bool WasHit(const Node& node) {
+    return node.counter->frequency() != node.accounted_frequency;
+  }
+  // Returns how often the object was used, up to the maximum, and lets it show a hit again.
+  static uint8_t AccountFrequency(const Node& node) {
+    const uint8_t frequency = node.counter->frequency();
+    if (frequency <= kMaxFrequency) return frequency;
+    node.counter->set_frequency(kMaxFrequency);
+    return kMaxFrequency;
+  }
+  static Node* Looked(Node* node, size_t& looks) {
+    --looks;
+    return node;
   }
 
   void Remember(const Node& evicted, uint8_t frequency) {
@@ -280,24 +453,40 @@ class LazyGreedyDual {
     search_.heaviest = std::max(search_.heaviest, weight);
   }
 
+  // The search for heavy nodes looks at the queues in this order, so that a node that leaves the
+  // nursery, or is used, moves to a queue that is searched later.
+  static size_t QueueToSearchAfter(size_t queue) {
+    if (queue == kNursery) return kAside;
+    return queue == kAside ? 0 : queue + 1;
+  }
+
   void Enqueue(Node* node, uint8_t frequency) {
+    node->newcomer = false;
     const size_t queue = QueueFor(frequency, node->weight);
     node->accounted_frequency = frequency;
-    node->queue = static_cast<uint8_t>(queue);
     node->priority = clock_ + ValueOf(queue);
+    PushNewest(queue, node);
+    used_[queue / 64] |= uint64_t{1} << (queue % 64);
+  }
+  void PushNewest(size_t queue, Node* node) {
+    node->queue = static_cast<uint8_t>(queue);
     node->older = newest_[queue];
     node->newer = nullptr;
     (node->older == nullptr ? oldest_[queue] : node->older->newer) = node;
     newest_[queue] = node;
     if (search_.active && search_.queue == queue && search_.next == nullptr) search_.next = node;
-    used_[queue / 64] |= uint64_t{1} << (queue % 64);
+    if (queue == kAside) aside_bytes_ += node->weight;
   }
   void Dequeue(Node* node) {
     const size_t queue = node->queue;
     if (search_.next == node) search_.next = node->newer;
     (node->older == nullptr ? oldest_[queue] : node->older->newer) = node->newer;
     (node->newer == nullptr ? newest_[queue] : node->newer->older) = node->older;
-    if (oldest_[queue] == nullptr) used_[queue / 64] &= ~(uint64_t{1} << (queue % 64));
+    if (queue == kAside) {
+      aside_bytes_ -= node->weight;
+    } else if (queue < kQueues && oldest_[queue] == nullptr) {
+      used_[queue / 64] &= ~(uint64_t{1} << (queue % 64));
+    }
   }
 
   // The candidate that is first, or last if `sign` is all ones. Priorities wrap around like the
@@ -320,24 +509,54 @@ class LazyGreedyDual {
   }
   Node* LeastPriority() const { return First(oldest_, used_, /*sign=*/0); }
 
+  // Both return whether every call of `visit` has returned true.
   template <typename Visit>
-  void ForEach(Queues next, Node* Node::*link, uint64_t sign, Visit& visit) const {
+  static bool VisitQueue(Node* from, Node* Node::*link, Visit& visit) {
+    for (Node* node = from; node != nullptr; node = node->*link) {
+      if (!visit(*node)) return false;
+    }
+    return true;
+  }
+  template <typename Visit>
+  bool ForEach(Queues next, Node* Node::*link, uint64_t sign, Visit& visit) const {
     QueueSet used = used_;
     while (Node* const node = First(next, used, sign)) {
       const size_t queue = node->queue;
       next[queue] = node->*link;
       if (next[queue] == nullptr) used[queue / 64] &= ~(uint64_t{1} << (queue % 64));
-      if (!visit(*node)) return;
+      if (!visit(*node)) return false;
     }
+    return true;
+  }
+
+  struct Totals {
+    uint64_t bytes = 0;
+    size_t size = 0;
+  };
+  Totals CheckQueue(size_t queue) const {
+    Totals totals;
+    const Node* older = nullptr;
+    for (const Node* node = oldest_[queue]; node != nullptr; node = node->newer) {
+      Check(node->older == older, "CheckInvariantsForTesting", "a queue's links differ");
+      Check(node->queue == queue, "CheckInvariantsForTesting", "a node is in the wrong queue");
+      totals.bytes += node->weight;
+      ++totals.size;
+      older = node;
+    }
+    Check(newest_[queue] == older, "CheckInvariantsForTesting", "a queue has lost its end");
+    return totals;
   }
 
   Queues oldest_ = {};
   Queues newest_ = {};
   QueueSet used_ = {};  // the queues that hold something
-  uint64_t clock_ = 0;  // the priority of the last victim, modulo 2^64; none is less
+  uint64_t clock_ = 0;  // the priority of the node looked at last, modulo 2^64; none is less
   uint64_t budget_;
   uint64_t bytes_ = 0;
   size_t size_ = 0;
+  uint64_t arrived_bytes_ = 0;  // of all newcomers that have ever come, modulo 2^64
+  uint64_t aside_bytes_ = 0;
+  bool evicted_ = false;  // whether anything was, since the last object came
   // No node weighs more. The end of a search lowers it to what that has found to be enough.
   uint64_t heaviest_ = 0;
   // A search for nodes that weigh more than `weight`, which may take several calls. Before `next`
@@ -347,11 +566,22 @@ class LazyGreedyDual {
     bool active = false;
     uint64_t weight = 0;
     uint64_t heaviest = 0;
-    size_t queue = 0;
+    size_t queue = kNursery;
     Node* next = nullptr;
   };
   Search search_;
   double evicted_weight_ = 0;  // on average, lately
+  uint64_t evictions_ = 0;
+  AdmissionDuels<Node> duels_;
+  uint32_t turned_away_ = 0;  // newcomers that had returned, modulo 2^32
+  // A duel that begins if the next eviction is that of `victim`, which is the latest result of
+  // NextVictim. The cache may also set it aside. Both are in the policy, or null.
+  struct PendingDuel {
+    Node* victim = nullptr;
+    Node* kept = nullptr;
+    bool kept_returned = false;
+  };
+  PendingDuel pending_duel_;
   GhostTable ghost_;
 };
 

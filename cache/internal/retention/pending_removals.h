@@ -49,9 +49,11 @@ class PendingRemovals {
       ControlBlock* const slot = entry->slot;
       ControlBlock* const object = entry->object;
       const bool unused_at_eviction = NotifyListener(entry);
+      const uint64_t weight = entry->object_weight();
       ControlBlock::DeferredReleases last;
-      if (object->ReleaseStrong(last) && unused_at_eviction) {
-        entry->hot.ownership.SetEvictedUnused();
+      if (object->ReleaseStrong(last)) {
+        CountFreed(weight);
+        if (unused_at_eviction) entry->hot.ownership.SetEvictedUnused();
       }
       if (object != slot) slot->ReleaseStrong();
     }
@@ -86,6 +88,13 @@ class PendingRemovals {
     }
   }
 
+  // Counts an object whose last reference the operation has dropped.
+  void CountFreed(uint64_t bytes) {
+    if (freed_bytes != nullptr) *freed_bytes += bytes;
+  }
+  // Where to, if anywhere.
+  uint64_t* freed_bytes = nullptr;
+
   // The time by which objects may have expired that the operation evicts: see Freshness::Now.
   int64_t now = 0;
   // References that the table or the budget drops.
@@ -100,7 +109,13 @@ class PendingRemovals {
       shared.NotifyListener(entry->key(), entry->slot, entry->cause, entry->notified_weight);
       BasicMutexLock<StdAtomics> lock(shared.mutex);
       entry->notifying = entry->next_cause.has_value();
-      if (!entry->notifying) return entry->unused_at_eviction;
+      if (!entry->notifying) {
+        // Beside the caller's reference there may be some that the listener has taken.
+        if (entry->in_cache && !entry->retained() && entry->object->strong_count() > 1) {
+          entry->SetEvictedInUse(true);
+        }
+        return entry->unused_at_eviction;
+      }
       entry->cause = *std::exchange(entry->next_cause, std::nullopt);
       entry->notified_weight = entry->own_weight();
     }

@@ -7,6 +7,14 @@
 // that the budget is exact and the victim is the worst of all objects, not of one shard. Hits never
 // come here.
 //
+// What the budget bounds are the live objects: the retained ones, and those that were evicted while
+// they were in use. To evict one that is in use frees nothing, so the victims are idle objects, as
+// long as there are any: first an expired one, which a list by age finds, then the policy's choice.
+// If that turns out to be in use, it is set aside, and looked at again by later evictions, a few at
+// a time, until it is idle. Only when nothing idle has been found, and the retained objects alone
+// exceed the budget, objects in use are evicted; they are counted until they die, or leave the
+// cache, or a hit has them retained again.
+//
 // What an operation removes goes to a PendingRemovals, which runs the user code that this calls for
 // after all locks have been released: see there.
 //
@@ -48,6 +56,12 @@ class Retention {
   using MutexLock = BasicMutexLock<StdAtomics>;
   using Node = typename Policy::Node;
   static constexpr size_t kLooksPerTurn = 256;
+  // How many objects that are set aside, and are in use still, an eviction looks at before it takes
+  // a victim; and how many of all that are set aside an operation looks at.
+  static constexpr size_t kFewAside = 4;
+  static constexpr size_t kLooksAside = 64;
+  // How many objects that have not expired a turn looks at to find one that has.
+  static constexpr size_t kLooksByAge = 16;
 
  public:
   using Entry = CacheEntry<K, Policy>;
@@ -89,10 +103,14 @@ class Retention {
   // Whether an entry has expired by time by `now`.
   using ExpiryTest = std::function<bool(const Entry&, int64_t now)>;
 
-  // An empty test says that nothing expires by time. It is called under the budget's lock.
-  Retention(uint64_t budget, std::shared_ptr<CacheShared<K>> shared, ExpiryTest is_expired = {})
+  // `covers_in_use` says whether the budget bounds all live objects, or only those that are not in
+  // use, as far as the retention has noticed. An empty test says that nothing expires by time. It
+  // is called under the budget's lock.
+  Retention(uint64_t budget, bool covers_in_use, std::shared_ptr<CacheShared<K>> shared,
+            ExpiryTest is_expired = {})
       : shared_(std::move(shared)),
         is_expired_(std::move(is_expired)),
+        covers_in_use_(covers_in_use),
         mutex_(shared_->mutex),
         policy_(budget),
         budget_(policy_.budget()) {}
@@ -101,7 +119,7 @@ class Retention {
   ~Retention() { Close(); }
   // Lets go of all objects, and retains none from now on. Their destructors may use the cache.
   void Close() {
-    ControlBlock::DeferredReleases deferred;
+    PendingRemovals removals;
     MutexLock lock(mutex_);
     // An object that a destructor finds in the cache after this is not retained again, even if the
     // destructor sets another budget.
@@ -109,8 +127,14 @@ class Retention {
     policy_.SetBudget(0);
     budget_.store(0, std::memory_order_relaxed);  // see the field
     size_t looks = SIZE_MAX;
-    while (Node* const node = policy_.PopVictim(looks, /*spare_used=*/false)) {
-      ReleaseRetained(static_cast<Entry*>(node), deferred);
+    for (;;) {
+      Node* node = policy_.OldestAside();
+      if (node == nullptr) {
+        node = policy_.NextVictim(looks, /*spare_used=*/false, /*spare_newest=*/false);
+      }
+      if (node == nullptr) return;
+      policy_.Remove(node);
+      ReleaseRetained(static_cast<Entry*>(node), removals);
     }
   }
 
@@ -156,8 +180,9 @@ class Retention {
     MutexLock lock(mutex_);
     if (entry->retained()) {
       policy_.Remove(entry);
-      ReleaseRetained(entry, removals.deferred);
+      ReleaseRetained(entry, removals);
     }
+    entry->SetEvictedInUse(false);
     entry->in_cache = false;
     entry->refresh.Close();
     shared_->counters.Unpinned(entry->object_weight());
@@ -174,24 +199,25 @@ class Retention {
       ++evicting_;
     }
     if (budget == 0) {
-      EvictInTurns(
-          removals, [] { return uint64_t{0}; }, /*weightless_too=*/true, /*for_budget=*/true);
+      EvictInTurns(removals, [] { return uint64_t{0}; },
+                   {.for_budget = true, .thorough = true, .weightless_too = true});
     } else {
-      FinishEviction(removals);
+      EvictForBudget(removals, /*thorough=*/true);
     }
   }
-  // Evicts until the retained objects weigh at most `bytes` together; all objects if that is 0. Of
-  // objects that are admitted meanwhile some may stay.
+  // Evicts idle objects until the live ones weigh at most `bytes` together; all idle objects if
+  // that is 0. Of objects that are admitted or released meanwhile some may stay.
   void Trim(uint64_t bytes, PendingRemovals& removals) {
-    EvictInTurns(
-        removals, [bytes] { return bytes; }, /*weightless_too=*/bytes == 0, /*for_budget=*/false);
+    // Objects that turn out to be idle may exceed the budget, if that leaves out those in use.
+    const auto target = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return covers_in_use_ ? bytes : std::min(bytes, unreserved_budget());
+    };
+    EvictInTurns(removals, target,
+                 {.for_budget = false, .thorough = true, .weightless_too = bytes == 0});
   }
 
   // Ends an eviction that has not kept the budget under one lock. The caller is in `evicting_`.
-  void FinishEviction(PendingRemovals& removals) {
-    const auto target = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return unreserved_budget(); };
-    EvictInTurns(removals, target, /*weightless_too=*/false, /*for_budget=*/true);
-  }
+  void FinishEviction(PendingRemovals& removals) { EvictForBudget(removals, /*thorough=*/false); }
 
   // Returns the number of a weighing that begins. The object is weighed without a lock.
   uint32_t BeginWeighing(Entry* entry) {
@@ -199,7 +225,7 @@ class Retention {
     return ++entry->weighings;
   }
   // Sets the object's weight, unless a later weighing has ended before. An object that has become
-  // too heavy is evicted.
+  // too heavy is evicted, and no other for its sake.
   void SetWeight(Entry* entry, uint32_t weighing, uint64_t weight, PendingRemovals& removals) {
     MutexLock lock(mutex_);
     if (!entry->in_cache || static_cast<int32_t>(weighing - entry->weighed) < 0) return;
@@ -211,18 +237,23 @@ class Retention {
       EvictSurplus(removals);
       return;
     }
-    if (entry->retained()) {
-      policy_.Remove(entry);
-      Evict(entry, removals);
-    }
+    if (entry->retained()) Evict(entry, removals);
     shared_->counters.Unpinned(before);
     shared_->counters.Pinned(weight);
+    const bool evicted_in_use = entry->evicted_in_use();
+    entry->SetEvictedInUse(false);
     entry->set_object_weight(weight);
+    if (evicted_in_use && weight <= unreserved_budget()) entry->SetEvictedInUse(true);
+    EvictSurplus(removals);
   }
 
   uint64_t bytes() const {
     MutexLock lock(mutex_);
     return policy_.bytes();
+  }
+  uint64_t reserved_bytes() const {
+    MutexLock lock(mutex_);
+    return reserved_;
   }
   uint64_t budget() const { return budget_.load(std::memory_order_relaxed); }  // see the field
   size_t size() const {
@@ -268,7 +299,7 @@ class Retention {
     MutexLock lock(mutex_);
     policy_.CheckInvariantsForTesting();
     Check(reserved_ == 0, kCall, "a reservation is left over");
-    Check(policy_.bytes() <= policy_.budget(), kCall, "the budget is exceeded");
+    Check(held_bytes() <= policy_.budget(), kCall, "the budget is exceeded");
     Check(policy_.size() == retained, kCall, "an object is retained by mistake");
     Check(policy_.bytes() == retained_bytes, kCall, "the weights don't add up");
   }
@@ -281,6 +312,17 @@ class Retention {
     return reserved_ <= budget ? budget - reserved_ : budget;
   }
 
+  // Returns what of the retained objects the budget bounds; and what it bounds in all, without the
+  // reservations.
+  uint64_t held_bytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return covers_in_use_ ? policy_.bytes() : policy_.bytes() - policy_.aside_bytes();
+  }
+  uint64_t live_bytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return covers_in_use_ ? policy_.bytes() + shared_->evicted_in_use_bytes() : held_bytes();
+  }
+  // Exact for an object that only its users and look-ups can be about to let go of.
+  static bool IsInUse(const Entry& entry) { return entry.object->strong_count() > 1; }
+
   // Whether the object may be retained and is not, if there is room.
   bool IsAdmissible(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return entry.in_cache && !entry.retained() && !entry.notifying && has_budget();
@@ -288,7 +330,9 @@ class Retention {
   void Retain(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     entry->object->AddStrong();
     shared_->counters.Unpinned(entry->object_weight());
+    entry->SetEvictedInUse(false);
     policy_.Insert(entry, entry->key_hash, entry->object_weight());
+    by_age_.PushNewest(entry);
     entry->hot.ownership.SetRetained(true);
   }
   void AdmitLocked(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -319,29 +363,47 @@ class Retention {
   }
   // Returns whether one turn was enough.
   bool EvictOneTurn(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    size_t looks = kLooksPerTurn;
-    return EvictDownTo(unreserved_budget(), looks, /*spare_used=*/true, /*weightless_too=*/false,
-                       removals);
+    Eviction eviction{.for_budget = true};
+    return EvictDownTo(unreserved_budget(), eviction, removals);
   }
   void LeaveEvictionTo(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ++evicting_;
     removals.SetUnfinished(this);
   }
-  // Evicts until the retained objects weigh at most `target()`, which is called under the lock. It
-  // ends, even if other threads admit and hit objects all the time: after two looks for each object
-  // that there was, no more are spared, and after three all of those objects have been evicted.
+  void EvictForBudget(PendingRemovals& removals, bool thorough) {
+    const auto target = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return unreserved_budget(); };
+    EvictInTurns(removals, target, {.for_budget = true, .thorough = thorough});
+  }
+  // How an eviction goes on.
+  struct Eviction {
+    bool for_budget;              // objects in use go, too, if the idle ones are not enough
+    bool thorough = false;        // looks at all objects for idle ones, not only at some
+    bool weightless_too = false;  // not only until the bytes are few enough
+    bool spare_used = true;
+    // What is left of a turn.
+    size_t looks = kLooksPerTurn;
+    size_t looks_by_age = kLooksByAge;
+    // What is left of the operation: how many objects it may find to be in use, when their turn has
+    // come, and how many that are set aside it may look at.
+    size_t looks_in_use = kLooksPerTurn;
+    size_t looks_aside = kLooksAside;
+  };
+  // Evicts down to `target()`, which is called under the lock. It ends, even if other threads admit
+  // and hit objects all the time: after two looks for each object that there was, no more are
+  // spared, and after three more each of them has been evicted, or set aside and looked at again.
   template <typename Target>
-  void EvictInTurns(PendingRemovals& removals, const Target& target, bool weightless_too,
-                    bool for_budget) {
+  void EvictInTurns(PendingRemovals& removals, const Target& target, Eviction eviction) {
     size_t size = 0;
     for (size_t looked = 0;; looked += kLooksPerTurn) {
       {
         MutexLock lock(mutex_);
         if (looked == 0) size = policy_.size();
-        size_t looks = kLooksPerTurn;
-        if (EvictDownTo(target(), looks, looked / 2 <= size, weightless_too, removals) ||
-            looked / 4 > size) {
-          evicting_ -= for_budget ? 1u : 0u;
+        if (looked == 0 && eviction.thorough) eviction.looks_in_use = eviction.looks_aside = size;
+        eviction.looks = kLooksPerTurn;
+        eviction.looks_by_age = kLooksByAge;
+        eviction.spare_used = looked / 2 <= size;
+        if (EvictDownTo(target(), eviction, removals) || looked / 5 > size) {
+          evicting_ -= eviction.for_budget ? 1u : 0u;
           return;
         }
       }
@@ -354,18 +416,122 @@ class Retention {
       }
     }
   }
-  // Returns whether that many looks were enough. Objects that weigh more than `bytes` have to go in
-  // any case, so they go first, and nothing else goes for their sake.
-  bool EvictDownTo(uint64_t bytes, size_t& looks, bool spare_used, bool weightless_too,
-                   PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const bool some_stay = spare_used && bytes != 0;
-    while (policy_.bytes() > bytes || (weightless_too && policy_.size() > 0)) {
-      Node* node = some_stay ? policy_.PopHeavierThan(bytes, looks) : nullptr;
-      if (node == nullptr) node = policy_.PopVictim(looks, spare_used);
-      if (node == nullptr) return false;
-      Evict(static_cast<Entry*>(node), removals);
+  // Evicts until the budget's objects weigh at most `bytes`, as far as it has to. Returns false if
+  // the looks were not enough.
+  bool EvictDownTo(uint64_t bytes, Eviction& eviction, PendingRemovals& removals)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (eviction.for_budget && eviction.spare_used && bytes != 0) {
+      EvictHeavierThan(bytes, eviction, removals);
     }
-    return true;
+    if (!covers_in_use_) UpdateAside(bytes, eviction);
+    EvictIdle(bytes, eviction, removals);
+    if (eviction.for_budget) EvictInUse(bytes, eviction, removals);
+    return eviction.looks != 0;
+  }
+  // Objects that weigh more than `bytes` have to go in any case, so they go first, and nothing else
+  // goes for their sake.
+  void EvictHeavierThan(uint64_t bytes, Eviction& eviction, PendingRemovals& removals)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    while (held_bytes() > bytes) {
+      Node* const node = policy_.NextHeavierThan(bytes, eviction.looks);
+      if (node == nullptr) return;
+      if (covers_in_use_) {
+        Evict(static_cast<Entry*>(node), removals);
+      } else if (policy_.IsAside(*node)) {
+        return;
+      } else {
+        EvictUnlessInUse(static_cast<Entry*>(node), removals);
+      }
+    }
+  }
+  void EvictIdle(uint64_t bytes, Eviction& eviction, PendingRemovals& removals)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    size_t few_aside = kFewAside;
+    while (eviction.looks > 0 && eviction.looks_in_use > 0 &&
+           (live_bytes() > bytes || (eviction.weightless_too && policy_.size() > 0))) {
+      ReturnIdle(std::exchange(few_aside, 0), eviction);
+      if (EvictExpired(eviction, removals)) continue;
+      Node* const node = policy_.NextVictim(eviction.looks, eviction.spare_used,
+                                            /*spare_newest=*/eviction.for_budget);
+      if (node != nullptr) {
+        if (!EvictUnlessInUse(static_cast<Entry*>(node), removals)) --eviction.looks_in_use;
+      } else if (!ReturnIdle(eviction.looks_aside, eviction)) {
+        return;
+      }
+    }
+  }
+  // Looks at objects that are set aside, until it has seen `in_use` that still are in use. Returns
+  // whether any was idle, which is in the order of eviction again.
+  bool ReturnIdle(size_t in_use, Eviction& eviction) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const Node* first_in_use = nullptr;
+    bool any = false;
+    while (in_use > 0 && eviction.looks > 0 && eviction.looks_aside > 0) {
+      Node* const node = policy_.OldestAside();
+      if (node == nullptr || node == first_in_use) break;
+      --eviction.looks;
+      --eviction.looks_aside;
+      if (IsInUse(*static_cast<Entry*>(node))) {
+        policy_.SetAside(node);
+        if (first_in_use == nullptr) first_in_use = node;
+        --in_use;
+      } else {
+        policy_.Return(node);
+        any = true;
+      }
+    }
+    return any;
+  }
+  // Where the budget bounds the idle objects alone: notices some that have become idle, and some
+  // that are in use, instead of evicting for them.
+  void UpdateAside(uint64_t bytes, Eviction& eviction) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    ReturnIdle(kFewAside, eviction);
+    for (size_t looks = kLooksAside; looks > 0 && eviction.looks > 0; --looks) {
+      if (held_bytes() <= bytes) return;
+      Entry* const entry = by_age_.AdvanceHand();
+      if (entry == nullptr) return;
+      --eviction.looks;
+      if (!policy_.IsAside(*entry) && IsInUse(*entry)) policy_.SetAside(entry);
+    }
+  }
+  // Evicts what has to go even though it is in use, or new.
+  void EvictInUse(uint64_t bytes, Eviction& eviction, PendingRemovals& removals)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const bool all = covers_in_use_ || !has_budget();
+    while (eviction.looks > 0 &&
+           (held_bytes() > bytes || (eviction.weightless_too && policy_.size() > 0))) {
+      Node* node = all ? policy_.OldestAside() : nullptr;
+      if (node != nullptr) {
+        --eviction.looks;
+      } else {
+        node = policy_.NextVictim(eviction.looks, /*spare_used=*/false, /*spare_newest=*/false);
+      }
+      if (node == nullptr) return;
+      if (all) {
+        Evict(static_cast<Entry*>(node), removals);
+      } else {
+        EvictUnlessInUse(static_cast<Entry*>(node), removals);
+      }
+    }
+  }
+  // Evicts the oldest object, if it has expired. With expire_after_write alone that finds the
+  // expired ones. An object that was found since it was entered may expire later than newer ones,
+  // so it becomes the newest, to be looked at again in turn; and so does one that is in use.
+  bool EvictExpired(Eviction& eviction, PendingRemovals& removals)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!is_expired_) return false;
+    while (Entry* const entry = by_age_.oldest()) {
+      const bool expired = is_expired_(*entry, removals.now);
+      if (expired && !IsInUse(*entry)) {
+        --eviction.looks;
+        Evict(entry, removals);
+        return true;
+      }
+      if ((!expired && !entry->WasFound()) || eviction.looks_by_age == 0) return false;
+      --eviction.looks_by_age;
+      by_age_.Remove(entry);
+      by_age_.PushNewest(entry);
+    }
+    return false;
   }
 
   // Makes room for an object of that weight, if there are enough objects that nobody uses, and that
@@ -375,51 +541,75 @@ class Retention {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (weight > unreserved_budget()) return false;
     const uint64_t target = unreserved_budget() - weight;
-    if (policy_.bytes() <= target) return true;
-    uint64_t surplus = policy_.bytes() - target;
+    if (held_bytes() <= target) return true;
+    uint64_t surplus = held_bytes() - target;
     std::array<Entry*, 8> unused;
     size_t count = 0;
     size_t looked = 0;
-    policy_.ColdestFirst([&](Node& node) {
+    policy_.ColdestFirst([&](Node& node) ABSL_NO_THREAD_SAFETY_ANALYSIS {
       auto& entry = static_cast<Entry&>(node);
-      if (entry.object->strong_count() == 1 && entry.object_weight() != 0 &&
-          !Policy::WouldSpare(node)) {
+      if (!IsInUse(entry) && entry.object_weight() != 0 && !policy_.WouldSpare(node)) {
         unused[count++] = &entry;
         surplus -= std::min(surplus, entry.object_weight());
       }
       return surplus != 0 && ++looked < unused.size();
     });
     if (surplus != 0) return false;
-    for (size_t i = 0; i < count; ++i) {
-      policy_.Evict(unused[i]);
-      Evict(unused[i], removals);
-    }
+    for (size_t i = 0; i < count; ++i) Evict(unused[i], removals);
     return true;
   }
 
-  // The entry is out of the policy already, also for ReleaseRetained.
+  // Returns false if it has set the object aside, as in use.
+  bool EvictUnlessInUse(Entry* entry, PendingRemovals& removals)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (IsInUse(*entry)) {
+      policy_.SetAside(entry);
+      return false;
+    }
+    Evict(entry, removals);
+    return true;
+  }
   void Evict(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    entry->unused_at_eviction = entry->object->strong_count() == 1;
+    policy_.Evict(entry);
+    entry->unused_at_eviction = !IsInUse(*entry);
     // An expired object that is in use stays in the table, so a look-up will remove it as expired.
     const bool expired =
         entry->unused_at_eviction && is_expired_ && is_expired_(*entry, removals.now);
     removals.Add(entry, expired ? RemovalCause::kExpired : RemovalCause::kBudget);
-    if (ReleaseRetained(entry, removals.deferred)) entry->hot.ownership.SetEvictedUnused();
+    // Before the release: after it the object may die at any time. A look-up may have found it
+    // since the test. If there is a listener, PendingRemovals looks again when that has returned.
+    if (!entry->notifying || !entry->unused_at_eviction) CountAsEvictedInUse(entry);
+    if (ReleaseRetained(entry, removals)) {
+      entry->SetEvictedInUse(false);
+      entry->hot.ownership.SetEvictedUnused();
+    }
   }
-  // Makes a retained object pinned. Returns whether that was the last reference.
-  bool ReleaseRetained(Entry* entry, ControlBlock::DeferredReleases& deferred)
+  // One that is heavier than the budget can't be kept, and nothing else is evicted for its sake.
+  void CountAsEvictedInUse(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!has_budget() || entry->object_weight() <= policy_.budget()) entry->SetEvictedInUse(true);
+  }
+  // Makes a retained object pinned, which is out of the policy already. Returns whether that was
+  // the last reference.
+  bool ReleaseRetained(Entry* entry, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    by_age_.Remove(entry);
     entry->hot.ownership.SetRetained(false);
     admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
-    shared_->counters.Pinned(entry->object_weight());
-    return entry->object->ReleaseStrong(deferred);
+    const uint64_t weight = entry->object_weight();
+    shared_->counters.Pinned(weight);
+    if (!entry->object->ReleaseStrong(removals.deferred)) return false;
+    removals.CountFreed(weight);
+    return true;
   }
 
   const std::shared_ptr<CacheShared<K>> shared_;
   const ExpiryTest is_expired_;
+  const bool covers_in_use_;
   // Taken after a shard's lock, if that is held too; no other lock is taken under it.
   Mutex& mutex_;
   Policy policy_ ABSL_GUARDED_BY(mutex_);
+  // The retained entries in the order in which they were admitted.
+  EntryList<K, Policy> by_age_ ABSL_GUARDED_BY(mutex_);
   // Bytes that are kept free for loads under way.
   uint64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
   // Threads that evict in turns until the budget is kept, or are about to.

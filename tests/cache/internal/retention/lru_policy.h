@@ -47,30 +47,40 @@ class LruPolicy {
     bytes_ += weight;
     nodes_.push_back(node);
   }
-  Node* PopVictim(size_t& looks, bool) {
+  Node* NextVictim(size_t& looks, bool, bool) {
     if (nodes_.empty() || looks == 0) return nullptr;
     --looks;
-    Node* const victim = *std::min_element(nodes_.begin(), nodes_.end(), IsColder);
-    Remove(victim);
-    return victim;
+    return *std::min_element(nodes_.begin(), nodes_.end(), IsColder);
   }
-  Node* PopHeavierThan(uint64_t weight, size_t& looks) {
-    if (looks > 0) {
-      const auto heavy = std::find_if(nodes_.begin(), nodes_.end(),
+  Node* NextHeavierThan(uint64_t weight, size_t& looks) {
+    if (looks == 0) return nullptr;
+    for (const std::vector<Node*>* const nodes : {&nodes_, &aside_}) {
+      const auto heavy = std::find_if(nodes->begin(), nodes->end(),
                                       [weight](const Node* node) { return node->weight > weight; });
-      if (heavy == nodes_.end()) return nullptr;
+      if (heavy == nodes->end()) continue;
       --looks;
-      Node* const node = *heavy;
-      Remove(node);
-      return node;
+      return *heavy;
     }
     return nullptr;
   }
-  static bool WouldSpare(const Node&) { return false; }
+  bool WouldSpare(const Node&) const { return false; }
   void Evict(Node* node) { Remove(node); }
   void Remove(Node* node) {
     bytes_ -= node->weight;
-    nodes_.erase(std::find(nodes_.begin(), nodes_.end(), node));
+    TakeOut(node);
+  }
+  void SetAside(Node* node) {
+    TakeOut(node);
+    aside_.push_back(node);
+  }
+  bool IsAside(const Node& node) const {
+    return std::find(aside_.begin(), aside_.end(), &node) != aside_.end();
+  }
+  Node* OldestAside() const { return aside_.empty() ? nullptr : aside_.front(); }
+  void Return(Node* node) {
+    TakeOut(node);
+    node->counter->RecordAccess();
+    nodes_.push_back(node);
   }
   void SetWeight(Node* node, uint64_t weight) {
     bytes_ += weight - node->weight;
@@ -80,7 +90,8 @@ class LruPolicy {
 
   uint64_t budget() const { return budget_; }
   uint64_t bytes() const { return bytes_; }
-  size_t size() const { return nodes_.size(); }
+  uint64_t aside_bytes() const { return BytesOf(aside_); }
+  size_t size() const { return nodes_.size() + aside_.size(); }
 
   uint64_t Epoch() const { return 0; }
   uint64_t RankSince(const Node& node, uint64_t) const { return node.counter->last_access(); }
@@ -101,22 +112,32 @@ class LruPolicy {
   }
 
   void CheckInvariantsForTesting() const {
-    uint64_t bytes = 0;
-    for (const Node* node : nodes_) bytes += node->weight;
-    internal::Check(bytes == bytes_, "CheckInvariantsForTesting", "the bytes don't add up");
+    internal::Check(BytesOf(nodes_) + BytesOf(aside_) == bytes_, "CheckInvariantsForTesting",
+                    "the bytes don't add up");
   }
 
  private:
   static bool IsColder(const Node* a, const Node* b) {
     return a->counter->last_access() < b->counter->last_access();
   }
+  static uint64_t BytesOf(const std::vector<Node*>& nodes) {
+    uint64_t bytes = 0;
+    for (const Node* node : nodes) bytes += node->weight;
+    return bytes;
+  }
+  void TakeOut(Node* node) {
+    std::erase(nodes_, node);
+    std::erase(aside_, node);
+  }
   std::vector<Node*> Sorted() const {
     std::vector<Node*> nodes = nodes_;
+    nodes.insert(nodes.end(), aside_.begin(), aside_.end());
     std::sort(nodes.begin(), nodes.end(), IsColder);
     return nodes;
   }
 
   std::vector<Node*> nodes_;
+  std::vector<Node*> aside_;  // the first has waited longest
   uint64_t budget_ = 0;
   uint64_t bytes_ = 0;
 };

@@ -39,16 +39,16 @@ class RetentionTest : public ::testing::Test {
   using PendingRemovals = typename Core::PendingRemovals;
 
   explicit RetentionTest(uint64_t budget = 100)
-      : core_(
-            CacheSettings<int, Blob>{budget, /*shards=*/1, /*max_concurrent_loads=*/0,
-                                     [](const Blob& blob) { return blob.size; },
-                                     [this](int key, RemovalCause cause, uint64_t weight) {
-                                       const std::lock_guard lock(notified_mutex_);
-                                       notified_.push_back({key, cause, weight});
-                                     },
-                                     Freshness({}, absl::InfiniteDuration(),
-                                               absl::InfiniteDuration(), absl::InfiniteDuration())},
-            DefaultHash<int>(), DefaultEqual<int>()) {}
+      : core_(CacheSettings<int, Blob>{
+                  budget, /*budget_covers_in_use=*/true, /*shards=*/1, /*max_concurrent_loads=*/0,
+                  [](const Blob& blob) { return blob.size; },
+                  [this](int key, RemovalCause cause, uint64_t weight) {
+                    const std::lock_guard lock(notified_mutex_);
+                    notified_.push_back({key, cause, weight});
+                  },
+                  Freshness({}, absl::InfiniteDuration(), absl::InfiniteDuration(),
+                            absl::InfiniteDuration())},
+              DefaultHash<int>(), DefaultEqual<int>()) {}
   ~RetentionTest() override { core_.CheckInvariantsForTesting(); }
 
   struct Notification {
@@ -87,7 +87,15 @@ TYPED_TEST(RetentionTest, EvictsUnusedObjectsBeforeUsedOnes) {
   for (int key = 0; key < 10; ++key) this->Put(key, 10);
   for (int key = 0; key < 10; key += 2) EXPECT_NE(this->core_.Get(key).get(), nullptr);
   for (int key = 10; key < 15; ++key) this->Put(key, 10);
-  for (int key = 0; key < 10; ++key) EXPECT_EQ(this->Contains(key), key % 2 == 0) << key;
+  int unused = 0;
+  for (int key = 0; key < 10; ++key) {
+    if (key % 2 == 0) {
+      EXPECT_TRUE(this->Contains(key)) << key;
+    } else {
+      unused += this->Contains(key) ? 1 : 0;
+    }
+  }
+  EXPECT_LE(unused, 1);
 }
 
 TYPED_TEST(RetentionTest, ObjectsInUseStayPinnedAndAreRetainedAgain) {
@@ -181,38 +189,38 @@ TYPED_TEST(RetentionTest, AHitEvictsUnusedObjectsOnly) {
   typename TestFixture::PendingRemovals removals;
   this->retention().SetBudget(40, removals);
   std::vector<Ref<Blob>> used;
-  for (int key = 0; key < 3; ++key) used.push_back(this->Put(key, 10));
-  for (int key = 3; key < 5; ++key) this->Put(key, 10);
+  for (int key = 0; key < 5; ++key) used.push_back(this->Put(key, 10));
+  // All are used, so one is not retained, and has no room.
   ASSERT_EQ(this->core_.Stats().bytes_pinned, 10u);
-  // The two that would be evicted first are used.
-  EXPECT_EQ(this->core_.Get(0), used[0]);
-  EXPECT_EQ(this->core_.Stats().weak_hits, 1u);
+  int pinned = 0;
+  for (this->core_.Get(0); this->core_.Stats().weak_hits == 0; this->core_.Get(pinned)) ++pinned;
+  const uint64_t evictions = this->core_.Stats().evictions_budget;
+  for (int hit = 0; hit < 20; ++hit) this->core_.Get(pinned);
+  EXPECT_EQ(this->core_.Stats().weak_hits, 21u);
+  EXPECT_EQ(this->core_.Stats().bytes_pinned, 10u);
+  EXPECT_EQ(this->core_.Stats().evictions_budget, evictions);
+  used[3].reset();
+  for (int hit = 0; hit < 16; ++hit) this->core_.Get(pinned);
   EXPECT_EQ(this->core_.Stats().bytes_pinned, 0u);
   EXPECT_EQ(this->retention().bytes(), 40);
   EXPECT_FALSE(this->Contains(3));
-  // All are used, and one has no room.
-  used.push_back(this->core_.Get(4));
-  used.push_back(this->Put(5, 10));
-  const uint64_t evictions = this->core_.Stats().evictions_budget;
-  for (const int key : {0, 1, 2, 4, 5}) EXPECT_NE(this->core_.Get(key).get(), nullptr);
-  EXPECT_EQ(this->core_.Stats().bytes_pinned, 10u);
-  EXPECT_EQ(this->core_.Stats().evictions_budget, evictions);
 }
 
 TYPED_TEST(RetentionTest, AHitDoesNotRetainBesideAReservation) {
   const Ref<Blob> used = this->Put(1, 60);
   {
     typename TestFixture::PendingRemovals removals;
-    this->retention().Trim(0, removals);
+    this->retention().SetBudget(0, removals);
+    this->retention().SetBudget(100, removals);
   }
   for (int key = 2; key < 6; ++key) this->Put(key, 10);
   typename TestFixture::Core::Store::Reservation reservation(this->retention());
   reservation.Reserve(50);
   EXPECT_EQ(this->core_.Get(1), used);
-  EXPECT_EQ(this->retention().bytes(), 40);
+  EXPECT_EQ(this->core_.Stats().bytes_pinned, 60u);
   reservation.Release();
   EXPECT_EQ(this->core_.Get(1), used);
-  EXPECT_EQ(this->retention().bytes(), 100);
+  EXPECT_EQ(this->core_.Stats().bytes_pinned, 0u);
 }
 
 TYPED_TEST(RetentionTest, AnObjectThatOutgrowsTheUnreservedBudgetEvictsNoOther) {
@@ -266,12 +274,17 @@ TYPED_TEST(RetentionTest, ASmallerBudgetEvictsTheTooHeavyAlone) {
 TYPED_TEST(RetentionTest, ManyKeysAreRankedLikeFew) {
   for (int key = 0; key < 100; ++key) this->Put(key, 1);
   for (int key = 0; key < 100; key += 3) this->core_.Get(key);
-  this->Put(200, 1);  // may account for the hits
+  {
+    typename TestFixture::PendingRemovals removals;
+    this->retention().Trim(60, removals);  // accounts for the hits
+  }
   const std::vector<int> all = this->core_.RankedKeys(1000, /*hottest_first=*/false);
-  EXPECT_EQ(all.size(), 100);
-  EXPECT_EQ(all.front(), this->core_.RankedKeys(1, /*hottest_first=*/false).front());
+  EXPECT_EQ(all.size(), 60);
+  // There are several that may be called the coldest.
+  const int coldest = this->core_.RankedKeys(1, /*hottest_first=*/false).front();
+  EXPECT_LT(std::find(all.begin(), all.end(), coldest) - all.begin(), 34);
   std::vector<int> hottest = this->core_.RankedKeys(1000, /*hottest_first=*/true);
-  EXPECT_EQ(hottest.size(), 100);
+  EXPECT_EQ(hottest.size(), 60);
   EXPECT_TRUE(std::is_permutation(all.begin(), all.end(), hottest.begin()));
 }
 
@@ -280,17 +293,17 @@ class MeteredPolicy : public LazyGreedyDual {
  public:
   using LazyGreedyDual::LazyGreedyDual;
 
-  Node* PopVictim(size_t& looks, bool spare_used) {
+  Node* NextVictim(size_t& looks, bool spare_used, bool spare_newest) {
     most_looks = std::max(most_looks, looks);
     const size_t before = looks;
-    Node* const victim = LazyGreedyDual::PopVictim(looks, spare_used);
+    Node* const victim = LazyGreedyDual::NextVictim(looks, spare_used, spare_newest);
     all_looks += before - looks;
     return victim;
   }
-  Node* PopHeavierThan(uint64_t weight, size_t& looks) {
+  Node* NextHeavierThan(uint64_t weight, size_t& looks) {
     most_looks = std::max(most_looks, looks);
     const size_t before = looks;
-    Node* const victim = LazyGreedyDual::PopHeavierThan(weight, looks);
+    Node* const victim = LazyGreedyDual::NextHeavierThan(weight, looks);
     all_looks += before - looks;
     return victim;
   }
@@ -302,10 +315,8 @@ class TurnsTest : public RetentionTest<MeteredPolicy> {
  protected:
   static constexpr int kObjects = 10'000;
   TurnsTest() : RetentionTest(kObjects) {
-    for (int key = 0; key < kObjects; ++key) {
-      Put(key, 1);
-      core_.Get(key);
-    }
+    for (int key = 0; key < kObjects; ++key) Put(key, 1);
+    for (int key = 0; key < kObjects; ++key) core_.Get(key);
     MeteredPolicy::most_looks = 0;
     MeteredPolicy::all_looks = 0;
   }
@@ -314,7 +325,7 @@ class TurnsTest : public RetentionTest<MeteredPolicy> {
 
 TEST_F(TurnsTest, TheFirstEvictionAfterAllObjectsWereHit) {
   Put(kObjects, 1);
-  EXPECT_GE(MeteredPolicy::all_looks, kObjects);
+  EXPECT_GE(MeteredPolicy::all_looks, kObjects / 12 * 11);  // but for new ones
   EXPECT_EQ(retention().bytes(), kObjects);
   EXPECT_EQ(core_.Stats().evictions_budget, 1);
 }
