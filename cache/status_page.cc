@@ -82,9 +82,11 @@ std::string Meter(uint64_t value, uint64_t max) {
 std::string Figures(const StatusPageContent& content) {
   const CacheStats& stats = content.stats;
   std::string rows = "<table>\n<tbody>\n";
-  rows += Row("budget", absl::StrCat(Meter(stats.bytes_retained, content.budget_bytes), " ",
-                                     Bytes(stats.bytes_retained), " of ",
-                                     Bytes(content.budget_bytes), " retained"));
+  rows += Row("budget", absl::StrCat(Meter(stats.bytes(), content.budget_bytes), " ",
+                                     Bytes(stats.bytes()), " of ", Bytes(content.budget_bytes)));
+  rows +=
+      Row("bytes", absl::StrCat(Bytes(stats.bytes_idle), " idle, ", Bytes(stats.bytes_in_use),
+                                " in use, ", Bytes(stats.bytes_reserved), " reserved for loads"));
   rows += Row("kept alive by users only", Bytes(stats.bytes_pinned));
   rows += Row("objects",
               absl::StrCat(content.objects, ", and ", stats.dead_entries, " entries of dead ones"));

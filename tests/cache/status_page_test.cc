@@ -60,8 +60,9 @@ TEST(StatusPageTest, FiguresAreShown) {
   EXPECT_TRUE(Contains(page, "<h2>images</h2>")) << page;
   EXPECT_TRUE(Contains(page,
                        "<meter min=\"0\" max=\"4000\" value=\"1000\"></meter> "
-                       "1.0 kB of 4.0 kB retained"))
+                       "1.0 kB of 4.0 kB<"))
       << page;
+  EXPECT_TRUE(Contains(page, "1.0 kB idle, 0 B in use, 0 B reserved for loads")) << page;
   EXPECT_TRUE(Contains(page, "3: 1 hits, 0 weak hits, 2 misses")) << page;
   EXPECT_TRUE(Contains(page, "33.3 %")) << page;
   EXPECT_TRUE(Contains(page, "2, 1 failed, 0 under way")) << page;
@@ -168,17 +169,18 @@ TEST(StatusPageTest, OtherKeysHaveAText) {
 
 TEST(StatusPageTest, TheBarIsFullAboveTheBudget) {
   CacheStats stats;
-  stats.bytes_retained = 3'000'000'000;
+  stats.bytes_idle = 1'000'000'000;
+  stats.bytes_in_use = 2'000'000'000;
   stats.bytes_pinned = 999'960;
   const std::string page = internal::RenderStatusPage({"t", stats, 2'000'000'000, 1, {}, {}});
   EXPECT_TRUE(Contains(page,
                        "max=\"2000000000\" value=\"2000000000\"></meter> "
-                       "3.0 GB of 2.0 GB retained"))
+                       "3.0 GB of 2.0 GB<"))
       << page;
   EXPECT_TRUE(Contains(page, "<td>1.0 MB</td>")) << page;
   // A weak cache has no budget.
   EXPECT_TRUE(Contains(internal::RenderStatusPage({"t", CacheStats(), 0, 0, {}, {}}),
-                       "max=\"1\" value=\"0\"></meter> 0 B of 0 B retained"));
+                       "max=\"1\" value=\"0\"></meter> 0 B of 0 B<"));
 }
 
 }  // namespace
