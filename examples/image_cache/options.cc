@@ -25,7 +25,8 @@ std::vector<Flag> FlagsOf(Options& options) {
   SessionOptions& session = options.session;
   return {
       {"viewers", &session.viewers, 1, 64, "viewers, each on a thread of its own"},
-      {"budget_mb", &options.budget_mb, 0, 1'000'000, "what the cache may keep, in 10^6 bytes"},
+      {"budget_mb", &options.budget_mb, 0, 1'000'000,
+       "what the images of the cache may take, in 10^6 bytes"},
       {"lookups", &session.lookups, 1, 1'000'000, "images that each viewer looks at"},
       {"seconds", &session.seconds, 0, 3600, "or how long it looks; 0: --lookups counts"},
       {"on_screen", &session.on_screen, 1, 1000, "images that each viewer's screen holds"},

@@ -13,7 +13,7 @@ namespace image_cache {
 
 struct Options {
   SessionOptions session;
-  int budget_mb = 64;
+  int budget_mb = 128;
   std::vector<std::string> paths;
   bool help = false;
 };

@@ -42,8 +42,9 @@ CacheStore::CacheStore(ImageDecoder decode, uint64_t budget_bytes)
 std::string CacheStore::Details() const {
   const weakcache::CacheStats stats = images_.Stats();
   return absl::StrFormat(
-      "The cache may keep %.1f MB of what nobody looks at. It found %d images that it had let go, "
-      "because a viewer still showed them: an LRU would have decoded each of these again, beside "
+      "The images may take %.1f MB, those on a screen included. It found %d images that it had let "
+      "go, because a viewer still showed them: an LRU would have decoded each of these again, "
+      "beside "
       "the copy on the screen.\n\n%s",
       images_.budget_bytes() / 1e6, stats.weak_hits, stats.ToText());
 }
