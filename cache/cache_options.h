@@ -101,10 +101,10 @@ template <typename K, typename V>
 class RemovalListener {
  public:
   RemovalListener() = default;
-  RemovalListener(std::nullptr_t) {}
+  RemovalListener(std::nullptr_t) {}  // NOLINT(google-explicit-constructor): as std::function
   template <typename Function>
   requires(!std::is_same_v<std::remove_cvref_t<Function>, RemovalListener>)
-      RemovalListener(Function&& function) {  // NOLINT(bugprone-forwarding-reference-overload)
+      RemovalListener(Function&& function) {  // NOLINT: constrained; implicit, as std::function
     using F = std::decay_t<Function>;
     constexpr bool kTakesAll =
         std::is_invocable_v<F&, const K&, const Ref<V>&, RemovalCause, uint64_t>;

@@ -256,6 +256,15 @@ class CycleSearch {
   // recursion). component[i] becomes the number of the component of object i; a component's
   // successors have smaller numbers. Returns the number of components.
   Number FindComponents(const std::vector<bool>& reached, std::vector<Number>* component) const;
+  // The nodes of each component, one component after the other.
+  struct Members {
+    std::vector<Number> begin;  // where each component begins, and where the last ends
+    std::vector<Number> nodes;
+    std::vector<Number> position;  // of each node within its component
+  };
+  Members MembersOf(const std::vector<Number>& component, Number components) const;
+  // Returns whether a component is a cycle: several nodes, or one with an edge to itself.
+  bool IsCyclic(const Members& members, Number component) const;
   void MakeGroups(const std::vector<Number>& component, Number components, CycleReport* report);
 
   CensusCore* const core_;
@@ -458,30 +467,11 @@ CycleReport CycleSearch::Report() {
 
 void CycleSearch::MakeGroups(const std::vector<Number>& component, Number components,
                              CycleReport* report) {
-  // The members of each component, contiguously.
-  std::vector<Number> begin(size_t{components} + 1);
-  for (const Number c : component) {
-    if (c != kNone) ++begin[c + 1];
-  }
-  for (Number c = 0; c < components; ++c) begin[c + 1] += begin[c];
-  std::vector<Number> members(begin.back());
-  std::vector<Number> position(nodes_.size());  // within the component
-  {
-    std::vector<Number> next(begin.begin(), begin.end() - 1);
-    for (Number i = 0; i < nodes_.size(); ++i) {
-      if (component[i] == kNone) continue;
-      position[i] = next[component[i]] - begin[component[i]];
-      members[next[component[i]]++] = i;
-    }
-  }
+  const Members members = MembersOf(component, components);
   // Components come in the order of the edges, so a held object's holder has its group before.
   std::vector<Number> group_of(components, kNone);
   for (Number c = components; c-- > 0;) {
-    bool cyclic = begin[c + 1] - begin[c] > 1;
-    const Number only = members[begin[c]];
-    for (Number e = nodes_[only].first_edge; !cyclic && e != end_of_edges(only); ++e) {
-      cyclic = edges_[e].to == only;
-    }
+    const bool cyclic = IsCyclic(members, c);
     if (cyclic) {
       group_of[c] = static_cast<Number>(report->groups.size());
       report->groups.emplace_back();
@@ -489,8 +479,8 @@ void CycleSearch::MakeGroups(const std::vector<Number>& component, Number compon
       continue;  // its last reference has gone since it was pinned
     }
     CycleGroup& group = report->groups[group_of[c]];
-    for (Number m = begin[c]; m != begin[c + 1]; ++m) {
-      const Number node = members[m];
+    for (Number m = members.begin[c]; m != members.begin[c + 1]; ++m) {
+      const Number node = members.nodes[m];
       if (cyclic) {
         group.objects.push_back(Describe(node));
         group.bytes += group.objects.back().bytes;
@@ -502,13 +492,43 @@ void CycleSearch::MakeGroups(const std::vector<Number>& component, Number compon
         const Number to = edges_[e].to;
         if (to == kNone) continue;
         if (component[to] == c) {
-          group.edges.push_back({position[node], position[to], names_[edges_[e].name]});
+          group.edges.push_back(
+              {members.position[node], members.position[to], names_[edges_[e].name]});
         } else if (component[to] != kNone && group_of[component[to]] == kNone) {
           group_of[component[to]] = group_of[c];
         }
       }
     }
   }
+}
+
+CycleSearch::Members CycleSearch::MembersOf(const std::vector<Number>& component,
+                                            Number components) const {
+  Members members;
+  members.begin.resize(size_t{components} + 1);
+  for (const Number c : component) {
+    if (c != kNone) ++members.begin[c + 1];
+  }
+  for (Number c = 0; c < components; ++c) members.begin[c + 1] += members.begin[c];
+  members.nodes.resize(members.begin.back());
+  members.position.resize(nodes_.size());
+  std::vector<Number> next(members.begin.begin(), members.begin.end() - 1);
+  for (Number node = 0; node < nodes_.size(); ++node) {
+    const Number c = component[node];
+    if (c == kNone) continue;
+    members.position[node] = next[c] - members.begin[c];
+    members.nodes[next[c]++] = node;
+  }
+  return members;
+}
+
+bool CycleSearch::IsCyclic(const Members& members, Number component) const {
+  if (members.begin[component + 1] - members.begin[component] > 1) return true;
+  const Number only = members.nodes[members.begin[component]];
+  for (Number e = nodes_[only].first_edge; e != end_of_edges(only); ++e) {
+    if (edges_[e].to == only) return true;
+  }
+  return false;
 }
 
 CycleObject CycleSearch::Describe(Number node) const {
