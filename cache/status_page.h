@@ -17,7 +17,7 @@
 //
 // Unlike CacheStats::ToText, it has keys: show it only to those who may see them.
 //
-// Complexity: O(keys shown + 1), and what the cache's HottestKeys and ColdestKeys cost.
+// Complexity: that of the cache's Stats, HottestKeys and ColdestKeys.
 #ifndef WEAKCACHE_CACHE_STATUS_PAGE_H_
 #define WEAKCACHE_CACHE_STATUS_PAGE_H_
 
