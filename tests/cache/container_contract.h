@@ -626,12 +626,17 @@ TYPED_TEST_P(ContainerContract, RaceOfTheLastReleaseAgainstClear) {
 
 TYPED_TEST_P(ContainerContract, RaceOfTheLastReleaseAgainstPurgeAndShrinking) {
   int64_t purged = 0;
-  this->RaceLastReleaseAgainst([&](int) {
-    purged += static_cast<int64_t>(this->adapter_->container.purge());
-    this->adapter_->container.shrink_to_fit();
-  });
+  int64_t rounds = 0;
+  // On a busy machine the same one may come first in all rounds of a race.
+  for (int race = 0; race < 20 && (purged == 0 || purged == rounds); ++race) {
+    this->RaceLastReleaseAgainst([&](int) {
+      purged += static_cast<int64_t>(this->adapter_->container.purge());
+      this->adapter_->container.shrink_to_fit();
+    });
+    rounds += kRaceRounds;
+  }
   EXPECT_GT(purged, 0);
-  EXPECT_LT(purged, kRaceRounds);
+  EXPECT_LT(purged, rounds);
 }
 
 // The container ends while its objects do: neither waits for the other, nothing leaks.

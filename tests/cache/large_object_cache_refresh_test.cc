@@ -186,7 +186,8 @@ TEST(RefreshClaimTest, FailsOnAnEntryThatHasLeft) {
     absl::Time now = absl::UnixEpoch();
     Core core({1000, true, 1, 0, [](const Picture&) { return uint64_t{1}; }, nullptr,
                internal::Freshness([&] { return now; }, absl::InfiniteDuration(),
-                                   absl::InfiniteDuration(), absl::Seconds(10))},
+                                   absl::InfiniteDuration(), absl::Seconds(10)),
+               /*count_entry_memory=*/false},
               {}, {});
     core.Put(1, MakeRef<Picture>(Picture{1}));
     now += absl::Seconds(10);

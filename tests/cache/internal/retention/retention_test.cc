@@ -47,7 +47,8 @@ class RetentionTest : public ::testing::Test {
                     notified_.push_back({key, cause, weight});
                   },
                   Freshness({}, absl::InfiniteDuration(), absl::InfiniteDuration(),
-                            absl::InfiniteDuration())},
+                            absl::InfiniteDuration()),
+                  /*count_entry_memory=*/false},
               DefaultHash<int>(), DefaultEqual<int>()) {}
   ~RetentionTest() override { core_.CheckInvariantsForTesting(); }
 
