@@ -160,6 +160,18 @@ TEST(BudgetTest, LetsGoOfObjectsInUseIfNothingElseIsLeft) {
   cache.CheckInvariantsForTesting();
 }
 
+TEST(BudgetTest, LetsGoOfAnObjectInUseForANewOne) {
+  Cache cache = MakeCache(Budget(100));
+  std::vector<Ref<Page>> used;
+  for (int key = 0; key < 10; ++key) used.push_back(Put(cache, key, 10));
+  Put(cache, 10, 5);
+  Put(cache, 11, 1);  // less than a twentieth of the budget
+  EXPECT_TRUE(Contains(cache, 10));
+  EXPECT_TRUE(Contains(cache, 11));
+  EXPECT_EQ(cache.Stats().bytes_pinned, 10u);
+  EXPECT_LE(cache.Stats().bytes_retained, 100u);
+}
+
 TEST(BudgetTest, MayBoundIdleObjectsAlone) {
   Cache::Options options = Budget(200);
   options.budget_covers_in_use = false;
@@ -205,6 +217,20 @@ TEST(BudgetTest, ExpiredObjectsGoFirst) {
     now += absl::Hours(1);
     EXPECT_EQ(cache.Trim(50), 50u);
   }
+}
+
+TEST(BudgetTest, ExpiredObjectsInUseAreNoVictims) {
+  absl::Time now = absl::UnixEpoch();
+  Cache::Options options = Budget(100);
+  options.clock = [&] { return now; };
+  options.expire_after_write = absl::Minutes(1);
+  Cache cache = MakeCache(options);
+  const Ref<Page> used = Put(cache, 0, 10);
+  for (int key = 1; key < 10; ++key) Put(cache, key, 10);
+  now += absl::Minutes(2);
+  for (int key = 10; key < 15; ++key) Put(cache, key, 10);
+  EXPECT_EQ(cache.Stats().bytes_pinned, 0u);
+  EXPECT_EQ(cache.Stats().evictions_expired, 5u);
 }
 
 TEST(BudgetTest, ManyObjectsWithAgesAreEvicted) {
