@@ -164,7 +164,7 @@ struct LargeObjectCacheOptions {
   // Returns the weight of an object; called once for each new object, and by UpdateWeight. Empty:
   // DefaultWeight, if V has one. If it has none, a weigher has to be set.
   std::function<uint64_t(const V&)> weigher = {};
-  // Whether each object also weighs what its entry takes in memory, some 270 bytes with a key of 8,
+  // Whether each object also weighs what its entry takes in memory, some 310 bytes with a key of 8,
   // so that even objects which weigh nothing have a limit. Without it, the budget may be in another
   // unit: with a weigher that returns 1 it is a number of objects. Listeners are told the object's
   // own weight in either case.
@@ -185,9 +185,14 @@ struct LargeObjectCacheOptions {
   // How long after it was entered, or last found, an object expires: it is not found any more, and
   // is removed when somebody looks for it, when it is evicted, or by Purge. And how long after it
   // was entered it is stale: one GetOrLoad loads it anew, while all others get the stale object.
+  // The first and the last are defaults: see Loaded.
   absl::Duration expire_after_write = absl::InfiniteDuration();
   absl::Duration expire_after_access = absl::InfiniteDuration();
   absl::Duration refresh_after_write = absl::InfiniteDuration();
+  // Up to which part of its life, by the options or its own, an object expires earlier, and is due
+  // for a refresh earlier, so that what was loaded together is not all loaded together again: 0.1
+  // spreads it over the last tenth. By the hash of the key, so the same in each run. 0 to 1.
+  double expiry_jitter = 0;
   // How many loaders may run at a time; further loads wait. Those that wait for each other do not
   // count. A refresh that would have to wait is left for later. 0: no limit.
   size_t max_concurrent_loads = 0;

@@ -37,6 +37,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
@@ -50,6 +51,7 @@
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/slot/stored_handle.h"
+#include "weakcache/cache/loaded.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
@@ -89,7 +91,8 @@ class LargeObjectCache {
   LargeObjectCache& operator=(LargeObjectCache&&) noexcept = default;
 
   // Returns the object under the key, or else the one that `loader(key)` or `loader()` returns: a
-  // V, a std::unique_ptr or a Ref to one, an absl::StatusOr of any of these, or an absl::Status.
+  // V, a std::unique_ptr or a Ref to one, a Loaded of any of these, which says how long it is
+  // fresh, an absl::StatusOr of any of all these, or an absl::Status.
   //
   // One loader runs for a key at a time, without a lock; it may use the cache. Other callers for
   // the key wait, and get the same object, status or exception; after a failure the next caller
@@ -163,13 +166,14 @@ class LargeObjectCache {
   Strong Put(Key&& key, std::remove_cv_t<V>&& object) {
     return core_->Put(std::forward<Key>(key), internal::MakeObject<Strong>(std::move(object)));
   }
-  // The same for a std::unique_ptr to an object, or a Ref to one of a derived class.
+  // The same for a std::unique_ptr to an object, a Ref to one of a derived class, or a Loaded.
   template <typename Key = K, typename Object>
   Strong Put(Key&& key, Object&& object) {
     if constexpr (internal::CheckPut<V, Object>()) {
+      const internal::ObjectTerms terms = internal::TermsOf(object);
       auto made = internal::MakeFrom<V>(std::remove_cvref_t<Object>(std::forward<Object>(object)));
       internal::Check(internal::OwnsObject(made), "LargeObjectCache::Put", "there is no object");
-      return Put(std::forward<Key>(key), internal::AsRef<V>(std::move(made)));
+      return core_->Put(std::forward<Key>(key), std::move(made), terms);
     } else {
       return Strong();
     }
@@ -180,10 +184,11 @@ class LargeObjectCache {
   template <typename Key = K, typename Object = std::remove_cv_t<V>>
   std::pair<Strong, bool> PutIfAbsent(Key&& key, Object&& object) {
     if constexpr (internal::CheckPut<V, Object>()) {
+      const internal::ObjectTerms terms = internal::TermsOf(object);
       auto made = internal::MakeFrom<V>(std::remove_cvref_t<Object>(std::forward<Object>(object)));
       internal::Check(internal::OwnsObject(made), "LargeObjectCache::PutIfAbsent",
                       "there is no object");
-      return core_->PutIfAbsent(std::forward<Key>(key), std::move(made));
+      return core_->PutIfAbsent(std::forward<Key>(key), std::move(made), terms);
     } else {
       return {};
     }
@@ -278,6 +283,13 @@ class LargeObjectCache {
     return core_->UpdateWeight(key);
   }
 
+  // Has the object expire that long after this call, without jitter; at once if that is not
+  // positive. Returns false if there is none, or it has expired. Does not count as a use.
+  template <typename Key = K>
+  bool SetExpiry(const Key& key, absl::Duration expires_after) {
+    return core_->SetExpiry(key, expires_after);
+  }
+
   // Calls `visit(key, object)` for each live object, retained or not, expired or not; once for an
   // object that is in the cache all along. No lock is held: `visit` may use the cache, and take its
   // time. O(the most entries that the cache has had), as are InvalidateIf, Clear and Purge.
@@ -324,8 +336,9 @@ class LargeObjectCache {
         options.max_concurrent_loads,
         std::move(options.weigher),
         std::move(options.removal_listener),
-        internal::Freshness(std::move(options.clock), options.expire_after_write,
-                            options.expire_after_access, options.refresh_after_write),
+        internal::Freshness({std::move(options.clock), options.expire_after_write,
+                             options.expire_after_access, options.refresh_after_write,
+                             options.expiry_jitter}),
         options.count_entry_memory};
     return LargeObjectCache(
         std::make_unique<Core>(std::move(settings), std::move(hash), std::move(equal)));

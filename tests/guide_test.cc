@@ -21,6 +21,7 @@
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/concurrent_weak_value_map.h"
 #include "weakcache/cache/large_object_cache.h"
+#include "weakcache/cache/loaded.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/cache/status_page.h"
 #include "weakcache/cache/weak_interner.h"
@@ -116,6 +117,14 @@ TEST(GuideTest, Time) {
   absl::StatusOr<Images> images = Images::Create(options);
   // end
   EXPECT_TRUE(images.ok());
+  // snippet: life
+  const auto load_news = [](const std::string&) {
+    return weakcache::Loaded<Image>{.object = Image{"news"}, .expires_after = absl::Minutes(1)};
+  };
+  absl::StatusOr<weakcache::Ref<Image>> news = images->GetOrLoad("news.png", load_news);
+  images->SetExpiry("news.png", absl::Seconds(10));  // from now on
+  // end
+  EXPECT_EQ(images->Peek("news.png"), news.value());
 }
 
 TEST(GuideTest, Bulk) {

@@ -46,7 +46,7 @@ LAYERS = {
 # What the folders above use of cache/: headers that stand alone, so that no circle arises.
 STANDALONE = {
     "cache/cache_options.h", "cache/cache_stats.h", "cache/held_value.h", "cache/key_policy.h",
-    "cache/recursive_creation_error.h", "cache/removal_cause.h",
+    "cache/loaded.h", "cache/recursive_creation_error.h", "cache/removal_cause.h",
 }
 # Folders that see public headers only.
 USERS = ("examples/",)

@@ -185,8 +185,8 @@ TEST(RefreshClaimTest, FailsOnAnEntryThatHasLeft) {
   for (const Change& change : changes) {
     absl::Time now = absl::UnixEpoch();
     Core core({1000, true, 1, 0, [](const Picture&) { return uint64_t{1}; }, nullptr,
-               internal::Freshness([&] { return now; }, absl::InfiniteDuration(),
-                                   absl::InfiniteDuration(), absl::Seconds(10)),
+               internal::Freshness(
+                   {.clock = [&] { return now; }, .refresh_after_write = absl::Seconds(10)}),
                /*count_entry_memory=*/false},
               {}, {});
     core.Put(1, MakeRef<Picture>(Picture{1}));
@@ -292,8 +292,7 @@ TEST(ClockTest, ADelayedLookUpLeavesTimesAsTheyAre) {
 
 // By default ages go by a clock that nobody sets.
 TEST(ClockTest, IsMonotonicByDefault) {
-  const internal::Freshness freshness(nullptr, absl::Seconds(1), absl::InfiniteDuration(),
-                                      absl::InfiniteDuration());
+  const internal::Freshness freshness({.expire_after_write = absl::Seconds(1)});
   const auto monotonic = [] {
     return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
   };

@@ -240,14 +240,15 @@ class BulkLoad {
     }
     for (size_t i = 0; i < parts_.size(); ++i) {
       Part& part = *parts_[i];
+      ObjectTerms terms;
       part.outcome.status =
-          status.ok() ? TakeObject<V, Value>(std::move((*values)[i]), part.made) : status;
-      if (part.outcome.status.ok()) Enter(part, ending.removals);
+          status.ok() ? TakeObject<V, Value>(std::move((*values)[i]), part.made, terms) : status;
+      if (part.outcome.status.ok()) Enter(part, terms, ending.removals);
     }
     if (status.ok()) timer.Succeed();
   }
-  void Enter(Part& part, PendingRemovals& removals) {
-    Store::SetUp(part.prepared.cold(), store_.Weigh(*part.made), store_.freshness().NowIfNeeded());
+  void Enter(Part& part, const ObjectTerms& terms, PendingRemovals& removals) {
+    store_.SetUp(part.prepared.cold(), store_.WeightOf(*part.made, terms), terms);
     typename Store::Reservation none(store_.retention());
     loads_.EnterLoaded(part.location, part.prepared, part.made, part.present, part.completion, none,
                        removals);

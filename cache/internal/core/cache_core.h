@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/core/bulk_load.h"
@@ -75,14 +76,14 @@ class CacheCore {
   }
 
   template <typename Key, typename Made>
-  Ref<V> Put(Key&& key, Made made) {
-    return store_.Put(std::forward<Key>(key), std::move(made),
+  Ref<V> Put(Key&& key, Made made, const ObjectTerms& terms = {}) {
+    return store_.Put(std::forward<Key>(key), std::move(made), terms,
                       [&] { loads_.limiter().NotifyChange(); });
   }
 
   template <typename Key, typename Made>
-  std::pair<Ref<V>, bool> PutIfAbsent(Key&& key, Made made) {
-    return store_.PutIfAbsent(std::forward<Key>(key), std::move(made),
+  std::pair<Ref<V>, bool> PutIfAbsent(Key&& key, Made made, const ObjectTerms& terms = {}) {
+    return store_.PutIfAbsent(std::forward<Key>(key), std::move(made), terms,
                               [&] { loads_.limiter().NotifyChange(); });
   }
 
@@ -132,6 +133,24 @@ class CacheCore {
     store_.retention().SetWeight(entry, weighing, entry->WithEntry(store_.Weigh(*object)),
                                  removals);
     removals.FinishEviction();
+    return true;
+  }
+
+  // Has an object expire that long after now. False if there is none.
+  template <typename Key>
+  bool SetExpiry(const Key& key, absl::Duration duration) {
+    const typename Store::template LookupKeyOf<Key> lookup = key;
+    const KeyLocation location = store_.shards().Locate(lookup);
+    typename Store::Outcome outcome(store_.freshness());
+    const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
+    const Ref<V> object = location.shard->table.Find(location.hash(), [&](auto& slot) {
+      if (!match(slot)) return false;
+      outcome.AddRef(Table::cold_part(&slot));
+      return true;
+    });
+    if (object.get() == nullptr) return false;
+    store_.freshness().SetExpiry(*outcome.entry(), duration);
+    store_.retention().UpdateExpiry(outcome.entry());
     return true;
   }
 

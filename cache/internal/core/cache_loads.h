@@ -153,11 +153,12 @@ class CacheLoads {
   template <typename Made, typename Loader>
   absl::Status Make(Entry& entry, Loader&& loader, Made& made, ResultBy<Loader>& loader_result) {
     Timer timer(store_);
+    ObjectTerms terms;
     absl::Status status = LoadInto<V>(
         [&]() -> decltype(auto) { return CallLoader(std::forward<Loader>(loader), entry.key()); },
-        made, loader_result);
+        made, terms, loader_result);
     if (!status.ok()) return status;
-    Store::SetUp(entry, store_.Weigh(*made), store_.freshness().NowIfNeeded());
+    store_.SetUp(entry, store_.WeightOf(*made, terms), terms);
     timer.Succeed();
     return status;
   }

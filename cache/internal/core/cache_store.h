@@ -96,7 +96,12 @@ class CacheStore {
         freshness_(std::move(settings.freshness)),
         shards_(settings.shards, std::move(hash), std::move(equal), shared_),
         weigher_(std::move(settings.weigher)),
-        retention_(settings.budget, settings.budget_covers_in_use, shared_, ExpiryTestOrNone()) {}
+        retention_(
+            settings.budget, settings.budget_covers_in_use, shared_,
+            [this](const Entry& entry, int64_t now) {
+              return freshness_.needed() && freshness_.IsExpired(entry, now);
+            },
+            freshness_.expires_by_default()) {}
   CacheStore(const CacheStore&) = delete;
   CacheStore& operator=(const CacheStore&) = delete;
   // Destructors of objects and keys may use all of the cache until both have been let go of.
@@ -115,12 +120,16 @@ class CacheStore {
   const std::shared_ptr<Shared>& shared() const { return shared_; }
   // Returns the object's own weight.
   uint64_t Weigh(const V& object) const { return weigher_(object); }
+  uint64_t WeightOf(const V& object, const ObjectTerms& terms) const {
+    return terms.weight.has_value() ? *terms.weight : Weigh(object);
+  }
 
   // As Shards::Matching, for objects that have not expired by time.
   template <typename Lookup>
   auto MatchingUnexpired(const Lookup& key, int64_t now) const {
     return [this, match = shards_.Matching(key), now](Slot& slot) {
-      return match(slot) && (!ages_matter_ || !freshness_.IsExpired(Table::cold_part(&slot), now));
+      return match(slot) &&
+             (!freshness_.needed() || !freshness_.IsExpired(Table::cold_part(&slot), now));
     };
   }
   // Returns the object under the key, or null. Counts a hit or a miss. All user code that this runs
@@ -153,7 +162,7 @@ class CacheStore {
   // in a cache without ages. Null says nothing. The caller gets a reference to the slot.
   template <typename Lookup>
   [[gnu::always_inline]] Embedded* FindFast(KeyLocation location, const Lookup& lookup) {
-    if (ages_matter_) [[unlikely]]
+    if (freshness_.needed()) [[unlikely]]
       return nullptr;
     Embedded* const found =
         location.shard->table.FindEmbeddedFast(location.hash(), shards_.Matching(lookup));
@@ -192,16 +201,17 @@ class CacheStore {
   // that is under way is superseded. `made` is a Ref, which owns an object, or an Owned<V>. Calls
   // `on_entered()` under the shard's lock.
   template <typename AnyKey, typename Made, typename OnEntered>
-  Ref<V> Put(AnyKey&& key, Made made, OnEntered&& on_entered) {
-    return PutObject</*kReplaces=*/true>(std::forward<AnyKey>(key), made, on_entered).first;
+  Ref<V> Put(AnyKey&& key, Made made, const ObjectTerms& terms, OnEntered&& on_entered) {
+    return PutObject</*kReplaces=*/true>(std::forward<AnyKey>(key), made, terms, on_entered).first;
   }
   // The same unless there is an object under the key. Returns the object that is in the cache then,
   // and whether it is this one.
   template <typename AnyKey, typename Made, typename OnEntered>
-  std::pair<Ref<V>, bool> PutIfAbsent(AnyKey&& key, Made made, OnEntered&& on_entered) {
+  std::pair<Ref<V>, bool> PutIfAbsent(AnyKey&& key, Made made, const ObjectTerms& terms,
+                                      OnEntered&& on_entered) {
     Ref<V> present = Peek(key);
     if (present.get() != nullptr) return {std::move(present), false};
-    return PutObject</*kReplaces=*/false>(std::forward<AnyKey>(key), made, on_entered);
+    return PutObject</*kReplaces=*/false>(std::forward<AnyKey>(key), made, terms, on_entered);
   }
 
   // Removes the object. A load of the key that is under way will not enter what it loads.
@@ -252,11 +262,10 @@ class CacheStore {
     prepared.MakePayload(std::in_place, std::forward<AnyKey>(key));
     prepared.cold().SetUp(shared_.get(), location.key_hash);
   }
-  static void SetUp(Entry& entry, uint64_t weight, int64_t now) {
+  // Before a made object is entered. Calls the clock.
+  void SetUp(Entry& entry, uint64_t weight, const ObjectTerms& terms) const {
     entry.set_object_weight(weight);
-    // Relaxed, both: see the fields.
-    entry.written.store(now, std::memory_order_relaxed);
-    entry.accessed.store(now, std::memory_order_relaxed);
+    freshness_.BeginLife(entry, terms);
   }
 
   // Enters a made object, in place of `present` if that is something; returns it. The reservation
@@ -297,10 +306,6 @@ class CacheStore {
   static typename Shared::EntryWeights EntryMemory() {
     return {Table::kEmbeddedEntryBytes, Table::kExternalEntryBytes};
   }
-  typename Budget::ExpiryTest ExpiryTestOrNone() const {
-    if (!freshness_.needed()) return nullptr;
-    return [this](const Entry& entry, int64_t now) { return freshness_.IsExpired(entry, now); };
-  }
 
   struct AnyObject {
     bool operator()(const Ref<V>&) const { return true; }
@@ -334,16 +339,17 @@ class CacheStore {
 
   // See Put and PutIfAbsent.
   template <bool kReplaces, typename AnyKey, typename Made, typename OnEntered>
-  std::pair<Ref<V>, bool> PutObject(AnyKey&& key, Made& made, OnEntered& on_entered) {
-    const uint64_t weight = Weigh(*made);
+  std::pair<Ref<V>, bool> PutObject(AnyKey&& key, Made& made, const ObjectTerms& terms,
+                                    OnEntered& on_entered) {
+    const uint64_t weight = WeightOf(*made, terms);
     const LookupKeyOf<AnyKey> lookup = key;
     const KeyLocation location = shards_.Locate(lookup);
     PreparedSlot prepared;
     PendingRemovals removals;
     Prepare<!std::is_same_v<Made, Ref<V>>>(location, prepared, removals, [] {});
     MakePayload(location, prepared, std::forward<AnyKey>(key));
+    SetUp(prepared.cold(), weight, terms);
     const int64_t now = freshness_.NowIfNeeded();
-    SetUp(prepared.cold(), weight, now);
 
     Table& table = location.shard->table;
     Flights& flights = location.shard->flights;
@@ -432,7 +438,6 @@ class CacheStore {
   const std::shared_ptr<CacheShared<K>> shared_;  // all tables keep it alive
   const EndMark end_mark_{*shared_};              // destroyed after all that follows
   const Freshness freshness_;
-  const bool ages_matter_ = freshness_.needed();
   const Shards shards_;
   const std::function<uint64_t(const V&)> weigher_;
   Budget retention_;

@@ -60,6 +60,13 @@ absl::Status CheckDurations(const Options& options) {
   return status;
 }
 
+// Returns InvalidArgument unless the jitter is a part of a life.
+inline absl::Status CheckJitter(double jitter) {
+  if (jitter >= 0 && jitter <= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("expiry_jitter: ", jitter, " is not between 0 and 1"));
+}
+
 // Sets the weigher if there is none. Returns InvalidArgument if V has no default weight.
 template <typename K, typename V>
 absl::Status SetDefaultWeigher(LargeObjectCacheOptions<K, V>& options) {
@@ -82,6 +89,7 @@ absl::Status CheckOptions(LargeObjectCacheOptions<K, V>& options, bool weak) {
   absl::Status status = CheckBudget(options.budget_bytes, weak);
   status.Update(ValidateShards(options.shards));
   status.Update(CheckDurations(options));
+  status.Update(CheckJitter(options.expiry_jitter));
   status.Update(SetDefaultWeigher(options));
   return status;
 }

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "weakcache/cache/loaded.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache::internal {
@@ -19,6 +20,9 @@ inline constexpr bool kIsObject =
 template <typename V, typename T, typename Deleter>
 inline constexpr bool kIsObject<V, std::unique_ptr<T, Deleter>> =
     std::is_convertible_v<typename std::unique_ptr<T, Deleter>::pointer, V*>;
+
+template <typename V, typename Object>
+inline constexpr bool kIsObject<V, Loaded<Object>> = kIsObject<V, Object>;
 
 template <typename V, typename Result>
 inline constexpr bool kIsLoadResult = kIsObject<V, Result> || std::is_same_v<Result, absl::Status>;
@@ -43,15 +47,15 @@ constexpr bool CheckLoader() {
     constexpr bool kIsAccepted =
         kIsLoadResult<V, std::remove_cvref_t<std::invoke_result_t<Loader, const K&>>>;
     static_assert(kIsAccepted,
-                  "the loader must return a V, a std::unique_ptr or a Ref to one, an "
-                  "absl::StatusOr of any of these, or an absl::Status");
+                  "the loader must return a V, a std::unique_ptr or a Ref to one, a Loaded of any "
+                  "of these, an absl::StatusOr of any of all these, or an absl::Status");
     return kIsAccepted;
   } else if constexpr (kIsCallable) {
     constexpr bool kIsAccepted =
         kIsLoadResult<V, std::remove_cvref_t<std::invoke_result_t<Loader>>>;
     static_assert(kIsAccepted,
-                  "the loader must return a V, a std::unique_ptr or a Ref to one, an "
-                  "absl::StatusOr of any of these, or an absl::Status");
+                  "the loader must return a V, a std::unique_ptr or a Ref to one, a Loaded of any "
+                  "of these, an absl::StatusOr of any of all these, or an absl::Status");
     return kIsAccepted;
   } else {
     return false;
@@ -82,8 +86,8 @@ constexpr bool CheckPut() {
       kIsObject<V, Bare> && (std::is_convertible_v<Bare, Ref<V>> || std::is_same_v<Object, Bare>);
   static_assert(
       kIsAccepted,
-      "Put takes a Ref, or by rvalue a V or a std::unique_ptr to one: move the object, or "
-      "copy it yourself");
+      "Put takes a Ref, or by rvalue a V, a std::unique_ptr to one or a Loaded of any of these: "
+      "move the object, or copy it yourself");
   return kIsAccepted;
 }
 

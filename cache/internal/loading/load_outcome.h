@@ -7,17 +7,21 @@
 #include <cxxabi.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "weakcache/cache/internal/slot/stored_handle.h"
+#include "weakcache/cache/loaded.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/ref.h"
 
@@ -91,9 +95,37 @@ struct MadeOf {
 template <typename V, typename Result>
 struct MadeOf<V, absl::StatusOr<Result>> : MadeOf<V, Result> {};
 
+template <typename V, typename Object>
+struct MadeOf<V, Loaded<Object>> : MadeOf<V, Object> {};
+
+// What is particular to an object, beside the object itself: see Loaded.
+struct ObjectTerms {
+  bool has_life() const { return expires_after.has_value() || refresh_after.has_value(); }
+
+  std::optional<uint64_t> weight;
+  std::optional<absl::Duration> expires_after;
+  std::optional<absl::Duration> refresh_after;
+};
+
+template <typename T>
+inline constexpr bool kIsLoaded = false;
+template <typename Object>
+inline constexpr bool kIsLoaded<Loaded<Object>> = true;
+
+template <typename Result>
+ObjectTerms TermsOf(const Result& result) {
+  if constexpr (kIsLoaded<Result>) {
+    return {result.weight, result.expires_after, result.refresh_after};
+  } else {
+    return {};
+  }
+}
+
 template <typename V, typename Result>
 typename MadeOf<V, Result>::type MakeFrom(Result&& result) {
-  if constexpr (kIsUniquePtr<Result>) {
+  if constexpr (kIsLoaded<Result>) {
+    return MakeFrom<V>(std::forward<Result>(result).object);
+  } else if constexpr (kIsUniquePtr<Result>) {
     return AdoptRef(std::forward<Result>(result));
   } else if constexpr (MadeOf<V, Result>::kIsReference) {
     return std::forward<Result>(result);
@@ -111,17 +143,19 @@ bool OwnsObject(const H& made) {
   }
 }
 
-// Moves the object out of what a loader has returned. Returns an error if that is one, or has no
-// object.
+// Moves the object out of what a loader has returned, and its terms. Returns an error if that is
+// one, or has no object.
 template <typename V, typename Result, typename Made>
-absl::Status TakeObject(Result&& result, Made& made) {
+absl::Status TakeObject(Result&& result, Made& made, ObjectTerms& terms) {
   static_assert(std::is_rvalue_reference_v<Result&&>);
   if constexpr (std::is_same_v<Result, absl::Status>) {
     if (!result.ok()) return std::forward<Result>(result);
   } else if constexpr (kIsStatusOr<Result>) {
     if (!result.ok()) return std::forward<Result>(result).status();
+    terms = TermsOf(*result);
     made = MakeFrom<V>(*std::forward<Result>(result));
   } else {
+    terms = TermsOf(result);
     made = MakeFrom<V>(std::forward<Result>(result));
   }
   if (!OwnsObject(made)) return absl::InternalError("the loader gave no object");
@@ -157,15 +191,17 @@ class LoaderResult {
 template <typename V>
 class LoaderResult<V, std::remove_cv_t<V>> {};
 
-// Makes the object that `load()` returns: a V, a std::unique_ptr or a Ref to one, an absl::StatusOr
-// of any of them, or an absl::Status. Returns an error if that is one, or has no object.
+// Makes the object that `load()` returns: a V, a std::unique_ptr or a Ref to one, a Loaded of any
+// of them, an absl::StatusOr of any of all these, or an absl::Status. Returns an error if that is
+// one, or has no object.
 template <typename V, typename Load, typename Made, typename Result>
-absl::Status LoadInto(Load&& load, Made& made, LoaderResult<V, Result>& result) {
+absl::Status LoadInto(Load&& load, Made& made, ObjectTerms& terms,
+                      LoaderResult<V, Result>& result) {
   if constexpr (std::is_same_v<Result, std::remove_cv_t<V>>) {
     made = MakeObjectBy<Ref<V>>(std::forward<Load>(load));
     return absl::OkStatus();
   } else {
-    return TakeObject<V, Result>(std::move(result.Emplace(std::forward<Load>(load))), made);
+    return TakeObject<V, Result>(std::move(result.Emplace(std::forward<Load>(load))), made, terms);
   }
 }
 

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "weakcache/cache/internal/retention/eviction_policy.h"
+#include "weakcache/cache/internal/retention/expiry_queue.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/internal/stats/cache_counters.h"
 #include "weakcache/cache/removal_cause.h"
@@ -154,6 +155,9 @@ class RefreshClaim {
   std::atomic<State> state_{State::kAvailable};
 };
 
+// The life of an object that does not expire, or is never due for a refresh, in nanoseconds.
+inline constexpr int64_t kNeverDue = INT64_MAX;
+
 template <typename K, EvictionPolicy Policy>
 class CacheEntry;
 template <typename K, EvictionPolicy Policy>
@@ -198,7 +202,7 @@ struct CacheKey {
 // in the table; from then on it is guarded by the mutex of the cache's Retention; in the end it
 // belongs to the thread that drops the last reference.
 template <typename K, EvictionPolicy Policy>
-class CacheEntry : public Policy::Node {
+class CacheEntry : public Policy::Node, public ExpiryLinks {
  public:
   using Hot = CacheKey<K, Policy>;
 
@@ -263,6 +267,14 @@ class CacheEntry : public Policy::Node {
     }
   }
 
+  // When the object expires by its life, in nanoseconds of the cache's clock; expire_after_access
+  // does not count here. Relaxed, both: see the fields.
+  int64_t expiry_time() const {
+    const int64_t since = written.load(std::memory_order_relaxed);
+    const int64_t life = expires_after.load(std::memory_order_relaxed);
+    return life == kNeverDue || (since > 0 && life > kNeverDue - since) ? kNeverDue : since + life;
+  }
+
   // Whether a look-up has found the object since it was written; only known if that matters for
   // its age. Relaxed, both: see the fields.
   bool WasFound() const {
@@ -275,29 +287,40 @@ class CacheEntry : public Policy::Node {
   // concluded from them.
   std::atomic<int64_t> written{0};
   std::atomic<int64_t> accessed{0};
-  RefreshClaim refresh;
+  // How long after it was written the object expires, and is due for a refresh. Set before the slot
+  // is entered; the former also by SetExpiry, on any thread. Relaxed, as above.
+  std::atomic<int64_t> expires_after{kNeverDue};
+  std::atomic<int64_t> refresh_after{kNeverDue};
 
   CacheKey<K, Policy>& hot;
   uint64_t key_hash = 0;
   // The counts of the slot, and those of the object. In an embedded slot they are the same.
   ControlBlock* const slot;
   ControlBlock* object = nullptr;
+  // How many weighings of the object have begun, and the number of the last one that counted.
+  uint32_t weighings = 0;
+  uint32_t weighed = 0;
+  RefreshClaim refresh;
+  // Whether the object may expire earlier or later than others that were written at the same time.
+  // Set before the slot is entered, or by SetExpiry.
+  bool has_own_life : 1 = false;
+
+ private:
+  bool evicted_in_use_ : 1 = false;
+
+ public:
   // Whether the object is in the cache, unless it has died. False to true when the entry is
   // admitted as a new one, just after a look-up may find it; true to false once, when it is
   // removed.
   bool in_cache = false;
-
-  // How many weighings of the object have begun, and the number of the last one that counted.
-  uint32_t weighings = 0;
-  uint32_t weighed = 0;
 
   // Whether a thread is notifying the listener about this object. That thread alone does, until
   // nothing is left to report; `next_cause` is what has come meanwhile.
   bool notifying = false;
   bool unused_at_eviction = false;  // nobody used the object when it was evicted last
   RemovalCause cause = RemovalCause::kBudget;
-  uint64_t notified_weight = 0;
   std::optional<RemovalCause> next_cause;
+  uint64_t notified_weight = 0;
   CacheEntry* next_pending = nullptr;
 
  private:
@@ -305,7 +328,6 @@ class CacheEntry : public Policy::Node {
 
   CacheEntry* older_ = nullptr;  // neighbours in an EntryList
   CacheEntry* newer_ = nullptr;
-  bool evicted_in_use_ = false;
   // Set before the slot is entered, and then under the mutex. Relaxed: by it, look-ups only guess
   // whether the object may be retained.
   std::atomic<uint64_t> weight_{0};

@@ -9,11 +9,11 @@
 //
 // What the budget bounds are the live objects: the retained ones, and those that were evicted while
 // they were in use. To evict one that is in use frees nothing, so the victims are idle objects, as
-// long as there are any: first an expired one, which a list by age finds, then the policy's choice.
-// If that turns out to be in use, it is set aside, and looked at again by later evictions, a few at
-// a time, until it is idle. Only when nothing idle has been found, and the retained objects alone
-// exceed the budget, objects in use are evicted; they are counted until they die, or leave the
-// cache, or a hit has them retained again.
+// long as there are any: first an expired one, which an ExpiryQueue finds, or, of those that all
+// live as long, a list by age; then the policy's choice. If that turns out to be in use, it is set
+// aside, and looked at again by later evictions, a few at a time, until it is idle. Only when
+// nothing idle has been found, and the retained objects alone exceed the budget, objects in use are
+// evicted; they are counted until they die, or leave the cache, or a hit has them retained again.
 //
 // What an operation removes goes to a PendingRemovals, which runs the user code that this calls for
 // after all locks have been released: see there.
@@ -41,6 +41,7 @@
 #include "absl/base/thread_annotations.h"
 #include "weakcache/cache/internal/retention/cache_entry.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
+#include "weakcache/cache/internal/retention/expiry_queue.h"
 #include "weakcache/cache/internal/retention/pending_removals.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
@@ -60,8 +61,10 @@ class Retention {
   // a victim; and how many of all that are set aside an operation looks at.
   static constexpr size_t kFewAside = 4;
   static constexpr size_t kLooksAside = 64;
-  // How many objects that have not expired a turn looks at to find one that has.
+  // How many objects that have not expired a turn looks at to find one that has; and how many of
+  // those with a life of their own, expired or not.
   static constexpr size_t kLooksByAge = 16;
+  static constexpr size_t kLooksByExpiry = 256;
 
  public:
   using Entry = CacheEntry<K, Policy>;
@@ -100,16 +103,17 @@ class Retention {
     uint64_t bytes_ = 0;
   };
 
-  // Whether an entry has expired by time by `now`.
+  // Whether an entry has expired by time by `now`. No object may end in it.
   using ExpiryTest = std::function<bool(const Entry&, int64_t now)>;
 
   // `covers_in_use` says whether the budget bounds all live objects, or only those that are not in
-  // use, as far as the retention has noticed. An empty test says that nothing expires by time. It
-  // is called under the budget's lock.
+  // use, as far as the retention has noticed. The test is called under the budget's lock.
+  // `expires_by_default` says whether also objects without a life of their own may expire.
   Retention(uint64_t budget, bool covers_in_use, std::shared_ptr<CacheShared<K>> shared,
-            ExpiryTest is_expired = {})
+            ExpiryTest is_expired, bool expires_by_default)
       : shared_(std::move(shared)),
         is_expired_(std::move(is_expired)),
+        expires_by_default_(expires_by_default),
         covers_in_use_(covers_in_use),
         mutex_(shared_->mutex),
         policy_(budget),
@@ -247,6 +251,15 @@ class Retention {
     EvictSurplus(removals);
   }
 
+  // Finds the entry a place by its new life.
+  void UpdateExpiry(Entry* entry) {
+    MutexLock lock(mutex_);
+    entry->has_own_life = true;
+    if (!entry->retained()) return;
+    by_expiry_.Remove(entry);
+    QueueByExpiry(entry);
+  }
+
   uint64_t bytes() const {
     MutexLock lock(mutex_);
     return policy_.bytes();
@@ -333,7 +346,14 @@ class Retention {
     entry->SetEvictedInUse(false);
     policy_.Insert(entry, entry->key_hash, entry->object_weight());
     by_age_.PushNewest(entry);
+    QueueByExpiry(entry);
     entry->hot.ownership.SetRetained(true);
+  }
+  void QueueByExpiry(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const bool expires = entry->expires_after.load(std::memory_order_relaxed) != kNeverDue;
+    if (entry->has_own_life && expires) {
+      by_expiry_.Insert(entry, entry->written.load(std::memory_order_relaxed));
+    }
   }
   void AdmitLocked(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (!IsAdmissible(*entry) || entry->object_weight() > unreserved_budget()) return;
@@ -383,6 +403,7 @@ class Retention {
     // What is left of a turn.
     size_t looks = kLooksPerTurn;
     size_t looks_by_age = kLooksByAge;
+    size_t looks_by_expiry = kLooksByExpiry;
     // What is left of the operation: how many objects it may find to be in use, when their turn has
     // come, and how many that are set aside it may look at.
     size_t looks_in_use = kLooksPerTurn;
@@ -401,6 +422,7 @@ class Retention {
         if (looked == 0 && eviction.thorough) eviction.looks_in_use = eviction.looks_aside = size;
         eviction.looks = kLooksPerTurn;
         eviction.looks_by_age = kLooksByAge;
+        eviction.looks_by_expiry = kLooksByExpiry;
         eviction.spare_used = looked / 2 <= size;
         if (EvictDownTo(target(), eviction, removals) || looked / 5 > size) {
           evicting_ -= eviction.for_budget ? 1u : 0u;
@@ -513,12 +535,23 @@ class Retention {
       }
     }
   }
-  // Evicts the oldest object, if it has expired. With expire_after_write alone that finds the
-  // expired ones. An object that was found since it was entered may expire later than newer ones,
-  // so it becomes the newest, to be looked at again in turn; and so does one that is in use.
+  // Evicts an expired object that is idle, if it finds one.
   bool EvictExpired(Eviction& eviction, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (!is_expired_) return false;
+    while (Entry* const entry = by_expiry_.NextExpired(removals.now, eviction.looks_by_expiry)) {
+      if (IsInUse(*entry)) continue;
+      --eviction.looks;
+      Evict(entry, removals);
+      return true;
+    }
+    return expires_by_default_ && EvictOldestExpired(eviction, removals);
+  }
+  // Evicts the oldest object, if it has expired. With expire_after_write alone that finds the
+  // expired ones. An object that was found since it was entered, or has a life of its own, may
+  // expire later than newer ones, so it becomes the newest, to be looked at again in turn; and so
+  // does one that is in use.
+  bool EvictOldestExpired(Eviction& eviction, PendingRemovals& removals)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     while (Entry* const entry = by_age_.oldest()) {
       const bool expired = is_expired_(*entry, removals.now);
       if (expired && !IsInUse(*entry)) {
@@ -526,7 +559,8 @@ class Retention {
         Evict(entry, removals);
         return true;
       }
-      if ((!expired && !entry->WasFound()) || eviction.looks_by_age == 0) return false;
+      const bool may_live_longest = expired || entry->WasFound() || entry->has_own_life;
+      if (!may_live_longest || eviction.looks_by_age == 0) return false;
       --eviction.looks_by_age;
       by_age_.Remove(entry);
       by_age_.PushNewest(entry);
@@ -573,8 +607,7 @@ class Retention {
     policy_.Evict(entry);
     entry->unused_at_eviction = !IsInUse(*entry);
     // An expired object that is in use stays in the table, so a look-up will remove it as expired.
-    const bool expired =
-        entry->unused_at_eviction && is_expired_ && is_expired_(*entry, removals.now);
+    const bool expired = entry->unused_at_eviction && is_expired_(*entry, removals.now);
     removals.Add(entry, expired ? RemovalCause::kExpired : RemovalCause::kBudget);
     // Before the release: after it the object may die at any time. A look-up may have found it
     // since the test. If there is a listener, PendingRemovals looks again when that has returned.
@@ -593,6 +626,7 @@ class Retention {
   bool ReleaseRetained(Entry* entry, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     by_age_.Remove(entry);
+    by_expiry_.Remove(entry);
     entry->hot.ownership.SetRetained(false);
     admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
     const uint64_t weight = entry->object_weight();
@@ -604,12 +638,15 @@ class Retention {
 
   const std::shared_ptr<CacheShared<K>> shared_;
   const ExpiryTest is_expired_;
+  const bool expires_by_default_;
   const bool covers_in_use_;
   // Taken after a shard's lock, if that is held too; no other lock is taken under it.
   Mutex& mutex_;
   Policy policy_ ABSL_GUARDED_BY(mutex_);
   // The retained entries in the order in which they were admitted.
   EntryList<K, Policy> by_age_ ABSL_GUARDED_BY(mutex_);
+  // Those of them that have a life of their own, and expire.
+  ExpiryQueue<Entry> by_expiry_ ABSL_GUARDED_BY(mutex_);
   // Bytes that are kept free for loads under way.
   uint64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
   // Threads that evict in turns until the budget is kept, or are about to.

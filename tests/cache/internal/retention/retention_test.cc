@@ -39,16 +39,15 @@ class RetentionTest : public ::testing::Test {
   using PendingRemovals = typename Core::PendingRemovals;
 
   explicit RetentionTest(uint64_t budget = 100)
-      : core_(CacheSettings<int, Blob>{
-                  budget, /*budget_covers_in_use=*/true, /*shards=*/1, /*max_concurrent_loads=*/0,
-                  [](const Blob& blob) { return blob.size; },
-                  [this](int key, RemovalCause cause, uint64_t weight) {
-                    const std::lock_guard lock(notified_mutex_);
-                    notified_.push_back({key, cause, weight});
-                  },
-                  Freshness({}, absl::InfiniteDuration(), absl::InfiniteDuration(),
-                            absl::InfiniteDuration()),
-                  /*count_entry_memory=*/false},
+      : core_(CacheSettings<int, Blob>{budget, /*budget_covers_in_use=*/true, /*shards=*/1,
+                                       /*max_concurrent_loads=*/0,
+                                       [](const Blob& blob) { return blob.size; },
+                                       [this](int key, RemovalCause cause, uint64_t weight) {
+                                         const std::lock_guard lock(notified_mutex_);
+                                         notified_.push_back({key, cause, weight});
+                                       },
+                                       Freshness(FreshnessSettings()),
+                                       /*count_entry_memory=*/false},
               DefaultHash<int>(), DefaultEqual<int>()) {}
   ~RetentionTest() override { core_.CheckInvariantsForTesting(); }
 
