@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a LargeObjectCache is told: its options, those of one load, and what an object weighs unless
-// the options have a weigher.
+// What a LargeObjectCache is told: its options, and what an object weighs unless these have a
+// weigher. For the options of one load see load_options.h.
 //
 // Why: a cache without a budget, or one that weighs an object of many megabytes by its sizeof,
 // looks right until the memory is gone. So a budget has to be set, and a type whose memory the
@@ -196,13 +196,6 @@ struct LargeObjectCacheOptions {
   // How many loaders may run at a time; further loads wait. Those that wait for each other do not
   // count. A refresh that would have to wait is left for later. 0: no limit.
   size_t max_concurrent_loads = 0;
-};
-
-struct LoadOptions {
-  // The probable weight of the object, without its entry. Other objects are evicted before the load
-  // until that many bytes are free, so that the budget is kept during it, too; in vain, if the load
-  // then fails. If so many can't be had beside other loads' estimates, none are evicted.
-  uint64_t weight_estimate = 0;
 };
 
 }  // namespace weakcache

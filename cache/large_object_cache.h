@@ -51,6 +51,7 @@
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/slot/stored_handle.h"
+#include "weakcache/cache/load_options.h"
 #include "weakcache/cache/loaded.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/ref.h"
@@ -99,12 +100,16 @@ class LargeObjectCache {
   // tries again. A loader that asks for its own key gets FailedPrecondition. If the key is
   // invalidated during the load, the callers still get the object, but it is not cached. If an
   // object is put during the load, that one is newer and wins.
+  //
+  // A caller leaves at the deadline or stop of its options: see load_options.h. A loader may take a
+  // std::stop_token, after the key or instead, which fires when the last caller has left, the one
+  // on whose thread it runs included. If that one's own stop or deadline ends the loader, this
+  // fails no other caller: one of them calls its own loader, and the others wait on.
   template <typename Key = K, typename Loader>
   [[nodiscard]] absl::StatusOr<Strong> GetOrLoad(Key&& key, Loader&& loader,
                                                  const LoadOptions& options = {}) {
     if constexpr (internal::CheckLoader<V, K, Loader>()) {
-      return core_->GetOrLoad(std::forward<Key>(key), std::forward<Loader>(loader),
-                              options.weight_estimate);
+      return core_->GetOrLoad(std::forward<Key>(key), std::forward<Loader>(loader), options);
     } else {
       return absl::InternalError("");
     }
@@ -125,8 +130,7 @@ class LargeObjectCache {
     }
     using Task = internal::LoadTask<Core, K, Strong, std::decay_t<Loader>>;
     auto task = std::make_shared<Task>(core_.get(), core_->tasks(), std::forward<Key>(key),
-                                       std::forward<Loader>(loader), options.weight_estimate,
-                                       std::move(promise));
+                                       std::forward<Loader>(loader), options, std::move(promise));
     std::invoke(std::forward<Executor>(executor), [task = std::move(task)] { task->Run(); });
     return future;
   }
@@ -136,9 +140,10 @@ class LargeObjectCache {
   // objects, or of whatever else GetOrLoad's loader may return, or an absl::StatusOr of one. What
   // it throws leaves GetAll. A key that another thread fails to load is loaded on its own.
   template <typename Loader>
-  std::vector<absl::StatusOr<Strong>> GetAll(absl::Span<const K> keys, Loader&& loader) {
+  std::vector<absl::StatusOr<Strong>> GetAll(absl::Span<const K> keys, Loader&& loader,
+                                             const LoadOptions& options = {}) {
     if constexpr (internal::CheckBulkLoader<V, K, Loader>()) {
-      return core_->GetAll(keys, loader);
+      return core_->GetAll(keys, loader, options);
     } else {
       return {};
     }

@@ -38,15 +38,16 @@ LAYERS = {
         "cache/internal/loading", "cache/internal/retention", "weakref", "weakref/internal",
     ],
     "cache": [
-        "cache/internal/concurrent", "cache/internal/core", "cache/internal/key",
-        "cache/internal/loading", "cache/internal/slot", "cache/internal/table", "weakref",
-        "weakref/internal",
+        "cache/internal/concurrent", "cache/internal/core", "cache/internal/creation",
+        "cache/internal/key", "cache/internal/loading", "cache/internal/slot",
+        "cache/internal/table", "weakref", "weakref/internal",
     ],
 }
 # What the folders above use of cache/: headers that stand alone, so that no circle arises.
 STANDALONE = {
     "cache/cache_options.h", "cache/cache_stats.h", "cache/held_value.h", "cache/key_policy.h",
-    "cache/loaded.h", "cache/recursive_creation_error.h", "cache/removal_cause.h",
+    "cache/load_options.h", "cache/loaded.h", "cache/recursive_creation_error.h",
+    "cache/removal_cause.h",
 }
 # Folders that see public headers only.
 USERS = ("examples/",)

@@ -14,6 +14,7 @@
 
 #include <array>
 #include <atomic>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -302,6 +303,12 @@ class RelacyConditionVariable {
   template <typename Lock>
   void wait(Lock& lock, rl::debug_info where = Here()) {
     condition_.wait(*lock.mutex(), where);
+  }
+  // Tries all times at which the deadline may come.
+  template <typename Lock, typename TimePoint>
+  std::cv_status wait_until(Lock& lock, const TimePoint& deadline, rl::debug_info where = Here()) {
+    return condition_.wait_for(*lock.mutex(), deadline, where) ? std::cv_status::no_timeout
+                                                               : std::cv_status::timeout;
   }
   void notify_all(rl::debug_info where = Here()) { condition_.notify_all(where); }
 

@@ -8,7 +8,9 @@
 #include "tests/model/concurrent_model.h"
 #include "tests/model/model.h"
 #include "tests/model/relacy_policy.h"
+#include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/creation/single_flight.h"
+#include "weakcache/cache/internal/creation/stop_token.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 
 namespace weakcache::model {
@@ -242,6 +244,164 @@ class CancelledFlight : public rl::test_suite<CancelledFlight, 3> {
   std::optional<ShardWithSpare> shard_;
 };
 
+// A wait that may end at any time.
+struct WaitWithDeadline : internal::UnboundedWait {
+  static constexpr bool has_deadline() { return true; }
+  void StopLater(const internal::StopSource& /*unused*/) { stops = true; }
+
+  bool stops = false;
+};
+
+// Thread 0 creates, all others wait until a deadline that comes at any time, and thread 0's caller
+// leaves meanwhile, told by the last thread. Who leaves before the creation lands is not looked at
+// by it, and the last to leave stops it.
+template <int kThreads>
+class LeavingAgainstLanding : public rl::test_suite<LeavingAgainstLanding<kThreads>, kThreads> {
+ public:
+  void before() {
+    ++current_schedule;
+    wait_graph.emplace();
+    shard_.emplace();
+    interest_.emplace(internal::SteadyTime::max(), internal::StopSource(internal::kNoStopState));
+    joined_ = left_ = stops_ = 0;
+    creating_ = false;
+  }
+  void thread(unsigned index) {
+    if (index == 0) {
+      Create();
+    } else if (index + 1 < kThreads) {
+      Await();
+    } else {
+      Lock lock(shard_->mutex);
+      // Before the end, as a stop callback of the creating thread's.
+      if (!creating_) return;
+      ++left_;
+      if (interest_->CallerLeaves()) ++stops_;
+    }
+  }
+  void after() {
+    RL_ASSERT(shard_->flights.empty());
+    interest_.reset();
+    shard_.reset();
+    wait_graph.reset();
+  }
+
+ private:
+  using Lock = internal::BasicMutexLock<RelacyAtomics>;
+
+  void Create() {
+    const int key = 1;
+    FlightsOfInts::Flight flight(0);
+    flight.SetInterest(&*interest_);
+    {
+      Lock lock(shard_->mutex);
+      RL_ASSERT(shard_->flights.Start(flight, shard_->flights.Find(0, IsAny)));
+      flight.SetKey(&key);
+      creating_ = true;
+      left_ = joined_ = 0;
+    }
+    Lock lock(shard_->mutex);
+    creating_ = false;
+    // Whoever waits, the caller included, has not been told to stop; nobody does, so has been.
+    const bool nobody_waits = left_ == joined_ + 1;
+    RL_ASSERT(!nobody_waits || stops_ > 0);
+    internal::CreationResult<Handle> result;
+    shard_->flights.End(flight, result);
+  }
+  void Await() {
+    Lock lock(shard_->mutex);
+    const auto found = shard_->flights.Find(0, IsAny);
+    if (found.flight == nullptr) return;
+    using Outcome = FlightsOfInts::AwaitOutcome;
+    WaitWithDeadline wait;
+    internal::CreationResult<Handle> result;
+    ++joined_;
+    const Outcome outcome =
+        shard_->flights.Await(*found.flight, shard_->mutex, result, nullptr, wait);
+    RL_ASSERT(outcome != Outcome::kCircular);
+    if (outcome == Outcome::kCompleted) {
+      RL_ASSERT(!creating_ && !wait.stops);
+      return;
+    }
+    RL_ASSERT(creating_);
+    ++left_;
+    if (!wait.stops) return;
+    // It was the last.
+    RL_ASSERT(left_ == joined_ + 1);
+    ++stops_;
+  }
+  static constexpr auto IsAny = [](int) { return true; };
+
+  std::optional<ShardWithSpare> shard_;
+  std::optional<internal::BasicInterest<RelacyAtomics>> interest_;
+  // Guarded by the shard's mutex: whether the creation is under way; how many have joined it, have
+  // left it, and were the last to.
+  bool creating_ = false;
+  int joined_ = 0;
+  int left_ = 0;
+  int stops_ = 0;
+};
+
+// Thread 1 waits until it is cancelled; the creation does not end before.
+class CancelledWait : public rl::test_suite<CancelledWait, 2> {
+ public:
+  void before() {
+    ++current_schedule;
+    wait_graph.emplace();
+    shard_.emplace();
+    cancelled_.emplace(0);
+    left_.emplace(0);
+  }
+  void thread(unsigned index) {
+    if (index == 1) {
+      Await();
+      left_->store(1, std::memory_order_release);
+      return;
+    }
+    const int key = 1;
+    FlightsOfInts::Flight flight(0);
+    {
+      Lock lock(shard_->mutex);
+      RL_ASSERT(shard_->flights.Start(flight, shard_->flights.Find(0, IsAny)));
+      flight.SetKey(&key);
+    }
+    cancelled_->store(1, std::memory_order_release);
+    shard_->flights.WakeAll(shard_->mutex);
+    while (left_->load(std::memory_order_acquire) == 0) RelacyAtomics::Pause(1);
+    Lock lock(shard_->mutex);
+    shard_->flights.End(flight, internal::CreationResult<Handle>());
+  }
+  void after() {
+    left_.reset();
+    cancelled_.reset();
+    shard_.reset();
+    wait_graph.reset();
+  }
+
+ private:
+  using Lock = internal::BasicMutexLock<RelacyAtomics>;
+  struct CancellableWait : internal::UnboundedWait {
+    bool cancelled() const { return flag->load(std::memory_order_acquire) != 0; }
+    const RelacyAtomic<int>* flag;
+  };
+
+  void Await() {
+    Lock lock(shard_->mutex);
+    const auto found = shard_->flights.Find(0, IsAny);
+    if (found.flight == nullptr) return;
+    CancellableWait wait;
+    wait.flag = &*cancelled_;
+    internal::CreationResult<Handle> result;
+    RL_ASSERT(shard_->flights.Await(*found.flight, shard_->mutex, result, nullptr, wait) ==
+              FlightsOfInts::AwaitOutcome::kLeft);
+  }
+  static constexpr auto IsAny = [](int) { return true; };
+
+  std::optional<ShardWithSpare> shard_;
+  std::optional<RelacyAtomic<int>> cancelled_;
+  std::optional<RelacyAtomic<int>> left_;
+};
+
 int RunAll() {
   constexpr int kRandom = 20'000;
   ModelRunner runner;
@@ -263,6 +423,9 @@ int RunAll() {
     runner.Bounded<CreationAfterCreation<3>>("three creations", 0, kRandom);
   }
   runner.Bounded<CancelledFlight>("a cancelled flight", 2, 5 * kRandom);
+  runner.Bounded<LeavingAgainstLanding<3>>("leaving against landing", 4, 5 * kRandom);
+  runner.Bounded<LeavingAgainstLanding<4>>("two leave against landing", 2, 5 * kRandom);
+  runner.Bounded<CancelledWait>("a cancelled wait", 2, kRandom);
   runner.Bounded<CreationAgainstReplacement>("creation against replacement", 1, kRandom);
   return runner.result();
 }

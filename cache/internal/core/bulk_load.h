@@ -13,6 +13,10 @@
 //      after all, so no other thread's failure is among the results. Keys that are repeated in the
 //      argument get the result of their first occurrence.
 //
+// When the caller's wait ends, it leaves step 1 or 5, and the keys that have no result get an
+// error.
+//
+//
 // User code runs in the middle of all that, without a flight or a permit. If it has ended the
 // cache, the keys that have no result yet get an error.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_BULK_LOAD_H_
@@ -32,8 +36,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "weakcache/cache/internal/core/cache_loads.h"
+#include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache::internal {
@@ -58,8 +64,11 @@ class BulkLoad {
   using V = typename Loads::V;
   using Result = typename Loads::Result;
 
-  BulkLoad(Loads& loads, absl::Span<const K> keys, Loader& loader)
-      : loads_(loads),
+  BulkLoad(Loads& loads, absl::Span<const K> keys, Loader& loader, const LoadRequest& request)
+      : wait_(request.options.deadline, request.options.stop_token),
+        options_{.deadline = request.options.deadline, .stop_token = request.options.stop_token},
+        request_{options_, request.source},
+        loads_(loads),
         store_(loads.store()),
         shared_(store_.shared()),
         keys_(keys),
@@ -103,7 +112,10 @@ class BulkLoad {
 
   // What LoadMissing ends in this order: the permit, the flights, and then what runs user code.
   struct Ending {
-    explicit Ending(BulkLoad& bulk_load) : load(bulk_load), permit(bulk_load.loads_.limiter()) {}
+    explicit Ending(BulkLoad& bulk_load)
+        : load(bulk_load),
+          call(bulk_load.wait_, bulk_load.request_),
+          permit(bulk_load.loads_.limiter()) {}
     ~Ending() {
       permit.Release();
       for (auto& part : load.parts_) Loads::EndFlight(part->completion, removals);
@@ -114,6 +126,7 @@ class BulkLoad {
     PendingRemovals removals;
     std::vector<K> keys;
     absl::StatusOr<Values> values;
+    StoppableCall call;
     LoadPermit permit;
   };
 
@@ -134,7 +147,7 @@ class BulkLoad {
     {
       Ending ending(*this);
       AcquirePermit(ending.permit);
-      for (const size_t index : missing_) Start(index, ending.removals);
+      for (const size_t index : missing_) Start(index, ending);
       ResolveRepeated();
       if (!parts_.empty()) LoadParts(ending);
     }
@@ -150,17 +163,24 @@ class BulkLoad {
   }
   void AcquirePermit(LoadPermit& permit) {
     while (!missing_.empty()) {
+      if (wait_.ended()) return LeaveMissing();
       if (permit.TryAcquire()) return;
-      permit.AwaitChange();
+      loads_.AwaitPermit(permit, wait_);
       LookUpMissing();
     }
     if (shared_->ended()) permit.ForgetLimiter();
   }
 
-  void Start(size_t index, PendingRemovals& removals) {
+  void LeaveMissing() {
+    for (const size_t index : missing_) results_[index] = HasLeft(wait_);
+    missing_.clear();
+  }
+
+  void Start(size_t index, Ending& ending) {
     auto part = std::make_unique<Part>(store_.shards().Locate(keys_[index]), index);
+    part->flight.SetInterest(ending.call.interest());
     const Flight* own = nullptr;
-    if (!TryStart(*part, own, removals)) {
+    if (!TryStart(*part, own, ending.removals)) {
       // Held on to, as this may be the last reference, until the key gets its turn.
       results_[index] = std::move(part->present.object);
       if (own != nullptr) {
@@ -220,7 +240,9 @@ class BulkLoad {
       CallAndEnter(ending);
     } catch (...) {
       for (auto& part : parts_) {
-        if (part->completion.flight != nullptr) part->outcome.error = std::current_exception();
+        if (part->completion.flight == nullptr) continue;
+        part->outcome.error = std::current_exception();
+        part->outcome.abandoned = ending.call.abandoned();
       }
       throw;
     }
@@ -231,6 +253,7 @@ class BulkLoad {
   void CallAndEnter(Ending& ending) {
     ending.keys.reserve(parts_.size());
     for (const auto& part : parts_) ending.keys.push_back(part->prepared.payload().key);
+    ending.call.Watch();
     typename Loads::Timer timer(store_);
     absl::StatusOr<Values>& values = ending.values;
     values = loader_(std::as_const(ending.keys));
@@ -243,7 +266,11 @@ class BulkLoad {
       ObjectTerms terms;
       part.outcome.status =
           status.ok() ? TakeObject<V, Value>(std::move((*values)[i]), part.made, terms) : status;
-      if (part.outcome.status.ok()) Enter(part, terms, ending.removals);
+      if (part.outcome.status.ok()) {
+        Enter(part, terms, ending.removals);
+      } else {
+        part.outcome.abandoned = ending.call.abandoned();
+      }
     }
     if (status.ok()) timer.Succeed();
   }
@@ -272,7 +299,7 @@ class BulkLoad {
       if (values->size() != 1) return WrongCount(values->size(), 1);
       return std::move(values->front());
     };
-    return loads_.Load(store_.shards().Locate(lookup), lookup, key, loader, /*estimate=*/0,
+    return loads_.Load(store_.shards().Locate(lookup), lookup, key, loader, request_,
                        IfOtherFails::kLoad);
   }
   static absl::Status WrongCount(size_t objects, size_t keys) {
@@ -280,6 +307,9 @@ class BulkLoad {
         absl::StrCat("the bulk loader gave ", objects, " objects for ", keys, " keys"));
   }
 
+  BoundedWait wait_;           // destroyed last, as it may run user code
+  const LoadOptions options_;  // without an estimate, which is for one object
+  const LoadRequest request_;
   Loads& loads_;
   Store& store_;
   const std::shared_ptr<typename Store::Shared> shared_;

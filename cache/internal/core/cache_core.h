@@ -30,8 +30,10 @@
 #include "weakcache/cache/internal/core/cache_store.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_task.h"
+#include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
+#include "weakcache/cache/load_options.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/ref.h"
@@ -66,13 +68,13 @@ class CacheCore {
   }
 
   template <typename Key, typename Loader>
-  Result GetOrLoad(Key&& key, Loader&& loader, uint64_t estimate) {
+  Result GetOrLoad(Key&& key, Loader&& loader, const LoadOptions& options) {
     const typename Store::template LookupKeyOf<Key> lookup = key;
     const KeyLocation location = store_.shards().Locate(lookup);
     if (auto* const found = store_.FindFast(location, lookup)) [[likely]]
       return found->Adopt();
     return GetOrLoadSlow(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                         estimate);
+                         options);
   }
 
   template <typename Key, typename Made>
@@ -88,8 +90,14 @@ class CacheCore {
   }
 
   template <typename Loader>
-  std::vector<Result> GetAll(absl::Span<const K> keys, Loader& loader) {
-    return BulkLoad<CacheLoads<Store>, Loader>(loads_, keys, loader).Run();
+  std::vector<Result> GetAll(absl::Span<const K> keys, Loader& loader, const LoadOptions& options) {
+    if constexpr (kTakesKeyAndStopToken<Loader&, std::vector<K>>) {
+      StoppableLoader<std::vector<K>, Loader&> bound(loader, options);
+      return BulkLoad<CacheLoads<Store>, decltype(bound)>(loads_, keys, bound, bound.Request())
+          .Run();
+    } else {
+      return BulkLoad<CacheLoads<Store>, Loader>(loads_, keys, loader, {options}).Run();
+    }
   }
 
   // Cancels the loads and refreshes under way: what they load does not enter the cache.
@@ -315,7 +323,18 @@ class CacheCore {
 
   template <typename Lookup, typename Key, typename Loader>
   [[gnu::noinline]] Result GetOrLoadSlow(const KeyLocation& location, const Lookup& lookup,
-                                         Key&& key, Loader&& loader, uint64_t estimate) {
+                                         Key&& key, Loader&& loader, const LoadOptions& options) {
+    if constexpr (kTakesStopToken<Loader, K>) {
+      StoppableLoader<K, Loader> bound(loader, options);
+      return FindOrLoad(location, lookup, std::forward<Key>(key), bound, bound.Request());
+    } else {
+      return FindOrLoad(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                        {options});
+    }
+  }
+  template <typename Lookup, typename Key, typename Loader>
+  Result FindOrLoad(const KeyLocation& location, const Lookup& lookup, Key&& key, Loader&& loader,
+                    const LoadRequest& request) {
     typename Store::Outcome outcome(store_.freshness());
     Ref<V> found = store_.Find(location, lookup, outcome);
     if (found.get() == nullptr) {
@@ -329,7 +348,7 @@ class CacheCore {
       const bool is_hit = store_.RecordHit(outcome);  // user code may run and end the cache
       if (is_hit && !shared->ended() && outcome.entry()->refresh.Claim()) {
         return refresh_.Refresh(location, std::move(found), outcome.entry(), std::forward<Key>(key),
-                                std::forward<Loader>(loader), estimate);
+                                std::forward<Loader>(loader), request.options.weight_estimate);
       }
       if (is_hit) return found;
       // The old object need not wait for the new one.
@@ -338,7 +357,7 @@ class CacheCore {
       if (shared->ended()) return CacheHasEnded();
     }
     return loads_.Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                       estimate);
+                       request);
   }
 
   CacheLoads<Store> loads_;

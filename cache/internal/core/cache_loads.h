@@ -6,6 +6,9 @@
 //   1. StartOrJoin looks whether there is an object by now, or a flight: another thread's load of
 //      the key. It waits for that flight's outcome, which is then its own, or else it enters a
 //      flight of its own. If nothing else is being loaded in the shard this takes no lock.
+//      It leaves that wait, or the one of step 2, when its caller's deadline comes or its stop
+//      token says so. The caller of a failed load whose own wait has ended does not fail the
+//      others: they go through step 1 again, so that one of them loads.
 //   2. With an estimate, bytes of the budget are reserved for the object before the flight begins;
 //      and a permit is acquired with the flight, if the number of loads is limited. A thread that
 //      can't have one waits without a flight, because others would wait for it, perhaps with a
@@ -33,15 +36,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/creation/single_flight.h"
+#include "weakcache/cache/internal/creation/stop_token.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/ref.h"
@@ -51,6 +58,13 @@ namespace weakcache::internal {
 // The result of an operation in which user code has ended the cache.
 inline absl::Status CacheHasEnded() {
   return absl::AbortedError("a destructor or the listener has ended the cache during the call");
+}
+
+// The result of a caller that has left.
+inline absl::Status HasLeft(const BoundedWait& wait) {
+  if (wait.cancelled())
+    return absl::CancelledError("the caller was cancelled before its object came");
+  return absl::DeadlineExceededError("the caller's deadline came before its object");
 }
 
 // What a thread does whose awaited load, another thread's, has failed.
@@ -116,25 +130,31 @@ class CacheLoads {
   // Serves a miss, which another thread may have served by now.
   template <typename Lookup, typename Key, typename Loader>
   [[gnu::noinline]] Result Load(const KeyLocation& location, const Lookup& lookup, Key&& key,
-                                Loader&& loader, uint64_t estimate,
+                                Loader&& loader, const LoadRequest& request,
                                 IfOtherFails if_other_fails = IfOtherFails::kFail) {
     using Made = MadeBy<Loader>;
     // Destroyed in reverse order: what others wait for ends before user code runs.
+    BoundedWait wait(request.options.deadline, request.options.stop_token);
+    StoppableCall call(wait, request);
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Made made{};
     ResultBy<Loader> loader_result;
     PreparedSlot prepared;
     typename Flights::Flight flight(location.hash());
+    flight.SetInterest(call.interest());
     LoadOutcome<V> outcome;
     FlightCompletion completion{location.shard, nullptr, outcome};
     Reservation reservation(store_.retention());
     LoadPermit permit(limiter_);
-    const StartOutcome start =
-        StartOrJoin<kIsEmbedded<Made>>(location, lookup, flight, prepared, completion, estimate,
-                                       reservation, permit, if_other_fails);
+    const StartOutcome start = StartOrJoin<kIsEmbedded<Made>>(
+        location, lookup, flight, prepared, completion, request.options.weight_estimate,
+        reservation, permit, if_other_fails, wait);
+    if (start == StartOutcome::kLeft) return HasLeft(wait);
     if (start != StartOutcome::kStarted) return ResultOfOther(start, std::move(outcome));
+    call.Watch();
     CatchInto(outcome, [&] {
+      const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
       store_.MakePayload(location, prepared, std::forward<Key>(key));
       flight.SetKey(&prepared.payload().key);
       outcome.status = Make(prepared.cold(), std::forward<Loader>(loader), made, loader_result);
@@ -147,6 +167,12 @@ class CacheLoads {
     completion.Complete();
     if (!outcome.status.ok()) return std::move(outcome.status);
     return std::move(outcome.object);
+  }
+
+  // See LoadPermit::AwaitChange.
+  void AwaitPermit(LoadPermit& permit, const BoundedWait& wait) {
+    const WakeIfCancelled wake(wait, [this] { limiter_.WakeAll(); });
+    permit.AwaitChange(wait);
   }
 
   // Runs the loader and the weigher.
@@ -212,12 +238,12 @@ class CacheLoads {
                            typename Flights::Flight& flight, PreparedSlot& prepared,
                            FlightCompletion& completion, uint64_t estimate,
                            Reservation& reservation, LoadPermit& permit,
-                           IfOtherFails if_other_fails) {
+                           IfOtherFails if_other_fails, BoundedWait& wait) {
     const auto match = [&] {
       return store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
     };
     bool reserved = estimate == 0;
-    if (reserved && permit.unlimited()) {
+    if (reserved && permit.unlimited() && !wait.ended()) {
       // Before the flight begins, as it may run destructors.
       auto found = location.shard->table.FindOrProveAbsent(location.hash(), match());
       completion.result.object = std::move(found.object);
@@ -228,22 +254,30 @@ class CacheLoads {
       if (start != StartOutcome::kRefused) return start;
     }
     for (;;) {
-      const auto may_start = [&] { return reserved && permit.TryAcquire(); };
-      const StartOutcome start = internal::StartOrJoin<kEmbedded, StdAtomics>(
-          *location.shard, location.hash(), match(), store_.shards().MatchingKey(lookup), flight,
-          prepared, completion.result, may_start);
+      const bool ended = wait.ended();
+      const auto may_start = [&] { return !ended && reserved && permit.TryAcquire(); };
+      StartOutcome start;
+      {
+        const WakeIfCancelled wake(
+            wait, [&] { location.shard->flights.WakeAll(location.shard->table.mutex); });
+        start = internal::StartOrJoin<kEmbedded, StdAtomics>(
+            *location.shard, location.hash(), match(), store_.shards().MatchingKey(lookup), flight,
+            prepared, completion.result, may_start, wait);
+      }
       if (start == StartOutcome::kStarted) completion.flight = &flight;
       LoadOutcome<V>& outcome = completion.result;
-      if (start == StartOutcome::kJoined && if_other_fails == IfOtherFails::kLoad &&
-          outcome.object.get() == nullptr) {
+      if (start == StartOutcome::kJoined && outcome.object.get() == nullptr &&
+          (if_other_fails == IfOtherFails::kLoad || outcome.abandoned)) {
         outcome = LoadOutcome<V>();
       } else if (start != StartOutcome::kRefused) {
         return start;
+      } else if (ended) {
+        return StartOutcome::kLeft;
       } else if (reserved || !permit.available()) {
         // Many may wait for one permit, so they reserve nothing meanwhile.
         reservation.Release();
         reserved = estimate == 0;
-        permit.AwaitChange();
+        AwaitPermit(permit, wait);
       } else {
         const uint64_t weight = store_.shared()->WithEntry(estimate, kEmbedded);
         if (!reservation.Reserve(weight, store_.freshness().NowIfNeeded())) {
@@ -256,7 +290,7 @@ class CacheLoads {
     }
   }
 
-  // The result of a load that this thread has not made itself.
+  // The result of a load that this thread has not made itself. (kLeft: see HasLeft.)
   static Result ResultOfOther(StartOutcome start, LoadOutcome<V> outcome) {
     if (start == StartOutcome::kRecursive) {
       return absl::FailedPreconditionError("the loader asks for the key that it loads");

@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/creation/wait_graph.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/recursive_creation_error.h"
@@ -40,6 +41,7 @@ template <typename AnyResult, typename Key, typename Policy>
 class SingleFlight {
   using Mutex = BasicMutex<Policy>;
   using WaitGraph = BasicWaitGraph<Policy>;
+  using Interest = BasicInterest<Policy>;
 
  public:
   using Result = AnyResult;
@@ -55,6 +57,9 @@ class SingleFlight {
       // Release pairs with the acquire in Find.
       key_.store(key, std::memory_order_release);
     }
+    // Has those that wait counted, before others can find the flight. `interest` may be null, and
+    // has to stay until the flight has ended.
+    void SetInterest(Interest* interest) { interest_ = interest; }
     bool IsThisThreads() const { return thread_ == &WaitGraph::ThisThread(); }
     // The next three: for a thread that holds the shard's lock.
     bool cancelled() const { return cancelled_; }
@@ -69,6 +74,7 @@ class SingleFlight {
       bool completed = false;
       typename WaitGraph::Wait wait;
       Waiter* next;
+      Waiter** link;  // what points to this one
     };
 
     const uint32_t hash_;
@@ -78,6 +84,7 @@ class SingleFlight {
     bool superseded_ = false;
     // Null until the creating thread has made the key; only that thread writes, once.
     typename Policy::template Atomic<const Key*> key_{nullptr};
+    Interest* interest_ = nullptr;
     Waiter* waiters_ = nullptr;
     Flight* children_[2] = {nullptr, nullptr};
     Flight* next_visited_ = nullptr;  // scratch of ForEach and ForEachKey
@@ -183,20 +190,43 @@ class SingleFlight {
     }
   }
 
-  // Waits for another thread's flight, and moves its result to `result`. The mutex is unlocked
-  // meanwhile. If that thread waits for this one, perhaps through others, returns false at once and
-  // describes the circle.
-  [[nodiscard]] bool Await(Flight& flight, Mutex& mutex, Result& result, std::string* circle)
+  enum class AwaitOutcome {
+    kCompleted,  // the result has been moved to the caller's
+    kCircular,   // the flight's thread waits for this one, perhaps through others: did not wait
+    kLeft,       // the wait has ended before the flight
+  };
+  // Waits for another thread's flight. The mutex is unlocked meanwhile. Describes a circle. Who
+  // cancels the wait has to call WakeAll.
+  template <typename Wait>
+  [[nodiscard]] AwaitOutcome Await(Flight& flight, Mutex& mutex, Result& result,
+                                   std::string* circle, Wait& wait)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     typename Flight::Waiter waiter;
     // Relaxed: Find has seen the key, with acquire.
     const Key* const key = flight.key_.load(std::memory_order_relaxed);
-    if (!WaitGraph::Get().Begin(waiter.wait, *flight.thread_, key, circle)) return false;
+    if (!WaitGraph::Get().Begin(waiter.wait, *flight.thread_, key, circle)) {
+      return AwaitOutcome::kCircular;
+    }
     Join(flight, waiter);
-    const LeaveGuard guard{flight, waiter};
-    completed_.Wait(mutex, [&] { return waiter.completed; });
+    if (flight.interest_ != nullptr) flight.interest_->Join();
+    const AwaitGuard<Wait> guard{flight, waiter, wait};
+    WaitFor(
+        completed_, mutex, [&] { return waiter.completed || wait.cancelled(); }, wait);
+    if (!waiter.completed) return AwaitOutcome::kLeft;
     result = std::move(waiter.result);
-    return true;
+    return AwaitOutcome::kCompleted;
+  }
+  // The same without an end of the wait; false means kCircular.
+  [[nodiscard]] bool Await(Flight& flight, Mutex& mutex, Result& result, std::string* circle)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    UnboundedWait wait;
+    return Await(flight, mutex, result, circle, wait) == AwaitOutcome::kCompleted;
+  }
+  // Has all threads that wait look whether they have been cancelled. Without the lock, which is
+  // `mutex`: a thread that has looked already is asleep once this has had it.
+  void WakeAll(Mutex& mutex) {
+    { BasicMutexLock<Policy> lock(mutex); }
+    completed_.NotifyAll();
   }
 
   // Waits a moment for a flight that has no key yet, which is mostly about to get one. (Its thread
@@ -212,7 +242,7 @@ class SingleFlight {
     lock.unlock();
     Policy::Pause(kSpins);
     lock.lock();
-    Leave(flight, waiter);
+    Leave(waiter);
     lock.unlock();
     return true;
   }
@@ -240,21 +270,30 @@ class SingleFlight {
   // Not inlined, since GCC warns: it can't see that End drops the pointer before the waiter ends.
   [[gnu::noinline]] static void Join(Flight& flight, typename Flight::Waiter& waiter) {
     waiter.next = flight.waiters_;
+    waiter.link = &flight.waiters_;
+    if (waiter.next != nullptr) waiter.next->link = &waiter.next;
     flight.waiters_ = &waiter;
   }
   // Takes a waiter out whose thread leaves, if the flight has not ended. (If it has, it may be
   // gone.)
-  static void Leave(Flight& flight, typename Flight::Waiter& waiter) {
+  static void Leave(typename Flight::Waiter& waiter) {
     if (waiter.completed) return;
-    auto** link = &flight.waiters_;
-    while (*link != &waiter) link = &(*link)->next;
-    *link = waiter.next;
+    *waiter.link = waiter.next;
+    if (waiter.next != nullptr) waiter.next->link = waiter.link;
     WaitGraph::Get().End(waiter.wait);
   }
-  struct LeaveGuard {
-    ~LeaveGuard() { Leave(flight, waiter); }
+  // Takes an awaiting thread out on whatever way it leaves.
+  template <typename Wait>
+  struct AwaitGuard {
+    ~AwaitGuard() {
+      if (waiter.completed) return;
+      Leave(waiter);
+      Interest* const interest = flight.interest_;
+      if (interest != nullptr && interest->Leave()) wait.StopLater(interest->source());
+    }
     Flight& flight;
     typename Flight::Waiter& waiter;
+    Wait& wait;
   };
   // The wait for a flight's key. While it is in the graph the flight has not ended.
   class PendingKey final : public WaitGraph::Resource {
@@ -355,21 +394,17 @@ enum class StartOutcome {
   kRecursive,  // the creation under the key is this very thread's
   kCircular,   // it is one whose thread waits for this one; the result says so
   kRefused,    // there is neither, and `may_start()` was false
-};
-
-struct MayAlwaysStart {
-  bool operator()() const { return true; }
+  kLeft,       // the caller's wait has ended before the other's creation
 };
 
 // Starts `flight` and prepares a slot for it. If there is an object for whose slot `match_slot` is
 // true, that goes to `result` instead; if there is a flight for whose key `match_key` is true, its
 // result does, for which the caller waits. The shard has a table and flights.
 template <bool kEmbedded, typename Policy, typename Shard, typename MatchSlot, typename MatchKey,
-          typename Flight, typename PreparedSlot, typename Result,
-          typename MayStart = MayAlwaysStart>
+          typename Flight, typename PreparedSlot, typename Result, typename MayStart, typename Wait>
 StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slot,
                          const MatchKey& match_key, Flight& flight, PreparedSlot& prepared,
-                         Result& result, const MayStart& may_start = MayStart()) {
+                         Result& result, const MayStart& may_start, Wait& wait) {
   auto& table = shard.table;
   using Table = std::remove_reference_t<decltype(table)>;
   for (int attempt = 0;; ++attempt) {
@@ -386,9 +421,15 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
     const auto other = shard.flights.Find(hash, match_key);
     if (other.flight != nullptr) {
       if (other.flight->IsThisThreads()) return StartOutcome::kRecursive;
+      using AwaitOutcome = typename std::remove_reference_t<decltype(shard.flights)>::AwaitOutcome;
       std::string circle;
-      if (shard.flights.Await(*other.flight, table.mutex, result, &circle)) {
-        return StartOutcome::kJoined;
+      switch (shard.flights.Await(*other.flight, table.mutex, result, &circle, wait)) {
+        case AwaitOutcome::kCompleted:
+          return StartOutcome::kJoined;
+        case AwaitOutcome::kLeft:
+          return StartOutcome::kLeft;
+        case AwaitOutcome::kCircular:
+          break;
       }
       result.SetCircular(circle);
       return StartOutcome::kCircular;
@@ -398,6 +439,7 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
       table.template Prepare<kEmbedded>(prepared);
       if (shard.flights.Start(flight, other)) return StartOutcome::kStarted;
     } else if (attempt >= shard.flights.kSpins) {
+      if (wait.ended()) return StartOutcome::kLeft;
       std::string circle;
       if (shard.flights.AwaitKey(*other.key_pending, lock, &circle)) continue;
       result.SetCircular(circle);
@@ -406,6 +448,17 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
     lock.unlock();
     Policy::Pause(attempt);
   }
+}
+
+// The same for a caller that may always start, and waits as long as it takes.
+template <bool kEmbedded, typename Policy, typename Shard, typename MatchSlot, typename MatchKey,
+          typename Flight, typename PreparedSlot, typename Result>
+StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slot,
+                         const MatchKey& match_key, Flight& flight, PreparedSlot& prepared,
+                         Result& result) {
+  UnboundedWait wait;
+  return StartOrJoin<kEmbedded, Policy>(
+      shard, hash, match_slot, match_key, flight, prepared, result, [] { return true; }, wait);
 }
 
 // Starts `flight`, without the lock, if there is no other in the shard and the table is still as of

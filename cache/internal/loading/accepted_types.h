@@ -9,6 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "weakcache/cache/internal/creation/stop_token.h"
+#include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/cache/loaded.h"
 #include "weakcache/weakref/ref.h"
 
@@ -38,37 +40,54 @@ inline constexpr bool kIsBulkResult<V, absl::StatusOr<Results>> = kIsBulkResult<
 
 // Each returns whether its arguments are accepted; if not, nothing else need be compiled.
 
+template <typename V, typename Result>
+constexpr bool CheckLoadResult() {
+  constexpr bool kIsAccepted = kIsLoadResult<V, std::remove_cvref_t<Result>>;
+  static_assert(kIsAccepted,
+                "the loader must return a V, a std::unique_ptr or a Ref to one, a Loaded of any "
+                "of these, an absl::StatusOr of any of all these, or an absl::Status");
+  return kIsAccepted;
+}
+
 template <typename V, typename K, typename Loader>
 constexpr bool CheckLoader() {
   constexpr bool kTakesKey = std::is_invocable_v<Loader, const K&>;
-  constexpr bool kIsCallable = kTakesKey || std::is_invocable_v<Loader>;
-  static_assert(kIsCallable, "the loader must take the key, as a const K&, or nothing");
-  if constexpr (kTakesKey) {
-    constexpr bool kIsAccepted =
-        kIsLoadResult<V, std::remove_cvref_t<std::invoke_result_t<Loader, const K&>>>;
-    static_assert(kIsAccepted,
-                  "the loader must return a V, a std::unique_ptr or a Ref to one, a Loaded of any "
-                  "of these, an absl::StatusOr of any of all these, or an absl::Status");
-    return kIsAccepted;
+  constexpr bool kIsCallable =
+      kTakesStopToken<Loader, K> || kTakesKey || std::is_invocable_v<Loader>;
+  static_assert(kIsCallable,
+                "the loader must take the key, as a const K&, or nothing, and perhaps a "
+                "std::stop_token after it");
+  if constexpr (kTakesStopToken<Loader, K>) {
+    using Stoppable = StoppableLoader<K, Loader>;
+    return CheckLoadResult<V, std::invoke_result_t<Stoppable&, const K&>>();
+  } else if constexpr (kTakesKey) {
+    return CheckLoadResult<V, std::invoke_result_t<Loader, const K&>>();
   } else if constexpr (kIsCallable) {
-    constexpr bool kIsAccepted =
-        kIsLoadResult<V, std::remove_cvref_t<std::invoke_result_t<Loader>>>;
-    static_assert(kIsAccepted,
-                  "the loader must return a V, a std::unique_ptr or a Ref to one, a Loaded of any "
-                  "of these, an absl::StatusOr of any of all these, or an absl::Status");
-    return kIsAccepted;
+    return CheckLoadResult<V, std::invoke_result_t<Loader>>();
   } else {
     return false;
   }
 }
 
+// What a bulk loader returns.
+template <typename Loader, typename K, bool kTakesToken>
+struct BulkResultImpl {
+  using type = std::invoke_result_t<Loader&, const std::vector<K>&>;
+};
+template <typename Loader, typename K>
+struct BulkResultImpl<Loader, K, true> {
+  using type = std::invoke_result_t<Loader&, const std::vector<K>&, StopToken>;
+};
+
 template <typename V, typename K, typename Loader>
 constexpr bool CheckBulkLoader() {
-  constexpr bool kIsCallable = std::is_invocable_v<Loader&, const std::vector<K>&>;
-  static_assert(kIsCallable, "the bulk loader must take a const std::vector<K>&");
+  constexpr bool kTakesToken = kTakesKeyAndStopToken<Loader&, std::vector<K>>;
+  constexpr bool kIsCallable = kTakesToken || std::is_invocable_v<Loader&, const std::vector<K>&>;
+  static_assert(kIsCallable,
+                "the bulk loader must take a const std::vector<K>&, and perhaps a std::stop_token");
   if constexpr (kIsCallable) {
-    constexpr bool kIsAccepted =
-        kIsBulkResult<V, std::remove_cvref_t<std::invoke_result_t<Loader&, const std::vector<K>&>>>;
+    using Result = typename BulkResultImpl<Loader, K, kTakesToken>::type;
+    constexpr bool kIsAccepted = kIsBulkResult<V, std::remove_cvref_t<Result>>;
     static_assert(kIsAccepted,
                   "the bulk loader must return a std::vector of what a loader may return, or an "
                   "absl::StatusOr of that");

@@ -22,6 +22,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/creation/wait_graph.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
@@ -54,6 +55,13 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
     if (waiters_.fetch_add(0, std::memory_order_release) == 0) return;
     Lock lock(mutex_);
     NotifyChangeLocked();
+  }
+
+  // Has all threads that wait for a permit look whether they have been cancelled.
+  void WakeAll() {
+    if (limit_ == 0) return;
+    { Lock lock(mutex_); }
+    changed_.NotifyAll();
   }
 
   // Returns the load with a permit of this limiter that the calling thread runs, or kNoLoad.
@@ -179,8 +187,11 @@ class BasicLoadPermit {
 
   // Returns when a permit has been returned or granted, or NotifyChange() called, since the last
   // call of this; the first call returns at once, and from then on changes count. Precondition:
-  // there is a limit, and the caller holds no lock, flight or permit of the cache's.
-  void AwaitChange() {
+  // there is a limit, and the caller holds no lock, flight or permit of the cache's. Returns also
+  // when the wait has ended; who cancels it has to call WakeAll.
+  void AwaitChange() { AwaitChange(UnboundedWait()); }
+  template <typename Wait>
+  void AwaitChange(const Wait& wait) {
     if (!is_waiting_) {
       Lock lock(limiter_.mutex_);
       seen_ = limiter_.changes_;
@@ -191,11 +202,14 @@ class BasicLoadPermit {
     }
     uint64_t changes;
     {
-      PermitWait wait(*this);
+      const PermitWait in_graph(*this);
       Lock lock(limiter_.mutex_);
-      limiter_.changed_.Wait(limiter_.mutex_, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-        return limiter_.changes_ != seen_ || granted_;
-      });
+      WaitFor(
+          limiter_.changed_, limiter_.mutex_,
+          [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+            return limiter_.changes_ != seen_ || granted_ || wait.cancelled();
+          },
+          wait);
       changes = limiter_.changes_;
     }
     // Not before the wait has left the graph, where this says whether it is over.

@@ -37,6 +37,9 @@ struct LoadOutcome {
   Ref<V> object;
   absl::Status status;
   std::exception_ptr error = nullptr;
+  // Whether the load has failed after its caller had left, or because its loader was asked to stop:
+  // that is no failure of the others'.
+  bool abandoned = false;
 };
 
 // Calls a loader that takes the key, or nothing.

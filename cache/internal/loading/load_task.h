@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/load_options.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/internal/check.h"
 
@@ -69,14 +70,14 @@ template <typename Core, typename K, typename Strong, typename Loader>
 class LoadTask {
  public:
   template <typename Key, typename AnyLoader>
-  LoadTask(Core* core, TaskCount& count, Key&& key, AnyLoader&& loader, uint64_t estimate,
+  LoadTask(Core* core, TaskCount& count, Key&& key, AnyLoader&& loader, LoadOptions options,
            std::promise<absl::StatusOr<Strong>> promise)
       : core_(core),
         count_(count),
         maker_(core->limiter().CurrentLoad()),
         key_(std::forward<Key>(key)),
         loader_(std::forward<AnyLoader>(loader)),
-        estimate_(estimate),
+        options_(std::move(options)),
         promise_(std::move(promise)) {
     count_.Begin();
   }
@@ -98,7 +99,7 @@ class LoadTask {
     const TaskCount::Running running(count_);
     // The load that has made the task may wait for it.
     const LoadLimiter::TaskScope scope(core_->limiter(), maker_);
-    return core_->GetOrLoad(std::move(key_), std::move(loader_), estimate_);
+    return core_->GetOrLoad(std::move(key_), std::move(loader_), options_);
   }
 
   Core* const core_;
@@ -107,7 +108,7 @@ class LoadTask {
   bool has_run_ = false;
   K key_;
   Loader loader_;
-  const uint64_t estimate_;
+  const LoadOptions options_;
   std::promise<absl::StatusOr<Strong>> promise_;
 };
 

@@ -85,6 +85,16 @@ class BasicCondition {
     const Disown disown{lock};
     while (!predicate()) condition_.wait(lock);
   }
+  // Waits until the predicate is true, or the deadline, with a look at the predicate after it.
+  template <typename Predicate, typename TimePoint>
+  void WaitUntil(BasicMutex<Policy>& mutex, Predicate&& predicate, const TimePoint& deadline)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    UniqueLock lock(mutex.mutex_, std::adopt_lock);
+    const Disown disown{lock};
+    while (!predicate()) {
+      if (condition_.wait_until(lock, deadline) == std::cv_status::timeout) return;
+    }
+  }
   void NotifyAll() { condition_.notify_all(); }
 
  private:

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 
 namespace weakcache::internal {
@@ -114,6 +115,15 @@ TEST_P(SingleFlightTest, FindsAllFlightsAndNoOthers) {
 // Hashes that are all different, few, and all the same.
 INSTANTIATE_TEST_SUITE_P(Hashes, SingleFlightTest,
                          testing::Values(~uint32_t{0}, uint32_t{0x80000003}, uint32_t{0}));
+
+TEST(InterestTest, ACallerLeavesOnce) {
+  Interest interest(SteadyTime::min());
+  interest.Join();
+  EXPECT_TRUE(interest.Leave());  // the caller is late, too
+  interest.Join();
+  EXPECT_FALSE(interest.CallerLeaves());
+  EXPECT_TRUE(interest.Leave());
+}
 
 }  // namespace
 }  // namespace weakcache::internal

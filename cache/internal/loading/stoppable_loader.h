@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// A loader that takes a stop token, as one that takes none.
+#ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_STOPPABLE_LOADER_H_
+#define WEAKCACHE_CACHE_INTERNAL_LOADING_STOPPABLE_LOADER_H_
+
+#include <functional>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "weakcache/cache/internal/creation/bounded_wait.h"
+#include "weakcache/cache/internal/creation/stop_token.h"
+#include "weakcache/cache/load_options.h"
+
+namespace weakcache::internal {
+
+template <typename Loader, typename K>
+inline constexpr bool kTakesKeyAndStopToken = std::is_invocable_v<Loader, const K&, StopToken>;
+template <typename Loader, typename K>
+inline constexpr bool kTakesStopToken = kTakesKeyAndStopToken<Loader, K> ||
+                                        (!std::is_invocable_v<Loader, const K&> &&
+                                         !std::is_invocable_v<Loader> &&
+                                         std::is_invocable_v<Loader, StopToken>);
+
+// How a load is asked for.
+struct LoadRequest {
+  const LoadOptions& options;
+  // Of a loader that takes a token, or null: the load puts its own source there.
+  StopSource* source = nullptr;
+};
+
+// The call of a loader, or of a bulk loader, that those who wait for its load may stop, if the
+// loader takes a token. Declare it before flights and permits, and after `wait`.
+class StoppableCall {
+ public:
+  StoppableCall(const BoundedWait& wait, const LoadRequest& request) : wait_(wait) {
+    if (request.source == nullptr) return;
+    interest_.emplace(wait.deadline());
+    *request.source = interest_->source();
+  }
+  StoppableCall(const StoppableCall&) = delete;
+  StoppableCall& operator=(const StoppableCall&) = delete;
+
+  // For the flights; null if the loader takes no token.
+  Interest* interest() { return interest_.has_value() ? &*interest_ : nullptr; }
+  // From now on the caller may leave by its stop token.
+  void Watch() { cancellation_.Watch(interest(), wait_.stop_token()); }
+  // Marks, in its destructor, the outcome of a call that has failed. A LoadOutcome.
+  template <typename Outcome>
+  struct MarkIfAbandoned {
+    ~MarkIfAbandoned() {
+      if (outcome.object.get() == nullptr) outcome.abandoned = call.abandoned();
+    }
+    const StoppableCall& call;
+    Outcome& outcome;
+  };
+  // Whether a failure is none of the others': the caller has left, or the loader was told to stop.
+  bool abandoned() const {
+    return wait_.ended() || (interest_.has_value() && interest_->stopped());
+  }
+
+ private:
+  const BoundedWait& wait_;
+  std::optional<Interest> interest_;
+  CallerCancellation cancellation_;
+};
+
+// Refers to a loader of the type Loader, a forwarding reference's. K is what it takes.
+template <typename K, typename Loader>
+class StoppableLoader {
+ public:
+  StoppableLoader(std::remove_reference_t<Loader>& loader, const LoadOptions& options)
+      : loader_(loader), options_(options) {}
+  StoppableLoader(const StoppableLoader&) = delete;
+  StoppableLoader& operator=(const StoppableLoader&) = delete;
+
+  LoadRequest Request() { return {options_, &source_}; }
+  decltype(auto) operator()(const K& key) {
+    if constexpr (kTakesKeyAndStopToken<Loader, K>) {
+      return std::invoke(std::forward<Loader>(loader_), key, source_.get_token());
+    } else {
+      return std::invoke(std::forward<Loader>(loader_), source_.get_token());
+    }
+  }
+
+ private:
+  std::remove_reference_t<Loader>& loader_;
+  const LoadOptions& options_;
+  // Never asked to stop if the loader is called for no load, but a refresh.
+  StopSource source_{kNoStopState};
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_LOADING_STOPPABLE_LOADER_H_
