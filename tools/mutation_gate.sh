@@ -7,7 +7,6 @@
 #
 #   tools/mutation_gate.sh               all mutants
 #   tools/mutation_gate.sh WORD…         those whose id contains one of the words
-#   tools/mutation_gate.sh --fast        without the last tests, which are built with bazel
 #   tools/mutation_gate.sh --jobs=1      one at a time instead of one for each core
 #   tools/mutation_gate.sh --list        their ids, nothing else
 set -euo pipefail
