@@ -148,6 +148,12 @@ class RemovalListener {
   std::function<void(const K&, const Ref<V>&, RemovalCause, uint64_t)> function_;
 };
 
+// What becomes of a load for whose object the hard limit of a cache leaves no room.
+enum class AtHardLimit {
+  kFail,          // it gives absl::StatusCode::kResourceExhausted, and its object is destroyed
+  kServeUncached  // its callers get the object, which does not enter the cache, nor count
+};
+
 // Options are given to LargeObjectCache::Create, or to CreateWeak.
 template <typename K, typename V>
 struct LargeObjectCacheOptions {
@@ -161,6 +167,18 @@ struct LargeObjectCacheOptions {
   // False: the budget bounds the idle objects alone. As the cache is not told when an object
   // becomes idle, those that have become idle since may exceed it: each load notices up to 64.
   bool budget_covers_in_use = true;
+  // What all live objects in the cache, idle and in use, and the estimates of loads under way never
+  // exceed together; 0: no hard limit. If idle objects have to go for that, they do. A load whose
+  // weight_estimate leaves it no room waits, before it begins, until objects in use have died, for
+  // up to `hard_limit_wait` by std::chrono::steady_clock; then `at_hard_limit` says what becomes of
+  // it. An object without an estimate, or heavier than it, enters the cache only if there is room
+  // when it has been loaded; it does not wait, and if there is a listener nothing goes for it. So
+  // give estimates, or leave some room between the budget and the limit. An object that is put and
+  // finds no room does not enter the cache, and one that outgrows the room leaves it. Objects that
+  // have left the cache do not count, even if they live.
+  uint64_t hard_limit_bytes = 0;
+  absl::Duration hard_limit_wait = absl::ZeroDuration();
+  AtHardLimit at_hard_limit = AtHardLimit::kFail;
   // Returns the weight of an object; called once for each new object, and by UpdateWeight. Empty:
   // DefaultWeight, if V has one. If it has none, a weigher has to be set.
   std::function<uint64_t(const V&)> weigher = {};

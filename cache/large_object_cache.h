@@ -275,6 +275,25 @@ class LargeObjectCache {
         [&](auto& removals) { core_->store().retention().SetBudget(budget_bytes, removals); });
   }
   [[nodiscard]] uint64_t budget_bytes() const { return core_->store().retention().budget(); }
+  // Sets another hard limit. If it is lower, evicts idle objects; objects in use may exceed it
+  // until they die. If it is higher, loads that wait for room go on. Returns the weight of the
+  // objects that have died of it. Preconditions: options.hard_limit_bytes was set; at most
+  // PTRDIFF_MAX.
+  uint64_t SetHardLimit(uint64_t hard_limit_bytes) {
+    internal::Check(core_->store().retention().hard_limit().active(),
+                    "LargeObjectCache::SetHardLimit", "options.hard_limit_bytes was not set");
+    internal::Check(internal::IsBudget(hard_limit_bytes), "LargeObjectCache::SetHardLimit",
+                    "a negative limit");
+    return core_->CountFreed([&](auto& removals) {
+      core_->store().retention().SetHardLimit(hard_limit_bytes, removals);
+    });
+  }
+  // Returns what the hard limit counts at this moment. O(1). Precondition: as SetHardLimit.
+  [[nodiscard]] uint64_t charged_bytes() const {
+    internal::Check(core_->store().retention().hard_limit().active(),
+                    "LargeObjectCache::charged_bytes", "options.hard_limit_bytes was not set");
+    return core_->store().retention().hard_limit().used();
+  }
   // Evicts idle objects until the live ones weigh at most `bytes`, for memory pressure: expired
   // ones first, and none that are in use, which would free nothing. Returns the weight of the
   // objects that have died of it. The budget stays.
@@ -344,7 +363,8 @@ class LargeObjectCache {
         internal::Freshness({std::move(options.clock), options.expire_after_write,
                              options.expire_after_access, options.refresh_after_write,
                              options.expiry_jitter}),
-        options.count_entry_memory};
+        options.count_entry_memory,
+        {options.hard_limit_bytes, options.hard_limit_wait, options.at_hard_limit}};
     return LargeObjectCache(
         std::make_unique<Core>(std::move(settings), std::move(hash), std::move(equal)));
   }

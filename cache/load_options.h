@@ -29,12 +29,13 @@ namespace weakcache {
 struct LoadOptions {
   // The probable weight of the object, without its entry. Other objects are evicted before the load
   // until that many bytes are free, so that the budget is kept during it, too; in vain, if the load
-  // then fails. If so many can't be had beside other loads' estimates, none are evicted.
+  // then fails. If so many can't be had beside other loads' estimates, none are evicted. A hard
+  // limit makes the load wait or fail then.
   uint64_t weight_estimate = 0;
-  // When the caller stops waiting, for another's load or for a permit to load: it gets
-  // DeadlineExceeded. The load goes on for the others, and its object is cached. A deadline does
-  // not interrupt the caller's own loader, and none begins after it; a time in the past gets what
-  // is cached, and waits for nothing.
+  // When the caller stops waiting, for another's load, a permit to load or room below a hard limit:
+  // it gets DeadlineExceeded. The load goes on for the others, and its object is cached. A deadline
+  // does not interrupt the caller's own loader, and none begins after it; a time in the past gets
+  // what is cached, and waits for nothing.
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
   // A std::stop_token: when its stop is requested the caller leaves in the same way, and gets
   // Cancelled. (An empty class with libc++ before version 18.)

@@ -73,6 +73,19 @@ TEST(GuideTest, Load) {
   EXPECT_TRUE(cover.ok());
 }
 
+TEST(GuideTest, HardLimit) {
+  // snippet: hard_limit
+  Images::Options options;
+  options.budget_bytes = uint64_t{2} << 30;
+  options.hard_limit_bytes = uint64_t{3} << 30;  // objects in use included, and loads under way
+  options.hard_limit_wait = absl::Seconds(1);    // and then ResourceExhausted
+  absl::StatusOr<Images> images = Images::Create(options);
+  absl::StatusOr<weakcache::Ref<Image>> cover =
+      images->GetOrLoad("cover.png", DecodeImage, {.weight_estimate = 4 << 20});
+  // end
+  EXPECT_TRUE(cover.ok());
+}
+
 TEST(GuideTest, Readme) {
   // snippet: readme
   using Images = weakcache::LargeObjectCache<std::string, Image>;

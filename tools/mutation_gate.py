@@ -29,6 +29,7 @@ HEADERS = [
     "cache/internal/concurrent/concurrent_index.h",
     "cache/internal/creation/single_flight.h",
     "cache/internal/loading/load_limiter.h",
+    "cache/internal/retention/byte_limit.h",
     "cache/internal/slot/retire_list.h",
     "cache/internal/slot/teardown_count.h",
     "cache/internal/table/expiry_claim.h",
@@ -74,6 +75,7 @@ CACHE_MODELS_OF = {
     "wait_graph.h": ["wait_graph"],
     "weak_table.h": ["weak_table"],
     "load_limiter.h": ["wait_graph"],
+    "byte_limit.h": ["byte_limit"],
 }
 CONTAINER_TESTS = [
     "tests/cache/weak_value_map_test",
@@ -99,6 +101,7 @@ CACHE_TESTS = [
     "tests/cache/internal/retention/retention_test",
     "tests/cache/internal/retention/lazy_greedy_dual_test",
     "tests/cache/large_object_cache_budget_test",
+    "tests/cache/large_object_cache_hard_limit_test",
     "tests/cache/large_object_cache_operations_test",
     "tests/cache/large_object_cache_loading_test",
     "tests/cache/large_object_cache_refresh_test",

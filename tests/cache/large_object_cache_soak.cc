@@ -3,7 +3,7 @@
 // weights change, under budgets from nothing to everything, in one shard and many, with weighers
 // and listeners that throw and a clock that goes from one end of time to the other. The retained
 // bytes never exceed the budget, and when all is quiet they are exactly what the retained objects
-// weigh; at the end nothing is left in any table.
+// weigh; what a hard limit counts never exceeds that; at the end nothing is left in any table.
 //
 //   ./bazelw run -c opt //tests:large_object_cache_soak -- --operations=50000000
 //
@@ -28,8 +28,10 @@
 #include "absl/time/time.h"
 #include "tests/support/cache_options.h"
 #include "tests/support/soak.h"
+#include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/large_object_cache.h"
+#include "weakcache/cache/load_options.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/ref.h"
 
@@ -53,6 +55,8 @@ struct Configuration {
   uint64_t budget;
   size_t shards;
   bool hostile;  // weigher and listener throw now and then, and the clock jumps
+  uint64_t hard_limit = 0;
+  AtHardLimit at_hard_limit = AtHardLimit::kFail;
 };
 
 // What the callbacks of one cache share.
@@ -76,6 +80,11 @@ struct Environment {
 Cache MakeCache(const Configuration& configuration, Environment& environment) {
   Cache::Options options = testing::WithBudget<Cache>(configuration.budget);
   options.shards = configuration.shards;
+  if (configuration.hard_limit != 0) {
+    options.hard_limit_bytes = configuration.hard_limit;
+    options.hard_limit_wait = absl::Microseconds(200);
+    options.at_hard_limit = configuration.at_hard_limit;
+  }
   options.weigher = [&](const Blob& blob) {
     environment.MayThrow();
     return blob.size.load();
@@ -99,8 +108,12 @@ Cache MakeCache(const Configuration& configuration, Environment& environment) {
 // One thread's part.
 class Worker {
  public:
-  Worker(Cache& cache, uint64_t budget, uint64_t seed)
-      : cache_(cache), budget_(budget), random_(seed), held_(kHeld) {}
+  Worker(Cache& cache, const Configuration& configuration, uint64_t seed)
+      : cache_(cache),
+        budget_(configuration.budget),
+        hard_limit_(configuration.hard_limit),
+        random_(seed),
+        held_(kHeld) {}
 
   void Run(int64_t operations) {
     for (int64_t i = 0; i < operations; ++i) {
@@ -109,6 +122,7 @@ class Worker {
       } catch (const std::runtime_error&) {
         ++thrown_;
       }
+      if (hard_limit_ != 0) Expect(cache_.charged_bytes() <= hard_limit_, "above the hard limit");
       if (i % 16 == 0) Expect(cache_.Stats().bytes_retained <= budget_, "more than the budget");
     }
     held_.clear();
@@ -139,7 +153,10 @@ class Worker {
   void Load(int64_t key) {
     const uint64_t fate = random_() % 64;
     const uint64_t size = Size();
-    const LoadOptions options{fate % 4 == 2 ? size : 0};
+    // Under a hard limit most loads have one, of which some are wrong.
+    const bool estimates = hard_limit_ == 0 ? fate % 4 == 2 : fate % 4 != 2;
+    LoadOptions options;
+    options.weight_estimate = !estimates ? 0 : fate % 16 == 5 ? Size() : size;
     absl::StatusOr<Object> result =
         fate % 8 == 3 ? cache_.GetOrLoad(
                             key, [&] { return MakeRef<Blob>(key, size); }, options)
@@ -207,13 +224,14 @@ class Worker {
 
   Cache& cache_;
   const uint64_t budget_;
+  const uint64_t hard_limit_;
   std::mt19937_64 random_;
   std::vector<Object> held_;
   int64_t thrown_ = 0;
 };
 
 // While nobody else uses the cache and no object is held outside it.
-void CheckQuiet(Cache& cache, const Environment& environment) {
+void CheckQuiet(Cache& cache, const Configuration& configuration, const Environment& environment) {
   cache.Purge();
   cache.CheckInvariantsForTesting();
   std::vector<int64_t> keys;
@@ -224,6 +242,8 @@ void CheckQuiet(Cache& cache, const Environment& environment) {
   const CacheStats stats = cache.Stats();
   Expect(stats.bytes_retained == weights, "the retained bytes are not those of the objects");
   Expect(stats.bytes_pinned == 0, "bytes are pinned by nobody");
+  Expect(configuration.hard_limit == 0 || cache.charged_bytes() == weights,
+         "the hard limit does not count what the objects weigh");
   Expect(stats.loads_in_flight == 0, "a load is left");
   const std::array<uint64_t, kRemovalCauses> counted = {
       stats.evictions_budget, stats.evictions_expired, stats.removals_replaced,
@@ -255,19 +275,21 @@ void Soak(const Configuration& configuration, int64_t operations) {
     Cache cache = MakeCache(configuration, environment);
     environment.throws = configuration.hostile;
     const auto workers = RunWorkers<Worker>(operations, [&](uint64_t seed) {
-      return std::make_unique<Worker>(cache, configuration.budget, seed);
+      return std::make_unique<Worker>(cache, configuration, seed);
     });
     for (const auto& worker : workers) thrown += worker->thrown();
     environment.throws = false;
-    CheckQuiet(cache, environment);
+    CheckQuiet(cache, configuration, environment);
     CheckEmpties(cache);
     stats = cache.Stats();
   }
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-  std::printf("budget %llu, %zu shard(s)%s: %lld operations in %.1f s, %lld threw\n",
-              static_cast<unsigned long long>(configuration.budget), configuration.shards,
-              configuration.hostile ? ", hostile callbacks" : "",
-              static_cast<long long>(operations), taken.count(), static_cast<long long>(thrown));
+  std::printf(
+      "budget %llu, hard limit %llu, %zu shard(s)%s: %lld operations in %.1f s, %lld threw\n",
+      static_cast<unsigned long long>(configuration.budget),
+      static_cast<unsigned long long>(configuration.hard_limit), configuration.shards,
+      configuration.hostile ? ", hostile callbacks" : "", static_cast<long long>(operations),
+      taken.count(), static_cast<long long>(thrown));
   for (const auto& [name, figure] : std::initializer_list<std::pair<const char*, uint64_t>>{
            {"hits", stats.hits},
            {"weak hits", stats.weak_hits},
@@ -289,6 +311,15 @@ void SoakAll(int64_t operations) {
     for (const size_t shards : {1, 16}) {
       for (const bool hostile : {false, true}) {
         configurations.push_back({budget, shards, hostile});
+      }
+    }
+  }
+  for (const uint64_t budget : {uint64_t{0}, 2 * kMostBytes, 20 * kMostBytes}) {
+    for (const uint64_t above : {uint64_t{0}, 3 * kMostBytes}) {
+      for (const bool hostile : {false, true}) {
+        const uint64_t hard_limit = budget + above == 0 ? 10 * kMostBytes : budget + above;
+        configurations.push_back({budget, above == 0 ? size_t{1} : size_t{16}, hostile, hard_limit,
+                                  hostile ? AtHardLimit::kServeUncached : AtHardLimit::kFail});
       }
     }
   }

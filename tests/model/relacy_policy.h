@@ -24,6 +24,7 @@
 // The headers under test come first: Relacy redefines words of the language and of <pthread.h>.
 #include "weakcache/cache/internal/creation/wait_graph.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
+#include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/internal/slot/new_object.h"
 #include "weakcache/cache/internal/slot/retire_list.h"

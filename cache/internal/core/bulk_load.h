@@ -276,9 +276,11 @@ class BulkLoad {
   }
   void Enter(Part& part, const ObjectTerms& terms, PendingRemovals& removals) {
     store_.SetUp(part.prepared.cold(), store_.WeightOf(*part.made, terms), terms);
-    typename Store::Reservation none(store_.retention());
-    loads_.EnterLoaded(part.location, part.prepared, part.made, part.present, part.completion, none,
-                       removals);
+    typename Store::Reservation reservation(store_.retention());
+    store_.template GrowRoom<Loads::template kIsEmbedded<Made>>(part.prepared.cold(), reservation,
+                                                                removals);
+    loads_.EnterLoaded(part.location, part.prepared, part.made, part.present, part.completion,
+                       reservation, removals);
     // Other threads rely on it, and the next part's weigher may take its time.
     removals.FinishEviction();
   }

@@ -137,10 +137,17 @@ class CacheCore {
     });
     if (object.get() == nullptr) return false;
     Entry* const entry = outcome.entry();
+    typename Store::Reservation growth(store_.retention());
     const uint32_t weighing = store_.retention().BeginWeighing(entry);
-    store_.retention().SetWeight(entry, weighing, entry->WithEntry(store_.Weigh(*object)),
-                                 removals);
+    const uint64_t weight = entry->WithEntry(store_.Weigh(*object));
+    const uint64_t before = entry->object_weight();
+    if (store_.retention().hard_limit().active() && weight > before) {
+      growth.GrowRoom(weight - before, removals);
+    }
+    const bool fits = store_.retention().SetWeight(entry, weighing, weight, growth, removals);
+    growth.Release();
     removals.FinishEviction();
+    if (!fits) store_.Remove(*entry, RemovalCause::kBudget, removals.now);
     return true;
   }
 
@@ -237,9 +244,11 @@ class CacheCore {
     size_t retained = 0;
     uint64_t retained_bytes = 0;
     uint64_t pinned_bytes = 0;
+    uint64_t live_bytes = 0;
     store_.shards().ForEach([&](const Entry& entry, const Ref<V>&) {
       Check(!entry.notifying, kCall, "a notification has not ended");
-      retained += entry.retained() ? 1 : 0;
+      retained += entry.retained() ? 1u : 0u;
+      live_bytes += entry.object_weight();
       if (entry.retained()) {
         retained_bytes += entry.object_weight();
       } else {
@@ -247,6 +256,9 @@ class CacheCore {
       }
     });
     store_.retention().CheckInvariantsForTesting(retained, retained_bytes);
+    const ByteLimit& hard_limit = store_.retention().hard_limit();
+    Check(!hard_limit.active() || hard_limit.used() == live_bytes, kCall,
+          "the hard limit does not count what the objects weigh");
     Check(store_.counters().bytes_pinned() == pinned_bytes, kCall, "the pinned bytes don't add up");
   }
 

@@ -12,12 +12,16 @@
 //   2. With an estimate, bytes of the budget are reserved for the object before the flight begins;
 //      and a permit is acquired with the flight, if the number of loads is limited. A thread that
 //      can't have one waits without a flight, because others would wait for it, perhaps with a
-//      permit; after each change of the limiter it goes back to step 1.
+//      permit; after each change of the limiter it goes back to step 1. Likewise a thread that
+//      finds no room below a hard limit waits without a flight or a permit (RoomQueue), and goes
+//      back to step 1 once it has room, or another thread has loaded its object. A thread that
+//      joins a flight gives back what it has reserved.
 //   3. The key is constructed in a slot that was prepared with the flight. From then on others can
 //      find the flight: they wait for it, or cancel it, because the key is invalidated, or
 //      supersede it, because another object is put under the key.
 //   4. Make runs the loader and then the weigher, without any lock, and measures the time.
-//   5. EnterLoaded takes the shard's lock. If the flight is neither cancelled nor superseded the
+//   5. Under a hard limit, the room is made exact. EnterLoaded takes the shard's lock. If the
+//   flight is neither cancelled nor superseded the
 //      object enters the table. Whatever the outcome, the flight ends and those that wait get it.
 //   6. The permit is returned; and only then the listener is notified of what had to go, and
 //      objects die. While the thread has a flight or a permit no user code runs but the loader, the
@@ -33,22 +37,28 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_LOADS_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_LOADS_H_
 
+#include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/creation/single_flight.h"
 #include "weakcache/cache/internal/creation/stop_token.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
+#include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/ref.h"
@@ -159,6 +169,7 @@ class CacheLoads {
       flight.SetKey(&prepared.payload().key);
       outcome.status = Make(prepared.cold(), std::forward<Loader>(loader), made, loader_result);
       if (!outcome.status.ok()) return;
+      store_.template GrowRoom<kIsEmbedded<Made>>(prepared.cold(), reservation, removals);
       EnterLoaded(location, prepared, made, present, completion, reservation, removals);
     });
     permit.Release();
@@ -191,8 +202,9 @@ class CacheLoads {
 
   // Enters a loaded object and ends its flight. If the key has got another object meanwhile, that
   // one is the outcome, and `made` is dropped. If the key was invalidated meanwhile, or that other
-  // object has left again, `made` is the outcome but does not enter the cache.
-  // `present` takes the entry that is replaced.
+  // object has left again, `made` is the outcome but does not enter the cache; and so it is, or
+  // else an error, if the hard limit leaves no room for it beside the reservation. `present` takes
+  // the entry that is replaced.
   template <typename Made>
   void EnterLoaded(const KeyLocation& location, PreparedSlot& prepared, Made& made,
                    typename Store::TableEntry& present, FlightCompletion& completion,
@@ -217,6 +229,15 @@ class CacheLoads {
     } else {
       outcome.object =
           store_.Enter(table, location.hash(), prepared, made, present, now, reservation, removals);
+      if (outcome.object.get() == nullptr) [[unlikely]] {
+        lock.unlock();
+        if (store_.hard_limit().at_limit == AtHardLimit::kServeUncached) {
+          outcome.object = AsRef<V>(std::move(made));
+        } else {
+          outcome.status = NoRoom(prepared.cold().object_weight());
+        }
+        return;
+      }
     }
     if (completion.flight->has_spares()) table.template KeepSpare<kIsEmbedded<Made>>();
     completion.CompleteLocked(table);
@@ -242,7 +263,9 @@ class CacheLoads {
     const auto match = [&] {
       return store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
     };
-    bool reserved = estimate == 0;
+    const bool is_limited = store_.retention().hard_limit().active();
+    const bool needs_no_reservation = estimate == 0 && !is_limited;
+    bool reserved = needs_no_reservation;
     if (reserved && permit.unlimited() && !wait.ended()) {
       // Before the flight begins, as it may run destructors.
       auto found = location.shard->table.FindOrProveAbsent(location.hash(), match());
@@ -253,16 +276,23 @@ class CacheLoads {
           StartUncontended<kEmbedded>(*location.shard, flight, prepared, completion, found.version);
       if (start != StartOutcome::kRefused) return start;
     }
+    std::optional<RoomQueue> queue;
+    if (is_limited) queue.emplace(store_, location);
     for (;;) {
       const bool ended = wait.ended();
+      if (is_limited) queue->BeforeLookUp();
       const auto may_start = [&] { return !ended && reserved && permit.TryAcquire(); };
+      const auto before_wait = [&] {
+        reservation.Release();
+        reserved = needs_no_reservation;
+      };
       StartOutcome start;
       {
         const WakeIfCancelled wake(
             wait, [&] { location.shard->flights.WakeAll(location.shard->table.mutex); });
         start = internal::StartOrJoin<kEmbedded, StdAtomics>(
             *location.shard, location.hash(), match(), store_.shards().MatchingKey(lookup), flight,
-            prepared, completion.result, may_start, wait);
+            prepared, completion.result, may_start, before_wait, wait);
       }
       if (start == StartOutcome::kStarted) completion.flight = &flight;
       LoadOutcome<V>& outcome = completion.result;
@@ -275,19 +305,121 @@ class CacheLoads {
         return StartOutcome::kLeft;
       } else if (reserved || !permit.available()) {
         // Many may wait for one permit, so they reserve nothing meanwhile.
-        reservation.Release();
-        reserved = estimate == 0;
+        before_wait();
         AwaitPermit(permit, wait);
       } else {
+        // It may have been acquired just before another thread's flight was found.
+        permit.Release();
         const uint64_t weight = store_.shared()->WithEntry(estimate, kEmbedded);
-        if (!reservation.Reserve(weight, store_.freshness().NowIfNeeded())) {
-          permit.ForgetLimiter();
-          outcome.status = CacheHasEnded();
+        const absl::StatusOr<bool> now_reserved =
+            ReserveBytes(weight, /*for_budget=*/estimate != 0, reservation, queue, wait);
+        if (!now_reserved.ok()) {
+          if (absl::IsAborted(now_reserved.status())) permit.ForgetLimiter();
+          outcome.status = now_reserved.status();
           return StartOutcome::kJoined;
         }
-        reserved = true;
+        reserved = *now_reserved;
       }
     }
+  }
+
+  // A load's place among those that wait for room below the hard limit.
+  class RoomQueue {
+   public:
+    using Room = typename Reservation::Room;
+
+    RoomQueue(Store& store, const KeyLocation& location)
+        : store_(store),
+          shared_(store.shared()),
+          table_(location.shard->table),
+          waiter_(shared_->hard_limit, location.key_hash) {}
+
+    // Has to be called before each look for the object and for a flight.
+    void BeforeLookUp() { version_ = table_.version(); }
+    // Waits until there is room; or until the object may have come, or the caller has to leave:
+    // then returns kNone, and look_again() is true. Else kNone says that the time is over. User
+    // code may run, while this thread is not in the queue.
+    Room GetRoom(uint64_t weight, Reservation& reservation, const BoundedWait& wait) {
+      look_again_ = false;
+      if (!shared_->hard_limit.HasWaiters()) {
+        const Room room = reservation.GetRoom(weight, store_.freshness().NowIfNeeded());
+        if (room != Room::kNone) return room;
+      }
+      if (!MayWait(weight)) return Room::kNone;
+      for (;;) {
+        const Room room = GetRoomInTurn(weight, reservation);
+        if (room != Room::kNone) return room;
+        // Another thread's object may have come between the look-up and Join.
+        look_again_ = table_.version() != version_ || wait.ended();
+        if (look_again_) break;
+        const auto event = Await(wait);
+        if (event == ByteLimit::Waiter::Event::kRoom) continue;
+        look_again_ = event == ByteLimit::Waiter::Event::kEntered || wait.ended();
+        break;
+      }
+      waiter_.Leave();
+      return Room::kNone;
+    }
+    bool look_again() const { return look_again_; }
+
+   private:
+    using Clock = std::chrono::steady_clock;
+
+    bool MayWait(uint64_t weight) {
+      const absl::Duration wait = store_.hard_limit().wait;
+      if (wait == absl::ZeroDuration() || weight > shared_->hard_limit.limit()) return false;
+      if (!deadline_.has_value()) {
+        const absl::Duration kCentury = absl::Hours(24 * 36500);
+        deadline_ = Clock::now() + absl::ToChronoNanoseconds(std::min(wait, kCentury));
+      }
+      return true;
+    }
+    ByteLimit::Waiter::Event Await(const BoundedWait& wait) {
+      const WakeIfCancelled wake(wait, [this] { waiter_.Interrupt(); });
+      return waiter_.Await(std::min(*deadline_, wait.deadline()));
+    }
+    // If there is none, this thread is in the queue, and has looked since it came there.
+    Room GetRoomInTurn(uint64_t weight, Reservation& reservation) {
+      waiter_.Join();
+      if (!waiter_.IsFirst()) return Room::kNone;
+      const Room room = reservation.GetRoom(
+          weight, store_.freshness().NowIfNeeded(), Store::Budget::Effort::kAny,
+          [&] { waiter_.Join(); }, [&] { waiter_.Leave(); });
+      if (room != Room::kNone) waiter_.Leave();
+      return room;
+    }
+
+    Store& store_;
+    const std::shared_ptr<typename Store::Shared> shared_;  // also after the cache's end
+    const typename Store::Table& table_;
+    ByteLimit::Waiter waiter_;
+    std::optional<Clock::time_point> deadline_;
+    uint64_t version_ = 0;
+    bool look_again_ = false;
+  };
+
+  // Reserves what an object will weigh, in the budget and below the hard limit if there is one.
+  // False: look again whether there is an object. User code runs: Aborted if it ends the cache.
+  absl::StatusOr<bool> ReserveBytes(uint64_t weight, bool for_budget, Reservation& reservation,
+                                    std::optional<RoomQueue>& queue, const BoundedWait& wait) {
+    using Room = typename Reservation::Room;
+    if (queue.has_value()) {
+      const Room room = queue->GetRoom(weight, reservation, wait);
+      if (room == Room::kCacheEnded) return CacheHasEnded();
+      if (room == Room::kNone) {
+        if (queue->look_again()) return false;
+        if (store_.hard_limit().at_limit == AtHardLimit::kFail) return NoRoom(weight);
+      }
+    }
+    if (for_budget && !reservation.Reserve(weight, store_.freshness().NowIfNeeded())) {
+      return CacheHasEnded();
+    }
+    return true;
+  }
+  absl::Status NoRoom(uint64_t weight) const {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the hard limit of ", store_.retention().hard_limit().limit(),
+                     " bytes leaves no room for an object of ", weight));
   }
 
   // The result of a load that this thread has not made itself. (kLeft: see HasLeft.)

@@ -48,6 +48,7 @@ class CacheRefresh {
   using PreparedSlot = typename Loads::PreparedSlot;
   using Reservation = typename Loads::Reservation;
   using Store = std::remove_cvref_t<decltype(std::declval<Loads>().store())>;
+  using Effort = typename Store::Budget::Effort;
 
   explicit CacheRefresh(Loads& loads) : loads_(loads), store_(loads.store()) {}
   CacheRefresh(const CacheRefresh&) = delete;
@@ -80,6 +81,10 @@ class CacheRefresh {
           refresh.SetKey(prepared.payload().key);
           if (!loads_.Make(prepared.cold(), std::forward<Loader>(loader), made, loader_result)
                    .ok()) {
+            return stale;
+          }
+          if (!store_.template GrowRoom<Loads::template kIsEmbedded<Made>>(
+                  prepared.cold(), reservation, removals, Effort::kIdle)) {
             return stale;
           }
           Ref<V> fresh = EnterRefreshed(location, prepared, made, present, entry, refresh,
@@ -130,14 +135,24 @@ class CacheRefresh {
     bool under_way_ = false;
   };
 
-  // False if no permit is to be had now. Bytes are reserved without one, as user code runs then.
+  // False if no permit is to be had now, or no room below the hard limit. Bytes are reserved
+  // without one, as user code runs then.
   template <bool kEmbedded>
   bool AcquirePermit(LoadPermit& permit, uint64_t estimate, Reservation& reservation) {
     if (!permit.TryAcquire()) return false;
-    if (estimate == 0) return true;
+    ByteLimit& hard_limit = store_.retention().hard_limit();
+    if (estimate == 0 && !hard_limit.active()) return true;
     permit.Release();
     const uint64_t weight = store_.shared()->WithEntry(estimate, kEmbedded);
-    return reservation.Reserve(weight, store_.freshness().NowIfNeeded()) && permit.TryAcquire();
+    const int64_t now = store_.freshness().NowIfNeeded();
+    if (hard_limit.active()) {
+      // Those that wait for room come first.
+      if (hard_limit.HasWaiters()) return false;
+      const auto room = reservation.GetRoom(weight, now, Effort::kIdle);
+      if (room != Reservation::Room::kGiven) return false;
+    }
+    if (estimate != 0 && !reservation.Reserve(weight, now)) return false;
+    return permit.TryAcquire();
   }
 
   template <typename Made>

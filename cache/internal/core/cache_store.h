@@ -37,20 +37,29 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/time/time.h"
 #include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/internal/core/cache_shards.h"
 #include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/core/lookup_outcome.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/internal/retention/cache_entry.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/retention.h"
 #include "weakcache/weakref/handle_traits.h"
+#include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/internal/control_block.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache::internal {
+
+struct HardLimitSettings {
+  uint64_t bytes = 0;  // 0: none
+  absl::Duration wait = absl::ZeroDuration();
+  AtHardLimit at_limit = AtHardLimit::kFail;
+};
 
 template <typename K, typename V>
 struct CacheSettings {
@@ -62,6 +71,7 @@ struct CacheSettings {
   RemovalListener<K, V> listener;
   Freshness freshness;
   bool count_entry_memory;
+  HardLimitSettings hard_limit = {};
 };
 
 // Thread-safe.
@@ -92,7 +102,9 @@ class CacheStore {
   CacheStore(CacheSettings<K, V>& settings, Hash hash, Equal equal)
       : shared_(std::make_shared<CacheShared<K>>(
             ListenerOnSlots(std::move(settings.listener)),
-            settings.count_entry_memory ? EntryMemory() : typename Shared::EntryWeights())),
+            settings.count_entry_memory ? EntryMemory() : typename Shared::EntryWeights(),
+            settings.hard_limit.bytes == 0 ? ByteLimit::kNone : settings.hard_limit.bytes)),
+        hard_limit_(settings.hard_limit),
         freshness_(std::move(settings.freshness)),
         shards_(settings.shards, std::move(hash), std::move(equal), shared_),
         weigher_(std::move(settings.weigher)),
@@ -106,6 +118,8 @@ class CacheStore {
   CacheStore& operator=(const CacheStore&) = delete;
   // Destructors of objects and keys may use all of the cache until both have been let go of.
   ~CacheStore() {
+    Check(!shared_->hard_limit.active() || shared_->hard_limit.Sleeping() == 0, "~LargeObjectCache",
+          "a load still waits for room below the hard limit");
     shared_->open.store(false, std::memory_order_relaxed);  // see the field
     retention_.Close();
     shards_.DropEntries();
@@ -115,6 +129,7 @@ class CacheStore {
   const Budget& retention() const { return retention_; }
   const Shards& shards() const { return shards_; }
   const Freshness& freshness() const { return freshness_; }
+  const HardLimitSettings& hard_limit() const { return hard_limit_; }
   CacheCounters& counters() const { return shared_->counters; }
   // For an operation that goes on after user code, to see whether that has ended the cache.
   const std::shared_ptr<Shared>& shared() const { return shared_; }
@@ -268,8 +283,19 @@ class CacheStore {
     freshness_.BeginLife(entry, terms);
   }
 
+  // Reserves room below the hard limit for a weighed object, beside what is reserved for it
+  // already. Runs no user code. False if there is none; true if there is no hard limit.
+  template <bool kEmbedded>
+  bool GrowRoom(const Entry& entry, Reservation& reservation, PendingRemovals& removals,
+                typename Budget::Effort effort = Budget::Effort::kAny) {
+    if (!shared_->hard_limit.active()) return true;
+    removals.now = freshness_.NowIfNeeded();
+    return reservation.GrowRoom(shared_->WithEntry(entry.object_weight(), kEmbedded), removals,
+                                effort);
+  }
+
   // Enters a made object, in place of `present` if that is something; returns it. The reservation
-  // ends.
+  // ends. If the hard limit leaves no room, only removes what is present, and returns null.
   template <typename Made>
   Ref<V> Enter(Table& table, uint32_t hash, PreparedSlot& prepared, Made& made,
                const TableEntry& present, int64_t now, Reservation& reservation,
@@ -281,6 +307,10 @@ class CacheStore {
     }
     Entry* const entry = &prepared.cold();
     entry->SetObject(BlockOfMade(made, prepared.slot()));
+    if (!retention_.Charge(entry, reservation)) [[unlikely]] {
+      if (present.slot != nullptr) table.Remove(present, removals.deferred);
+      return Ref<V>();
+    }
     shared_->counters.Pinned(entry->object_weight());
     Ref<V> object;
     if constexpr (std::is_same_v<Made, Ref<V>>) {
@@ -291,6 +321,7 @@ class CacheStore {
     }
     removals.now = now;
     retention_.AdmitNew(entry, reservation, removals);
+    if (shared_->hard_limit.active()) shared_->hard_limit.NotifyEntered(entry->key_hash);
     return object;
   }
 
@@ -341,19 +372,25 @@ class CacheStore {
   template <bool kReplaces, typename AnyKey, typename Made, typename OnEntered>
   std::pair<Ref<V>, bool> PutObject(AnyKey&& key, Made& made, const ObjectTerms& terms,
                                     OnEntered& on_entered) {
+    constexpr bool kEmbedded = !std::is_same_v<Made, Ref<V>>;
     const uint64_t weight = WeightOf(*made, terms);
+    Reservation reservation(retention_);
+    if (shared_->hard_limit.active()) {
+      const auto room =
+          reservation.GetRoom(shared_->WithEntry(weight, kEmbedded), freshness_.NowIfNeeded());
+      if (room == Reservation::Room::kCacheEnded) return {AsRef<V>(std::move(made)), false};
+    }
     const LookupKeyOf<AnyKey> lookup = key;
     const KeyLocation location = shards_.Locate(lookup);
     PreparedSlot prepared;
     PendingRemovals removals;
-    Prepare<!std::is_same_v<Made, Ref<V>>>(location, prepared, removals, [] {});
+    Prepare<kEmbedded>(location, prepared, removals, [] {});
     MakePayload(location, prepared, std::forward<AnyKey>(key));
     SetUp(prepared.cold(), weight, terms);
     const int64_t now = freshness_.NowIfNeeded();
 
     Table& table = location.shard->table;
     Flights& flights = location.shard->flights;
-    Reservation none(retention_);
     TableEntry present;
     MutexLock lock(table.mutex);
     const K& own_key = prepared.payload().key;
@@ -363,12 +400,16 @@ class CacheStore {
       return {std::move(present.object), false};
     }
     auto* const flight = flights.Find(location.hash(), shards_.MatchingKey(own_key)).flight;
-    Ref<V> entered = Enter(table, location.hash(), prepared, made, present, now, none, removals);
-    if (flight != nullptr) flights.Supersede(*flight);
+    Ref<V> entered =
+        Enter(table, location.hash(), prepared, made, present, now, reservation, removals);
+    const bool has_entered = entered.get() != nullptr;
+    if (flight != nullptr && (kReplaces || has_entered)) flights.Supersede(*flight);
     on_entered();
     lock.unlock();
+    if (!has_entered) [[unlikely]]
+      entered = AsRef<V>(std::move(made));
     removals.FinishEviction();
-    return {std::move(entered), true};
+    return {std::move(entered), has_entered};
   }
 
   [[gnu::noinline]] bool RecordHitSlow(const Outcome& outcome) {
@@ -437,6 +478,7 @@ class CacheStore {
 
   const std::shared_ptr<CacheShared<K>> shared_;  // all tables keep it alive
   const EndMark end_mark_{*shared_};              // destroyed after all that follows
+  const HardLimitSettings hard_limit_;
   const Freshness freshness_;
   const Shards shards_;
   const std::function<uint64_t(const V&)> weigher_;

@@ -67,6 +67,32 @@ inline absl::Status CheckJitter(double jitter) {
       absl::StrCat("expiry_jitter: ", jitter, " is not between 0 and 1"));
 }
 
+// Returns InvalidArgument unless there is no hard limit, or one that can be meant.
+template <typename Options>
+absl::Status CheckHardLimit(const Options& options) {
+  if (options.hard_limit_wait < absl::ZeroDuration() ||
+      options.hard_limit_wait == absl::InfiniteDuration()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("hard_limit_wait: ", absl::FormatDuration(options.hard_limit_wait),
+                     " is not a time that a load can wait; callers that hold the objects which "
+                     "each other's loads wait for would wait for ever"));
+  }
+  if (options.hard_limit_bytes == 0) {
+    if (options.hard_limit_wait == absl::ZeroDuration()) return absl::OkStatus();
+    return absl::InvalidArgumentError("hard_limit_wait: is set, but hard_limit_bytes is not");
+  }
+  if (!IsBudget(options.hard_limit_bytes)) {
+    return absl::InvalidArgumentError(absl::StrCat("hard_limit_bytes: ", options.hard_limit_bytes,
+                                                   " is more than half of the address space"));
+  }
+  if (options.hard_limit_bytes < options.budget_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("hard_limit_bytes: ", options.hard_limit_bytes,
+                                                   " is less than budget_bytes, ",
+                                                   options.budget_bytes));
+  }
+  return absl::OkStatus();
+}
+
 // Sets the weigher if there is none. Returns InvalidArgument if V has no default weight.
 template <typename K, typename V>
 absl::Status SetDefaultWeigher(LargeObjectCacheOptions<K, V>& options) {
@@ -88,6 +114,7 @@ template <typename K, typename V>
 absl::Status CheckOptions(LargeObjectCacheOptions<K, V>& options, bool weak) {
   absl::Status status = CheckBudget(options.budget_bytes, weak);
   status.Update(ValidateShards(options.shards));
+  status.Update(CheckHardLimit(options));
   status.Update(CheckDurations(options));
   status.Update(CheckJitter(options.expiry_jitter));
   status.Update(SetDefaultWeigher(options));

@@ -399,12 +399,15 @@ enum class StartOutcome {
 
 // Starts `flight` and prepares a slot for it. If there is an object for whose slot `match_slot` is
 // true, that goes to `result` instead; if there is a flight for whose key `match_key` is true, its
-// result does, for which the caller waits. The shard has a table and flights.
+// result does, for which the caller waits; before that it calls `before_wait()`, under the shard's
+// lock. The shard has a table and flights.
 template <bool kEmbedded, typename Policy, typename Shard, typename MatchSlot, typename MatchKey,
-          typename Flight, typename PreparedSlot, typename Result, typename MayStart, typename Wait>
+          typename Flight, typename PreparedSlot, typename Result, typename MayStart,
+          typename BeforeWait, typename Wait>
 StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slot,
                          const MatchKey& match_key, Flight& flight, PreparedSlot& prepared,
-                         Result& result, const MayStart& may_start, Wait& wait) {
+                         Result& result, const MayStart& may_start, const BeforeWait& before_wait,
+                         Wait& wait) {
   auto& table = shard.table;
   using Table = std::remove_reference_t<decltype(table)>;
   for (int attempt = 0;; ++attempt) {
@@ -421,6 +424,7 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
     const auto other = shard.flights.Find(hash, match_key);
     if (other.flight != nullptr) {
       if (other.flight->IsThisThreads()) return StartOutcome::kRecursive;
+      before_wait();
       using AwaitOutcome = typename std::remove_reference_t<decltype(shard.flights)>::AwaitOutcome;
       std::string circle;
       switch (shard.flights.Await(*other.flight, table.mutex, result, &circle, wait)) {
@@ -440,6 +444,7 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
       if (shard.flights.Start(flight, other)) return StartOutcome::kStarted;
     } else if (attempt >= shard.flights.kSpins) {
       if (wait.ended()) return StartOutcome::kLeft;
+      before_wait();
       std::string circle;
       if (shard.flights.AwaitKey(*other.key_pending, lock, &circle)) continue;
       result.SetCircular(circle);
@@ -458,7 +463,8 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
                          Result& result) {
   UnboundedWait wait;
   return StartOrJoin<kEmbedded, Policy>(
-      shard, hash, match_slot, match_key, flight, prepared, result, [] { return true; }, wait);
+      shard, hash, match_slot, match_key, flight, prepared, result, [] { return true; }, [] {},
+      wait);
 }
 
 // Starts `flight`, without the lock, if there is no other in the shard and the table is still as of

@@ -11,6 +11,7 @@
 #include <optional>
 #include <utility>
 
+#include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/expiry_queue.h"
 #include "weakcache/cache/internal/slot/mutex.h"
@@ -37,8 +38,9 @@ struct CacheShared {
     uint64_t external = 0;
   };
 
-  explicit CacheShared(Listener to_notify, EntryWeights weights = {})
-      : listener(std::move(to_notify)), entry_weights(weights) {}
+  explicit CacheShared(Listener to_notify, EntryWeights weights = {},
+                       uint64_t hard_limit_bytes = ByteLimit::kNone)
+      : listener(std::move(to_notify)), entry_weights(weights), hard_limit(hard_limit_bytes) {}
 
   // Calls the listener. Its exceptions go to the handler of callbacks' exceptions.
   void NotifyListener(const K& key, ControlBlock* slot, RemovalCause cause,
@@ -63,6 +65,8 @@ struct CacheShared {
   const Listener listener;
   const EntryWeights entry_weights;
   CacheCounters counters;
+  // Counts all live objects in the cache, retained or not, and what is reserved for loads.
+  ByteLimit hard_limit;
   // The lock of the cache's Retention. It is here because a listener or a destructor may end the
   // cache, and the thread that has called it goes on to the next removal that it has to report.
   BasicMutex<StdAtomics> mutex;
@@ -228,9 +232,12 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   // Reports the death of an object that was still in the cache, without being retained. Nobody else
   // uses the entry then.
   void OnObjectExpired() noexcept {
-    if (!std::exchange(in_cache, false)) return;
+    const bool was_in_cache = std::exchange(in_cache, false);
+    if (was_in_cache) SetEvictedInUse(false);
+    // A load that this wakes finds that the budget does not count the object any more.
+    Uncharge();
+    if (!was_in_cache) return;
     const uint64_t bytes = object_weight();
-    SetEvictedInUse(false);
     shared_->counters.Unpinned(bytes);
     // Its eviction has been reported, and its death is the consequence.
     if (hot.ownership.evicted_unused()) return;
@@ -253,6 +260,17 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   }
   uint64_t WithEntry(uint64_t own_weight) const {
     return shared_->WithEntry(own_weight, is_embedded());
+  }
+
+  // Whether the hard limit counts the object, as it does from just before it is entered until it
+  // has left the cache, or has died.
+  bool charged() const { return charged_; }
+  // The caller has added the weight, or takes it off now.
+  void SetCharged() { charged_ = true; }
+  void Uncharge() {
+    if (!charged_) return;
+    charged_ = false;
+    shared_->hard_limit.Subtract(object_weight());
   }
 
   // Whether the object was evicted while it was in use: then the budget still counts it.
@@ -307,6 +325,7 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
 
  private:
   bool evicted_in_use_ : 1 = false;
+  bool charged_ : 1 = false;
 
  public:
   // Whether the object is in the cache, unless it has died. False to true when the entry is

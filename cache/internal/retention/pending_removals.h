@@ -88,6 +88,9 @@ class PendingRemovals {
     }
   }
 
+  // Whether there is no user code to run.
+  bool empty() const { return first_ == nullptr && unfinished_ == nullptr && deferred.empty(); }
+
   // Counts an object whose last reference the operation has dropped.
   void CountFreed(uint64_t bytes) {
     if (freed_bytes != nullptr) *freed_bytes += bytes;

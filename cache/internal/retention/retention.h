@@ -15,6 +15,15 @@
 // nothing idle has been found, and the retained objects alone exceed the budget, objects in use are
 // evicted; they are counted until they die, or leave the cache, or a hit has them retained again.
 //
+// A hard limit bounds all live objects in the cache, retained or pinned, and what loads have
+// reserved, in one count (byte_limit.h). Bytes are added before an object is entered, and only if
+// there is room; so the limit holds whatever the policy does. To make room, idle objects are
+// evicted, and if these are not enough, objects in use are evicted as well. That frees nothing yet,
+// but from then on each of them dies at its last release, which the count is told of, where a
+// retained object becomes idle in silence. For the same reason nothing is retained while a load
+// waits for room. If even the pinned objects and the reservations alone leave no room, evictions
+// would be in vain, and nothing is evicted.
+//
 // What an operation removes goes to a PendingRemovals, which runs the user code that this calls for
 // after all locks have been released: see there.
 //
@@ -39,6 +48,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/internal/retention/cache_entry.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/expiry_queue.h"
@@ -70,6 +80,13 @@ class Retention {
   using Entry = CacheEntry<K, Policy>;
   using PendingRemovals = internal::PendingRemovals<K, Policy>;
 
+  // What is evicted to make room below the hard limit.
+  enum class Effort {
+    kAny,         // idle objects, and in the end all others; nothing if that would be in vain
+    kIdle,        // idle objects, as far as they are found soon; nothing if that would be in vain
+    kIdleAnyway,  // all idle objects, even in vain
+  };
+
   // Bytes of the budget that are kept free for an object that is being loaded, until the
   // reservation is used by Admit, or ends.
   class Reservation {
@@ -90,17 +107,67 @@ class Retention {
         removals.now = now;
         bytes_ = retention_.Reserve(bytes, removals);
       }
-      if (shared->ended()) bytes_ = 0;
+      if (shared->ended()) Forget();
       return !shared->ended();
     }
+
+    // What an attempt to get room below the hard limit comes to.
+    enum class Room { kGiven, kNone, kCacheEnded };
+    // Has so many bytes counted by the hard limit, for an object that comes later. Evicts for that,
+    // so user code runs. Precondition: the caller holds nothing that others wait for.
+    Room GetRoom(uint64_t bytes, int64_t now, Effort effort = Effort::kAny) {
+      const auto nothing = [] {};
+      return GetRoom(bytes, now, effort, nothing, nothing);
+    }
+    // The same; calls `before_look()` before each look for room, and `before_user_code()` between
+    // it and the user code that it calls for. So there is room, or there was none in a look
+    // after which no user code ran.
+    template <typename BeforeLook, typename BeforeUserCode>
+    Room GetRoom(uint64_t bytes, int64_t now, Effort effort, const BeforeLook& before_look,
+                 const BeforeUserCode& before_user_code) {
+      const std::shared_ptr<CacheShared<K>> shared = retention_.shared_;
+      for (bool user_code_ran = true; user_code_ran;) {
+        {
+          PendingRemovals removals;
+          removals.now = now;
+          before_look();
+          retention_.AddRoom(bytes, *this, effort, removals);
+          user_code_ran = !removals.empty();
+          if (user_code_ran) before_user_code();
+        }
+        if (shared->ended()) {
+          Forget();
+          return Room::kCacheEnded;
+        }
+        if (room_ >= bytes) return Room::kGiven;
+      }
+      return Room::kNone;
+    }
+    // The same without user code, which is left to `removals`. Evicts only what dies without a
+    // listener; returns whether there is room.
+    bool GrowRoom(uint64_t bytes, PendingRemovals& removals, Effort effort = Effort::kAny) {
+      if (room_ < bytes) {
+        if (retention_.shared_->listener) {
+          retention_.AddFreeRoom(bytes, *this);
+        } else {
+          retention_.AddRoom(bytes, *this, effort, removals);
+        }
+      }
+      return room_ >= bytes;
+    }
+
     void Release() {
-      if (const uint64_t bytes = std::exchange(bytes_, 0)) retention_.ReleaseReserved(bytes);
+      if (bytes_ != 0 || room_ != 0) retention_.ReleaseReserved(*this);
     }
 
    private:
     friend class Retention;
+    // The cache is gone.
+    void Forget() { bytes_ = room_ = 0; }
+
     Retention& retention_;
-    uint64_t bytes_ = 0;
+    uint64_t bytes_ = 0;  // of the budget
+    uint64_t room_ = 0;   // counted by the hard limit
   };
 
   // Whether an entry has expired by time by `now`. No object may end in it.
@@ -153,7 +220,23 @@ class Retention {
     MutexLock lock(mutex_);
     AdmitLocked(entry, removals);
   }
-  // The same for a new entry, which its table has just published, in place of the reserved bytes.
+  // Has the hard limit count a new entry, in place of what is reserved for it. False if there is no
+  // room: then the entry must not be entered. True if there is no hard limit.
+  bool Charge(Entry* entry, Reservation& reservation) {
+    if (!hard_limit().active()) return true;
+    const uint64_t weight = entry->object_weight();
+    MutexLock lock(mutex_);
+    if (reservation.room_ < weight && !AddFreeRoomLocked(weight, reservation)) return false;
+    const uint64_t reserved = std::exchange(reservation.room_, 0);
+    reserved_room_ -= reserved;
+    if (reserved != weight) hard_limit().Subtract(reserved - weight);
+    entry->SetCharged();
+    if (!LoadsWaitForRoom()) {
+      admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
+    }
+    return true;
+  }
+  // Admit for a new entry, which its table has just published, in place of the reserved bytes.
   // Until now, a hit by another thread could not admit it, beside the reservation.
   void AdmitNew(Entry* entry, Reservation& reservation, PendingRemovals& removals) {
     MutexLock lock(mutex_);
@@ -166,7 +249,10 @@ class Retention {
   // objects that nobody uses can make room: to evict one that is in use would free nothing.
   void AdmitAtHit(Entry* entry, PendingRemovals& removals) {
     MutexLock lock(mutex_);
-    if (!IsAdmissible(*entry)) return;
+    if (!IsAdmissible(*entry)) {
+      if (LoadsWaitForRoom()) admissions_are_vain_.store(true, std::memory_order_relaxed);
+      return;
+    }
     const bool has_room = EvictUnusedFor(entry->object_weight(), removals);
     admissions_are_vain_.store(!has_room, std::memory_order_relaxed);  // see the field
     if (has_room) Retain(entry);
@@ -187,6 +273,7 @@ class Retention {
       ReleaseRetained(entry, removals);
     }
     entry->SetEvictedInUse(false);
+    entry->Uncharge();
     entry->in_cache = false;
     entry->refresh.Close();
     shared_->counters.Unpinned(entry->object_weight());
@@ -220,6 +307,15 @@ class Retention {
                  {.for_budget = false, .thorough = true, .weightless_too = bytes == 0});
   }
 
+  // Sets another hard limit, and evicts idle objects as far as that helps to keep it. Precondition:
+  // there is one.
+  void SetHardLimit(uint64_t limit, PendingRemovals& removals) {
+    hard_limit().SetLimit(limit);
+    Reservation none(*this);
+    AddRoom(0, none, Effort::kIdleAnyway, removals);
+  }
+  ByteLimit& hard_limit() const { return shared_->hard_limit; }
+
   // Ends an eviction that has not kept the budget under one lock. The caller is in `evicting_`.
   void FinishEviction(PendingRemovals& removals) { EvictForBudget(removals, /*thorough=*/false); }
 
@@ -229,17 +325,20 @@ class Retention {
     return ++entry->weighings;
   }
   // Sets the object's weight, unless a later weighing has ended before. An object that has become
-  // too heavy is evicted, and no other for its sake.
-  void SetWeight(Entry* entry, uint32_t weighing, uint64_t weight, PendingRemovals& removals) {
+  // too heavy is evicted, and no other for its sake. False if the hard limit leaves no room for
+  // what the object weighs more, beside what is reserved for that: then it has to leave the cache.
+  bool SetWeight(Entry* entry, uint32_t weighing, uint64_t weight, Reservation& reservation,
+                 PendingRemovals& removals) {
     MutexLock lock(mutex_);
-    if (!entry->in_cache || static_cast<int32_t>(weighing - entry->weighed) < 0) return;
-    entry->weighed = weighing;
+    if (!entry->in_cache || static_cast<int32_t>(weighing - entry->weighed) < 0) return true;
     const uint64_t before = entry->object_weight();
+    if (entry->charged() && !ChargeDifference(before, weight, reservation)) return false;
+    entry->weighed = weighing;
     if (entry->retained() && weight <= unreserved_budget()) {
       entry->set_object_weight(weight);
       policy_.SetWeight(entry, weight);
       EvictSurplus(removals);
-      return;
+      return true;
     }
     if (entry->retained()) Evict(entry, removals);
     shared_->counters.Unpinned(before);
@@ -249,6 +348,7 @@ class Retention {
     entry->set_object_weight(weight);
     if (evicted_in_use && weight <= unreserved_budget()) entry->SetEvictedInUse(true);
     EvictSurplus(removals);
+    return true;
   }
 
   // Finds the entry a place by its new life.
@@ -266,7 +366,7 @@ class Retention {
   }
   uint64_t reserved_bytes() const {
     MutexLock lock(mutex_);
-    return reserved_;
+    return hard_limit().active() ? reserved_room_ : reserved_;
   }
   uint64_t budget() const { return budget_.load(std::memory_order_relaxed); }  // see the field
   size_t size() const {
@@ -311,7 +411,7 @@ class Retention {
     constexpr const char* kCall = "CheckInvariantsForTesting";
     MutexLock lock(mutex_);
     policy_.CheckInvariantsForTesting();
-    Check(reserved_ == 0, kCall, "a reservation is left over");
+    Check(reserved_ == 0 && reserved_room_ == 0, kCall, "a reservation is left over");
     Check(held_bytes() <= policy_.budget(), kCall, "the budget is exceeded");
     Check(policy_.size() == retained, kCall, "an object is retained by mistake");
     Check(policy_.bytes() == retained_bytes, kCall, "the weights don't add up");
@@ -338,7 +438,12 @@ class Retention {
 
   // Whether the object may be retained and is not, if there is room.
   bool IsAdmissible(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return entry.in_cache && !entry.retained() && !entry.notifying && has_budget();
+    return entry.in_cache && !entry.retained() && !entry.notifying && has_budget() &&
+           !LoadsWaitForRoom();
+  }
+  // Under this lock a load that has joined the queue lets go of what is retained.
+  bool LoadsWaitForRoom() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return hard_limit().active() && hard_limit().HasWaiters();
   }
   void Retain(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     entry->object->AddStrong();
@@ -370,12 +475,43 @@ class Retention {
     if (!EvictOneTurn(removals)) LeaveEvictionTo(removals);
     return bytes;
   }
-  void ReleaseReserved(uint64_t bytes) {
+  void ReleaseReserved(Reservation& reservation) {
     MutexLock lock(mutex_);
+    const uint64_t bytes = std::exchange(reservation.bytes_, 0);
     reserved_ -= bytes;
     admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
+    if (const uint64_t room = std::exchange(reservation.room_, 0)) {
+      reserved_room_ -= room;
+      hard_limit().Subtract(room);
+    }
   }
 
+  // Has the reservation's room grow to `bytes` if that much is free.
+  void AddFreeRoom(uint64_t bytes, Reservation& reservation) {
+    MutexLock lock(mutex_);
+    AddFreeRoomLocked(bytes, reservation);
+  }
+  bool AddFreeRoomLocked(uint64_t bytes, Reservation& reservation)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const uint64_t missing = bytes - reservation.room_;
+    if (!hard_limit().TryAdd(missing)) return false;
+    reservation.room_ += missing;
+    reserved_room_ += missing;
+    return true;
+  }
+  // Accounts for a new weight of a charged object. False if it has grown and there is no room.
+  bool ChargeDifference(uint64_t before, uint64_t weight, Reservation& reservation)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (weight <= before) {
+      hard_limit().Subtract(before - weight);
+      return true;
+    }
+    const uint64_t more = weight - before;
+    if (reservation.room_ < more && !AddFreeRoomLocked(more, reservation)) return false;
+    reservation.room_ -= more;
+    reserved_room_ -= more;
+    return true;
+  }
   // Evicts until the budget is kept, beside what is reserved; or leaves the rest to `removals`,
   // unless another thread is at it.
   void EvictSurplus(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -399,6 +535,7 @@ class Retention {
     bool for_budget;              // objects in use go, too, if the idle ones are not enough
     bool thorough = false;        // looks at all objects for idle ones, not only at some
     bool weightless_too = false;  // not only until the bytes are few enough
+    bool retained_only = false;   // the bytes are those of the retained objects
     bool spare_used = true;
     // What is left of a turn.
     size_t looks = kLooksPerTurn;
@@ -470,7 +607,8 @@ class Retention {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     size_t few_aside = kFewAside;
     while (eviction.looks > 0 && eviction.looks_in_use > 0 &&
-           (live_bytes() > bytes || (eviction.weightless_too && policy_.size() > 0))) {
+           ((eviction.retained_only ? policy_.bytes() : live_bytes()) > bytes ||
+            (eviction.weightless_too && policy_.size() > 0))) {
       ReturnIdle(std::exchange(few_aside, 0), eviction);
       if (EvictExpired(eviction, removals)) continue;
       Node* const node = policy_.NextVictim(eviction.looks, eviction.spare_used,
@@ -568,6 +706,67 @@ class Retention {
     return false;
   }
 
+  // As AddFreeRoom; evicts, in turns, until so much is free: idle objects first, then all others,
+  // because the next one among those may be idle, and because the deaths of those in use are heard
+  // from then on. It would be in vain if the reservations and pinned objects alone left no room.
+  // If there is a listener, what is evicted dies only once `removals` has ended.
+  void AddRoom(uint64_t bytes, Reservation& reservation, Effort effort, PendingRemovals& removals) {
+    const bool even_in_vain = effort == Effort::kIdleAnyway;
+    Eviction eviction{.for_budget = false,
+                      .retained_only = true,
+                      .looks_in_use = effort == Effort::kIdle ? kLooksPerTurn : SIZE_MAX};
+    uint64_t dying = 0;  // what has been evicted, and dies after the listener has been called
+    size_t size = 0;
+    for (size_t looked = 0;; looked += kLooksPerTurn) {
+      {
+        MutexLock lock(mutex_);
+        if (looked == 0) size = policy_.size();
+        if (looked == 0 && even_in_vain) eviction.looks_aside = size;
+        eviction.spare_used = 2 * size >= looked;
+        if (AddFreeRoomLocked(bytes, reservation)) return;
+        const uint64_t missing = MissingRoom(bytes - reservation.room_);
+        const bool in_vain = missing > dying + policy_.bytes() && !even_in_vain;
+        if (missing <= dying || policy_.size() == 0 || in_vain) return;
+        eviction.looks = kLooksPerTurn;
+        eviction.looks_by_age = kLooksByAge;
+        const uint64_t retained = policy_.bytes();
+        const uint64_t still_missing = missing - dying;
+        EvictIdle(retained - std::min(retained, still_missing), eviction, removals);
+        uint64_t idle = retained - policy_.bytes();
+        if (effort == Effort::kAny) EvictAnyForRoom(still_missing, idle, eviction, removals);
+        if (shared_->listener) dying += idle;
+        // Nothing idle has been found that is not among the dying.
+        const bool has_finished = eviction.looks != 0 && idle < still_missing;
+        if (has_finished && effort != Effort::kAny) return;
+      }
+      StdAtomics::Pause(0);
+    }
+  }
+  // Returns how much has to go before `bytes` can be added; 0 if that has gone meanwhile.
+  uint64_t MissingRoom(uint64_t bytes) const {
+    const uint64_t used = hard_limit().used();
+    const uint64_t limit = hard_limit().limit();
+    const uint64_t sum = used + bytes < used ? UINT64_MAX : used + bytes;
+    return sum - std::min(sum, limit);
+  }
+  // Evicts whatever comes, in use or not, until `idle` is as much as is missing. Adds to that what
+  // turns out to be idle.
+  void EvictAnyForRoom(uint64_t missing, uint64_t& idle, Eviction& eviction,
+                       PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    while (eviction.looks > 0 && idle < missing) {
+      Node* node = policy_.OldestAside();
+      if (node != nullptr) {
+        --eviction.looks;
+      } else {
+        node = policy_.NextVictim(eviction.looks, /*spare_used=*/false, /*spare_newest=*/false);
+      }
+      if (node == nullptr) return;
+      auto* const entry = static_cast<Entry*>(node);
+      if (!IsInUse(*entry)) idle += entry->object_weight();
+      Evict(entry, removals);
+    }
+  }
+
   // Makes room for an object of that weight, if there are enough objects that nobody uses, and that
   // have not been hit since they were queued, among the next few to be evicted; or else does
   // nothing, and returns false.
@@ -613,6 +812,7 @@ class Retention {
     // since the test. If there is a listener, PendingRemovals looks again when that has returned.
     if (!entry->notifying || !entry->unused_at_eviction) CountAsEvictedInUse(entry);
     if (ReleaseRetained(entry, removals)) {
+      entry->Uncharge();  // it dies as soon as the caller holds no lock
       entry->SetEvictedInUse(false);
       entry->hot.ownership.SetEvictedUnused();
     }
@@ -649,6 +849,8 @@ class Retention {
   ExpiryQueue<Entry> by_expiry_ ABSL_GUARDED_BY(mutex_);
   // Bytes that are kept free for loads under way.
   uint64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Bytes that the hard limit counts for them.
+  uint64_t reserved_room_ ABSL_GUARDED_BY(mutex_) = 0;
   // Threads that evict in turns until the budget is kept, or are about to.
   uint32_t evicting_ ABSL_GUARDED_BY(mutex_) = 0;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;  // the end has begun: nothing is retained any more
@@ -656,8 +858,8 @@ class Retention {
   // most asks for an admission in vain, or omits one.
   std::atomic<uint64_t> budget_;
   // Whether the last hit that asked for an admission was refused because the objects that would
-  // have had to go were in use, and none has left since. Written under the mutex. Relaxed: see
-  // `budget_`.
+  // have had to go were in use, or a load waited for room, and none has left since. Written under
+  // the mutex. Relaxed: see `budget_`.
   std::atomic<bool> admissions_are_vain_{false};
 };
 

@@ -23,6 +23,7 @@
 #include "weakcache/cache/internal/core/cache_core.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
 #include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
+#include "weakcache/cache/load_options.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache::internal {
@@ -180,7 +181,7 @@ TYPED_TEST(RetentionTest, FailingLoadsWithAnEstimateEvictForOneOfThem) {
   for (int key = 0; key < 10; ++key) this->Put(key, 10);
   for (int load = 0; load < 5; ++load) {
     const auto fail = [] { return absl::StatusOr<Blob>(absl::NotFoundError("")); };
-    EXPECT_FALSE(this->core_.GetOrLoad(100 + load, fail, /*estimate=*/30).ok());
+    EXPECT_FALSE(this->core_.GetOrLoad(100 + load, fail, LoadOptions{.weight_estimate = 30}).ok());
   }
   EXPECT_EQ(this->retention().bytes(), 70);
 }
