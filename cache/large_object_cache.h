@@ -46,10 +46,10 @@
 #include "weakcache/cache/internal/core/check_options.h"
 #include "weakcache/cache/internal/core/core_owner.h"
 #include "weakcache/cache/internal/core/freshness.h"
+#include "weakcache/cache/internal/core/load_awaiter.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
 #include "weakcache/cache/internal/loading/accepted_types.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
-#include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/slot/stored_handle.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/cache/loaded.h"
@@ -115,25 +115,48 @@ class LargeObjectCache {
     }
   }
 
-  // As GetOrLoad, but a miss calls `executor(task)`, where the task is a copyable function without
-  // arguments, which loads or waits for another's load. All tasks must have run before the cache's
-  // end; the future of a task that is dropped has a std::future_error. Refreshes nothing.
+  // As GetOrLoad, but no thread waits: a miss calls `executor(task)`, once for a load, however many
+  // ask; the task is a copyable function without arguments. A task that finds no permit is posted
+  // again. All tasks must have run before the cache's end; the future of a task that is dropped has
+  // a std::future_error. Stops are heeded at once, deadlines as the task begins. Refreshes nothing.
   template <typename Key = K, typename Loader, typename Executor>
-  std::future<absl::StatusOr<Strong>> GetOrLoadAsync(Key&& key, Loader&& loader,
-                                                     Executor&& executor,
-                                                     const LoadOptions& options = {}) {
+  auto GetOrLoadAsync(Key&& key, Loader&& loader, Executor&& executor,
+                      const LoadOptions& options = {}) -> std::future<absl::StatusOr<Strong>> {
     std::promise<absl::StatusOr<Strong>> promise;
-    std::future<absl::StatusOr<Strong>> future = promise.get_future();
-    if (Strong found = core_->store().GetIfUnexpired(key); found.get() != nullptr) {
-      promise.set_value(std::move(found));
-      return future;
+    auto future = promise.get_future();
+    if constexpr (internal::CheckLoader<V, K, std::decay_t<Loader>>()) {
+      core_->LoadAsync(std::forward<Key>(key), std::forward<Loader>(loader),
+                       std::forward<Executor>(executor),
+                       internal::FutureReceiver<V>(std::move(promise)), options);
     }
-    using Task = internal::LoadTask<Core, K, Strong, std::decay_t<Loader>>;
-    auto task = std::make_shared<Task>(core_.get(), core_->tasks(), std::forward<Key>(key),
-                                       std::forward<Loader>(loader), options, std::move(promise));
-    std::invoke(std::forward<Executor>(executor), [task = std::move(task)] { task->Run(); });
     return future;
   }
+  // The same with a callback, which takes an absl::StatusOr<Strong> and must not throw; exceptions
+  // of the loader become Unknown, a dropped task Aborted. It is called at once, on this thread, if
+  // the object is there; else on the one whose load has ended, or which has cancelled this ask.
+  template <typename Key = K, typename Loader, typename Executor, typename Callback>
+  requires std::is_invocable_v<std::decay_t<Callback>, absl::StatusOr<Strong>>
+  void GetOrLoadAsync(Key&& key, Loader&& loader, Executor&& executor, Callback&& callback,
+                      const LoadOptions& options = {}) {
+    if constexpr (internal::CheckLoader<V, K, std::decay_t<Loader>>()) {
+      core_->LoadAsync(
+          std::forward<Key>(key), std::forward<Loader>(loader), std::forward<Executor>(executor),
+          internal::CallbackReceiver<V, std::decay_t<Callback>>(std::forward<Callback>(callback)),
+          options);
+    }
+  }
+#ifdef __cpp_impl_coroutine
+  // The same for coroutines, by co_await: resumes where the callback would be called.
+  template <typename Key = K, typename Loader, typename Executor>
+  [[nodiscard]] auto CoGetOrLoad(Key&& key, Loader&& loader, Executor&& executor,
+                                 LoadOptions options = {}) {
+    static_assert(internal::CheckLoader<V, K, std::decay_t<Loader>>());
+    using Stored = internal::StoredExecutor<Executor>;
+    return internal::LoadAwaiter<Core, K, V, std::decay_t<Loader>, Stored>(
+        *core_.get(), std::forward<Key>(key), std::forward<Loader>(loader),
+        std::forward<Executor>(executor), std::move(options));
+  }
+#endif
 
   // The objects under the keys, in the same order; `loader(missing)` is called once for those that
   // are neither there nor being loaded, a std::vector<K>, and returns a std::vector of as many

@@ -168,6 +168,12 @@ TEST(GuideTest, Executor) {
       images.GetOrLoadAsync("next.png", DecodeImage, executor);
   // end
   EXPECT_TRUE(next_page.get().ok());
+  // snippet: callback
+  images.GetOrLoadAsync("next.png", DecodeImage, executor,
+                        [](absl::StatusOr<weakcache::Ref<Image>> page) {
+                          if (page.ok()) Show(**page);
+                        });
+  // end
 }
 
 TEST(GuideTest, Prefetch) {

@@ -44,6 +44,12 @@ const Method kMethods[] = {
            .get()
            .value();
      }},
+    {"GetOrLoadAsyncWithACallback",
+     [](Cache& cache) {
+       cache.GetOrLoadAsync(
+           1, [] { return Blob(); }, [](const auto& task) { task(); },
+           [&cache](const absl::StatusOr<Ref<Blob>>&) { static_cast<void>(cache.Get(1)); });
+     }},
     {"GetAll",
      [](Cache& cache) {
        const std::vector<int> keys = {1, 2, 3};
@@ -155,6 +161,36 @@ TEST_P(LargeObjectCacheReentryTest, FromTheListener) {
 
 TEST_P(LargeObjectCacheReentryTest, FromADestructor) {
   Run(MakeCache({}), [&] { return Blob([&] { reentry_(); }); });
+}
+
+TEST_P(LargeObjectCacheReentryTest, FromAContinuation) {
+  Cache cache = MakeCache({});
+  reentry_.cache = &cache;
+  reentry_.method = &GetParam();
+  std::vector<std::function<void()>> tasks;
+  const auto ask = [&](int key) {
+    cache.GetOrLoadAsync(
+        key, [] { return Blob(); },
+        [&](std::function<void()> task) { tasks.push_back(std::move(task)); },
+        [&](const absl::StatusOr<Ref<Blob>>&) { reentry_(); });
+  };
+  // Others than the methods', one of which waits.
+  for (int key = 11; key < 16; ++key) ask(key);
+  ask(11);
+  cache.GetOrLoad(11, [] { return Blob(); }).value();  // completes both, and any other way
+  tasks.at(1)();
+  cache.GetAll(std::vector<int>{13}, [&](const std::vector<int>& missing) {
+    ask(13);
+    return std::vector<absl::StatusOr<Ref<Blob>>>(missing.size(), MakeRef<Blob>());
+  });
+  tasks.at(3) = nullptr;  // dropped
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    const std::function<void()> task = tasks[i];
+    if (task) task();
+  }
+  EXPECT_GT(reentry_.calls, 3);
+  reentry_.method = nullptr;
+  cache.CheckInvariantsForTesting();
 }
 
 TEST_P(LargeObjectCacheReentryTest, FromAnExpiryCallback) {

@@ -101,13 +101,14 @@ class BulkLoad {
 
     const KeyLocation location;
     const size_t index;
+    typename Loads::Flights::EndedContinuations ended;
     Flight flight;
     typename Loads::PreparedSlot prepared;
     // For those that wait, unless something else becomes of it.
     LoadOutcome<V> outcome{nullptr, absl::AbortedError("the bulk load came to nothing")};
     Made made{};
     typename Store::TableEntry present;  // what the made object replaces
-    typename Loads::FlightCompletion completion{location.shard, nullptr, outcome};
+    typename Loads::FlightCompletion completion{location.shard, nullptr, outcome, &ended};
   };
 
   // What LoadMissing ends in this order: the permit, the flights, and then what runs user code.
@@ -115,7 +116,7 @@ class BulkLoad {
     explicit Ending(BulkLoad& bulk_load)
         : load(bulk_load),
           call(bulk_load.wait_, bulk_load.request_),
-          permit(bulk_load.loads_.limiter()) {}
+          permit(bulk_load.loads_.limiter(), &post) {}
     ~Ending() {
       permit.Release();
       for (auto& part : load.parts_) Loads::EndFlight(part->completion, removals);
@@ -123,6 +124,7 @@ class BulkLoad {
     }
 
     BulkLoad& load;
+    PostLater post;
     PendingRemovals removals;
     std::vector<K> keys;
     absl::StatusOr<Values> values;

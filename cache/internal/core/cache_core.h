@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <type_traits>
@@ -24,6 +25,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/internal/core/async_load.h"
 #include "weakcache/cache/internal/core/bulk_load.h"
 #include "weakcache/cache/internal/core/cache_loads.h"
 #include "weakcache/cache/internal/core/cache_refresh.h"
@@ -98,6 +100,21 @@ class CacheCore {
     } else {
       return BulkLoad<CacheLoads<Store>, Loader>(loads_, keys, loader, {options}).Run();
     }
+  }
+
+  // Asks for an object. `receiver(outcome)` is called once: at once, if the object is there.
+  template <typename Key, typename Loader, typename Executor, typename Receiver>
+  void LoadAsync(Key&& key, Loader&& loader, Executor&& executor, Receiver receiver,
+                 const LoadOptions& options) {
+    {
+      const typename Store::template LookupKeyOf<Key> lookup = key;
+      if (auto* const found = store_.FindFast(store_.shards().Locate(lookup), lookup)) [[likely]] {
+        receiver(LoadOutcome<V>{found->Adopt(), absl::OkStatus()});
+        return;
+      }
+    }
+    LoadAsyncSlow(std::forward<Key>(key), std::forward<Loader>(loader),
+                  std::forward<Executor>(executor), std::move(receiver), options);
   }
 
   // Cancels the loads and refreshes under way: what they load does not enter the cache.
@@ -307,7 +324,7 @@ class CacheCore {
       for (;;) {
         const auto match = store_.shards().MatchingKey(lookup);
         auto* const flight = flights->Find(location.hash(), match).flight;
-        if (flight == nullptr) break;
+        if (flight == nullptr || flight->queued()) break;
         flights->Cancel(*flight);
       }
     }
@@ -331,6 +348,25 @@ class CacheCore {
     keys.reserve(order.size());
     for (const size_t index : order) keys.push_back(std::move(ranked[index].second));
     return keys;
+  }
+
+  template <typename Key, typename Loader, typename Executor, typename Receiver>
+  [[gnu::noinline]] void LoadAsyncSlow(Key&& key, Loader&& loader, Executor&& executor,
+                                       Receiver receiver, const LoadOptions& options) {
+    const auto shared = store_.shared();
+    LoadOutcome<V> outcome;
+    outcome.object = store_.GetIfPresent(key);  // user code may run and end the cache
+    if (outcome.object.get() == nullptr && shared->ended()) outcome.status = CacheHasEnded();
+    if (outcome.object.get() != nullptr || !outcome.status.ok()) {
+      receiver(std::move(outcome));
+      return;
+    }
+    store_.counters().CountMiss();
+    using Load =
+        AsyncLoadBy<CacheLoads<Store>, std::decay_t<Loader>, StoredExecutor<Executor>, Receiver>;
+    std::make_shared<Load>(loads_, tasks_, std::forward<Key>(key), std::forward<Loader>(loader),
+                           std::forward<Executor>(executor), std::move(receiver), options)
+        ->Start();
   }
 
   template <typename Lookup, typename Key, typename Loader>

@@ -71,11 +71,12 @@ inline absl::Status CacheHasEnded() {
 }
 
 // The result of a caller that has left.
-inline absl::Status HasLeft(const BoundedWait& wait) {
-  if (wait.cancelled())
-    return absl::CancelledError("the caller was cancelled before its object came");
+inline absl::Status LeftStatus(bool cancelled) {
+  if (cancelled) return absl::CancelledError("the caller was cancelled before its object came");
   return absl::DeadlineExceededError("the caller's deadline came before its object");
 }
+
+inline absl::Status HasLeft(const BoundedWait& wait) { return LeftStatus(wait.cancelled()); }
 
 // What a thread does whose awaited load, another thread's, has failed.
 enum class IfOtherFails {
@@ -109,6 +110,24 @@ class CacheLoads {
   template <typename Made>
   static constexpr bool kIsEmbedded = !std::is_same_v<Made, Ref<V>>;
 
+  // A load whose task runs: see async_load.h.
+  class Queued : public DeferrableTask {
+   public:
+    virtual const typename Flights::Flight& queued_flight() const = 0;
+    // Puts the task off until there is a permit: kParked. Or else kRefused, if there is one by now,
+    // or kTaken.
+    virtual StartOutcome TryDefer() = 0;
+    // Ends the queued flight, unless that has been taken over or has ended.
+    virtual void EndIfQueued(const LoadOutcome<V>& outcome) = 0;
+
+   protected:
+    ~Queued() = default;
+  };
+  struct QueuedRun {
+    Queued& load;
+    bool put_off = false;  // then it may run again already, on another thread
+  };
+
   // `limit`: see LoadLimiter.
   CacheLoads(Store& store, size_t limit) : store_(store), limiter_(limit) {}
   CacheLoads(const CacheLoads&) = delete;
@@ -137,15 +156,21 @@ class CacheLoads {
     bool succeeded_ = false;
   };
 
-  // Serves a miss, which another thread may have served by now.
+  // Serves a miss, which another thread may have served by now. In a task `run` is not null: then
+  // the result goes to those that wait for the queued flight.
   template <typename Lookup, typename Key, typename Loader>
   [[gnu::noinline]] Result Load(const KeyLocation& location, const Lookup& lookup, Key&& key,
                                 Loader&& loader, const LoadRequest& request,
-                                IfOtherFails if_other_fails = IfOtherFails::kFail) {
+                                IfOtherFails if_other_fails = IfOtherFails::kFail,
+                                QueuedRun* run = nullptr) {
     using Made = MadeBy<Loader>;
     // Destroyed in reverse order: what others wait for ends before user code runs.
-    BoundedWait wait(request.options.deadline, request.options.stop_token);
-    StoppableCall call(wait, request);
+    PostLater post;
+    typename Flights::EndedContinuations ended;
+    BoundedWait asker(request.options.deadline, request.options.stop_token);
+    BoundedWait unbounded(SteadyTime::max(), StopToken());
+    BoundedWait& wait = run == nullptr ? asker : unbounded;
+    StoppableCall call(asker, request);
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Made made{};
@@ -154,15 +179,22 @@ class CacheLoads {
     typename Flights::Flight flight(location.hash());
     flight.SetInterest(call.interest());
     LoadOutcome<V> outcome;
-    FlightCompletion completion{location.shard, nullptr, outcome};
+    FlightCompletion completion{location.shard, nullptr, outcome, &ended};
     Reservation reservation(store_.retention());
-    LoadPermit permit(limiter_);
+    LoadPermit permit(limiter_, &post, run == nullptr ? nullptr : &run->load);
     const StartOutcome start = StartOrJoin<kIsEmbedded<Made>>(
         location, lookup, flight, prepared, completion, request.options.weight_estimate,
-        reservation, permit, if_other_fails, wait);
+        reservation, permit, if_other_fails, wait, run);
     if (start == StartOutcome::kLeft) return HasLeft(wait);
-    if (start != StartOutcome::kStarted) return ResultOfOther(start, std::move(outcome));
-    call.Watch();
+    if (start != StartOutcome::kStarted) {
+      if (run != nullptr) return LeaveTask(start, outcome, *run, permit, post);
+      return ResultOfOther(start, std::move(outcome));
+    }
+    if (run == nullptr) {
+      call.Watch();
+    } else {
+      call.RunsForOthers();
+    }
     CatchInto(outcome, [&] {
       const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
       store_.MakePayload(location, prepared, std::forward<Key>(key));
@@ -178,6 +210,21 @@ class CacheLoads {
     completion.Complete();
     if (!outcome.status.ok()) return std::move(outcome.status);
     return std::move(outcome.object);
+  }
+
+  // Ends a task that does not load.
+  Result LeaveTask(StartOutcome start, const LoadOutcome<V>& outcome, QueuedRun& run,
+                   LoadPermit& permit, PostLater& post) {
+    if (start == StartOutcome::kParked) {
+      run.put_off = true;
+    } else if (!store_.shared()->ended()) {
+      permit.Release();
+      if (start == StartOutcome::kFound || start == StartOutcome::kJoined) {
+        run.load.EndIfQueued(outcome);
+      }
+      limiter_.PostNext(post);
+    }
+    return absl::AbortedError("the task has nothing to load");
   }
 
   // See LoadPermit::AwaitChange.
@@ -259,14 +306,14 @@ class CacheLoads {
                            typename Flights::Flight& flight, PreparedSlot& prepared,
                            FlightCompletion& completion, uint64_t estimate,
                            Reservation& reservation, LoadPermit& permit,
-                           IfOtherFails if_other_fails, BoundedWait& wait) {
+                           IfOtherFails if_other_fails, BoundedWait& wait, QueuedRun* run) {
     const auto match = [&] {
       return store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
     };
     const bool is_limited = store_.retention().hard_limit().active();
     const bool needs_no_reservation = estimate == 0 && !is_limited;
     bool reserved = needs_no_reservation;
-    if (reserved && permit.unlimited() && !wait.ended()) {
+    if (reserved && permit.unlimited() && !wait.ended() && run == nullptr) {
       // Before the flight begins, as it may run destructors.
       auto found = location.shard->table.FindOrProveAbsent(location.hash(), match());
       completion.result.object = std::move(found.object);
@@ -292,7 +339,8 @@ class CacheLoads {
             wait, [&] { location.shard->flights.WakeAll(location.shard->table.mutex); });
         start = internal::StartOrJoin<kEmbedded, StdAtomics>(
             *location.shard, location.hash(), match(), store_.shards().MatchingKey(lookup), flight,
-            prepared, completion.result, may_start, before_wait, wait);
+            prepared, completion.result, may_start, before_wait, wait,
+            run == nullptr ? nullptr : &run->load.queued_flight());
       }
       if (start == StartOutcome::kStarted) completion.flight = &flight;
       LoadOutcome<V>& outcome = completion.result;
@@ -306,7 +354,12 @@ class CacheLoads {
       } else if (reserved || !permit.available()) {
         // Many may wait for one permit, so they reserve nothing meanwhile.
         before_wait();
-        AwaitPermit(permit, wait);
+        if (run == nullptr) {
+          AwaitPermit(permit, wait);
+        } else if (const StartOutcome put_off = run->load.TryDefer();
+                   put_off != StartOutcome::kRefused) {
+          return put_off;
+        }
       } else {
         // It may have been acquired just before another thread's flight was found.
         permit.Release();

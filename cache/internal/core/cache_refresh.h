@@ -64,6 +64,7 @@ class CacheRefresh {
         [&] {
           using Made = typename Loads::template MadeBy<Loader>;
           // Destroyed in reverse order: the permit is returned before user code runs.
+          PostLater post;
           typename Store::PendingRemovals removals;
           typename Store::TableEntry present;
           Made made{};
@@ -71,7 +72,7 @@ class CacheRefresh {
           PreparedSlot prepared;
           Registration refresh(*location.shard, location.hash());
           Reservation reservation(store_.retention());
-          LoadPermit permit(loads_.limiter());
+          LoadPermit permit(loads_.limiter(), &post);
           if (!AcquirePermit<Loads::template kIsEmbedded<Made>>(permit, estimate, reservation)) {
             return stale;
           }

@@ -87,6 +87,11 @@ class BasicInterest {
   bool stopped() const { return source_.stop_requested(); }
 
   void Join() { waiting_.fetch_add(1, std::memory_order_relaxed); }
+  // The same for each of a list.
+  template <typename Continuations>
+  void Join(const Continuations& continuations) {
+    waiting_.fetch_add(continuations.size(), std::memory_order_relaxed);
+  }
   // Both return whether nobody is left: then stop the factory, without a lock.
   bool Leave() {
     const size_t before = waiting_.fetch_sub(1, std::memory_order_relaxed);

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <string>
@@ -45,10 +46,102 @@ class SingleFlight {
 
  public:
   using Result = AnyResult;
+  class Flight;
+
+  // Gets a flight's result without a thread that waits for it. The fields are guarded by the
+  // shard's lock; but once its flight has ended the links are those of whoever has ended that.
+  class Continuation {
+   public:
+    Continuation() = default;
+    Continuation(const Continuation&) = delete;
+    Continuation& operator=(const Continuation&) = delete;
+    // Called once the flight has ended, without a lock.
+    virtual void Complete(const Result& result) = 0;
+
+    // The flight that this waits for, or null.
+    Flight* flight() const { return flight_; }
+
+   protected:
+    ~Continuation() = default;
+
+   private:
+    friend class SingleFlight;
+    Flight* flight_ = nullptr;
+    Continuation* next_ = nullptr;
+    Continuation* previous_ = nullptr;
+  };
+  // In the order in which they have come.
+  class Continuations {
+   public:
+    Continuations() = default;
+    Continuations(const Continuations&) = delete;
+    Continuations& operator=(const Continuations&) = delete;
+
+    bool empty() const { return first_ == nullptr; }
+    size_t size() const { return size_; }
+    void Append(Continuation& continuation) {
+      ++size_;
+      continuation.previous_ = last_;
+      continuation.next_ = nullptr;
+      (last_ == nullptr ? first_ : last_->next_) = &continuation;
+      last_ = &continuation;
+    }
+    void Remove(Continuation& continuation) {
+      --size_;
+      Continuation* const next = continuation.next_;
+      Continuation* const previous = continuation.previous_;
+      (previous == nullptr ? first_ : previous->next_) = next;
+      (next == nullptr ? last_ : next->previous_) = previous;
+    }
+    // Moves all to the end of another list; they wait for `flight` then, or for nothing.
+    void MoveTo(Continuations& other, Flight* flight) {
+      while (first_ != nullptr) {
+        Continuation& moved = *first_;
+        Remove(moved);
+        moved.flight_ = flight;
+        other.Append(moved);
+      }
+    }
+    Continuation* TakeFirst() {
+      Continuation* const first = first_;
+      if (first != nullptr) Remove(*first);
+      return first;
+    }
+
+   private:
+    Continuation* first_ = nullptr;
+    Continuation* last_ = nullptr;
+    size_t size_ = 0;
+  };
+  // Continuations whose flight has ended, and their result. Declare it before locks, flights and
+  // permits: its destructor completes them.
+  struct EndedContinuations {
+    EndedContinuations() = default;
+    EndedContinuations(const EndedContinuations&) = delete;
+    EndedContinuations& operator=(const EndedContinuations&) = delete;
+    ~EndedContinuations() {
+      while (Continuation* const continuation = list.TakeFirst()) continuation->Complete(result);
+    }
+    Continuations list;
+    Result result;
+  };
+
+  // Tells who has a queued flight that another one has taken it over, or nobody waits for it any
+  // more. Called under the shard's lock.
+  class QueuedOwner {
+   public:
+    virtual void SetTaken() = 0;
+
+   protected:
+    ~QueuedOwner() = default;
+  };
 
   class Flight {
    public:
     explicit Flight(uint32_t hash) : hash_(hash), thread_(&WaitGraph::ThisThread()) {}
+    // A queued flight: no thread works on it yet, and only continuations wait for it. A thread that
+    // wants its key takes it over.
+    Flight(uint32_t hash, QueuedOwner& owner) : hash_(hash), thread_(nullptr), owner_(&owner) {}
     Flight(const Flight&) = delete;
     Flight& operator=(const Flight&) = delete;
 
@@ -61,6 +154,8 @@ class SingleFlight {
     // has to stay until the flight has ended.
     void SetInterest(Interest* interest) { interest_ = interest; }
     bool IsThisThreads() const { return thread_ == &WaitGraph::ThisThread(); }
+    bool queued() const { return owner_ != nullptr; }
+    QueuedOwner* owner() const { return owner_; }
     // The next three: for a thread that holds the shard's lock.
     bool cancelled() const { return cancelled_; }
     bool superseded() const { return superseded_; }
@@ -84,8 +179,10 @@ class SingleFlight {
     bool superseded_ = false;
     // Null until the creating thread has made the key; only that thread writes, once.
     typename Policy::template Atomic<const Key*> key_{nullptr};
+    QueuedOwner* const owner_ = nullptr;
     Interest* interest_ = nullptr;
     Waiter* waiters_ = nullptr;
+    Continuations continuations_;
     Flight* children_[2] = {nullptr, nullptr};
     Flight* next_visited_ = nullptr;  // scratch of ForEach and ForEachKey
   };
@@ -150,7 +247,9 @@ class SingleFlight {
   }
 
   // Takes a flight out: nobody joins it any more, and another one under its key may start at once.
+  // Not one that is queued: it has not begun, so what it creates will be new enough.
   void Cancel(Flight& flight) {
+    if (flight.queued()) return;
     Unlink(flight);
     flight.cancelled_ = true;
   }
@@ -158,6 +257,46 @@ class SingleFlight {
   void Supersede(Flight& flight) {
     Cancel(flight);
     flight.superseded_ = true;
+  }
+
+  // Has a continuation wait for a flight that has not ended.
+  void Join(Flight& flight, Continuation& continuation) {
+    continuation.flight_ = &flight;
+    flight.continuations_.Append(continuation);
+    if (flight.interest_ != nullptr) flight.interest_->Join();
+  }
+  // Takes out a continuation that waits for a flight. Whoever calls this stops `*to_stop` after the
+  // unlock. Ends a queued flight that nobody waits for any more.
+  void Leave(Continuation& continuation, StopSource* to_stop) {
+    Flight& flight = *continuation.flight_;
+    flight.continuations_.Remove(continuation);
+    continuation.flight_ = nullptr;
+    if (flight.queued()) {
+      if (flight.continuations_.empty()) EndQueued(flight, nullptr);
+    } else if (flight.interest_ != nullptr && flight.interest_->Leave()) {
+      *to_stop = flight.interest_->source();
+    }
+  }
+  // Puts the calling thread's flight in place of a queued one, with those that wait for that.
+  void TakeOver(Flight& flight, Flight& queued) {
+    Flight** const link = FindLink(queued);
+    std::copy_n(queued.children_, 2, flight.children_);
+    std::fill_n(queued.children_, 2, nullptr);
+    if (link != nullptr) {
+      *link = &flight;
+    } else {
+      // Orders as in Start, which has nothing to acquire here: the queued flight has.
+      root_.store(&flight, std::memory_order_release);
+    }
+    if (flight.interest_ != nullptr) flight.interest_->Join(queued.continuations_);
+    queued.continuations_.MoveTo(flight.continuations_, &flight);
+    queued.owner_->SetTaken();
+  }
+  // Ends a queued flight that is in the tree. Its continuations, if there are any, go to `ended`.
+  void EndQueued(Flight& queued, EndedContinuations* ended) {
+    Unlink(queued);
+    if (ended != nullptr) queued.continuations_.MoveTo(ended->list, nullptr);
+    queued.owner_->SetTaken();
   }
   // Cancels all flights that have a key. The others have not called a factory yet.
   void CancelAll() {
@@ -249,9 +388,19 @@ class SingleFlight {
   // For so many attempts a thread looks again without being in the graph.
   static constexpr int kSpins = 64;
 
-  // Ends a flight, and wakes the threads that wait for it.
-  void End(Flight& flight, const Result& result) {
+  // Takes those that wait for a queued flight which is not in the tree any more.
+  static void TakeContinuations(Flight& queued, EndedContinuations& ended) {
+    queued.continuations_.MoveTo(ended.list, nullptr);
+  }
+
+  // Ends a flight, and wakes the threads that wait for it. Only if `ended` is not null may there be
+  // continuations; they go there.
+  void End(Flight& flight, const Result& result, EndedContinuations* ended = nullptr) {
     if (!flight.cancelled_) Unlink(flight);
+    if (ended != nullptr && !flight.continuations_.empty()) {
+      flight.continuations_.MoveTo(ended->list, nullptr);
+      ended->result = result;
+    }
     if (flight.waiters_ == nullptr) return;
     // First of all, so that no other thread concludes that they still wait for this one.
     WaitGraph::Get().EndAll(flight.waiters_);
@@ -338,22 +487,25 @@ class SingleFlight {
     return last;
   }
 
-  // Takes a flight out of the tree. A leaf below it takes its place: that has the same path so far.
-  void Unlink(Flight& flight) {
-    Flight* parent = nullptr;
-    uint32_t side = 0;
+  // Returns the place in its parent that refers to a flight in the tree, or null for the root.
+  Flight** FindLink(Flight& flight) {
+    Flight** link = nullptr;
     uint32_t path = flight.hash_;
     // Acquire, as in Find.
     for (Flight* at = root_.load(std::memory_order_acquire); at != &flight; path >>= 1) {
-      parent = at;
-      side = path & 1;
-      at = at->children_[side];
+      link = &at->children_[path & 1];
+      at = *link;
     }
+    return link;
+  }
+  // Takes a flight out of the tree. A leaf below it takes its place: that has the same path so far.
+  void Unlink(Flight& flight) {
+    Flight** const link = FindLink(flight);
     Flight* const heir = TakeLeafBelow(flight);
     if (heir != nullptr) std::copy_n(flight.children_, 2, heir->children_);
     std::fill_n(flight.children_, 2, nullptr);  // it may start once more
-    if (parent != nullptr) {
-      parent->children_[side] = heir;
+    if (link != nullptr) {
+      *link = heir;
     } else {
       // Release pairs with the acquire in StartUncontended.
       root_.store(heir, std::memory_order_release);
@@ -395,19 +547,23 @@ enum class StartOutcome {
   kCircular,   // it is one whose thread waits for this one; the result says so
   kRefused,    // there is neither, and `may_start()` was false
   kLeft,       // the caller's wait has ended before the other's creation
+  kTaken,      // the caller's queued flight has been taken over, or nobody waits for it any more
+  kParked,     // the caller's task has been put off until it may start
 };
 
 // Starts `flight` and prepares a slot for it. If there is an object for whose slot `match_slot` is
 // true, that goes to `result` instead; if there is a flight for whose key `match_key` is true, its
 // result does, for which the caller waits; before that it calls `before_wait()`, under the shard's
 // lock. The shard has a table and flights.
+// With `queued`, the caller's queued flight, the only flight that it starts is in place of that
+// one; it waits for no other.
 template <bool kEmbedded, typename Policy, typename Shard, typename MatchSlot, typename MatchKey,
           typename Flight, typename PreparedSlot, typename Result, typename MayStart,
           typename BeforeWait, typename Wait>
 StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slot,
                          const MatchKey& match_key, Flight& flight, PreparedSlot& prepared,
                          Result& result, const MayStart& may_start, const BeforeWait& before_wait,
-                         Wait& wait) {
+                         Wait& wait, const Flight* queued = nullptr) {
   auto& table = shard.table;
   using Table = std::remove_reference_t<decltype(table)>;
   for (int attempt = 0;; ++attempt) {
@@ -422,6 +578,13 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
     // What that has removed is destroyed before this thread waits, or others wait for it.
     if (!deferred.empty()) continue;
     const auto other = shard.flights.Find(hash, match_key);
+    if (queued != nullptr && other.flight != queued) return StartOutcome::kTaken;
+    if (other.flight != nullptr && other.flight->queued()) {
+      if (!may_start()) return StartOutcome::kRefused;
+      table.template Prepare<kEmbedded>(prepared);
+      shard.flights.TakeOver(flight, *other.flight);
+      return StartOutcome::kStarted;
+    }
     if (other.flight != nullptr) {
       if (other.flight->IsThisThreads()) return StartOutcome::kRecursive;
       before_wait();
@@ -510,13 +673,14 @@ struct FlightCompletion {
   // The same under the lock of `table`, which is the shard's.
   void CompleteLocked(Table& table) ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
     static_cast<void>(table);
-    shard->flights.End(*flight, result);
+    shard->flights.End(*flight, result, ended);
     flight = nullptr;
   }
 
   Shard* shard;
   typename Flights::Flight* flight;
   typename Flights::Result& result;
+  typename Flights::EndedContinuations* ended = nullptr;
 };
 
 // Calls `function()`. What that throws goes to `result`, and to the caller.

@@ -32,6 +32,56 @@ namespace weakcache::internal {
 template <typename Policy>
 class BasicLoadPermit;
 
+// The task of a load that no thread waits for. If there is no permit for it, it is put off, instead
+// of its thread, and posted again when there is one: in order of arrival. The fields are the
+// limiter's, guarded by its mutex.
+class DeferrableTask {
+ public:
+  DeferrableTask(const DeferrableTask&) = delete;
+  DeferrableTask& operator=(const DeferrableTask&) = delete;
+
+  // Both are called without a lock: gives the task to its executor again; and lets go of a task
+  // that is put off, when it is not wanted any more.
+  virtual void PostAgain() = 0;
+  // Whether the load is still to be made. Called under the limiter's mutex.
+  virtual bool wanted() const = 0;
+
+ protected:
+  DeferrableTask() = default;
+  ~DeferrableTask() = default;
+
+ private:
+  template <typename Policy>
+  friend class BasicLoadLimiter;
+  friend class PostLater;
+  uint64_t arrival_ = 0;     // 0: has not yet asked for a permit
+  bool may_exceed_ = false;  // a load that runs waits for this one
+  bool deferred_ = false;    // on the limiter's list
+  DeferrableTask* next_ = nullptr;
+};
+// Tasks that are to be posted. Declare it before locks, flights and permits: its destructor posts
+// them.
+class PostLater {
+ public:
+  PostLater() = default;
+  PostLater(const PostLater&) = delete;
+  PostLater& operator=(const PostLater&) = delete;
+  ~PostLater() {
+    while (first_ != nullptr) {
+      DeferrableTask* const task = first_;
+      first_ = task->next_;
+      task->PostAgain();
+    }
+  }
+  void Add(DeferrableTask& task) {
+    task.next_ = first_;
+    first_ = &task;
+  }
+
+ private:
+  DeferrableTask* first_ = nullptr;
+};
+
 // Thread-safe. Visible outside a shared object, like the wait graph, for the threads' permits.
 template <typename Policy>
 class [[gnu::visibility("default")]] BasicLoadLimiter {
@@ -44,6 +94,11 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   explicit BasicLoadLimiter(size_t limit) : limit_(limit) {}
   BasicLoadLimiter(const BasicLoadLimiter&) = delete;
   BasicLoadLimiter& operator=(const BasicLoadLimiter&) = delete;
+  // Lets go of tasks that are not wanted any more.
+  ~BasicLoadLimiter() {
+    PostLater post;
+    while (deferred_ != nullptr) Undefer(&deferred_, post);
+  }
 
   // Wakes the threads that wait for a permit. Has to be called after an object has entered the
   // cache by other ways than a load. Takes no lock if nobody waits.
@@ -70,6 +125,35 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
     const Permit* permit = ThisThread().innermost;
     while (permit != nullptr && &permit->limiter_ != this) permit = permit->outer_;
     return permit == nullptr ? kNoLoad : permit->id_;
+  }
+
+  // Puts a task off, unless it may run by now; then returns false.
+  bool Defer(DeferrableTask & task) {
+    Lock lock(mutex_);
+    if (MayRun(task)) return false;
+    DeferrableTask** link = &deferred_;
+    while (*link != nullptr && (*link)->arrival_ < task.arrival_) link = &(*link)->next_;
+    task.next_ = *link;
+    *link = &task;
+    task.deferred_ = true;
+    return true;
+  }
+  // Lets a task exceed the limit, because a load that runs waits for it; and has it posted.
+  void LetExceed(DeferrableTask & task, PostLater & post) {
+    if (limit_ == 0) return;
+    Lock lock(mutex_);
+    task.may_exceed_ = true;
+    if (!task.deferred_) return;
+    DeferrableTask** link = &deferred_;
+    while (*link != &task) link = &(*link)->next_;
+    Undefer(link, post);
+  }
+  // Has the next task posted that is put off, if there is a permit. To be called by who was posted
+  // for that, and takes none.
+  void PostNext(PostLater & post) {
+    if (limit_ == 0) return;
+    Lock lock(mutex_);
+    PostNextLocked(post);
   }
 
   // Makes the calling thread's loads, for its lifetime, count as made by the load `maker`. Does
@@ -110,8 +194,27 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
     ++changes_;
     changed_.NotifyAll();
   }
-  bool MayAcquire(const Permit& permit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  bool MayAcquire(const Permit& permit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (permit.task_ != nullptr) return MayRun(*permit.task_);
     return running_ < limit_ || permit.granted_ || MakerRuns();
+  }
+  bool MayRun(DeferrableTask & task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (task.arrival_ == 0) task.arrival_ = ++last_arrival_;
+    const bool is_first = deferred_ == nullptr || task.arrival_ < deferred_->arrival_;
+    return (running_ < limit_ && is_first) || task.may_exceed_ || MakerRuns();
+  }
+  void PostNextLocked(PostLater & post) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    while (deferred_ != nullptr && running_ < limit_) {
+      const bool wanted = deferred_->wanted();
+      Undefer(&deferred_, post);
+      if (wanted) return;
+    }
+  }
+  static void Undefer(DeferrableTask * *link, PostLater & post) {
+    DeferrableTask& task = **link;
+    *link = task.next_;
+    task.deferred_ = false;
+    post.Add(task);
   }
   // Whether a load runs that has made the calling thread's task.
   bool MakerRuns() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -134,6 +237,10 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   Permit* permits_ ABSL_GUARDED_BY(mutex_) = nullptr;
   LoadId last_id_ ABSL_GUARDED_BY(mutex_) = kNoLoad;
   uint64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Tasks that are put off, in order of arrival. If there are any, then a load runs, or a task has
+  // been taken from here that will run or call PostNext.
+  DeferrableTask* deferred_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  uint64_t last_arrival_ ABSL_GUARDED_BY(mutex_) = 0;
   BasicCondition<Policy> changed_;
 };
 
@@ -151,7 +258,11 @@ class BasicLoadPermit {
   using Lock = BasicMutexLock<Policy>;
 
  public:
-  explicit BasicLoadPermit(Limiter& limiter) : limiter_(limiter) {}
+  // What is to be posted when the permit is returned goes to `*post`, which may be null where tasks
+  // are never put off.
+  explicit BasicLoadPermit(Limiter& limiter, PostLater* post = nullptr,
+                           DeferrableTask* task = nullptr)
+      : limiter_(limiter), post_(post), task_(task) {}
   BasicLoadPermit(const BasicLoadPermit&) = delete;
   BasicLoadPermit& operator=(const BasicLoadPermit&) = delete;
   ~BasicLoadPermit() {
@@ -283,6 +394,7 @@ class BasicLoadPermit {
       (previous_ == nullptr ? limiter_.permits_ : previous_->next_) = next_;
       if (next_ != nullptr) next_->previous_ = previous_;
       limiter_.NotifyChangeLocked();
+      if (post_ != nullptr) limiter_.PostNextLocked(*post_);
       // Relaxed: a thread that a search finds waiting was counted under the mutex.
       has_waiters = limiter_.waiters_.load(std::memory_order_relaxed) != 0;
     }
@@ -297,6 +409,8 @@ class BasicLoadPermit {
   }
 
   Limiter& limiter_;
+  PostLater* const post_;
+  DeferrableTask* const task_;  // whose load this is for, or null: a thread's
   bool acquired_ = false;
   bool is_listed_ = false;   // acquired, and counted in the limiter
   bool is_waiting_ = false;  // counted in the limiter's `waiters_`

@@ -65,53 +65,6 @@ class TaskCount {
   std::atomic<size_t> count_{0};
 };
 
-// Runs once, on one thread.
-template <typename Core, typename K, typename Strong, typename Loader>
-class LoadTask {
- public:
-  template <typename Key, typename AnyLoader>
-  LoadTask(Core* core, TaskCount& count, Key&& key, AnyLoader&& loader, LoadOptions options,
-           std::promise<absl::StatusOr<Strong>> promise)
-      : core_(core),
-        count_(count),
-        maker_(core->limiter().CurrentLoad()),
-        key_(std::forward<Key>(key)),
-        loader_(std::forward<AnyLoader>(loader)),
-        options_(std::move(options)),
-        promise_(std::move(promise)) {
-    count_.Begin();
-  }
-  LoadTask(const LoadTask&) = delete;
-  LoadTask& operator=(const LoadTask&) = delete;
-  ~LoadTask() {
-    if (!has_run_) count_.End();
-  }
-
-  void Run() {
-    CatchErrors([&] { promise_.set_value(Load()); },
-                [&] { promise_.set_exception(std::current_exception()); });
-  }
-
- private:
-  // Is through with the cache when it returns: whoever gets the result may end that.
-  absl::StatusOr<Strong> Load() {
-    has_run_ = true;
-    const TaskCount::Running running(count_);
-    // The load that has made the task may wait for it.
-    const LoadLimiter::TaskScope scope(core_->limiter(), maker_);
-    return core_->GetOrLoad(std::move(key_), std::move(loader_), options_);
-  }
-
-  Core* const core_;
-  TaskCount& count_;
-  const LoadLimiter::LoadId maker_;
-  bool has_run_ = false;
-  K key_;
-  Loader loader_;
-  const LoadOptions options_;
-  std::promise<absl::StatusOr<Strong>> promise_;
-};
-
 }  // namespace weakcache::internal
 
 #endif  // WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_TASK_H_

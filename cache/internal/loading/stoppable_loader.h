@@ -45,6 +45,12 @@ class StoppableCall {
   Interest* interest() { return interest_.has_value() ? &*interest_ : nullptr; }
   // From now on the caller may leave by its stop token.
   void Watch() { cancellation_.Watch(interest(), wait_.stop_token()); }
+  // There is no caller, but only others that wait, which have joined by now.
+  void RunsForOthers() {
+    if (!interest_.has_value() || !interest_->CallerLeaves()) return;
+    StopSource source = interest_->source();
+    source.request_stop();
+  }
   // Marks, in its destructor, the outcome of a call that has failed. A LoadOutcome.
   template <typename Outcome>
   struct MarkIfAbandoned {

@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: Apache-2.0
+// An asynchronous ask for an object of a LargeObjectCache: no thread waits for it.
+//
+//   1. Ask looks, under the shard's lock, for the object, and then for a flight of the key. If
+//   there
+//      is one, the ask becomes one of its continuations: it is completed as the flight ends.
+//   2. Else the ask enters a *queued* flight of its own, whose first continuation it is, and posts
+//      a task. So there is one task for a load, however many ask.
+//   3. The task takes the queued flight over: its thread starts a flight in that one's place, with
+//      all continuations, and goes on as any load (cache_loads.h). If a thread that calls GetOrLoad
+//      for the key comes first, it takes the flight over instead of waiting for the task, which may
+//      be in the queue of that very thread; then the task finds nothing to do.
+//   4. If there is no permit for the load, the task is put off: see load_limiter.h.
+//
+// An ask that is cancelled leaves the flight, on the thread that cancels it; so does one whose
+// deadline is over when its task begins (there is no timer). A queued flight that everybody has
+// left ends. If the executor drops a task, its own ask fails, and the others ask anew, each with
+// its own loader and executor; and so do those whose flight has been abandoned.
+//
+// The receiver is called without a lock, a flight or a permit: on the thread that has ended the
+// flight, or cancelled the ask, or asked if the object is there.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CORE_ASYNC_LOAD_H_
+#define WEAKCACHE_CACHE_INTERNAL_CORE_ASYNC_LOAD_H_
+
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <functional>
+#include <future>
+#include <memory>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "weakcache/cache/internal/core/cache_loads.h"
+#include "weakcache/cache/internal/creation/bounded_wait.h"
+#include "weakcache/cache/internal/creation/single_flight.h"
+#include "weakcache/cache/internal/creation/stop_token.h"
+#include "weakcache/cache/internal/loading/load_limiter.h"
+#include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/internal/loading/load_task.h"
+#include "weakcache/cache/internal/loading/stoppable_loader.h"
+#include "weakcache/cache/load_options.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
+#include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache::internal {
+
+// Without the types of loader, executor and receiver. Owned by its task, and, while it waits for a
+// flight, or its task is put off, by itself.
+template <typename Loads>
+class AsyncLoad : public Loads::Flights::Continuation,
+                  public Loads::Flights::QueuedOwner,
+                  public Loads::Queued,
+                  public std::enable_shared_from_this<AsyncLoad<Loads>> {
+ public:
+  using K = typename Loads::K;
+  using V = typename Loads::V;
+  using Flights = typename Loads::Flights;
+  using Store = std::remove_cvref_t<decltype(std::declval<Loads>().store())>;
+
+  // What the executor gets: runs once, or is dropped when its last copy goes.
+  class Task {
+   public:
+    explicit Task(std::shared_ptr<AsyncLoad> load) : load_(std::move(load)) {}
+    Task(const Task&) = delete;
+    Task& operator=(const Task&) = delete;
+    ~Task() {
+      if (posted_) load_->Drop();
+    }
+    void Run() {
+      if (std::exchange(posted_, false)) load_->RunTask();
+    }
+    void SetPosted() { posted_ = true; }
+
+   private:
+    const std::shared_ptr<AsyncLoad> load_;
+    bool posted_ = false;
+  };
+
+  // Begins. Throws what the executor throws; the task has been dropped then.
+  void Start() {
+    if (options_.stop_token.stop_possible()) {
+      stop_callback_.emplace(options_.stop_token, OnStop{this});
+    }
+    Ask(/*first=*/true);
+  }
+
+ protected:
+  using Outcome = LoadOutcome<V>;
+
+  AsyncLoad(Loads& loads, TaskCount& tasks, K key, LoadOptions options)
+      : loads_(loads),
+        store_(loads.store()),
+        shared_(store_.shared()),
+        tasks_(tasks),
+        maker_(loads.limiter().CurrentLoad()),
+        key_(std::move(key)),
+        options_(std::move(options)),
+        location_(Locate(store_, key_)),
+        flight_(location_.hash(), *this) {}
+  ~AsyncLoad() = default;
+
+  virtual void Post(std::shared_ptr<Task> task) = 0;
+  // Calls CacheLoads::Load.
+  virtual void Load(typename Loads::QueuedRun& run) = 0;
+  // Gets the outcome; or hears that the executor has dropped the task.
+  virtual void Receive(Outcome outcome) = 0;
+  virtual void ReceiveDrop() = 0;
+
+  Loads& loads() { return loads_; }
+  K& key() { return key_; }
+  const LoadOptions& options() const { return options_; }
+  const typename Loads::KeyLocation& location() const { return location_; }
+
+ private:
+  using Lookup = typename Store::template LookupKeyOf<K>;
+  using MutexLock = typename Store::MutexLock;
+  using Flight = typename Flights::Flight;
+  struct OnStop {
+    void operator()() const { load->LeaveIfWaiting(); }
+    AsyncLoad* load;
+  };
+
+  static typename Loads::KeyLocation Locate(Store& store, const K& key) {
+    const Lookup lookup = key;
+    return store.shards().Locate(lookup);
+  }
+
+  // Waits for the flight of the key, or queues one.
+  void Ask(bool first) {
+    PostLater post;
+    Outcome outcome;
+    std::shared_ptr<Task> task;
+    switch (TryAsk(outcome, task, post)) {
+      case Asked::kAnswered:
+        Deliver(std::move(outcome));
+        return;
+      case Asked::kWaits:
+        return;
+      case Asked::kQueued:
+        break;
+    }
+    task->SetPosted();
+    if (first) {
+      Post(std::move(task));
+    } else {
+      CatchErrors([&] { Post(std::move(task)); }, [] {});
+    }
+  }
+  enum class Asked { kAnswered, kWaits, kQueued };
+  Asked TryAsk(Outcome& outcome, std::shared_ptr<Task>& task, PostLater& post) {
+    const std::shared_ptr<AsyncLoad> self = this->shared_from_this();
+    const Lookup lookup = key_;
+    auto& table = location_.shard->table;
+    Flights& flights = location_.shard->flights;
+    task = std::make_shared<Task>(self);
+    for (int attempt = 0;; ++attempt) {
+      typename Store::TableEntry present;
+      ControlBlock::DeferredReleases deferred;
+      const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
+      const bool late = IsLate();
+      MutexLock lock(table.mutex);
+      present = table.FindLocked(location_.hash(), match, deferred);
+      if (present.slot != nullptr) {
+        outcome.object = std::move(present.object);
+        return Asked::kAnswered;
+      }
+      if (cancelled_ || late) {
+        outcome.status = LeftStatus(cancelled_);
+        return Asked::kAnswered;
+      }
+      if (!deferred.empty()) continue;
+      const auto found = flights.Find(location_.hash(), store_.shards().MatchingKey(lookup));
+      if (found.flight != nullptr) {
+        flights.Join(*found.flight, *this);
+        keep_ = self;
+        // The load that asks may wait for this one.
+        if (found.flight->queued() && loads_.limiter().CurrentLoad() != LoadLimiter::kNoLoad) {
+          loads_.limiter().LetExceed(*static_cast<AsyncLoad*>(found.flight->owner()), post);
+        }
+        return Asked::kWaits;
+      }
+      if (found.key_pending == nullptr) {
+        if (flights.Start(flight_, found)) {
+          flight_.SetKey(std::addressof(key_));
+          flights.Join(flight_, *this);
+          keep_ = self;
+          taken_ = false;
+          tasks_.Begin();
+          // Relaxed: the task is posted after this.
+          state_.store(State::kPosted, std::memory_order_relaxed);
+          return Asked::kQueued;
+        }
+      } else if (attempt >= Flights::kSpins) {
+        std::string circle;
+        if (flights.AwaitKey(*found.key_pending, lock, &circle)) continue;
+        outcome.SetCircular(circle);
+        return Asked::kAnswered;
+      }
+      lock.unlock();
+      StdAtomics::Pause(attempt);
+    }
+  }
+
+  // The task.
+  void RunTask() {
+    if (!Claim()) return;
+    const TaskCount::Running running(tasks_);
+    // The load that has made the task may wait for it.
+    const LoadLimiter::TaskScope scope(loads_.limiter(), maker_);
+    if (IsLate()) LeaveIfWaiting();
+    Outcome failure{nullptr, absl::AbortedError("the load came to nothing")};
+    typename Loads::QueuedRun run{*this};
+    CatchErrors([&] { Load(run); }, [&] { failure.error = std::current_exception(); });
+    if (run.put_off) return;  // it may run again already
+    if (shared_->ended()) {
+      EndAsCacheHas();
+    } else {
+      EndIfQueued(failure);  // it has failed before its flight has begun
+    }
+  }
+  void Drop() {
+    if (!Claim()) return;
+    const TaskCount::Running running(tasks_);
+    PostLater post;
+    typename Flights::EndedContinuations ended;
+    bool own = false;
+    {
+      MutexLock lock(location_.shard->table.mutex);
+      if (taken_) return;
+      own = this->flight() == &flight_;
+      location_.shard->flights.EndQueued(flight_, &ended);
+    }
+    ended.result.abandoned = true;
+    dropped_ = own;
+    loads_.limiter().PostNext(post);
+  }
+  // True for the one who decides what becomes of the task, and of its place in the count.
+  bool Claim() {
+    // Acquire and release: who has taken the flight over has done all with this load, and the task
+    // must not use the cache any more.
+    State posted = State::kPosted;
+    return state_.compare_exchange_strong(posted, State::kRunning, std::memory_order_acq_rel);
+  }
+
+  // Under the shard's lock: the flight has been taken over, or has ended.
+  void SetTaken() override {
+    taken_ = true;
+    // Orders as in Claim.
+    if (state_.exchange(State::kTaken, std::memory_order_acq_rel) == State::kPosted) tasks_.End();
+  }
+
+  void EndIfQueued(const Outcome& outcome) override {
+    PostLater post;
+    typename Flights::EndedContinuations ended;
+    {
+      MutexLock lock(location_.shard->table.mutex);
+      if (taken_) return;
+      location_.shard->flights.EndQueued(flight_, &ended);
+    }
+    ended.result = outcome;
+    loads_.limiter().PostNext(post);
+  }
+  // User code of this very task has ended the cache: no other thread uses it.
+  void EndAsCacheHas() {
+    if (taken_) return;
+    typename Flights::EndedContinuations ended;
+    Flights::TakeContinuations(flight_, ended);
+    ended.result.status = CacheHasEnded();
+  }
+
+  const Flight& queued_flight() const override { return flight_; }
+  StartOutcome TryDefer() override {
+    keep_deferred_ = this->shared_from_this();
+    tasks_.Begin();
+    State running = State::kRunning;
+    // Orders as in Claim, here and below.
+    bool given_back =
+        state_.compare_exchange_strong(running, State::kPosted, std::memory_order_acq_rel);
+    if (given_back && loads_.limiter().Defer(*this)) return StartOutcome::kParked;
+    State posted = State::kPosted;
+    const bool taken = !given_back || !state_.compare_exchange_strong(posted, State::kRunning,
+                                                                      std::memory_order_acq_rel);
+    // If it was taken in between, then by who has ended its place in the count.
+    if (!given_back || !taken) tasks_.End();
+    keep_deferred_.reset();
+    return taken ? StartOutcome::kTaken : StartOutcome::kRefused;
+  }
+  bool wanted() const override {
+    // Relaxed: PostAgain's task looks again.
+    return state_.load(std::memory_order_relaxed) != State::kTaken;
+  }
+  void PostAgain() override {
+    const std::shared_ptr<AsyncLoad> self = std::move(keep_deferred_);
+    if (!wanted()) return;
+    CatchErrors(
+        [&] {
+          auto task = std::make_shared<Task>(self);
+          task->SetPosted();
+          Post(std::move(task));
+        },
+        [] {});
+  }
+
+  // The stop callback; or at the deadline.
+  void LeaveIfWaiting() {
+    PostLater post;
+    StopSource to_stop(kNoStopState);
+    std::shared_ptr<AsyncLoad> self;
+    Outcome outcome;
+    {
+      MutexLock lock(location_.shard->table.mutex);
+      cancelled_ = options_.stop_token.stop_requested();
+      outcome.status = LeftStatus(cancelled_);
+      if (this->flight() == nullptr) return;
+      location_.shard->flights.Leave(*this, &to_stop);
+      self = std::move(keep_);
+    }
+    loads_.limiter().PostNext(post);
+    if (to_stop.stop_possible()) to_stop.request_stop();
+    Deliver(std::move(outcome));
+  }
+  void Complete(const Outcome& outcome) override {
+    const std::shared_ptr<AsyncLoad> self = std::move(keep_);
+    if (std::exchange(dropped_, false)) {
+      stop_callback_.reset();
+      ReceiveDrop();
+    } else if (!outcome.abandoned || IsLate()) {
+      Deliver(outcome);
+    } else if (shared_->ended()) {
+      Outcome ended;
+      ended.status = CacheHasEnded();
+      Deliver(std::move(ended));
+    } else {
+      CatchErrors([&] { Ask(/*first=*/false); },
+                  [&] {
+                    Outcome failure;
+                    failure.error = std::current_exception();
+                    Deliver(std::move(failure));
+                  });
+    }
+  }
+  // Comes last, since the receiver may end the cache.
+  void Deliver(Outcome outcome) {
+    // Waits for the callback, if another thread runs it: it finds nothing to do.
+    stop_callback_.reset();
+    Receive(std::move(outcome));
+  }
+
+  bool IsLate() const {
+    return options_.deadline != SteadyTime::max() &&
+           std::chrono::steady_clock::now() >= options_.deadline;
+  }
+
+  Loads& loads_;
+  Store& store_;
+  const std::shared_ptr<typename Store::Shared> shared_;
+  TaskCount& tasks_;
+  const LoadLimiter::LoadId maker_;
+  K key_;
+  const LoadOptions options_;
+  const typename Loads::KeyLocation location_;
+  Flight flight_;  // in the tree while it is queued
+  // Guarded by the shard's lock.
+  std::shared_ptr<AsyncLoad> keep_;  // while it waits for a flight
+  bool cancelled_ = false;
+  bool taken_ = true;
+  // Of who drops the task.
+  bool dropped_ = false;
+  std::shared_ptr<AsyncLoad> keep_deferred_;
+  enum class State {
+    kTaken,   // there is no task, or it has nothing to do
+    kPosted,  // the executor has the task, or it is put off; it has a place in the count of tasks
+    kRunning  // the task runs, or has been dropped
+  };
+  // kPosted: by who posts or puts off the task. From there kRunning: by the task; or kTaken: under
+  // the shard's lock, by who takes the queued flight out. Who leaves kPosted ends the task's place.
+  std::atomic<State> state_{State::kTaken};
+  std::optional<StopCallback<OnStop>> stop_callback_;
+};
+
+// With the types of a call. Loader is a decayed type, called once, as an rvalue.
+template <typename Loads, typename Loader, typename Executor, typename Receiver>
+class AsyncLoadBy final : public AsyncLoad<Loads> {
+  using Base = AsyncLoad<Loads>;
+  using K = typename Base::K;
+
+ public:
+  template <typename Key, typename AnyLoader, typename AnyExecutor>
+  AsyncLoadBy(Loads& loads, TaskCount& tasks, Key&& key, AnyLoader&& loader, AnyExecutor&& executor,
+              Receiver receiver, const LoadOptions& options)
+      : Base(loads, tasks, K(std::forward<Key>(key)), options),
+        loader_(std::forward<AnyLoader>(loader)),
+        executor_(std::forward<AnyExecutor>(executor)),
+        receiver_(std::move(receiver)) {}
+
+ private:
+  void Post(std::shared_ptr<typename Base::Task> task) override {
+    std::invoke(executor_, [task = std::move(task)] { task->Run(); });
+  }
+  void Load(typename Loads::QueuedRun& run) override {
+    const typename Base::Store::template LookupKeyOf<K> lookup = this->key();
+    if constexpr (kTakesStopToken<Loader, K>) {
+      StoppableLoader<K, Loader> bound(loader_, this->options());
+      static_cast<void>(this->loads().Load(this->location(), lookup, std::move(this->key()), bound,
+                                           bound.Request(), IfOtherFails::kFail, &run));
+    } else {
+      static_cast<void>(this->loads().Load(this->location(), lookup, std::move(this->key()),
+                                           std::move(loader_), LoadRequest{this->options()},
+                                           IfOtherFails::kFail, &run));
+    }
+  }
+  void Receive(typename Base::Outcome outcome) override { receiver_(std::move(outcome)); }
+  void ReceiveDrop() override { receiver_.Drop(); }
+
+  Loader loader_;
+  Executor executor_;
+  Receiver receiver_;
+};
+
+// An executor that can't be copied or moved is referred to.
+template <typename Executor>
+using StoredExecutor =
+    std::conditional_t<std::is_constructible_v<std::decay_t<Executor>, Executor>,
+                       std::decay_t<Executor>, std::reference_wrapper<std::decay_t<Executor>>>;
+
+inline absl::Status StatusOfError(const std::exception_ptr& error) {
+#ifdef __cpp_exceptions
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& thrown) {
+    return absl::UnknownError(absl::StrCat("the loader threw: ", thrown.what()));
+  } catch (...) {
+  }
+#endif
+  return absl::UnknownError("the loader threw");
+}
+
+// Calls a function that takes an absl::StatusOr<Ref<V>>.
+template <typename V, typename Callback>
+class CallbackReceiver {
+ public:
+  explicit CallbackReceiver(Callback callback) : callback_(std::move(callback)) {}
+
+  // No exception may leave the callback, since it runs where others' calls end.
+  void operator()(LoadOutcome<V> outcome) noexcept {
+    if (outcome.error != nullptr) {
+      Call(StatusOfError(outcome.error));
+    } else if (outcome.object.get() != nullptr) {
+      Call(std::move(outcome.object));
+    } else if (!outcome.status.ok()) {
+      Call(std::move(outcome.status));
+    } else {
+      Call(absl::AbortedError("the loading thread has ended"));
+    }
+  }
+  void Drop() noexcept { Call(absl::AbortedError("the executor has dropped the task")); }
+
+ private:
+  void Call(absl::StatusOr<Ref<V>> result) {
+    // What it has captured may be the last reference to something that it has just ended.
+    Callback callback = std::move(callback_);
+    std::invoke(std::move(callback), std::move(result));
+  }
+
+  Callback callback_;
+};
+
+template <typename V>
+class FutureReceiver {
+ public:
+  explicit FutureReceiver(std::promise<absl::StatusOr<Ref<V>>> promise)
+      : promise_(std::move(promise)) {}
+
+  void operator()(LoadOutcome<V> outcome) {
+    if (outcome.error != nullptr) {
+      promise_.set_exception(outcome.error);
+    } else if (outcome.object.get() != nullptr) {
+      promise_.set_value(std::move(outcome.object));
+    } else if (!outcome.status.ok()) {
+      promise_.set_value(std::move(outcome.status));
+    } else {
+      promise_.set_value(absl::AbortedError("the loading thread has ended"));
+    }
+  }
+  void Drop() { promise_ = {}; }
+
+ private:
+  std::promise<absl::StatusOr<Ref<V>>> promise_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CORE_ASYNC_LOAD_H_
