@@ -4,6 +4,9 @@
 // two threads, twice the throughput is the same time.
 //
 //   weakcache            LargeObjectCache<int64_t, Object>
+//   weakcache_write_expiry, weakcache_access_expiry, weakcache_own_life
+//                        the same, with objects that expire an hour after they have come, or were
+//                        last found; or after an hour that each of them was given
 //   concurrent_map       ConcurrentWeakValueMap<int64_t, Object>, all objects held; no budget
 //   mutex_lru            std::mutex, a list and an unordered_map of std::shared_ptr
 //   rocksdb_lru          RocksDB's LRU cache; this and the next two only with keys of 16 bytes
@@ -155,6 +158,12 @@ void Register(const char* name, Function function, std::vector<int64_t> sizes,
 void RegisterAll() {
   const std::vector<int64_t> sizes = {1000, 100000};
   Register("hit/weakcache", Hit<WeakcacheSubject<int64_t>, Objects::kRetained>, sizes);
+  Register("hit/weakcache_write_expiry",
+           Hit<WeakcacheSubject<int64_t, Expire::kAfterWrite>, Objects::kRetained>, sizes);
+  Register("hit/weakcache_access_expiry",
+           Hit<WeakcacheSubject<int64_t, Expire::kAfterAccess>, Objects::kRetained>, sizes);
+  Register("hit/weakcache_own_life",
+           Hit<WeakcacheSubject<int64_t, Expire::kAfterOwnLife>, Objects::kRetained>, sizes);
   Register("hit/concurrent_map", Hit<ConcurrentMapSubject, Objects::kRetained>, sizes);
   Register("hit/mutex_lru", Hit<MutexLruSubject<int64_t>, Objects::kRetained>, sizes);
   // So few that most objects have not been hit 16 times in the end.

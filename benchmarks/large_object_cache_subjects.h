@@ -24,9 +24,11 @@
 #include <utility>
 
 #include "absl/hash/hash.h"
+#include "absl/time/time.h"
 #include "benchmarks/benchmark_data.h"
 #include "weakcache/cache/concurrent_weak_value_map.h"
 #include "weakcache/cache/large_object_cache.h"
+#include "weakcache/cache/loaded.h"
 
 // The header of oneTBB's cache refuses to be included without it.
 #define TBB_PREVIEW_CONCURRENT_LRU_CACHE 1
@@ -56,14 +58,24 @@ Key KeyFor(int64_t id) {
   }
 }
 
-template <typename Key>
+// What the objects of a cache expire after: an hour after they were entered or last found, or an
+// hour as each of them says.
+enum class Expire { kNever, kAfterWrite, kAfterAccess, kAfterOwnLife };
+
+template <typename Key, Expire kExpire = Expire::kNever>
 class WeakcacheSubject {
  public:
   explicit WeakcacheSubject(size_t room) : cache_(Make(room)) {}
 
   auto Get(int64_t id) { return cache_.Get(KeyFor<Key>(id)); }
   auto GetOrLoad(int64_t id) {
-    return *cache_.GetOrLoad(KeyFor<Key>(id), [id] { return Object(id); });
+    if constexpr (kExpire == Expire::kAfterOwnLife) {
+      return *cache_.GetOrLoad(KeyFor<Key>(id), [id] {
+        return Loaded<Object>{.object = Object(id), .expires_after = absl::Hours(1)};
+      });
+    } else {
+      return *cache_.GetOrLoad(KeyFor<Key>(id), [id] { return Object(id); });
+    }
   }
 
  private:
@@ -73,6 +85,8 @@ class WeakcacheSubject {
     options.budget_bytes = room * kWeight;
     options.count_entry_memory = false;
     options.weigher = [](const Object&) { return kWeight; };
+    if (kExpire == Expire::kAfterWrite) options.expire_after_write = absl::Hours(1);
+    if (kExpire == Expire::kAfterAccess) options.expire_after_access = absl::Hours(1);
     return std::move(room == 0 ? Cache::CreateWeak(options) : Cache::Create(options)).value();
   }
   Cache cache_;

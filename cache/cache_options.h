@@ -203,7 +203,9 @@ struct LargeObjectCacheOptions {
   // How long after it was entered, or last found, an object expires: it is not found any more, and
   // is removed when somebody looks for it, when it is evicted, or by Purge. And how long after it
   // was entered it is stale: one GetOrLoad loads it anew, while all others get the stale object.
-  // The first and the last are defaults: see Loaded.
+  // The first and the last are defaults: see Loaded. A hit is recorded for expire_after_access only
+  // if the one recorded last is a sixteenth of the time ago, or a second: so an object may expire
+  // by as much too early, and never too late.
   absl::Duration expire_after_write = absl::InfiniteDuration();
   absl::Duration expire_after_access = absl::InfiniteDuration();
   absl::Duration refresh_after_write = absl::InfiniteDuration();

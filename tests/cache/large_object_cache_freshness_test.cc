@@ -229,6 +229,105 @@ TEST_F(LifeTest, AJitterIsAPart) {
   }
 }
 
+// Most hits do not look at an object's times: see Freshness::Arm. All the same its life is exact.
+TEST_F(LifeTest, IsExactHoweverOftenTheObjectIsFound) {
+  for (const bool by_option : {false, true}) {
+    Cache::Options options = Timed();
+    if (by_option) options.expire_after_write = absl::Seconds(10);
+    Cache cache = Make(options);
+    cache.Put(1, by_option ? Loaded<Page>{.object = Page{}} : Lasting(10));
+    for (int i = 1; i <= 10'000; ++i) {
+      now_ += absl::Milliseconds(1);
+      ASSERT_EQ(Contains(cache, 1), i < 10'000) << i;
+    }
+    cache.Put(1, by_option ? Loaded<Page>{.object = Page{}} : Lasting(10));
+    EXPECT_TRUE(Contains(cache, 1));
+    EXPECT_TRUE(cache.SetExpiry(1, absl::Milliseconds(1)));
+    EXPECT_TRUE(Contains(cache, 1));
+    now_ += absl::Milliseconds(1);
+    EXPECT_FALSE(Contains(cache, 1));
+  }
+}
+
+TEST_F(LifeTest, IsNotProlongedByAClockThatIsSetBack) {
+  for (const int minutes : {30, 90}) {  // after the cache was made, and before
+    Cache cache = Make(Timed());
+    now_ += absl::Hours(1);
+    cache.Put(1, Lasting(10));
+    EXPECT_TRUE(Contains(cache, 1));
+    now_ -= absl::Minutes(minutes);
+    EXPECT_TRUE(Contains(cache, 1));
+    Pass(9);
+    EXPECT_TRUE(Contains(cache, 1));
+    Pass(1);
+    EXPECT_FALSE(Contains(cache, 1));
+  }
+}
+
+TEST_F(LifeTest, MayBeginBeforeTheCacheWasMade) {
+  Cache cache = Make(Timed());
+  now_ -= absl::Hours(1);
+  cache.Put(1, Lasting(5000));
+  for (int i = 0; i < 49; ++i) {
+    Pass(100);
+    EXPECT_TRUE(Contains(cache, 1));
+  }
+  Pass(99);
+  EXPECT_TRUE(Contains(cache, 1));
+  Pass(1);
+  EXPECT_FALSE(Contains(cache, 1));
+}
+
+// An access is recorded if the last recorded one is a second ago, or a sixteenth of the life. So
+// the object may expire by so much earlier, and never later.
+TEST_F(LifeTest, AfterAccessCountsFromAnAccessThatMayBeAWhileAgo) {
+  for (const int seconds : {4, 100}) {
+    Cache::Options options = Timed();
+    options.expire_after_access = absl::Seconds(seconds);
+    Cache cache = Make(options);
+    const absl::Duration early = std::min(absl::Seconds(1), absl::Seconds(seconds) / 16);
+    for (const int step : {1, 7, 50, 300}) {
+      cache.Put(1, Page{});
+      for (int i = 0; i < 5000 / step; ++i) {
+        now_ += absl::Milliseconds(step);
+        ASSERT_TRUE(Contains(cache, 1)) << step;
+      }
+      now_ += absl::Seconds(seconds) - early;
+      now_ -= absl::Milliseconds(1);
+      EXPECT_NE(cache.Peek(1), nullptr);
+      now_ += early + absl::Milliseconds(1);
+      EXPECT_FALSE(Contains(cache, 1));
+    }
+  }
+}
+
+// Ticks last for nine years.
+TEST_F(LifeTest, IsExactAfterManyYears) {
+  Cache cache = Make(Timed());
+  now_ += absl::Hours(24 * 365 * 20);
+  cache.Put(1, Lasting(10));
+  cache.Put(2, Lasting(1'000'000'000));
+  cache.Put(3, Page{});
+  Pass(9);
+  for (const int key : {1, 2, 3}) EXPECT_TRUE(Contains(cache, key)) << key;
+  Pass(1);
+  EXPECT_FALSE(Contains(cache, 1));
+  for (const int key : {2, 3}) EXPECT_TRUE(Contains(cache, key)) << key;
+}
+
+// By the clock of the system, too.
+TEST_F(LifeTest, GoesByTheSystemsClock) {
+  Cache::Options options = Timed();
+  options.clock = nullptr;
+  Cache cache = Make(options);
+  cache.Put(1, Lasting(1'000));
+  cache.Put(2, Lasting(0));
+  cache.Put(3, Page{});
+  EXPECT_TRUE(Contains(cache, 1));
+  EXPECT_FALSE(Contains(cache, 2));
+  EXPECT_TRUE(Contains(cache, 3));
+}
+
 // A thousand objects with lives of 1 to 1000 seconds, in a random order, fill the budget. Whatever
 // time has passed, new objects take the place of those that have expired first.
 TEST_F(LifeTest, ExpiredObjectsGoFirstWhateverTheirOrder) {

@@ -235,6 +235,28 @@ TEST(LargeObjectCacheRaceTest, AllOperationsTogether) {
   for (const std::atomic<int>& count : live) EXPECT_EQ(count, 0);
 }
 
+// One thread makes a life shorter while others record an access, and are about to store that the
+// object is fresh for longer.
+TEST(LargeObjectCacheRaceTest, AShorterLifeIsNotOverlooked) {
+  std::atomic<int64_t> seconds{0};
+  Cache::Options options = testing::WithBudget<Cache>(100);
+  options.clock = [&] { return absl::UnixEpoch() + absl::Seconds(seconds.load()); };
+  options.expire_after_access = absl::Hours(1);
+  Cache cache = MakeCache(options);
+  const auto find = [&] { EXPECT_NE(cache.Get(1), nullptr); };
+  Race(
+      RaceRounds(20'000),
+      [&](int) {
+        cache.Put(1, Blob(1, 10));
+        seconds += 2;
+      },
+      {find, find, [&] { EXPECT_TRUE(cache.SetExpiry(1, absl::Milliseconds(300))); }},
+      [&](int) {
+        seconds += 1;
+        EXPECT_EQ(cache.Get(1), nullptr);
+      });
+}
+
 TEST(LargeObjectCacheRaceTest, AllThatMissGetTheOneThatIsLoaded) {
   Cache::Options options = testing::WithBudget<Cache>(100);
   Cache cache = MakeCache(options);

@@ -17,10 +17,11 @@
 //   4. The counters of this thread count a hit. The slot's count becomes the caller's Ref.
 //
 // So a hit takes no lock, and writes to nothing but the object's count, its counter until that is
-// saturated, and the thread's own figures. Everything else is FindSlow: an object in an external
-// slot or further on in the index; a cache with ages, where LookupOutcome notes what is to be done
-// about the object once the look-up holds it; a weak hit, which asks the Retention to retain the
-// object again; and a miss.
+// saturated, and the thread's own figures. With ages it also reads a coarse time, and compares it
+// with a tick beside the key. Everything else is FindSlow: an object in an external slot or further
+// on in the index; one whose tick has come, where LookupOutcome notes what is to be done about the
+// object once the look-up holds it; a weak hit, which asks the Retention to retain the object
+// again; and a miss.
 //
 // Put prepares a slot with the key, outside the lock, then takes the shard's lock, and Enter
 // exchanges the old entry for the new one and has the Retention admit the object. Locks are taken
@@ -177,10 +178,9 @@ class CacheStore {
   // in a cache without ages. Null says nothing. The caller gets a reference to the slot.
   template <typename Lookup>
   [[gnu::always_inline]] Embedded* FindFast(KeyLocation location, const Lookup& lookup) {
-    if (freshness_.needed()) [[unlikely]]
-      return nullptr;
-    Embedded* const found =
-        location.shard->table.FindEmbeddedFast(location.hash(), shards_.Matching(lookup));
+    Embedded* const found = freshness_.needed() ? FindFastIfFresh(location, lookup)
+                                                : location.shard->table.FindEmbeddedFast(
+                                                      location.hash(), shards_.Matching(lookup));
     if (found == nullptr) [[unlikely]]
       return nullptr;
     if (found->payload().RecordAccess()) [[likely]] {
@@ -189,6 +189,18 @@ class CacheStore {
       RecordWeakHit(found);
     }
     return found;
+  }
+
+  // The same in a cache with ages, if there is nothing to be done about the object's.
+  template <typename Lookup>
+  [[gnu::always_inline]] Embedded* FindFastIfFresh(KeyLocation location,
+                                                   const Lookup& lookup) const {
+    const uint32_t tick = freshness_.Tick();
+    return location.shard->table.FindEmbeddedFast(
+        location.hash(), [match = shards_.Matching(lookup), tick](const Slot& slot) {
+          // Relaxed: see the field.
+          return match(slot) && tick < slot.payload().fresh_until.load(std::memory_order_relaxed);
+        });
   }
 
   // Finds any object, also one that has expired by time; RecordHit has to follow.

@@ -3,6 +3,8 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_FRESHNESS_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_FRESHNESS_H_
 
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -35,14 +37,18 @@ class Freshness {
         expire_after_access_(InNanoseconds(settings.expire_after_access)),
         refresh_after_write_(InNanoseconds(settings.refresh_after_write)),
         jitter_(settings.expiry_jitter),
-        needed_(expires_by_default() || refresh_after_write_ != kNever) {}
+        start_(clock_ ? Now() : 0),
+        needed_(expires_by_default() || refresh_after_write_ != kNever),
+        latest_(start_) {}
   Freshness(Freshness&& other) noexcept
       : clock_(std::move(other.clock_)),
         expire_after_write_(other.expire_after_write_),
         expire_after_access_(other.expire_after_access_),
         refresh_after_write_(other.refresh_after_write_),
         jitter_(other.jitter_),
-        needed_(other.needed()) {}
+        start_(other.start_),
+        needed_(other.needed()),
+        latest_(other.start_) {}
   Freshness& operator=(Freshness&&) = delete;
 
   // Whether any object may expire or become due. If none may, nobody reads the clock.
@@ -58,6 +64,19 @@ class Freshness {
   }
   int64_t NowIfNeeded() const { return needed() ? Now() : 0; }
 
+  // The present tick, which a hit compares with CacheKey::fresh_until; kNoTick, which is later than
+  // all of these, if the clock has been set back.
+  uint32_t Tick() const { return clock_ ? TickOfOwnClock(Now()) : TickOf(CoarseNow()); }
+  // The same of a time that the user's clock has just shown.
+  [[gnu::noinline]] uint32_t TickOfOwnClock(int64_t now) const {
+    // A clock that has been set back makes no object fresh for longer: then look-ups go by the
+    // exact times, and correct them, until the clock has caught up.
+    if (now < latest_.load(std::memory_order_relaxed)) return kNoTick;
+    NoteTime(now);
+    return TickOf(now);
+  }
+  bool has_own_clock() const { return static_cast<bool>(clock_); }
+
   // Entry is a CacheEntry, in all that follows. Relaxed: see its fields.
 
   // Begins the life of an object that is about to be entered: at this time.
@@ -72,6 +91,24 @@ class Freshness {
     entry.refresh_after.store(Spread(entry, LifeOf(terms.refresh_after, refresh_after_write_)),
                               std::memory_order_relaxed);
     entry.has_own_life = terms.expires_after.has_value() || jitter_ > 0;
+    if (!needed()) return;
+    NoteTime(now);
+    entry.hot.fresh_until.store(FreshUntil(entry), std::memory_order_relaxed);
+  }
+  // Sets until when hits need not look at the entry's times. A thread that shortens a life does so
+  // before it calls this. If two threads do this at the same time, the last value that is stored
+  // may have been computed from the longer life; but then its thread, which looks once more, sees
+  // the shorter one. Sequentially consistent, all: each of the threads writes one field and reads
+  // the other.
+  template <typename Entry>
+  void Arm(Entry& entry) const {
+    uint32_t until = FreshUntil(entry);
+    if (entry.hot.fresh_until.load(std::memory_order_seq_cst) == until) return;
+    for (uint32_t again;; until = again) {
+      entry.hot.fresh_until.store(until, std::memory_order_seq_cst);
+      again = FreshUntil(entry);
+      if (again >= until) return;
+    }
   }
   // Has an object expire that long after this time.
   template <typename Entry>
@@ -81,7 +118,8 @@ class Freshness {
     const int64_t written = entry.written.load(std::memory_order_relaxed);
     const int64_t life = LifeOf(duration, kNever);
     entry.expires_after.store(life == kNever ? kNever : Sum(Elapsed(written, now), life),
-                              std::memory_order_relaxed);
+                              std::memory_order_seq_cst);
+    Arm(entry);
   }
 
   template <typename Entry>
@@ -110,13 +148,14 @@ class Freshness {
     int64_t accessed = entry.accessed.load(std::memory_order_relaxed);
     const int64_t now = Now();
     if (written > now) {
-      entry.written.compare_exchange_strong(written, now, std::memory_order_relaxed,
+      entry.written.compare_exchange_strong(written, now, std::memory_order_seq_cst,
                                             std::memory_order_relaxed);
     }
     if (accessed > now) {
-      entry.accessed.compare_exchange_strong(accessed, now, std::memory_order_relaxed,
+      entry.accessed.compare_exchange_strong(accessed, now, std::memory_order_seq_cst,
                                              std::memory_order_relaxed);
     }
+    Arm(entry);
   }
   // Of two look-ups at the same time the earlier one may store its time last. The object then ages
   // from that time, earlier by as long as the thread was delayed.
@@ -129,6 +168,57 @@ class Freshness {
 
  private:
   static constexpr int64_t kNever = kNeverDue;
+
+  // Ticks are coarse, so that 32 bits last for nine years: the exact times only matter to a look-up
+  // in the last few of a life.
+  static constexpr int kTickBits = 26;  // nanoseconds: a tick is 67 ms
+  static constexpr uint32_t kNoTick = UINT32_MAX;
+
+  // In nanoseconds of std::chrono::steady_clock, up to 10 ms ago; several times as fast.
+  static int64_t CoarseNow() {
+#ifdef CLOCK_MONOTONIC_COARSE
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+#else
+    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+#endif
+  }
+  uint32_t TickOf(int64_t now) const {
+    const uint64_t tick = (static_cast<uint64_t>(now) - static_cast<uint64_t>(start_)) >> kTickBits;
+    return static_cast<uint32_t>(std::min<uint64_t>(tick, kNoTick));
+  }
+  void NoteTime(int64_t now) const {
+    if (!clock_ || now <= latest_.load(std::memory_order_relaxed)) return;
+    latest_.store(now, std::memory_order_relaxed);
+  }
+
+  // Returns the tick before which the object neither expires nor becomes due, and no access need be
+  // recorded; kNoTick if it never does. Until the end of that tick, and for 10 ms, which are less
+  // than another tick, the time that a look-up has read may be that of the tick.
+  template <typename Entry>
+  uint32_t FreshUntil(const Entry& entry) const {
+    const int64_t written = entry.written.load(std::memory_order_seq_cst);
+    const int64_t life = std::min(entry.expires_after.load(std::memory_order_seq_cst),
+                                  entry.refresh_after.load(std::memory_order_relaxed));
+    uint64_t ticks = TicksUntil(written, life);
+    if (expire_after_access_ != kNever) {
+      const int64_t accessed = entry.accessed.load(std::memory_order_seq_cst);
+      ticks = std::min(ticks, TicksUntil(accessed, AccessResolution()));
+    }
+    return static_cast<uint32_t>(ticks);
+  }
+  // How long after one access the next one is recorded.
+  int64_t AccessResolution() const {
+    return std::min(expire_after_access_ / 16, int64_t{1'000'000'000});
+  }
+  uint64_t TicksUntil(int64_t since, int64_t life) const {
+    if (life == kNever) return kNoTick;
+    const int64_t before_start = Elapsed(since, start_);
+    if (life <= before_start) return 0;
+    const int64_t time = Sum(Elapsed(start_, since), life - before_start);
+    return std::clamp<uint64_t>(static_cast<uint64_t>(time) >> kTickBits, 1, kNoTick) - 1;
+  }
 
   static int64_t InNanoseconds(absl::Duration duration) {
     return std::max(absl::ToInt64Nanoseconds(duration), int64_t{0});
@@ -163,10 +253,14 @@ class Freshness {
   const int64_t expire_after_access_;
   const int64_t refresh_after_write_;
   const double jitter_;  // at most that part of a life is taken away
+  const int64_t start_;  // of the ticks
   // False to true once, by the first thread that gives an object a life of its own, before it
   // enters the object. Relaxed: a look-up that still reads false, and finds the object, began
   // before the object's life.
   mutable std::atomic<bool> needed_;
+  // The latest time that the user's clock has shown, nearly: threads at the same time may lose the
+  // later one. Relaxed: it only has to be found out some time that the clock was set back.
+  mutable std::atomic<int64_t> latest_;
 };
 
 }  // namespace weakcache::internal

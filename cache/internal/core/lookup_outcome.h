@@ -11,15 +11,23 @@
 
 namespace weakcache::internal {
 
-// A hit on a retained object, in a cache without ages, leaves no trace here. Any other entry that
-// is found is held by a reference to its slot, so that it can be used after the look-up: to retain
-// the object again, to remove it because it has expired by time, or to refresh it.
+// A hit on a retained object for whose times there is nothing to be done leaves no trace here. Any
+// other entry that is found is held by a reference to its slot, so that it can be used after the
+// look-up: to retain the object again, to remove it because it has expired by time, or to refresh
+// it.
 template <typename Entry>
 class LookupOutcome {
  public:
   explicit LookupOutcome(const Freshness& freshness)
       : freshness_(freshness), ages_matter_(freshness.needed()) {
-    if (ages_matter_) now_ = freshness.NowIfNeeded();
+    if (!ages_matter_) return;
+    // The user's clock may not be called during the look-up, which may hold a lock.
+    if (freshness.has_own_clock()) {
+      now_ = freshness.Now();
+      tick_ = freshness.TickOfOwnClock(now_);
+    } else {
+      tick_ = freshness.Tick();
+    }
   }
   LookupOutcome(const LookupOutcome&) = delete;
   LookupOutcome& operator=(const LookupOutcome&) = delete;
@@ -33,7 +41,7 @@ class LookupOutcome {
   // look-up that starts over may record several, of which the last one counts.
   void Record(Entry& entry) {
     const bool retained = entry.hot.RecordAccess();
-    if (retained && !ages_matter_ && entry_ == nullptr) [[likely]]
+    if (retained && entry_ == nullptr && NeedsNoTime(entry)) [[likely]]
       return;
     RecordSlow(entry);
   }
@@ -55,12 +63,18 @@ class LookupOutcome {
   bool times_are_doubtful() const { return times_are_doubtful_; }
 
  private:
+  bool NeedsNoTime(const Entry& entry) const {
+    // Relaxed: see the field.
+    return !ages_matter_ || tick_ < entry.hot.fresh_until.load(std::memory_order_relaxed);
+  }
   [[gnu::noinline]] void RecordSlow(Entry& entry) {
+    if (ages_matter_ && !freshness_.has_own_clock()) now_ = freshness_.Now();
     weak_ = !entry.retained();
     times_are_doubtful_ = ages_matter_ && freshness_.SeemsToComeFromTheFuture(entry, now_);
     expired_ = freshness_.IsExpired(entry, now_);
     refresh_due_ = !expired_ && freshness_.IsRefreshDue(entry, now_);
     if (!expired_) freshness_.RecordAccess(entry, now_);
+    if (ages_matter_ && !expired_ && !refresh_due_) freshness_.Arm(entry);
     if (weak_ || expired_ || refresh_due_ || times_are_doubtful_ || entry_ != nullptr) {
       AddRef(entry);
     }
@@ -69,6 +83,7 @@ class LookupOutcome {
   const Freshness& freshness_;
   const bool ages_matter_;
   int64_t now_ = 0;
+  uint32_t tick_ = 0;
   Entry* entry_ = nullptr;  // with a reference to its slot
   bool weak_ = false;
   bool expired_ = false;

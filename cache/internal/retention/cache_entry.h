@@ -199,6 +199,9 @@ struct CacheKey {
   // Weak hits that did not ask for the object to be retained, modulo 16. Any thread; of two hits at
   // the same time one may be lost. Relaxed: it only decides how often a look-up asks.
   std::atomic<uint8_t> weak_hits{0};
+  // The tick before which a look-up need not look at the object's times, nor change them: see
+  // Freshness, whose Arm and BeginLife alone write it. 0 if a look-up always has to.
+  std::atomic<uint32_t> fresh_until{0};
 };
 
 // The cold part. A thread that holds a reference to the slot may read the key and use the atomic
@@ -306,7 +309,8 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   std::atomic<int64_t> written{0};
   std::atomic<int64_t> accessed{0};
   // How long after it was written the object expires, and is due for a refresh. Set before the slot
-  // is entered; the former also by SetExpiry, on any thread. Relaxed, as above.
+  // is entered; the former also by SetExpiry, on any thread. Relaxed, as above; but what may
+  // shorten a life is written, and read by Freshness::Arm, with sequential consistency: see there.
   std::atomic<int64_t> expires_after{kNeverDue};
   std::atomic<int64_t> refresh_after{kNeverDue};
 
