@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What share of a trace's requests a cache answers, by number and by bytes: this library's policy,
-// and models of others to compare it with.
+// models of others to compare it with, and what none can exceed (`belady`).
 //
 //   hit_ratio --trace=FILE --capacity=N [--capacity=N…]
 //   hit_ratio --synthetic=NAME [--capacity=N…]
@@ -23,6 +23,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "benchmarks/hit_ratio/arc_model.h"
+#include "benchmarks/hit_ratio/belady.h"
 #include "benchmarks/hit_ratio/lirs_model.h"
 #include "benchmarks/hit_ratio/lru_model.h"
 #include "benchmarks/hit_ratio/s3_fifo_model.h"
@@ -97,6 +98,7 @@ constexpr Subject kSubjects[] = {
     {"lirs", ReplayWith<LirsModel>},
     {"w_tiny_lfu", ReplayWith<WTinyLfuModel>},
     {"w_tiny_lfu_fixed", ReplayWith<FixedWindowWTinyLfuModel>},
+    {"belady", BestHitRatio},
 };
 
 int Run(int argc, char** argv) {

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "benchmarks/hit_ratio/arc_model.h"
+#include "benchmarks/hit_ratio/belady.h"
 #include "benchmarks/hit_ratio/lirs_model.h"
 #include "benchmarks/hit_ratio/lru_model.h"
 #include "benchmarks/hit_ratio/s3_fifo_model.h"
@@ -102,6 +103,45 @@ TEST(LruModelTest, EvictsTheLeastRecentlyUsed) {
 TEST(LruModelTest, KeepsWithinTheCapacityAndSkipsWhatIsTooLarge) {
   const std::vector<Request> trace = {{1, 4}, {2, 4}, {3, 11}, {1, 4}, {4, 3}, {2, 4}, {1, 4}};
   EXPECT_EQ(Hits<LruModel>(trace, 10), "0001000");
+}
+
+TEST(BestHitRatioTest, KeepsWhatIsRequestedNext) {
+  // With room for two: 1 and 2 hit, then 1 stays through 3 and 4.
+  EXPECT_DOUBLE_EQ(BestHitRatio(TraceOf({1, 2, 1, 2, 3, 4, 1}), 2).objects, 3.0 / 7);
+  // Of a loop over three objects it keeps the same two.
+  EXPECT_DOUBLE_EQ(BestHitRatio(TraceOf({1, 2, 3, 1, 2, 3, 1, 2, 3}), 2).objects, 4.0 / 9);
+  EXPECT_DOUBLE_EQ(BestHitRatio(TraceOf({1, 1, 1, 1}), 0).objects, 0);
+  EXPECT_DOUBLE_EQ(BestHitRatio({{1, 10}, {2, 10}, {1, 10}, {2, 10}}, 19).objects, 0.25);
+  EXPECT_EQ(BestHitRatio({}, 100).objects, 0);
+}
+
+TEST(BestHitRatioTest, IsNeverBelowAPolicy) {
+  std::vector<Request> trace = ScanTrace().requests;
+  trace.resize(20'000);
+  std::vector<Request> weighted = trace;
+  for (Request& request : weighted) request.weight = 1 + request.key * 7919 % 100;
+  for (const uint64_t capacity : {1u, 50u, 300u, 2000u, 1'000'000u}) {
+    const HitRatio best = BestHitRatio(trace, capacity);
+    EXPECT_GE(best.objects, Replay(trace, LruModel(capacity)).objects);
+    EXPECT_GE(best.objects, Replay(trace, LirsModel(capacity)).objects);
+    const HitRatio bound = BestHitRatio(weighted, 50 * capacity);
+    const HitRatio reached = Replay(weighted, WeakcacheReplayer(50 * capacity));
+    EXPECT_GE(bound.objects, reached.objects);
+    EXPECT_GE(bound.bytes, reached.bytes);
+    EXPECT_LE(bound.objects, 1);
+    EXPECT_LE(bound.bytes, 1);
+  }
+}
+
+TEST(BestHitRatioTest, SizesHaveABound) {
+  // Six steps of 10 bytes: two hits of 1 take 4 of 60 byte steps each, a hit of 30 would take 60.
+  const std::vector<Request> trace = {{1, 2}, {2, 30}, {1, 2}, {2, 30}, {1, 2}, {3, 1}};
+  EXPECT_DOUBLE_EQ(BestHitRatio(trace, 10).objects, 2.0 / 6);
+  EXPECT_DOUBLE_EQ(BestHitRatio(trace, 10).bytes, 4.0 / 67);
+  // An object may stay with the least of its weights.
+  EXPECT_DOUBLE_EQ(BestHitRatio({{1, 2}, {1, 20}, {2, 1}}, 5).objects, 1.0 / 3);
+  // 32 bytes are room for everything.
+  EXPECT_DOUBLE_EQ(BestHitRatio(trace, 32).objects, 3.0 / 6);
 }
 
 TEST(ArcModelTest, KeepsWhatWasUsedTwiceThroughAScan) {

@@ -227,18 +227,20 @@ TEST(ParseOptionsTest, NamesTheRange) {
 // ---- Stores.
 
 // As the others are made: with a budget for everything.
-class RoomyCacheStore : public ImageStore {
+template <typename Store>
+class RoomyStore : public ImageStore {
  public:
-  explicit RoomyCacheStore(ImageDecoder decode) : store_(std::move(decode), 1'000'000'000) {}
+  explicit RoomyStore(ImageDecoder decode) : store_(std::move(decode), 1'000'000'000) {}
   absl::StatusOr<Ref<Image>> Get(const std::string& path) override { return store_.Get(path); }
 
  private:
-  CacheStore store_;
+  Store store_;
 };
 
 template <typename Store>
 class MapStoreTest : public ::testing::Test {};
-using MapStores = ::testing::Types<StrongMapStore, WeakMapStore, RoomyCacheStore>;
+using MapStores =
+    ::testing::Types<StrongMapStore, WeakMapStore, RoomyStore<LruStore>, RoomyStore<CacheStore>>;
 TYPED_TEST_SUITE(MapStoreTest, MapStores);
 
 Ref<Image> EmptyImage(ImageLedger& ledger) { return MakeRef<Image>(0, 0, 3, nullptr, ledger); }
@@ -335,6 +337,29 @@ TEST(CacheStoreTest, KeepsWhatFitsAndFindsTheRestWhileItIsShown) {
       << store.Details();
 }
 
+TEST(LruStoreTest, EvictsWhatWasNotUsedLongest) {
+  ImageLedger ledger;
+  std::map<std::string, int> decodes;
+  const auto decode = [&](const std::string& path) {
+    ++decodes[path];
+    return MakeRef<Image>(10, 10, 1, nullptr, ledger);
+  };
+  LruStore store(decode, /*budget_bytes=*/250);
+  for (const char* path : {"a", "b", "a", "c", "a", "b"}) EXPECT_TRUE(store.Get(path).ok());
+  EXPECT_EQ(decodes, (std::map<std::string, int>{{"a", 1}, {"b", 2}, {"c", 1}}));
+  EXPECT_EQ(ledger.live_bytes(), 200);
+}
+
+TEST(LruStoreTest, DoesNotFindWhatItEvictedThoughItIsShown) {
+  ImageLedger ledger;
+  LruStore store([&](const std::string&) { return MakeRef<Image>(10, 10, 1, nullptr, ledger); },
+                 /*budget_bytes=*/100);
+  const Ref<Image> shown = *store.Get("a");
+  EXPECT_TRUE(store.Get("b").ok());
+  EXPECT_NE(*store.Get("a"), shown);
+  EXPECT_EQ(ledger.live_bytes(), 200);
+}
+
 // ---- The session, and what the example claims.
 
 using SessionTest = ImageCacheTest;
@@ -379,6 +404,10 @@ void CheckClaims(const std::vector<std::string>& paths, const SessionOptions& op
   EXPECT_GE(cache.decodes, strong.decodes);
   EXPECT_EQ(cache.most_copies, 1);
   EXPECT_LE(cache.final_bytes, static_cast<int64_t>(half));
+
+  const SessionResult lru = Replay<LruStore>(paths, options, half);
+  EXPECT_GE(lru.decodes, strong.decodes);
+  EXPECT_LE(lru.final_bytes, static_cast<int64_t>(half));
 }
 
 TEST_F(SessionTest, ClaimsHoldForSmallImages) {
@@ -445,6 +474,13 @@ TEST_F(SessionTest, SeedDecidesWhatIsLookedAt) {
   EXPECT_NE(Requests(options), Requests(other_seed));
 }
 
+TEST_F(SessionTest, LooksAtTheSameInTurns) {
+  SessionOptions options = {.viewers = 3, .lookups = 200};
+  const std::map<std::string, int> requests = Requests(options);
+  options.in_turns = 1;
+  EXPECT_EQ(Requests(options), requests);
+}
+
 TEST_F(SessionTest, PopularityFollowsZipf) {
   std::map<std::string, int> requests = Requests({.viewers = 2, .lookups = 5500, .zipf = 1.0});
   EXPECT_NEAR(requests["a"], 6000, 300);  // 1 : 1/2 : 1/3
@@ -479,12 +515,28 @@ TEST_F(ProgramTest, ShowsItsOwnImagesByDefault) {
   const Outcome outcome = Run("--viewers=2 --lookups=1");
   EXPECT_EQ(outcome.exit_code, 0);
   EXPECT_EQ(outcome.errors, "");  // no progress bar where there is no terminal
-  for (const char* store : {"no cache", "strong map", "weak map", "large object cache"}) {
+  for (const char* store : {"no cache", "strong map", "weak map", "LRU", "large object cache"}) {
     EXPECT_NE(outcome.output.find(store), std::string::npos) << outcome.output;
   }
   EXPECT_NE(outcome.output.find("Images: 7, 153.3 MB"), std::string::npos) << outcome.output;
   EXPECT_NE(outcome.output.find("The images may take 128.0 MB"), std::string::npos)
       << outcome.output;
+}
+
+TEST_F(ProgramTest, PrintsCsvThatIsTheSameEachTimeInTurns) {
+  const std::string arguments =
+      Quoted(MakeImage("a.png")) + Quoted(MakeImage("b.png")) + " --csv=1 --in_turns=1";
+  const Outcome outcome = Run(arguments + " --viewers=2 --lookups=10");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.errors;
+  EXPECT_TRUE(
+      outcome.output.starts_with("store,lookups,decodes,live_bytes,peak_bytes\n"
+                                 "no cache,1,1,28800,28800\n"))
+      << outcome.output;
+  // Five stores with a line for each look-up and one for the end.
+  EXPECT_EQ(std::count(outcome.output.begin(), outcome.output.end(), '\n'), 1 + 5 * 21);
+  EXPECT_NE(outcome.output.find("\nstrong map,20,2,57600,57600\n"), std::string::npos);
+  EXPECT_NE(outcome.output.find("\nweak map,20,2,0,57600\n"), std::string::npos);
+  EXPECT_EQ(Run(arguments + " --viewers=2 --lookups=10").output, outcome.output);
 }
 
 TEST_F(ProgramTest, ReportsBadFilesAndGoesOn) {

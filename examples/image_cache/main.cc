@@ -10,8 +10,10 @@
 #include <functional>
 #include <iostream>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -112,12 +114,18 @@ std::vector<ReportRow> ReplayEach(const std::vector<StoreKind>& kinds, const Ima
         kind.make([&ledger](const std::string& path) { return DecodeImage(path, ledger); });
     const auto before = static_cast<int64_t>(rows.size()) * steps;
     const Clock::time_point start = Clock::now();
+    std::mutex mutex;  // guards samples
+    std::vector<Sample> samples;
     const auto after_lookup = [&] {
+      {
+        const std::lock_guard<std::mutex> lock(mutex);
+        samples.push_back({ledger.decodes(), ledger.live_bytes(), ledger.peak_bytes()});
+      }
       if (!for_some_time) return progress.Step();
       progress.StepTo(before + (Clock::now() - start) / std::chrono::milliseconds(1));
     };
     SessionResult result = ReplaySession(images.paths, options, *store, ledger, after_lookup);
-    rows.push_back({kind.name, result, store->Details()});
+    rows.push_back({kind.name, result, store->Details(), std::move(samples)});
   }
   return rows;
 }
@@ -138,15 +146,24 @@ int Run(const std::vector<std::string>& arguments) {
     return kNothingDecoded;
   }
   const uint64_t budget_bytes = static_cast<uint64_t>(options->budget_mb) * 1'000'000;
-  const std::vector<StoreKind> kinds = {{"no cache", Make<NoStore>},
-                                        {"strong map", Make<StrongMapStore>},
-                                        {"weak map", Make<WeakMapStore>},
-                                        {"large object cache", [budget_bytes](ImageDecoder decode) {
-                                           return std::make_unique<CacheStore>(std::move(decode),
-                                                                               budget_bytes);
-                                         }}};
+  const auto within_budget = [budget_bytes]<typename Store>(std::type_identity<Store>) {
+    return [budget_bytes](ImageDecoder decode) -> std::unique_ptr<ImageStore> {
+      return std::make_unique<Store>(std::move(decode), budget_bytes);
+    };
+  };
+  const std::vector<StoreKind> kinds = {
+      {"no cache", Make<NoStore>},
+      {"strong map", Make<StrongMapStore>},
+      {"weak map", Make<WeakMapStore>},
+      {"LRU", within_budget(std::type_identity<LruStore>())},
+      {"large object cache", within_budget(std::type_identity<CacheStore>())}};
   const SessionOptions& session = options->session;
-  std::cout << FormatReport(ReplayEach(kinds, images, session))
+  const std::vector<ReportRow> rows = ReplayEach(kinds, images, session);
+  if (options->csv != 0) {
+    std::cout << FormatCsv(rows);
+    return 0;
+  }
+  std::cout << FormatReport(rows)
             << absl::StrFormat(
                    "\nImages: %d, %.1f MB once decoded; viewers: %d, each holding the last %d that "
                    "it looked at: the weak map decodes what none of them holds, and keeps nothing "

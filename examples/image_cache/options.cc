@@ -26,7 +26,10 @@ std::vector<Flag> FlagsOf(Options& options) {
   return {
       {"viewers", &session.viewers, 1, 64, "viewers, each on a thread of its own"},
       {"budget_mb", &options.budget_mb, 0, 1'000'000,
-       "what the images of the cache may take, in 10^6 bytes"},
+       "what the images of the cache or the LRU may take, in 10^6 bytes"},
+      {"csv", &options.csv, 0, 1, "1: print the live bytes after each look-up, as CSV"},
+      {"in_turns", &session.in_turns, 0, 1,
+       "1: the viewers take turns on one thread: each run is the same"},
       {"lookups", &session.lookups, 1, 1'000'000, "images that each viewer looks at"},
       {"seconds", &session.seconds, 0, 3600, "or how long it looks; 0: --lookups counts"},
       {"on_screen", &session.on_screen, 1, 1000, "images that each viewer's screen holds"},

@@ -14,6 +14,7 @@ namespace image_cache {
 struct Options {
   SessionOptions session;
   int budget_mb = 128;
+  int csv = 0;  // 1: CSV instead of the table
   std::vector<std::string> paths;
   bool help = false;
 };

@@ -54,4 +54,19 @@ std::string FormatReport(const std::vector<ReportRow>& rows) {
   return text;
 }
 
+std::string FormatCsv(const std::vector<ReportRow>& rows) {
+  std::string text = "store,lookups,decodes,live_bytes,peak_bytes\n";
+  const auto append = [&text](const std::string& store, size_t lookups, const Sample& sample) {
+    absl::StrAppend(&text, store, ",", lookups, ",", sample.decodes, ",", sample.live_bytes, ",",
+                    sample.peak_bytes, "\n");
+  };
+  for (const ReportRow& row : rows) {
+    size_t lookups = 0;
+    for (const Sample& sample : row.samples) append(row.store, ++lookups, sample);
+    const SessionResult& result = row.result;
+    append(row.store, lookups, {result.decodes, result.final_bytes, result.peak_bytes});
+  }
+  return text;
+}
+
 }  // namespace image_cache

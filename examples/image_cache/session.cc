@@ -99,18 +99,23 @@ SessionResult ReplaySession(const std::vector<std::string>& paths, const Session
     return std::chrono::steady_clock::now() - start >= std::chrono::seconds(options.seconds);
   };
   std::atomic<int64_t> lookups = 0;
-  {
+  const auto look = [&](Viewer& viewer) {
+    ++lookups;
+    absl::StatusOr<Ref<Image>> image = store.Get(viewer.PickNext(paths, popularity));
+    memory.Sample();  // before an older image leaves the screen
+    // A file that has gone bad meanwhile is not shown.
+    if (image.ok()) viewer.Show(*std::move(image));
+    after_lookup();
+  };
+  if (options.in_turns != 0) {
+    for (int i = 0; !is_through(i); ++i) {
+      for (Viewer& viewer : viewers) look(viewer);
+    }
+  } else {
     std::vector<std::jthread> threads;
     for (Viewer& viewer : viewers) {
       threads.emplace_back([&] {
-        for (int i = 0; !is_through(i); ++i) {
-          ++lookups;
-          absl::StatusOr<Ref<Image>> image = store.Get(viewer.PickNext(paths, popularity));
-          memory.Sample();  // before an older image leaves the screen
-          // A file that has gone bad meanwhile is not shown.
-          if (image.ok()) viewer.Show(*std::move(image));
-          after_lookup();
-        }
+        for (int i = 0; !is_through(i); ++i) look(viewer);
       });
     }
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A viewing session: several viewers, each on a thread of its own, look at images of which some are
-// far more popular than others (Zipf's law), and each holds the few that its screen shows.
+// A viewing session: several viewers, each on a thread of its own unless they take turns, look at
+// images of which some are far more popular than others (Zipf's law), and each holds the few that
+// its screen shows.
 #ifndef WEAKCACHE_EXAMPLES_IMAGE_CACHE_SESSION_H_
 #define WEAKCACHE_EXAMPLES_IMAGE_CACHE_SESSION_H_
 
@@ -22,6 +23,7 @@ struct SessionOptions {
   int on_screen = 3;
   uint64_t seed = 1;
   double zipf = 1.0;  // 0: all equally popular
+  int in_turns = 0;   // 1: one viewer looks after the other, so that each run is the same
 };
 
 struct SessionResult {

@@ -6,6 +6,7 @@
 namespace image_cache {
 
 absl::StatusOr<weakcache::Ref<Image>> MapStore::Get(const std::string& path) {
+  std::vector<weakcache::Ref<Image>> dropped;
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
     if (weakcache::Ref<Image> image = Find(path)) return image;
@@ -17,11 +18,32 @@ absl::StatusOr<weakcache::Ref<Image>> MapStore::Get(const std::string& path) {
   absl::StatusOr<weakcache::Ref<Image>> image = decode_(path);
 
   lock.lock();
-  if (image.ok()) Insert(path, *image);
+  if (image.ok()) Insert(path, *image, dropped);
   being_decoded_.erase(path);
   lock.unlock();
   decoded_.notify_all();
   return image;
+}
+
+weakcache::Ref<Image> LruStore::Find(const std::string& path) {
+  const auto found = index_.find(path);
+  if (found == index_.end()) return nullptr;
+  entries_.splice(entries_.begin(), entries_, found->second);
+  return found->second->image;
+}
+
+void LruStore::Insert(const std::string& path, const weakcache::Ref<Image>& image,
+                      std::vector<weakcache::Ref<Image>>& dropped) {
+  entries_.push_front({path, image});
+  index_[path] = entries_.begin();
+  bytes_ += static_cast<uint64_t>(image->bytes());
+  while (bytes_ > budget_bytes_) {
+    Entry& oldest = entries_.back();
+    bytes_ -= static_cast<uint64_t>(oldest.image->bytes());
+    index_.erase(oldest.path);
+    dropped.push_back(std::move(oldest.image));
+    entries_.pop_back();
+  }
 }
 
 namespace {

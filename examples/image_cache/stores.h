@@ -9,11 +9,13 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <mutex>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "examples/image_cache/image.h"
@@ -59,9 +61,11 @@ class MapStore : public ImageStore {
 
  private:
   // Both are called under the mutex, so neither may drop the last reference to an image: freeing it
-  // takes long, and a destructor that came back to this store would deadlock.
-  virtual weakcache::Ref<Image> Find(const std::string& path) const = 0;
-  virtual void Insert(const std::string& path, const weakcache::Ref<Image>& image) = 0;
+  // takes long, and a destructor that came back to this store would deadlock. What Insert() lets go
+  // of is moved to `dropped`, which is destroyed after the unlock.
+  virtual weakcache::Ref<Image> Find(const std::string& path) = 0;
+  virtual void Insert(const std::string& path, const weakcache::Ref<Image>& image,
+                      std::vector<weakcache::Ref<Image>>& dropped) = 0;
 
   const ImageDecoder decode_;
   std::mutex mutex_;  // guards being_decoded_ and what Find() and Insert() use
@@ -75,11 +79,12 @@ class StrongMapStore final : public MapStore {
   using MapStore::MapStore;
 
  private:
-  weakcache::Ref<Image> Find(const std::string& path) const override {
+  weakcache::Ref<Image> Find(const std::string& path) override {
     const auto found = images_.find(path);
     return found == images_.end() ? weakcache::Ref<Image>() : found->second;
   }
-  void Insert(const std::string& path, const weakcache::Ref<Image>& image) override {
+  void Insert(const std::string& path, const weakcache::Ref<Image>& image,
+              std::vector<weakcache::Ref<Image>>& /*dropped*/) override {
     images_.emplace(path, image);
   }
 
@@ -92,12 +97,36 @@ class WeakMapStore final : public MapStore {
   using MapStore::MapStore;
 
  private:
-  weakcache::Ref<Image> Find(const std::string& path) const override { return images_.get(path); }
-  void Insert(const std::string& path, const weakcache::Ref<Image>& image) override {
+  weakcache::Ref<Image> Find(const std::string& path) override { return images_.get(path); }
+  void Insert(const std::string& path, const weakcache::Ref<Image>& image,
+              std::vector<weakcache::Ref<Image>>& /*dropped*/) override {
     images_.insert_or_assign(path, image);
   }
 
   weakcache::WeakValueMap<std::string, Image> images_;
+};
+
+// Keeps the images that were used last, within a budget, as it is usually written by hand: an image
+// that was evicted is not found any more, though a viewer may still show it.
+class LruStore final : public MapStore {
+ public:
+  LruStore(ImageDecoder decode, uint64_t budget_bytes)
+      : MapStore(std::move(decode)), budget_bytes_(budget_bytes) {}
+
+ private:
+  struct Entry {
+    std::string path;
+    weakcache::Ref<Image> image;
+  };
+
+  weakcache::Ref<Image> Find(const std::string& path) override;
+  void Insert(const std::string& path, const weakcache::Ref<Image>& image,
+              std::vector<weakcache::Ref<Image>>& dropped) override;
+
+  const uint64_t budget_bytes_;
+  uint64_t bytes_ = 0;
+  std::list<Entry> entries_;  // the one that was used last first
+  std::unordered_map<std::string, std::list<Entry>::iterator> index_;
 };
 
 // Finds every image that somebody still uses, and keeps the best of the others within a budget. All
