@@ -15,18 +15,24 @@ namespace {
 
 // As far as the index is concerned, with the orders of ConcurrentSlot.
 struct IndexedSlot {
-  uint32_t hash() const { return tagged_hash.load(std::memory_order_acquire); }
+  uint32_t hash() const {
+    static_cast<void>(static_cast<int>(page));
+    return tagged_hash.load(std::memory_order_acquire);
+  }
   void set_hash(uint32_t hash) { tagged_hash.store(hash, std::memory_order_release); }
   RelacyAtomic<uint32_t> tagged_hash{0};
+  RelacyAtomics::Plain<int> page{1};  // stands for what a page has been set up with
 };
 
-// Thread 0 changes an index in which there always is a slot of one hash; the others never miss it.
+// Thread 0 changes an index in which there always is a slot of one hash, unless kErases; the others
+// never miss it.
 template <typename Derived, int kThreads>
 class IndexModel : public rl::test_suite<Derived, kThreads> {
  public:
   static constexpr uint32_t kHash = 7;
   static constexpr uint32_t kOtherHash = 9;
   static constexpr bool kOnlyEnters = false;
+  static constexpr bool kErases = false;
 
   void before() {
     ++current_schedule;
@@ -41,9 +47,9 @@ class IndexModel : public rl::test_suite<Derived, kThreads> {
       return;
     }
     const auto found = index_->Find(kHash, [](IndexedSlot*) { return true; });
-    RL_ASSERT(found.slot != nullptr || !found.certain);
+    RL_ASSERT(found.slot != nullptr || !found.certain || Derived::kErases);
     uint64_t version;
-    RL_ASSERT(!index_->IsAbsent(kHash, &version));
+    RL_ASSERT(!index_->IsAbsent(kHash, &version) || Derived::kErases);
     // Who sees the version after the entry, which adds 2 twice, does not miss it.
     if (Derived::kOnlyEnters && index_->IsAbsent(kOtherHash, &version)) {
       RL_ASSERT(version < version_before_ + 4);
@@ -58,6 +64,7 @@ class IndexModel : public rl::test_suite<Derived, kThreads> {
 
  protected:
   IndexedSlot* slot(int i) { return &*slots_[i]; }
+  void MakeAnew(int i) { slots_[i].emplace(); }
   void Enter(IndexedSlot* slot, uint32_t hash) {
     slot->set_hash(hash);
     index_->Insert(slot);
@@ -107,6 +114,17 @@ struct Erasure : IndexModel<Erasure<kThreads>, kThreads> {
     this->index().Erase(this->slot(0));
   }
 };
+// The only one leaves, and a slot of a new page comes to its place.
+template <int kThreads>
+struct Succession : IndexModel<Succession<kThreads>, kThreads> {
+  static constexpr size_t kSlots = 1;
+  static constexpr bool kErases = true;
+  void Change() {
+    this->index().Erase(this->slot(0));
+    this->MakeAnew(1);
+    this->Enter(this->slot(1), this->kHash);
+  }
+};
 
 int RunAll() {
   constexpr int kRandom = 200'000;
@@ -116,6 +134,7 @@ int RunAll() {
   runner.Bounded<Entry<2>>("entry of another", 3, kRandom / 10);
   runner.Bounded<Growth<2>>("growth", 2, kRandom / 10);
   runner.Bounded<Erasure<2>>("erasure of another", 3, kRandom);
+  runner.Bounded<Succession<2>>("a slot of a new page", 3, kRandom / 10);
   return runner.result();
 }
 

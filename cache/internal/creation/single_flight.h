@@ -240,8 +240,9 @@ class SingleFlight {
       return true;
     }
     Flight* none = nullptr;
-    // Orders as in StartUncontended.
-    const bool started = root_.compare_exchange_strong(none, &flight, std::memory_order_acq_rel,
+    // Relaxed: who looks at the flight holds the lock, too. Only StartUncontended does not, and
+    // that fails as long as there is a flight; after this one it sees the release in Unlink.
+    const bool started = root_.compare_exchange_strong(none, &flight, std::memory_order_relaxed,
                                                        std::memory_order_relaxed);
     return started;
   }
