@@ -147,14 +147,14 @@ class CallerCancellation {
 template <typename Wake>
 class WakeIfCancelled {
  public:
-  WakeIfCancelled(const BoundedWait& wait, Wake wake) {
-    if (wait.stop_token().stop_possible()) callback_.emplace(wait.stop_token(), std::move(wake));
-  }
+  WakeIfCancelled(const BoundedWait& wait, Wake wake)
+      : callback_(wait.stop_token(), std::move(wake)) {}
   WakeIfCancelled(const WakeIfCancelled&) = delete;
   WakeIfCancelled& operator=(const WakeIfCancelled&) = delete;
 
  private:
-  std::optional<StopCallback<Wake>> callback_;
+  // Registers nothing if the token can't be stopped.
+  const StopCallback<Wake> callback_;
 };
 
 }  // namespace weakcache::internal
