@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "tests/script/large_object_cache_script.h"
 #include "tests/script/script.h"
 #include "tests/script/weak_interner_script.h"
 #include "tests/script/weak_key_map_script.h"

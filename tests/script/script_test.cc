@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/script/large_object_cache_script.h"
 #include "tests/script/weak_interner_script.h"
 #include "tests/script/weak_key_map_script.h"
 #include "tests/script/weak_set_script.h"
@@ -84,6 +85,7 @@ void RunSeeds(RunScript run_script) {
   }
 }
 
+TEST(ScriptTest, LargeObjectCache) { RunSeeds(&RunLargeObjectCacheScript); }
 TEST(ScriptTest, WeakInterner) { RunSeeds(&RunWeakInternerScript); }
 TEST(ScriptTest, WeakKeyMap) { RunSeeds(&RunWeakKeyMapScript); }
 TEST(ScriptTest, WeakSet) { RunSeeds(&RunWeakSetScript); }

@@ -711,6 +711,14 @@ class Retention {
   // from then on. It would be in vain if the reservations and pinned objects alone left no room.
   // If there is a listener, what is evicted dies only once `removals` has ended.
   void AddRoom(uint64_t bytes, Reservation& reservation, Effort effort, PendingRemovals& removals) {
+    AddRoomInTurns(bytes, reservation, effort, removals);
+    if (covers_in_use_) return;
+    // Objects that have turned out to be idle may exceed the budget.
+    MutexLock lock(mutex_);
+    EvictSurplus(removals);
+  }
+  void AddRoomInTurns(uint64_t bytes, Reservation& reservation, Effort effort,
+                      PendingRemovals& removals) {
     const bool even_in_vain = effort == Effort::kIdleAnyway;
     Eviction eviction{.for_budget = false,
                       .retained_only = true,
@@ -780,6 +788,8 @@ class Retention {
     size_t count = 0;
     size_t looked = 0;
     policy_.ColdestFirst([&](Node& node) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      // To evict what the budget leaves out makes no room.
+      if (!covers_in_use_ && policy_.IsAside(node)) return ++looked < unused.size();
       auto& entry = static_cast<Entry&>(node);
       if (!IsInUse(entry) && entry.object_weight() != 0 && !policy_.WouldSpare(node)) {
         unused[count++] = &entry;
