@@ -30,7 +30,7 @@ class Page(html.parser.HTMLParser):
         for key, value in attrs:
             if key in ("id", "name") and value:
                 self.names.add(value)
-            elif key in ("href", "src") and value:
+            elif key in ("href", "src", "data") and value:
                 self.links.append(value)
 
     def handle_data(self, data):
@@ -66,7 +66,7 @@ def missing_pages(pages):
                 yield f"{header.relative_to(ROOT)} has no page"
             elif not all(word in " ".join(pages[name].text) for word in words):
                 yield f"{name} does not begin as {header.relative_to(ROOT)} does"
-    for document in sorted((ROOT / "docs").glob("*.md")):
+    for document in sorted((ROOT / "docs").rglob("*.md")):
         if f"{document.stem}.html" not in pages:
             yield f"{document.relative_to(ROOT)} has no page"
     if not any("When not to use" in text for text in pages["index.html"].text):

@@ -119,6 +119,9 @@ def page(path, text):
     seen = set()
     first = True
     fence = False
+    # The addresses of figures, which span lines.
+    text = re.sub(r"<!-- figures.*?-->", lambda comment: "\n" * comment[0].count("\n"), text,
+                  flags=re.DOTALL)
     for line in text.splitlines():
         if re.match(r" *```", line):
             fence = not fence
@@ -155,7 +158,9 @@ def main():
     print("\n".join(page(path, links(path, text))))
 
 
-SITE_PAGES = {ROOT / "README.md", *(ROOT / "docs").glob("*.md")}
+SITE_PAGES = {
+    ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "report").glob("*.md")
+}
 
 
 def links(path, text):
@@ -164,6 +169,8 @@ def links(path, text):
     def replaced(match):
         # Doxygen understands neither a line break nor code in a link.
         shown, target = match[1].replace("\n", " "), match[2]
+        if match.string[: match.start()].endswith("!"):
+            return f"[{shown}]({pathlib.PurePath(target).name})"  # a picture: Doxygen looks for it
         if re.match(r"[a-z]+:", target):
             return f"[{shown}]({target})"
         name, _, anchor = target.partition("#")
