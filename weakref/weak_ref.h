@@ -154,6 +154,9 @@ class WeakRef {
   internal::ControlBlock* block_ = nullptr;
 };
 
+template <typename T>
+WeakRef(const Ref<T>&) -> WeakRef<T>;
+
 }  // namespace weakcache
 
 template <typename T>

@@ -41,6 +41,13 @@ TYPED_TEST(WeakRefTest, LocksWhileTheReferentLives) {
   EXPECT_EQ(weak.use_count(), 0u);
 }
 
+TYPED_TEST(WeakRefTest, DeducesTheReferentsType) {
+  const Ref<TypeParam> ref = MakeRef<TypeParam>();
+  const WeakRef weak = ref;
+  static_assert(std::is_same_v<decltype(weak), const WeakRef<TypeParam>>);
+  EXPECT_EQ(weak.lock(), ref);
+}
+
 TYPED_TEST(WeakRefTest, DoesNotKeepTheReferentAlive) {
   WeakRef<TypeParam> weak = MakeRef<TypeParam>(3);
   EXPECT_EQ(TypeParam::live(), 0);
