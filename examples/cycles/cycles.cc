@@ -61,7 +61,8 @@ class Editor {
   Editor(Census& census, Parents parents) : census_(census), parents_(parents) {}
 
   Ref<Paragraph> Add(const Ref<Paragraph>& parent, std::string text) {
-    Ref<Paragraph> paragraph = MakeRef<Paragraph>(Paragraph{.text = std::move(text)});
+    Ref<Paragraph> paragraph = MakeRef<Paragraph>();
+    paragraph->text = std::move(text);
     census_.Add(paragraph);
     if (parents_ == Parents::kStrong) paragraph->parent = parent;
     if (parents_ == Parents::kWeak) paragraph->weak_parent = parent;

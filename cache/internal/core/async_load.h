@@ -430,7 +430,7 @@ using StoredExecutor =
     std::conditional_t<std::is_constructible_v<std::decay_t<Executor>, Executor>,
                        std::decay_t<Executor>, std::reference_wrapper<std::decay_t<Executor>>>;
 
-inline absl::Status StatusOfError(const std::exception_ptr& error) {
+inline absl::Status StatusOfError([[maybe_unused]] const std::exception_ptr& error) {
 #ifdef __cpp_exceptions
   try {
     std::rethrow_exception(error);
