@@ -178,12 +178,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
       if (!deferred.empty()) continue;
       const auto found = flights.Find(location_.hash(), store_.shards().MatchingKey(lookup));
       if (found.flight != nullptr) {
-        flights.Join(*found.flight, *this);
         keep_ = self;
-        // The load that asks may wait for this one.
-        if (found.flight->queued() && loads_.limiter().CurrentLoad() != LoadLimiter::kNoLoad) {
-          loads_.limiter().LetExceed(*static_cast<AsyncLoad*>(found.flight->owner()), post);
-        }
+        JoinFlight(*found.flight, post);
         return Asked::kWaits;
       }
       if (found.key_pending == nullptr) {
@@ -205,6 +201,15 @@ class AsyncLoad : public Loads::Flights::Continuation,
       }
       lock.unlock();
       StdAtomics::Pause(attempt);
+    }
+  }
+
+  // Under the shard's lock.
+  void JoinFlight(Flight& other, PostLater& post) {
+    location_.shard->flights.Join(other, *this);
+    // The load that asks may wait for this one.
+    if (other.queued() && loads_.limiter().CurrentLoad() != LoadLimiter::kNoLoad) {
+      loads_.limiter().LetExceed(*static_cast<AsyncLoad*>(other.owner()), post);
     }
   }
 

@@ -314,13 +314,8 @@ class CacheLoads {
     const bool needs_no_reservation = estimate == 0 && !is_limited;
     bool reserved = needs_no_reservation;
     if (reserved && permit.unlimited() && !wait.ended() && run == nullptr) {
-      // Before the flight begins, as it may run destructors.
-      auto found = location.shard->table.FindOrProveAbsent(location.hash(), match());
-      completion.result.object = std::move(found.object);
-      if (completion.result.object.get() != nullptr) return StartOutcome::kFound;
-      permit.TryAcquire();
-      const StartOutcome start =
-          StartUncontended<kEmbedded>(*location.shard, flight, prepared, completion, found.version);
+      const StartOutcome start = StartOrFindUncontended<kEmbedded>(location, match(), flight,
+                                                                   prepared, completion, permit);
       if (start != StartOutcome::kRefused) return start;
     }
     std::optional<RoomQueue> queue;
@@ -333,15 +328,14 @@ class CacheLoads {
         reservation.Release();
         reserved = needs_no_reservation;
       };
-      StartOutcome start;
-      {
+      const StartOutcome start = [&] {
         const WakeIfCancelled wake(
             wait, [&] { location.shard->flights.WakeAll(location.shard->table.mutex); });
-        start = internal::StartOrJoin<kEmbedded, StdAtomics>(
+        return internal::StartOrJoin<kEmbedded, StdAtomics>(
             *location.shard, location.hash(), match(), store_.shards().MatchingKey(lookup), flight,
             prepared, completion.result, may_start, before_wait, wait,
             run == nullptr ? nullptr : &run->load.queued_flight());
-      }
+      }();
       if (start == StartOutcome::kStarted) completion.flight = &flight;
       LoadOutcome<V>& outcome = completion.result;
       if (start == StartOutcome::kJoined && outcome.object.get() == nullptr &&
@@ -354,26 +348,43 @@ class CacheLoads {
       } else if (reserved || !permit.available()) {
         // Many may wait for one permit, so they reserve nothing meanwhile.
         before_wait();
-        if (run == nullptr) {
-          AwaitPermit(permit, wait);
-        } else if (const StartOutcome put_off = run->load.TryDefer();
-                   put_off != StartOutcome::kRefused) {
-          return put_off;
-        }
+        const StartOutcome put_off = AwaitPermitOrDefer(permit, wait, run);
+        if (put_off != StartOutcome::kRefused) return put_off;
       } else {
         // It may have been acquired just before another thread's flight was found.
         permit.Release();
-        const uint64_t weight = store_.shared()->WithEntry(estimate, kEmbedded);
         const absl::StatusOr<bool> now_reserved =
-            ReserveBytes(weight, /*for_budget=*/estimate != 0, reservation, queue, wait);
-        if (!now_reserved.ok()) {
-          if (absl::IsAborted(now_reserved.status())) permit.ForgetLimiter();
-          outcome.status = now_reserved.status();
-          return StartOutcome::kJoined;
-        }
+            ReserveBytes(store_.shared()->WithEntry(estimate, kEmbedded),
+                         /*for_budget=*/estimate != 0, reservation, queue, wait);
+        if (!now_reserved.ok()) return FailToReserve(now_reserved.status(), permit, outcome);
         reserved = *now_reserved;
       }
     }
+  }
+  // Starts a flight without the lock, if there is no object and no other flight in the shard.
+  template <bool kEmbedded, typename Match>
+  StartOutcome StartOrFindUncontended(const KeyLocation& location, const Match& match,
+                                      typename Flights::Flight& flight, PreparedSlot& prepared,
+                                      FlightCompletion& completion, LoadPermit& permit) {
+    // Before the flight begins, as it may run destructors.
+    auto found = location.shard->table.FindOrProveAbsent(location.hash(), match);
+    completion.result.object = std::move(found.object);
+    if (completion.result.object.get() != nullptr) return StartOutcome::kFound;
+    permit.TryAcquire();
+    return StartUncontended<kEmbedded>(*location.shard, flight, prepared, completion,
+                                       found.version);
+  }
+  // Returns kRefused after a wait for a permit; else what has become of the task.
+  StartOutcome AwaitPermitOrDefer(LoadPermit& permit, BoundedWait& wait, QueuedRun* run) {
+    if (run != nullptr) return run->load.TryDefer();
+    AwaitPermit(permit, wait);
+    return StartOutcome::kRefused;
+  }
+  static StartOutcome FailToReserve(const absl::Status& status, LoadPermit& permit,
+                                    LoadOutcome<V>& outcome) {
+    if (absl::IsAborted(status)) permit.ForgetLimiter();
+    outcome.status = status;
+    return StartOutcome::kJoined;
   }
 
   // A load's place among those that wait for room below the hard limit.

@@ -41,7 +41,7 @@ class Freshness {
         needed_(expires_by_default() || refresh_after_write_ != kNever),
         latest_(start_) {}
   Freshness(Freshness&& other) noexcept
-      : clock_(std::move(other.clock_)),
+      : clock_(other.clock_),
         expire_after_write_(other.expire_after_write_),
         expire_after_access_(other.expire_after_access_),
         refresh_after_write_(other.refresh_after_write_),

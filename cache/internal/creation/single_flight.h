@@ -62,7 +62,7 @@ class SingleFlight {
     Flight* flight() const { return flight_; }
 
    protected:
-    ~Continuation() = default;
+    virtual ~Continuation() = default;
 
    private:
     friend class SingleFlight;
@@ -552,6 +552,24 @@ enum class StartOutcome {
   kParked,     // the caller's task has been put off until it may start
 };
 
+// Waits for another thread's flight. The caller holds the shard's lock.
+template <typename Table, typename Flights, typename Flight, typename Result, typename Wait>
+StartOutcome JoinFlight(Table& table, Flights& flights, Flight& other, Result& result, Wait& wait)
+    ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
+  using AwaitOutcome = typename Flights::AwaitOutcome;
+  std::string circle;
+  switch (flights.Await(other, table.mutex, result, &circle, wait)) {
+    case AwaitOutcome::kCompleted:
+      return StartOutcome::kJoined;
+    case AwaitOutcome::kLeft:
+      return StartOutcome::kLeft;
+    case AwaitOutcome::kCircular:
+      break;
+  }
+  result.SetCircular(circle);
+  return StartOutcome::kCircular;
+}
+
 // Starts `flight` and prepares a slot for it. If there is an object for whose slot `match_slot` is
 // true, that goes to `result` instead; if there is a flight for whose key `match_key` is true, its
 // result does, for which the caller waits; before that it calls `before_wait()`, under the shard's
@@ -589,18 +607,7 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
     if (other.flight != nullptr) {
       if (other.flight->IsThisThreads()) return StartOutcome::kRecursive;
       before_wait();
-      using AwaitOutcome = typename std::remove_reference_t<decltype(shard.flights)>::AwaitOutcome;
-      std::string circle;
-      switch (shard.flights.Await(*other.flight, table.mutex, result, &circle, wait)) {
-        case AwaitOutcome::kCompleted:
-          return StartOutcome::kJoined;
-        case AwaitOutcome::kLeft:
-          return StartOutcome::kLeft;
-        case AwaitOutcome::kCircular:
-          break;
-      }
-      result.SetCircular(circle);
-      return StartOutcome::kCircular;
+      return JoinFlight(table, shard.flights, *other.flight, result, wait);
     }
     if (other.key_pending == nullptr) {
       if (!may_start()) return StartOutcome::kRefused;

@@ -48,7 +48,7 @@ class DeferrableTask {
 
  protected:
   DeferrableTask() = default;
-  ~DeferrableTask() = default;
+  virtual ~DeferrableTask() = default;
 
  private:
   template <typename Policy>
