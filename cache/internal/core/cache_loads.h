@@ -121,7 +121,7 @@ class CacheLoads {
     virtual void EndIfQueued(const LoadOutcome<V>& outcome) = 0;
 
    protected:
-    ~Queued() = default;
+    ~Queued() override = default;
   };
   struct QueuedRun {
     Queued& load;
@@ -307,15 +307,12 @@ class CacheLoads {
                            FlightCompletion& completion, uint64_t estimate,
                            Reservation& reservation, LoadPermit& permit,
                            IfOtherFails if_other_fails, BoundedWait& wait, QueuedRun* run) {
-    const auto match = [&] {
-      return store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
-    };
     const bool is_limited = store_.retention().hard_limit().active();
     const bool needs_no_reservation = estimate == 0 && !is_limited;
     bool reserved = needs_no_reservation;
     if (reserved && permit.unlimited() && !wait.ended() && run == nullptr) {
-      const StartOutcome start = StartOrFindUncontended<kEmbedded>(location, match(), flight,
-                                                                   prepared, completion, permit);
+      const StartOutcome start = StartOrFindUncontended<kEmbedded>(
+          location, MatchingNow(lookup), flight, prepared, completion, permit);
       if (start != StartOutcome::kRefused) return start;
     }
     std::optional<RoomQueue> queue;
@@ -329,12 +326,11 @@ class CacheLoads {
         reserved = needs_no_reservation;
       };
       const StartOutcome start = [&] {
-        const WakeIfCancelled wake(
-            wait, [&] { location.shard->flights.WakeAll(location.shard->table.mutex); });
+        const WakeIfCancelled wake(wait, [&] { WakeAll(*location.shard); });
         return internal::StartOrJoin<kEmbedded, StdAtomics>(
-            *location.shard, location.hash(), match(), store_.shards().MatchingKey(lookup), flight,
-            prepared, completion.result, may_start, before_wait, wait,
-            run == nullptr ? nullptr : &run->load.queued_flight());
+            *location.shard, location.hash(), MatchingNow(lookup),
+            store_.shards().MatchingKey(lookup), flight, prepared, completion.result, may_start,
+            before_wait, wait, run == nullptr ? nullptr : &run->load.queued_flight());
       }();
       if (start == StartOutcome::kStarted) completion.flight = &flight;
       LoadOutcome<V>& outcome = completion.result;
@@ -361,6 +357,11 @@ class CacheLoads {
       }
     }
   }
+  template <typename Lookup>
+  auto MatchingNow(const Lookup& lookup) const {
+    return store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
+  }
+  static void WakeAll(typename Store::Shard& shard) { shard.flights.WakeAll(shard.table.mutex); }
   // Starts a flight without the lock, if there is no object and no other flight in the shard.
   template <bool kEmbedded, typename Match>
   StartOutcome StartOrFindUncontended(const KeyLocation& location, const Match& match,
