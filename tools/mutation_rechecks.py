@@ -427,7 +427,7 @@ RECHECKS = [
     ("who is cancelled while it waits leaves", "cache/internal/creation/single_flight.h",
      "      Leave(waiter);\n      Interest* const interest",
      "      Interest* const interest"),
-    ("a landed flight's waiters have not left", "cache/internal/creation/single_flight.h",
+    ("a completed flight's waiters have not left", "cache/internal/creation/single_flight.h",
      "      if (waiter.completed) return;\n      Leave(waiter);\n",
      "      Leave(waiter);\n"),
     ("the last one that leaves", "cache/internal/creation/single_flight.h",

@@ -338,6 +338,17 @@ TEST_F(AsyncTest, APoolOfOneThreadIsNotDeadlocked) {
 class LimitedAsyncTest : public AsyncTest {
  protected:
   LimitedAsyncTest() : AsyncTest(1) {}
+
+  // Runs all tasks while a load has the only permit, so that they are put off.
+  void RunAllWithoutAPermit() {
+    cache_
+        ->GetOrLoad(100,
+                    [&] {
+                      std::thread([&] { queue_.RunAll(); }).join();
+                      return 1;
+                    })
+        .value();
+  }
 };
 
 TEST_F(LimitedAsyncTest, TasksWithoutAPermitArePutOffInOrder) {
@@ -381,13 +392,7 @@ TEST_F(LimitedAsyncTest, APermitThatIsNotNeededIsPassedOn) {
     cache_->GetOrLoadAsync(
         key, [key] { return key; }, queue_.executor(), Into(results[key]), options);
   }
-  cache_
-      ->GetOrLoad(100,
-                  [&] {
-                    std::thread([&] { queue_.RunAll(); }).join();
-                    return 1;
-                  })
-      .value();
+  RunAllWithoutAPermit();
   ASSERT_EQ(queue_.tasks.size(), 1u);  // that of key 0
   cache_->Put(1, 11);
   stop.request_stop();
@@ -403,13 +408,7 @@ TEST_F(LimitedAsyncTest, ADroppedTaskPassesItsTurnOn) {
     cache_->GetOrLoadAsync(
         key, [key] { return key; }, queue_.executor(), Into(results[key]));
   }
-  cache_
-      ->GetOrLoad(100,
-                  [&] {
-                    std::thread([&] { queue_.RunAll(); }).join();
-                    return 1;
-                  })
-      .value();
+  RunAllWithoutAPermit();
   ASSERT_EQ(queue_.tasks.size(), 1u);
   queue_.tasks.pop_front();
   EXPECT_EQ(CodeOf(results[0]), absl::StatusCode::kAborted);

@@ -175,7 +175,13 @@ TEST_F(WaitingTest, GetAllLeavesTheKeysThatOthersLoad) {
 }
 
 // A loader that fails as its caller is cancelled, which another one shares.
-class OwnCancellationTest : public WaitingTest, public ::testing::WithParamInterface<bool> {};
+class OwnCancellationTest : public WaitingTest, public ::testing::WithParamInterface<bool> {
+ protected:
+  static absl::Status Fail() {
+    if (GetParam()) throw std::runtime_error("cancelled");
+    return absl::UnavailableError("cancelled");
+  }
+};
 INSTANTIATE_TEST_SUITE_P(All, OwnCancellationTest, ::testing::Bool(), [](const auto& of_test) {
   return std::string(of_test.param ? "Exception" : "Status");
 });
@@ -198,8 +204,7 @@ TEST_P(OwnCancellationTest, FailsNoOtherOfWhichOneLoads) {
                                 }));
                               }
                               stop.request_stop();
-                              if (GetParam()) throw std::runtime_error("cancelled");
-                              return absl::UnavailableError("cancelled");
+                              return Fail();
                             },
                             {.stop_token = stop.get_token()});
   };
@@ -226,8 +231,7 @@ TEST_P(OwnCancellationTest, OfABulkLoadFailsNoOther) {
         [&](const Keys&) -> absl::StatusOr<Pages> {
           follower = AskAndWait([&] { followed = cache_.GetOrLoad(2, [] { return Page{9}; }); });
           stop.request_stop();
-          if (GetParam()) throw std::runtime_error("cancelled");
-          return absl::UnavailableError("cancelled");
+          return Fail();
         },
         {.stop_token = stop.get_token()});
   };

@@ -253,10 +253,11 @@ struct WaitWithDeadline : internal::UnboundedWait {
 };
 
 // Thread 0 creates, all others wait until a deadline that comes at any time, and thread 0's caller
-// leaves meanwhile, told by the last thread. Who leaves before the creation lands is not looked at
-// by it, and the last to leave stops it.
+// leaves meanwhile, told by the last thread. Who leaves before the creation completes is not looked
+// at by it, and the last to leave stops it.
 template <int kThreads>
-class LeavingAgainstLanding : public rl::test_suite<LeavingAgainstLanding<kThreads>, kThreads> {
+class LeavingAgainstCompletion
+    : public rl::test_suite<LeavingAgainstCompletion<kThreads>, kThreads> {
  public:
   void before() {
     ++current_schedule;
@@ -423,8 +424,8 @@ int RunAll() {
     runner.Bounded<CreationAfterCreation<3>>("three creations", 0, kRandom);
   }
   runner.Bounded<CancelledFlight>("a cancelled flight", 2, 5 * kRandom);
-  runner.Bounded<LeavingAgainstLanding<3>>("leaving against landing", 4, 5 * kRandom);
-  runner.Bounded<LeavingAgainstLanding<4>>("two leave against landing", 2, 5 * kRandom);
+  runner.Bounded<LeavingAgainstCompletion<3>>("leaving against completion", 4, 5 * kRandom);
+  runner.Bounded<LeavingAgainstCompletion<4>>("two leave against completion", 2, 5 * kRandom);
   runner.Bounded<CancelledWait>("a cancelled wait", 2, kRandom);
   runner.Bounded<CreationAgainstReplacement>("creation against replacement", 1, kRandom);
   return runner.result();

@@ -288,7 +288,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     // Orders as in Claim, here and below.
     bool given_back =
         state_.compare_exchange_strong(running, State::kPosted, std::memory_order_acq_rel);
-    if (given_back && loads_.limiter().Defer(*this)) return StartOutcome::kParked;
+    if (given_back && loads_.limiter().Defer(*this)) return StartOutcome::kDeferred;
     State posted = State::kPosted;
     const bool taken = !given_back || !state_.compare_exchange_strong(posted, State::kRunning,
                                                                       std::memory_order_acq_rel);

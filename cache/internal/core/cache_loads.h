@@ -114,8 +114,8 @@ class CacheLoads {
   class Queued : public DeferrableTask {
    public:
     virtual const typename Flights::Flight& queued_flight() const = 0;
-    // Puts the task off until there is a permit: kParked. Or else kRefused, if there is one by now,
-    // or kTaken.
+    // Puts the task off until there is a permit: kDeferred. Or else kRefused, if there is one by
+    // now, or kTaken.
     virtual StartOutcome TryDefer() = 0;
     // Ends the queued flight, unless that has been taken over or has ended.
     virtual void EndIfQueued(const LoadOutcome<V>& outcome) = 0;
@@ -215,7 +215,7 @@ class CacheLoads {
   // Ends a task that does not load.
   Result LeaveTask(StartOutcome start, const LoadOutcome<V>& outcome, QueuedRun& run,
                    LoadPermit& permit, PostLater& post) {
-    if (start == StartOutcome::kParked) {
+    if (start == StartOutcome::kDeferred) {
       run.put_off = true;
     } else if (!store_.shared()->ended()) {
       permit.Release();

@@ -549,7 +549,7 @@ enum class StartOutcome {
   kRefused,    // there is neither, and `may_start()` was false
   kLeft,       // the caller's wait has ended before the other's creation
   kTaken,      // the caller's queued flight has been taken over, or nobody waits for it any more
-  kParked,     // the caller's task has been put off until it may start
+  kDeferred,   // the caller's task has been put off until it may start
 };
 
 // Waits for another thread's flight. The caller holds the shard's lock.
