@@ -117,8 +117,8 @@ class LargeObjectCache {
 
   // As GetOrLoad, but no thread waits: a miss calls `executor(task)`, once for a load, however many
   // ask; the task is a copyable function without arguments. A task that finds no permit is posted
-  // again. All tasks must have run before the cache's end; the future of a task that is dropped has
-  // a std::future_error. Stops are heeded at once, deadlines as the task begins. Refreshes nothing.
+  // again. All must have their results before the cache's end; that of a task that is dropped is a
+  // std::future_error. Stops are heeded at once, deadlines as the task begins. Refreshes nothing.
   template <typename Key = K, typename Loader, typename Executor>
   auto GetOrLoadAsync(Key&& key, Loader&& loader, Executor&& executor,
                       const LoadOptions& options = {}) -> std::future<absl::StatusOr<Strong>> {

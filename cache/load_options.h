@@ -35,7 +35,8 @@ struct LoadOptions {
   // When the caller stops waiting, for another's load, a permit to load or room below a hard limit:
   // it gets DeadlineExceeded. The load goes on for the others, and its object is cached. A deadline
   // does not interrupt the caller's own loader, and none begins after it; a time in the past gets
-  // what is cached, and waits for nothing.
+  // what is cached, and waits for nothing. An asynchronous ask heeds it when it asks, and when its
+  // task begins.
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
   // A std::stop_token: when its stop is requested the caller leaves in the same way, and gets
   // Cancelled. (An empty class with libc++ before version 18.)

@@ -148,7 +148,7 @@ TEST_F(AsyncTest, FailuresReachAllThatAsk) {
       Into(thrown));
   queue_.RunAll();
   for (const auto& result : failed) EXPECT_EQ(CodeOf(result), absl::StatusCode::kNotFound);
-  EXPECT_EQ(thrown->status(), absl::UnknownError("the loader threw: no such page"));
+  EXPECT_EQ(thrown->status(), absl::UnknownError("the load threw: no such page"));
 }
 
 // The task may be in the queue of the very thread that asks.
@@ -230,11 +230,16 @@ TEST_F(AsyncTest, ADroppedTaskFailsItsOwnAskOnly) {
 
 TEST_F(AsyncTest, AnExecutorThatThrows) {
   std::optional<Result> result;
-  EXPECT_THROW(
-      cache_->GetOrLoadAsync(
-          1, NotCalled, [](const auto&) { throw std::runtime_error("full"); }, Into(result)),
-      std::runtime_error);
-  EXPECT_EQ(CodeOf(result), absl::StatusCode::kAborted);
+  std::function<void()> kept;
+  const auto keep_and_throw = [&](const auto& task) {
+    kept = task;
+    throw std::runtime_error("full");
+  };
+  cache_->GetOrLoadAsync(1, NotCalled, keep_and_throw, Into(result));
+  EXPECT_EQ(result->status(), absl::UnknownError("the load threw: full"));
+  kept();  // it does nothing
+  auto future = cache_->GetOrLoadAsync(1, NotCalled, keep_and_throw);
+  EXPECT_THROW(future.get().IgnoreError(), std::runtime_error);
 }
 
 TEST_F(AsyncTest, AnExecutorThatCantBeCopied) {
@@ -439,6 +444,84 @@ TEST_F(AsyncTest, ACallbackEndsTheCache) {
   EXPECT_FALSE(cache_.has_value());
 }
 
+TEST_F(AsyncTest, ACallbackEndsTheCacheAfterAPut) {
+  cache_->GetOrLoadAsync(1, NotCalled, queue_.executor(), [&](const Result& result) {
+    EXPECT_EQ(ValueOf(result), 5);
+    cache_.reset();
+  });
+  cache_->Put(1, 5);
+  queue_.RunAll();
+  EXPECT_FALSE(cache_.has_value());
+}
+
+TEST_F(AsyncTest, ACallbackEndsTheCacheAtItsDeadline) {
+  const auto soon = std::chrono::steady_clock::now() + std::chrono::milliseconds(5);
+  cache_->GetOrLoadAsync(1, NotCalled, queue_.executor(), [&](const Result&) { cache_.reset(); },
+                         {.deadline = soon});
+  while (std::chrono::steady_clock::now() < soon) std::this_thread::yield();
+  queue_.RunAll();
+  EXPECT_FALSE(cache_.has_value());
+}
+
+TEST_F(AsyncTest, ACallbackEndsTheCacheAndStopsAnother) {
+  std::stop_source stop;
+  std::optional<Result> other;
+  cache_->GetOrLoadAsync(
+      1, [] { return 1; }, queue_.executor(),
+      [&](const Result&) {
+        cache_.reset();
+        stop.request_stop();
+      });
+  cache_->GetOrLoadAsync(1, NotCalled, queue_.executor(), Into(other),
+                         {.stop_token = stop.get_token()});
+  queue_.RunAll();
+  EXPECT_FALSE(cache_.has_value());
+  EXPECT_EQ(ValueOf(other), 1);
+}
+
+TEST_F(AsyncTest, TheCacheMayEndWhenItsAsksHaveTheirResults) {
+  for (int round = 0; round < RaceRounds(2'000); ++round) {
+    Cache::Options options = testing::WithBudget<Cache>(1 << 20);
+    cache_.emplace(std::move(Cache::Create(options)).value());
+    auto future = cache_->GetOrLoadAsync(
+        1, [] { return 1; }, queue_.executor());
+    std::thread pool([&] { queue_.RunOne(); });
+    EXPECT_EQ(**future.get(), 1);
+    cache_.reset();
+    pool.join();
+  }
+}
+
+// A listener is called by a load that has returned its permit, for which a task has waited.
+TEST(AsyncListenerTest, MayWaitForATaskThatWasPutOff) {
+  Queue queue;
+  std::future<Result> future;
+  std::optional<int> loaded;
+  Cache::Options options = testing::WithBudget<Cache>(1);
+  options.weigher = [](const int&) { return uint64_t{1}; };
+  options.max_concurrent_loads = 1;
+  options.removal_listener = [&](int key, RemovalCause, uint64_t) {
+    if (key != 0) return;
+    std::thread pool([&] { queue.RunAll(); });
+    loaded = **future.get();
+    pool.join();
+  };
+  Cache cache = std::move(Cache::Create(options)).value();
+  cache.Put(0, 0);
+  EXPECT_TRUE(cache
+                  .GetOrLoad(100,
+                             [&] {
+                               std::thread([&] {
+                                 future = cache.GetOrLoadAsync(
+                                     1, [] { return 1; }, queue.executor());
+                                 queue.RunAll();  // it is put off
+                               }).join();
+                               return 100;
+                             })
+                  .ok());
+  EXPECT_EQ(loaded, 1);
+}
+
 // Each of several threads asks, leaves, takes over, or changes the cache.
 TEST_F(AsyncTest, Races) {
   std::atomic<int> answers{0};
@@ -547,6 +630,24 @@ TEST_F(AsyncTest, ACoroutineAwaits) {
   queue_.tasks.clear();
   ASSERT_EQ(seen.size(), 5u);
   EXPECT_EQ(seen[4], static_cast<int>(absl::StatusCode::kAborted));
+}
+
+TEST_F(AsyncTest, ACoroutineWhoseExecutorThrows) {
+  std::function<void()> kept;
+  std::string thrown;
+  const auto ask = [](Cache& cache, std::function<void()>& task, std::string& to) -> Detached {
+    try {
+      static_cast<void>(co_await cache.CoGetOrLoad(1, NotCalled, [&task](const auto& posted) {
+        task = posted;
+        throw std::runtime_error("full");
+      }));
+    } catch (const std::runtime_error& error) {
+      to = error.what();
+    }
+  };
+  ask(*cache_, kept, thrown);
+  EXPECT_EQ(thrown, "full");
+  kept();
 }
 #endif
 

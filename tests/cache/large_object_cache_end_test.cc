@@ -103,6 +103,12 @@ TEST_P(EndInsideTest, OfATaskThatEvicts) {
   EXPECT_TRUE(future.get().ok());
 }
 
+TEST_P(EndInsideTest, OfATasksEstimateThatEvicts) {
+  auto future = cache_->GetOrLoadAsync(
+      2, [] { return Blob(); }, [](const auto& task) { task(); }, {.weight_estimate = 10});
+  EXPECT_EQ(CodeOf(future.get()), absl::StatusCode::kAborted);
+}
+
 TEST_P(EndInsideTest, OfATaskThatFindsAnExpiredObject) {
   Expire();
   auto future = cache_->GetOrLoadAsync(

@@ -2,8 +2,7 @@
 // An asynchronous ask for an object of a LargeObjectCache: no thread waits for it.
 //
 //   1. Ask looks, under the shard's lock, for the object, and then for a flight of the key. If
-//   there
-//      is one, the ask becomes one of its continuations: it is completed as the flight ends.
+//      there is one, the ask becomes one of its continuations: it is completed as the flight ends.
 //   2. Else the ask enters a *queued* flight of its own, whose first continuation it is, and posts
 //      a task. So there is one task for a load, however many ask.
 //   3. The task takes the queued flight over: its thread starts a flight in that one's place, with
@@ -14,11 +13,12 @@
 //
 // An ask that is cancelled leaves the flight, on the thread that cancels it; so does one whose
 // deadline is over when its task begins (there is no timer). A queued flight that everybody has
-// left ends. If the executor drops a task, its own ask fails, and the others ask anew, each with
-// its own loader and executor; and so do those whose flight has been abandoned.
+// left ends. If the executor drops a task, or throws, its own ask fails, and the others ask anew,
+// each with its own loader and executor; and so do those whose flight has been abandoned.
 //
 // The receiver is called without a lock, a flight or a permit: on the thread that has ended the
-// flight, or cancelled the ask, or asked if the object is there.
+// flight, or cancelled the ask, or asked if the object is there. A task is through with the cache
+// by then: whoever has all results may end that.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_ASYNC_LOAD_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_ASYNC_LOAD_H_
 
@@ -70,25 +70,29 @@ class AsyncLoad : public Loads::Flights::Continuation,
     explicit Task(std::shared_ptr<AsyncLoad> load) : load_(std::move(load)) {}
     Task(const Task&) = delete;
     Task& operator=(const Task&) = delete;
-    ~Task() {
-      if (posted_) load_->Drop();
-    }
+    ~Task() { Fail(nullptr); }
     void Run() {
-      if (std::exchange(posted_, false)) load_->RunTask();
+      if (Claim()) load_->RunTask();
     }
-    void SetPosted() { posted_ = true; }
+    void SetPosted() { posted_.store(true, std::memory_order_relaxed); }
+    // Has the ask fail, unless the task has begun.
+    void Fail(std::exception_ptr error) {
+      if (Claim()) load_->Drop(std::move(error));
+    }
 
    private:
+    bool Claim() { return posted_.exchange(false, std::memory_order_relaxed); }
+
     const std::shared_ptr<AsyncLoad> load_;
-    bool posted_ = false;
+    // Whether the task is to run. Set before the executor gets the task, and cleared once, by who
+    // runs it or has it fail. Relaxed: whoever clears it goes on under the shard's lock.
+    std::atomic<bool> posted_{false};
   };
 
-  // Begins. Throws what the executor throws; the task has been dropped then.
+  // Begins.
   void Start() {
-    if (options_.stop_token.stop_possible()) {
-      stop_callback_.emplace(options_.stop_token, OnStop{this});
-    }
-    Ask(/*first=*/true);
+    WatchStop();
+    Ask();
   }
 
  protected:
@@ -132,26 +136,28 @@ class AsyncLoad : public Loads::Flights::Continuation,
     return store.shards().Locate(lookup);
   }
 
+  // Has the ask leave when its stop is requested.
+  void WatchStop() {
+    if (options_.stop_token.stop_possible()) {
+      stop_callback_.emplace(options_.stop_token, OnStop{this});
+    }
+  }
   // Waits for the flight of the key, or queues one.
-  void Ask(bool first) {
-    PostLater post;
+  void Ask() {
     Outcome outcome;
     std::shared_ptr<Task> task;
-    switch (TryAsk(outcome, task, post)) {
-      case Asked::kAnswered:
-        Deliver(std::move(outcome));
-        return;
-      case Asked::kWaits:
-        return;
-      case Asked::kQueued:
-        break;
+    Asked asked;
+    {
+      PostLater post;
+      asked = TryAsk(outcome, task, post);
     }
+    if (asked == Asked::kAnswered) Deliver(std::move(outcome));
+    if (asked == Asked::kQueued) PostTask(std::move(task));
+  }
+  // What the executor throws is the result of the ask, whose task will not run then.
+  void PostTask(std::shared_ptr<Task> task) {
     task->SetPosted();
-    if (first) {
-      Post(std::move(task));
-    } else {
-      CatchErrors([&] { Post(std::move(task)); }, [] {});
-    }
+    CatchErrors([&] { Post(task); }, [&] { task->Fail(std::current_exception()); });
   }
   enum class Asked { kAnswered, kWaits, kQueued };
   Asked TryAsk(Outcome& outcome, std::shared_ptr<Task>& task, PostLater& post) {
@@ -171,8 +177,10 @@ class AsyncLoad : public Loads::Flights::Continuation,
         outcome.object = std::move(present.object);
         return Asked::kAnswered;
       }
-      if (cancelled_ || late) {
-        outcome.status = LeftStatus(cancelled_);
+      // If a stop is requested after this look, its callback finds the flight.
+      const bool cancelled = options_.stop_token.stop_requested();
+      if (cancelled || late) {
+        outcome.status = LeftStatus(cancelled);
         return Asked::kAnswered;
       }
       if (!deferred.empty()) continue;
@@ -208,42 +216,84 @@ class AsyncLoad : public Loads::Flights::Continuation,
   void JoinFlight(Flight& other, PostLater& post) {
     location_.shard->flights.Join(other, *this);
     // The load that asks may wait for this one.
-    if (other.queued() && loads_.limiter().CurrentLoad() != LoadLimiter::kNoLoad) {
+    if (other.queued() && maker_ != LoadLimiter::kNoLoad) {
       loads_.limiter().LetExceed(*static_cast<AsyncLoad*>(other.owner()), post);
     }
   }
 
+  // An ask that has left its flight, and what it stops by that, if anything.
+  struct Departure {
+    Departure() = default;
+    Departure(const Departure&) = delete;
+    Departure& operator=(const Departure&) = delete;
+    ~Departure() {
+      if (load == nullptr) return;
+      if (to_stop.stop_possible()) to_stop.request_stop();
+      load->Deliver(std::move(outcome));
+    }
+    std::shared_ptr<AsyncLoad> load;
+    StopSource to_stop{kNoStopState};
+    Outcome outcome;
+  };
+
   // The task.
   void RunTask() {
     if (!Claim()) return;
+    const std::shared_ptr<AsyncLoad> self = this->shared_from_this();
+    // Destroyed in reverse order: this thread is through with the cache before anybody gets a
+    // result, and may end the cache then.
+    Departure departure;
+    typename Loads::QueuedRun run{*this};
+    PostLater post;
     const TaskCount::Running running(tasks_);
     // The load that has made the task may wait for it.
     const LoadLimiter::TaskScope scope(loads_.limiter(), maker_);
-    if (IsLate()) LeaveIfWaiting();
-    Outcome failure{nullptr, absl::AbortedError("the load came to nothing")};
-    typename Loads::QueuedRun run{*this};
-    CatchErrors([&] { Load(run); }, [&] { failure.error = std::current_exception(); });
-    if (run.put_off) return;  // it may run again already
-    if (shared_->ended()) {
-      EndAsCacheHas();
-    } else {
-      EndIfQueued(failure);  // it has failed before its flight has begun
-    }
+    if (IsLate()) Leave(departure, post);
+    const TaskEnd end{*this, run, post};
+    CatchErrors([&] { Load(run); }, [&] { run.outcome.error = std::current_exception(); });
   }
-  void Drop() {
+  // On whatever way the task's thread leaves.
+  struct TaskEnd {
+    ~TaskEnd() { load.EndTask(run, post); }
+    AsyncLoad& load;
+    typename Loads::QueuedRun& run;
+    PostLater& post;
+  };
+  void EndTask(typename Loads::QueuedRun& run, PostLater& post) {
+    if (run.deferred) return;  // it may run again already
+    if (shared_->ended()) {
+      // By user code of this very task: no other thread uses it.
+      if (taken_) return;
+      Flights::TakeContinuations(flight_, run.ended);
+      run.ended.result.status = CacheHasEnded();
+      return;
+    }
+    {
+      MutexLock lock(location_.shard->table.mutex);
+      if (!taken_) {  // it has ended before its flight has begun
+        location_.shard->flights.EndQueued(flight_, &run.ended);
+        run.ended.result = run.outcome;
+      }
+    }
+    loads_.limiter().PostNext(post);
+  }
+  // The task will not run, because of the error, or if that is null, because the executor has
+  // dropped it.
+  void Drop(std::exception_ptr error) {
     if (!Claim()) return;
-    const TaskCount::Running running(tasks_);
-    PostLater post;
+    const std::shared_ptr<AsyncLoad> self = this->shared_from_this();
+    // As in RunTask.
     typename Flights::EndedContinuations ended;
-    bool own = false;
+    PostLater post;
+    const TaskCount::Running running(tasks_);
     {
       MutexLock lock(location_.shard->table.mutex);
       if (taken_) return;
-      own = this->flight() == &flight_;
+      dropped_ = this->flight() == &flight_;
+      drop_error_ = std::move(error);
       location_.shard->flights.EndQueued(flight_, &ended);
     }
     ended.result.abandoned = true;
-    dropped_ = own;
     loads_.limiter().PostNext(post);
   }
   // True for the one who decides what becomes of the task, and of its place in the count.
@@ -259,25 +309,6 @@ class AsyncLoad : public Loads::Flights::Continuation,
     taken_ = true;
     // Orders as in Claim.
     if (state_.exchange(State::kTaken, std::memory_order_acq_rel) == State::kPosted) tasks_.End();
-  }
-
-  void EndIfQueued(const Outcome& outcome) override {
-    PostLater post;
-    typename Flights::EndedContinuations ended;
-    {
-      MutexLock lock(location_.shard->table.mutex);
-      if (taken_) return;
-      location_.shard->flights.EndQueued(flight_, &ended);
-    }
-    ended.result = outcome;
-    loads_.limiter().PostNext(post);
-  }
-  // User code of this very task has ended the cache: no other thread uses it.
-  void EndAsCacheHas() {
-    if (taken_) return;
-    typename Flights::EndedContinuations ended;
-    Flights::TakeContinuations(flight_, ended);
-    ended.result.status = CacheHasEnded();
   }
 
   const Flight& queued_flight() const override { return flight_; }
@@ -304,52 +335,54 @@ class AsyncLoad : public Loads::Flights::Continuation,
   void PostAgain() override {
     const std::shared_ptr<AsyncLoad> self = std::move(keep_deferred_);
     if (!wanted()) return;
-    CatchErrors(
-        [&] {
-          auto task = std::make_shared<Task>(self);
-          task->SetPosted();
-          Post(std::move(task));
-        },
-        [] {});
+    CatchErrors([&] { PostTask(std::make_shared<Task>(self)); },
+                [&] { Drop(std::current_exception()); });
   }
 
-  // The stop callback; or at the deadline.
+  // The stop callback.
   void LeaveIfWaiting() {
+    Departure departure;
     PostLater post;
-    StopSource to_stop(kNoStopState);
-    std::shared_ptr<AsyncLoad> self;
-    Outcome outcome;
+    Leave(departure, post);
+  }
+  void Leave(Departure& departure, PostLater& post) {
+    if (shared_->ended()) return;  // by the user code that stops this, on this thread
     {
       MutexLock lock(location_.shard->table.mutex);
-      cancelled_ = options_.stop_token.stop_requested();
-      outcome.status = LeftStatus(cancelled_);
       if (this->flight() == nullptr) return;
-      location_.shard->flights.Leave(*this, &to_stop);
-      self = std::move(keep_);
+      location_.shard->flights.Leave(*this, &departure.to_stop);
+      departure.load = std::move(keep_);
+      departure.outcome.status = LeftStatus(options_.stop_token.stop_requested());
     }
     loads_.limiter().PostNext(post);
-    if (to_stop.stop_possible()) to_stop.request_stop();
-    Deliver(std::move(outcome));
   }
+  // Waits for the stop callback, if another thread runs it: it finds nothing to do.
+  void PrepareToComplete() override { stop_callback_.reset(); }
   void Complete(const Outcome& outcome) override {
     const std::shared_ptr<AsyncLoad> self = std::move(keep_);
+    Outcome own;
     if (std::exchange(dropped_, false)) {
-      stop_callback_.reset();
-      ReceiveDrop();
-    } else if (!outcome.abandoned || IsLate()) {
-      Deliver(outcome);
+      if (drop_error_ == nullptr) return ReceiveDrop();
+      own.error = std::exchange(drop_error_, nullptr);
+    } else if (!outcome.abandoned) {
+      own = outcome;
+    } else if (IsLate()) {
+      own.status = LeftStatus(/*cancelled=*/false);
     } else if (shared_->ended()) {
-      Outcome ended;
-      ended.status = CacheHasEnded();
-      Deliver(std::move(ended));
-    } else {
-      CatchErrors([&] { Ask(/*first=*/false); },
-                  [&] {
-                    Outcome failure;
-                    failure.error = std::current_exception();
-                    Deliver(std::move(failure));
-                  });
+      own.status = CacheHasEnded();
+    } else if (CatchErrors(
+                   [&] {
+                     WatchStop();
+                     Ask();
+                     return true;
+                   },
+                   [&] {
+                     own.error = std::current_exception();
+                     return false;
+                   })) {
+      return;
     }
+    Deliver(std::move(own));
   }
   // Comes last, since the receiver may end the cache.
   void Deliver(Outcome outcome) {
@@ -374,10 +407,10 @@ class AsyncLoad : public Loads::Flights::Continuation,
   Flight flight_;  // in the tree while it is queued
   // Guarded by the shard's lock.
   std::shared_ptr<AsyncLoad> keep_;  // while it waits for a flight
-  bool cancelled_ = false;
   bool taken_ = true;
-  // Of who drops the task.
+  // Of who drops the task, until it completes those that wait.
   bool dropped_ = false;
+  std::exception_ptr drop_error_ = nullptr;
   std::shared_ptr<AsyncLoad> keep_deferred_;
   enum class State {
     kTaken,   // there is no task, or it has nothing to do
@@ -440,11 +473,11 @@ inline absl::Status StatusOfError([[maybe_unused]] const std::exception_ptr& err
   try {
     std::rethrow_exception(error);
   } catch (const std::exception& thrown) {
-    return absl::UnknownError(absl::StrCat("the loader threw: ", thrown.what()));
+    return absl::UnknownError(absl::StrCat("the load threw: ", thrown.what()));
   } catch (...) {
   }
 #endif
-  return absl::UnknownError("the loader threw");
+  return absl::UnknownError("the load threw");
 }
 
 // Calls a function that takes an absl::StatusOr<Ref<V>>.
@@ -494,7 +527,7 @@ class FutureReceiver {
       promise_.set_value(absl::AbortedError("the loading thread has ended"));
     }
   }
-  void Drop() { promise_ = {}; }
+  void Drop() { const std::promise<absl::StatusOr<Ref<V>>> dropped = std::move(promise_); }
 
  private:
   std::promise<absl::StatusOr<Ref<V>>> promise_;

@@ -16,7 +16,6 @@
 // When the caller's wait ends, it leaves step 1 or 5, and the keys that have no result get an
 // error.
 //
-//
 // User code runs in the middle of all that, without a flight or a permit. If it has ended the
 // cache, the keys that have no result yet get an error.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_BULK_LOAD_H_
@@ -124,11 +123,11 @@ class BulkLoad {
     }
 
     BulkLoad& load;
-    PostLater post;
     PendingRemovals removals;
     std::vector<K> keys;
     absl::StatusOr<Values> values;
     StoppableCall call;
+    PostLater post;
     LoadPermit permit;
   };
 

@@ -58,6 +58,7 @@ class CacheCore {
         store_(settings, std::move(hash), std::move(equal)) {}
   CacheCore(const CacheCore&) = delete;
   CacheCore& operator=(const CacheCore&) = delete;
+  ~CacheCore() { tasks_.AwaitReturns(); }
 
   Store& store() { return store_; }
   const Store& store() const { return store_; }

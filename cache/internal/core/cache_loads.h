@@ -21,12 +21,13 @@
 //      supersede it, because another object is put under the key.
 //   4. Make runs the loader and then the weigher, without any lock, and measures the time.
 //   5. Under a hard limit, the room is made exact. EnterLoaded takes the shard's lock. If the
-//   flight is neither cancelled nor superseded the
-//      object enters the table. Whatever the outcome, the flight ends and those that wait get it.
-//   6. The permit is returned; and only then the listener is notified of what had to go, and
-//      objects die. While the thread has a flight or a permit no user code runs but the loader, the
-//      weigher, the clock, and the key's copy, hash and equality: all else may wait for other
-//      threads that wait for either. It also may end the cache, so it comes last.
+//      flight is neither cancelled nor superseded the object enters the table. Whatever the
+//      outcome, the flight ends and those that wait get it.
+//   6. The permit is returned, and a task that it was wanted for is posted. Only then the
+//      continuations are completed, the listener is notified of what had to go, and objects die.
+//      While the thread has a flight or a permit no user code runs but the loader, the weigher, the
+//      clock, and the key's copy, hash and equality: all else may wait for other threads that wait
+//      for either. It also may end the cache, so it comes last.
 //
 // An exception, of the loader, the weigher or an allocation, ends the flight too: FlightCompletion
 // ends it on whatever way the thread leaves, and those that wait throw the same exception.
@@ -117,15 +118,17 @@ class CacheLoads {
     // Puts the task off until there is a permit: kDeferred. Or else kRefused, if there is one by
     // now, or kTaken.
     virtual StartOutcome TryDefer() = 0;
-    // Ends the queued flight, unless that has been taken over or has ended.
-    virtual void EndIfQueued(const LoadOutcome<V>& outcome) = 0;
 
    protected:
     ~Queued() override = default;
   };
   struct QueuedRun {
     Queued& load;
-    bool put_off = false;  // then it may run again already, on another thread
+    // Completed when the task is through with the cache.
+    typename Flights::EndedContinuations ended = {};
+    // For those that wait for the queued flight, if that is still there in the end.
+    LoadOutcome<V> outcome = {nullptr, absl::AbortedError("the load came to nothing")};
+    bool deferred = false;  // then it may run again already, on another thread
   };
 
   // `limit`: see LoadLimiter.
@@ -165,8 +168,6 @@ class CacheLoads {
                                 QueuedRun* run = nullptr) {
     using Made = MadeBy<Loader>;
     // Destroyed in reverse order: what others wait for ends before user code runs.
-    PostLater post;
-    typename Flights::EndedContinuations ended;
     BoundedWait asker(request.options.deadline, request.options.stop_token);
     BoundedWait unbounded(SteadyTime::max(), StopToken());
     BoundedWait& wait = run == nullptr ? asker : unbounded;
@@ -175,11 +176,14 @@ class CacheLoads {
     typename Store::TableEntry present;
     Made made{};
     ResultBy<Loader> loader_result;
+    typename Flights::EndedContinuations own_ended;
+    PostLater post;
     PreparedSlot prepared;
     typename Flights::Flight flight(location.hash());
     flight.SetInterest(call.interest());
     LoadOutcome<V> outcome;
-    FlightCompletion completion{location.shard, nullptr, outcome, &ended};
+    FlightCompletion completion{location.shard, nullptr, outcome,
+                                run == nullptr ? &own_ended : &run->ended};
     Reservation reservation(store_.retention());
     LoadPermit permit(limiter_, &post, run == nullptr ? nullptr : &run->load);
     const StartOutcome start = StartOrJoin<kIsEmbedded<Made>>(
@@ -187,13 +191,13 @@ class CacheLoads {
         reservation, permit, if_other_fails, wait, run);
     if (start == StartOutcome::kLeft) return HasLeft(wait);
     if (start != StartOutcome::kStarted) {
-      if (run != nullptr) return LeaveTask(start, outcome, *run, permit, post);
+      if (run != nullptr) return LeaveTask(start, std::move(outcome), *run);
       return ResultOfOther(start, std::move(outcome));
     }
     if (run == nullptr) {
       call.Watch();
     } else {
-      call.RunsForOthers();
+      call.RemoveCaller();
     }
     CatchInto(outcome, [&] {
       const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
@@ -212,17 +216,11 @@ class CacheLoads {
     return std::move(outcome.object);
   }
 
-  // Ends a task that does not load.
-  Result LeaveTask(StartOutcome start, const LoadOutcome<V>& outcome, QueuedRun& run,
-                   LoadPermit& permit, PostLater& post) {
-    if (start == StartOutcome::kDeferred) {
-      run.put_off = true;
-    } else if (!store_.shared()->ended()) {
-      permit.Release();
-      if (start == StartOutcome::kFound || start == StartOutcome::kJoined) {
-        run.load.EndIfQueued(outcome);
-      }
-      limiter_.PostNext(post);
+  // Ends a task that does not load. User code may have ended the cache.
+  static Result LeaveTask(StartOutcome start, LoadOutcome<V> outcome, QueuedRun& run) {
+    run.deferred = start == StartOutcome::kDeferred;
+    if (start == StartOutcome::kFound || start == StartOutcome::kJoined) {
+      run.outcome = std::move(outcome);
     }
     return absl::AbortedError("the task has nothing to load");
   }
@@ -301,6 +299,8 @@ class CacheLoads {
   }
 
  private:
+  class RoomQueue;
+
   template <bool kEmbedded, typename Lookup>
   StartOutcome StartOrJoin(const KeyLocation& location, const Lookup& lookup,
                            typename Flights::Flight& flight, PreparedSlot& prepared,
@@ -344,14 +344,11 @@ class CacheLoads {
       } else if (reserved || !permit.available()) {
         // Many may wait for one permit, so they reserve nothing meanwhile.
         before_wait();
-        const StartOutcome put_off = AwaitPermitOrDefer(permit, wait, run);
-        if (put_off != StartOutcome::kRefused) return put_off;
+        const StartOutcome deferred = AwaitPermitOrDefer(permit, wait, run);
+        if (deferred != StartOutcome::kRefused) return deferred;
       } else {
-        // It may have been acquired just before another thread's flight was found.
-        permit.Release();
         const absl::StatusOr<bool> now_reserved =
-            ReserveBytes(store_.shared()->WithEntry(estimate, kEmbedded),
-                         /*for_budget=*/estimate != 0, reservation, queue, wait);
+            ReserveWithoutPermit<kEmbedded>(permit, estimate, reservation, queue, wait);
         if (!now_reserved.ok()) return FailToReserve(now_reserved.status(), permit, outcome);
         reserved = *now_reserved;
       }
@@ -380,6 +377,18 @@ class CacheLoads {
     if (run != nullptr) return run->load.TryDefer();
     AwaitPermit(permit, wait);
     return StartOutcome::kRefused;
+  }
+  template <bool kEmbedded>
+  absl::StatusOr<bool> ReserveWithoutPermit(LoadPermit& permit, uint64_t estimate,
+                                            Reservation& reservation,
+                                            std::optional<RoomQueue>& queue, BoundedWait& wait) {
+    // It may have been acquired just before another thread's flight was found.
+    permit.Release();
+    const auto shared = store_.shared();
+    permit.PostTasks();
+    if (shared->ended()) return CacheHasEnded();
+    return ReserveBytes(shared->WithEntry(estimate, kEmbedded), /*for_budget=*/estimate != 0,
+                        reservation, queue, wait);
   }
   static StartOutcome FailToReserve(const absl::Status& status, LoadPermit& permit,
                                     LoadOutcome<V>& outcome) {

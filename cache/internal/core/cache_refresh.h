@@ -64,11 +64,11 @@ class CacheRefresh {
         [&] {
           using Made = typename Loads::template MadeBy<Loader>;
           // Destroyed in reverse order: the permit is returned before user code runs.
-          PostLater post;
           typename Store::PendingRemovals removals;
           typename Store::TableEntry present;
           Made made{};
           typename Loads::template ResultBy<Loader> loader_result;
+          PostLater post;
           PreparedSlot prepared;
           Registration refresh(*location.shard, location.hash());
           Reservation reservation(store_.retention());
@@ -144,7 +144,10 @@ class CacheRefresh {
     ByteLimit& hard_limit = store_.retention().hard_limit();
     if (estimate == 0 && !hard_limit.active()) return true;
     permit.Release();
-    const uint64_t weight = store_.shared()->WithEntry(estimate, kEmbedded);
+    const auto shared = store_.shared();
+    permit.PostTasks();
+    if (shared->ended()) return false;
+    const uint64_t weight = shared->WithEntry(estimate, kEmbedded);
     const int64_t now = store_.freshness().NowIfNeeded();
     if (hard_limit.active()) {
       // Those that wait for room come first.

@@ -426,7 +426,10 @@ class CacheStore {
 
   [[gnu::noinline]] bool RecordHitSlow(const Outcome& outcome) {
     Entry* const entry = outcome.entry();
-    if (outcome.times_are_doubtful()) freshness_.CorrectTimes(*entry);
+    if (outcome.times_are_doubtful()) {
+      freshness_.CorrectTimes(*entry);
+      retention_.UpdateExpiryTime(entry);
+    }
     if (outcome.expired()) {
       Remove(*entry, RemovalCause::kExpired, /*now=*/0);
       return false;

@@ -75,8 +75,8 @@ void WaitFor(BasicCondition<Policy>& condition, BasicMutex<Policy>& mutex, Predi
 template <typename Policy>
 class BasicInterest {
  public:
-  // Begins with the caller, who runs the factory. Nothing wakes at that deadline; another one that
-  // leaves later counts the caller as having left.
+  // Begins with the caller, who runs the factory. Nothing wakes at that deadline: if the last
+  // other one leaves after it, the caller counts as gone, too.
   explicit BasicInterest(SteadyTime deadline_of_caller, StopSource source = StopSource())
       : deadline_of_caller_(deadline_of_caller), source_(std::move(source)) {}
   BasicInterest(const BasicInterest&) = delete;

@@ -49,13 +49,15 @@ class SingleFlight {
   class Flight;
 
   // Gets a flight's result without a thread that waits for it. The fields are guarded by the
-  // shard's lock; but once its flight has ended the links are those of whoever has ended that.
+  // shard's lock. After the flight has ended, only the thread that has ended it uses the links.
   class Continuation {
    public:
     Continuation() = default;
     Continuation(const Continuation&) = delete;
     Continuation& operator=(const Continuation&) = delete;
-    // Called once the flight has ended, without a lock.
+    // Both are called once the flight has ended, without a lock: the first for all that have waited
+    // for it, and then the second, which may run user code.
+    virtual void PrepareToComplete() {}
     virtual void Complete(const Result& result) = 0;
 
     // The flight that this waits for, or null.
@@ -102,6 +104,9 @@ class SingleFlight {
         other.Append(moved);
       }
     }
+    void PrepareToComplete() {
+      for (Continuation* at = first_; at != nullptr; at = at->next_) at->PrepareToComplete();
+    }
     Continuation* TakeFirst() {
       Continuation* const first = first_;
       if (first != nullptr) Remove(*first);
@@ -120,6 +125,7 @@ class SingleFlight {
     EndedContinuations(const EndedContinuations&) = delete;
     EndedContinuations& operator=(const EndedContinuations&) = delete;
     ~EndedContinuations() {
+      list.PrepareToComplete();
       while (Continuation* const continuation = list.TakeFirst()) continuation->Complete(result);
     }
     Continuations list;

@@ -40,8 +40,8 @@ class DeferrableTask {
   DeferrableTask(const DeferrableTask&) = delete;
   DeferrableTask& operator=(const DeferrableTask&) = delete;
 
-  // Both are called without a lock: gives the task to its executor again; and lets go of a task
-  // that is put off, when it is not wanted any more.
+  // Gives the task to its executor again, or lets go of it if it is not wanted any more. Called
+  // without a lock.
   virtual void PostAgain() = 0;
   // Whether the load is still to be made. Called under the limiter's mutex.
   virtual bool wanted() const = 0;
@@ -60,13 +60,15 @@ class DeferrableTask {
   DeferrableTask* next_ = nullptr;
 };
 // Tasks that are to be posted. Declare it before locks, flights and permits: its destructor posts
-// them.
+// them. And after all that runs other user code, which may wait for one of these tasks.
 class PostLater {
  public:
   PostLater() = default;
   PostLater(const PostLater&) = delete;
   PostLater& operator=(const PostLater&) = delete;
-  ~PostLater() {
+  ~PostLater() { PostAll(); }
+  // User code runs: the executors.
+  void PostAll() {
     while (first_ != nullptr) {
       DeferrableTask* const task = first_;
       first_ = task->next_;
@@ -293,6 +295,11 @@ class BasicLoadPermit {
     }
   }
 
+  // Posts the tasks that could begin when this was released, without waiting for its end. User code
+  // runs. Precondition: this has no permit.
+  void PostTasks() {
+    if (post_ != nullptr) post_->PostAll();
+  }
   // Has to be called if user code has destroyed the limiter. Precondition: this has no permit.
   void ForgetLimiter() { is_waiting_ = false; }
 

@@ -4,6 +4,7 @@
 #define WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_TASK_H_
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -55,6 +56,18 @@ class TaskCount {
     }
     Check(count_.load(std::memory_order_acquire) == 0, "~LargeObjectCache",
           "a task of GetOrLoadAsync has neither run nor been dropped");
+  }
+  // Waits for tasks of other threads that have given their results, and are about to return.
+  void AwaitReturns() const {
+    size_t own = 0;
+    for (const Running* task = Running::Innermost(); task != nullptr; task = task->outer_) {
+      own += task->count_ == this ? 1 : 0;
+    }
+    const auto latest = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
+    for (int attempt = 0; count_.load(std::memory_order_acquire) > own; ++attempt) {
+      if (std::chrono::steady_clock::now() > latest) return;  // the destructor says what is wrong
+      StdAtomics::Pause(attempt);
+    }
   }
   void Begin() { count_.fetch_add(1, std::memory_order_relaxed); }
   void End() { count_.fetch_sub(1, std::memory_order_release); }

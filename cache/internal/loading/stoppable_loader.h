@@ -46,7 +46,7 @@ class StoppableCall {
   // From now on the caller may leave by its stop token.
   void Watch() { cancellation_.Watch(interest(), wait_.stop_token()); }
   // There is no caller, but only others that wait, which have joined by now.
-  void RunsForOthers() {
+  void RemoveCaller() {
     if (!interest_.has_value() || !interest_->CallerLeaves()) return;
     StopSource source = interest_->source();
     source.request_stop();

@@ -355,9 +355,12 @@ class Retention {
   void UpdateExpiry(Entry* entry) {
     MutexLock lock(mutex_);
     entry->has_own_life = true;
-    if (!entry->retained()) return;
-    by_expiry_.Remove(entry);
-    QueueByExpiry(entry);
+    RequeueByExpiry(entry);
+  }
+  // The same after its times have been corrected.
+  void UpdateExpiryTime(Entry* entry) {
+    MutexLock lock(mutex_);
+    RequeueByExpiry(entry);
   }
 
   uint64_t bytes() const {
@@ -737,6 +740,7 @@ class Retention {
         if (missing <= dying || policy_.size() == 0 || in_vain) return;
         eviction.looks = kLooksPerTurn;
         eviction.looks_by_age = kLooksByAge;
+        eviction.looks_by_expiry = kLooksByExpiry;
         const uint64_t retained = policy_.bytes();
         const uint64_t still_missing = missing - dying;
         EvictIdle(retained - std::min(retained, still_missing), eviction, removals);
@@ -822,7 +826,7 @@ class Retention {
     // since the test. If there is a listener, PendingRemovals looks again when that has returned.
     if (!entry->notifying || !entry->unused_at_eviction) CountAsEvictedInUse(entry);
     if (ReleaseRetained(entry, removals)) {
-      entry->Uncharge();  // it dies as soon as the caller holds no lock
+      entry->Uncharge();  // it dies when the caller lets go of `removals.deferred`, without a lock
       entry->SetEvictedInUse(false);
       entry->hot.ownership.SetEvictedUnused();
     }
@@ -830,6 +834,11 @@ class Retention {
   // One that is heavier than the budget can't be kept, and nothing else is evicted for its sake.
   void CountAsEvictedInUse(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (!has_budget() || entry->object_weight() <= policy_.budget()) entry->SetEvictedInUse(true);
+  }
+  void RequeueByExpiry(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!entry->retained()) return;
+    by_expiry_.Remove(entry);
+    QueueByExpiry(entry);
   }
   // Makes a retained object pinned, which is out of the policy already. Returns whether that was
   // the last reference.
