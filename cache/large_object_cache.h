@@ -160,8 +160,8 @@ class LargeObjectCache {
 
   // The objects under the keys, in the same order; `loader(missing)` is called once for those that
   // are neither there nor being loaded, a std::vector<K>, and returns a std::vector of as many
-  // objects, or of whatever else GetOrLoad's loader may return, or an absl::StatusOr of one. What
-  // it throws leaves GetAll. A key that another thread fails to load is loaded on its own.
+  // objects, or of what GetOrLoad's loader may return, or an absl::StatusOr of one. What it throws
+  // leaves GetAll. A key that another fails to load, or whose task is queued, is loaded on its own.
   template <typename Loader>
   std::vector<absl::StatusOr<Strong>> GetAll(absl::Span<const K> keys, Loader&& loader,
                                              const LoadOptions& options = {}) {
