@@ -12,6 +12,7 @@ The BUILD files and their macros are read as what they are: Starlark, a subset o
 """
 
 import argparse
+import collections
 import pathlib
 import re
 import sys
@@ -318,6 +319,11 @@ def tests():
     for rule in ours:
         if rule.kind == "cc_test" and is_cxx_only(rule):
             targets.test(rule)
+    names = collections.Counter(
+        r.name for r in ours if r.kind == "cc_test" or r.package.startswith("examples"))
+    for name, count in names.items():
+        if count > 1:
+            sys.exit(f"{name}: {count} targets have this name, which in CMake may be only one's")
     build_files = [path for folder in ("weakref", "cache", "tests", "examples")
                    for path in sorted((ROOT / folder).rglob("BUILD"))]
     targets.lines.append("set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS")
