@@ -28,7 +28,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <future>
 #include <memory>
 #include <type_traits>
@@ -41,19 +40,15 @@
 #include "absl/types/span.h"
 #include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
-#include "weakcache/cache/internal/concurrent/sharding.h"
 #include "weakcache/cache/internal/core/cache_core.h"
-#include "weakcache/cache/internal/core/check_options.h"
+#include "weakcache/cache/internal/core/cache_settings.h"
 #include "weakcache/cache/internal/core/core_owner.h"
-#include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/core/load_awaiter.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
 #include "weakcache/cache/internal/loading/accepted_types.h"
-#include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/slot/stored_handle.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/cache/loaded.h"
-#include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
 
@@ -92,19 +87,15 @@ class LargeObjectCache {
   LargeObjectCache& operator=(LargeObjectCache&&) noexcept = default;
 
   // Returns the object under the key, or else the one that `loader(key)` or `loader()` returns: a
-  // V, a std::unique_ptr or a Ref to one, a Loaded of any of these, which says how long it is
-  // fresh, an absl::StatusOr of any of all these, or an absl::Status.
+  // V, a std::unique_ptr or a Ref to one, a Loaded of any of these, an absl::StatusOr of any of all
+  // these, or an absl::Status. A caller leaves at the deadline or stop of its options, and a loader
+  // may take a std::stop_token, after the key or instead: see load_options.h.
   //
   // One loader runs for a key at a time, without a lock; it may use the cache. Other callers for
   // the key wait, and get the same object, status or exception; after a failure the next caller
   // tries again. A loader that asks for its own key gets FailedPrecondition. If the key is
   // invalidated during the load, the callers still get the object, but it is not cached. If an
   // object is put during the load, that one is newer and wins.
-  //
-  // A caller leaves at the deadline or stop of its options: see load_options.h. A loader may take a
-  // std::stop_token, after the key or instead, which fires when the last caller has left, the one
-  // on whose thread it runs included. If that one's own stop or deadline ends the loader, this
-  // fails no other caller: one of them calls its own loader, and the others wait on.
   template <typename Key = K, typename Loader>
   [[nodiscard]] absl::StatusOr<Strong> GetOrLoad(Key&& key, Loader&& loader,
                                                  const LoadOptions& options = {}) {
@@ -198,10 +189,7 @@ class LargeObjectCache {
   template <typename Key = K, typename Object>
   Strong Put(Key&& key, Object&& object) {
     if constexpr (internal::CheckPut<V, Object>()) {
-      const internal::ObjectTerms terms = internal::TermsOf(object);
-      auto made = internal::MakeFrom<V>(std::remove_cvref_t<Object>(std::forward<Object>(object)));
-      internal::Check(internal::OwnsObject(made), "LargeObjectCache::Put", "there is no object");
-      return core_->Put(std::forward<Key>(key), std::move(made), terms);
+      return core_->PutMade(std::forward<Key>(key), std::forward<Object>(object));
     } else {
       return Strong();
     }
@@ -212,11 +200,7 @@ class LargeObjectCache {
   template <typename Key = K, typename Object = std::remove_cv_t<V>>
   std::pair<Strong, bool> PutIfAbsent(Key&& key, Object&& object) {
     if constexpr (internal::CheckPut<V, Object>()) {
-      const internal::ObjectTerms terms = internal::TermsOf(object);
-      auto made = internal::MakeFrom<V>(std::remove_cvref_t<Object>(std::forward<Object>(object)));
-      internal::Check(internal::OwnsObject(made), "LargeObjectCache::PutIfAbsent",
-                      "there is no object");
-      return core_->PutIfAbsent(std::forward<Key>(key), std::move(made), terms);
+      return core_->PutMadeIfAbsent(std::forward<Key>(key), std::forward<Object>(object));
     } else {
       return {};
     }
@@ -251,79 +235,32 @@ class LargeObjectCache {
   // takes the object can't be asked about those, so after it none of what they return is cached.
   template <typename Condition>
   size_type InvalidateIf(Condition&& condition) {
-    constexpr bool kOnObject = std::is_invocable_v<Condition&, const K&, const Strong&>;
-    if constexpr (kOnObject) {
-      core_->CancelLoads();
-    } else {
-      core_->CancelLoadsIf(condition);
-    }
-    size_type removed = 0;
-    const int64_t now = core_->store().freshness().NowIfNeeded();
-    core_->store().shards().ForEach([&](const Entry& entry, const Strong& object) {
-      if constexpr (kOnObject) {
-        if (!condition(entry.key(), object)) return;
-      } else {
-        if (!condition(entry.key())) return;
-      }
-      removed += core_->store().Remove(entry, RemovalCause::kInvalidated, now) ? 1u : 0u;
-    });
-    return removed;
+    return core_->InvalidateIf(condition);
   }
   // Removes each object that is in the cache when it gets to it. What loads and refreshes under way
   // return will not be cached.
-  void Clear() {
-    InvalidateIf([](const K&, const Strong&) { return true; });
-  }
+  void Clear() { core_->Clear(); }
 
   // Removes expired objects, and the entries of dead objects, of which each change of the cache
   // also removes a few.
-  void Purge() {
-    const internal::Freshness& freshness = core_->store().freshness();
-    const int64_t now = freshness.NowIfNeeded();
-    core_->store().shards().ForEach([&](const Entry& entry, const Strong&) {
-      if (freshness.IsExpired(entry, now)) {
-        core_->store().Remove(entry, RemovalCause::kExpired, now);
-      }
-    });
-    core_->Purge();
-  }
+  void Purge() { core_->Purge(); }
 
   // Evicts what is necessary before it returns. With 0 nothing is retained any more. Returns the
   // weight of the objects that have died of it; others may be in use. Precondition: a budget of at
   // most PTRDIFF_MAX.
-  uint64_t SetBudget(uint64_t budget_bytes) {
-    internal::Check(internal::IsBudget(budget_bytes), "LargeObjectCache::SetBudget",
-                    "a negative budget");
-    return core_->CountFreed(
-        [&](auto& removals) { core_->store().retention().SetBudget(budget_bytes, removals); });
-  }
+  uint64_t SetBudget(uint64_t budget_bytes) { return core_->SetBudget(budget_bytes); }
   [[nodiscard]] uint64_t budget_bytes() const { return core_->store().retention().budget(); }
   // Sets another hard limit. If it is lower, evicts idle objects; objects in use may exceed it
   // until they die. If it is higher, loads that wait for room go on. Returns the weight of the
   // objects that have died of it. Preconditions: options.hard_limit_bytes was set; at most
   // PTRDIFF_MAX.
-  uint64_t SetHardLimit(uint64_t hard_limit_bytes) {
-    internal::Check(core_->store().retention().hard_limit().active(),
-                    "LargeObjectCache::SetHardLimit", "options.hard_limit_bytes was not set");
-    internal::Check(internal::IsBudget(hard_limit_bytes), "LargeObjectCache::SetHardLimit",
-                    "a negative limit");
-    return core_->CountFreed([&](auto& removals) {
-      core_->store().retention().SetHardLimit(hard_limit_bytes, removals);
-    });
-  }
+  uint64_t SetHardLimit(uint64_t hard_limit_bytes) { return core_->SetHardLimit(hard_limit_bytes); }
   // Returns what the hard limit counts at this moment. O(1). Precondition: as SetHardLimit.
-  [[nodiscard]] uint64_t charged_bytes() const {
-    internal::Check(core_->store().retention().hard_limit().active(),
-                    "LargeObjectCache::charged_bytes", "options.hard_limit_bytes was not set");
-    return core_->store().retention().hard_limit().used();
-  }
+  [[nodiscard]] uint64_t charged_bytes() const { return core_->charged_bytes(); }
   // Evicts idle objects until the live ones weigh at most `bytes`, for memory pressure: expired
   // ones first, and none that are in use, which would free nothing. Returns the weight of the
   // objects that have died of it. The budget stays.
-  uint64_t Trim(uint64_t bytes) {
-    return core_->CountFreed(
-        [&](auto& removals) { core_->store().retention().Trim(bytes, removals); });
-  }
+  uint64_t Trim(uint64_t bytes) { return core_->Trim(bytes); }
   // Weighs the object again, because it has grown or shrunk. Returns false if there is none.
   template <typename Key = K>
   bool UpdateWeight(const Key& key) {
@@ -375,21 +312,10 @@ class LargeObjectCache {
   explicit LargeObjectCache(std::unique_ptr<Core> core) : core_(std::move(core)) {}
 
   static absl::StatusOr<LargeObjectCache> Make(Options options, bool weak, Hash hash, Equal equal) {
-    if (absl::Status status = internal::CheckOptions(options, weak); !status.ok()) return status;
-    internal::CacheSettings<K, V> settings{
-        options.budget_bytes,
-        options.budget_covers_in_use,
-        options.shards == 0 ? internal::DefaultShards() : options.shards,
-        options.max_concurrent_loads,
-        std::move(options.weigher),
-        std::move(options.removal_listener),
-        internal::Freshness({std::move(options.clock), options.expire_after_write,
-                             options.expire_after_access, options.refresh_after_write,
-                             options.expiry_jitter}),
-        options.count_entry_memory,
-        {options.hard_limit_bytes, options.hard_limit_wait, options.at_hard_limit}};
+    auto settings = internal::MakeSettings(std::move(options), weak);
+    if (!settings.ok()) return settings.status();
     return LargeObjectCache(
-        std::make_unique<Core>(std::move(settings), std::move(hash), std::move(equal)));
+        std::make_unique<Core>(*std::move(settings), std::move(hash), std::move(equal)));
   }
 
   internal::CoreOwner<Core> core_;

@@ -40,6 +40,10 @@ struct LoadOptions {
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
   // A std::stop_token: when its stop is requested the caller leaves in the same way, and gets
   // Cancelled. (An empty class with libc++ before version 18.)
+  //
+  // The loader's own std::stop_token fires when the last caller has left, the one on whose thread
+  // it runs included. If that one's stop or deadline ends the loader, this fails no other caller:
+  // one of them calls its own loader, and the others wait on.
   internal::StopToken stop_token = {};
 };
 

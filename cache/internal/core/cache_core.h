@@ -7,7 +7,7 @@
 // The store finds objects, puts them in and removes them (cache_store.h walks through a hit); the
 // loads make the missing ones (cache_loads.h walks through a miss); the refresh replaces stale
 // ones. This file puts them together, and has what looks at all of a cache: weights, ranks, figures
-// and invariants.
+// and invariants. What removes many objects is in cache_invalidation.h.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_CORE_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_CORE_H_
 
@@ -27,16 +27,19 @@
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/core/async_load.h"
 #include "weakcache/cache/internal/core/bulk_load.h"
+#include "weakcache/cache/internal/core/cache_invalidation.h"
 #include "weakcache/cache/internal/core/cache_loads.h"
 #include "weakcache/cache/internal/core/cache_refresh.h"
+#include "weakcache/cache/internal/core/cache_settings.h"
 #include "weakcache/cache/internal/core/cache_store.h"
+#include "weakcache/cache/internal/core/check_options.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
+#include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
 #include "weakcache/cache/load_options.h"
-#include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/ref.h"
 
@@ -86,12 +89,6 @@ class CacheCore {
                       [&] { loads_.limiter().NotifyChange(); });
   }
 
-  template <typename Key, typename Made>
-  std::pair<Ref<V>, bool> PutIfAbsent(Key&& key, Made made, const ObjectTerms& terms = {}) {
-    return store_.PutIfAbsent(std::forward<Key>(key), std::move(made), terms,
-                              [&] { loads_.limiter().NotifyChange(); });
-  }
-
   template <typename Loader>
   std::vector<Result> GetAll(absl::Span<const K> keys, Loader& loader, const LoadOptions& options) {
     if constexpr (kTakesKeyAndStopToken<Loader&, std::vector<K>>) {
@@ -118,25 +115,53 @@ class CacheCore {
                   std::forward<Executor>(executor), std::move(receiver), options);
   }
 
-  // Cancels the loads and refreshes under way: what they load does not enter the cache.
-  void CancelLoads() {
-    store_.shards().ForEachShard([](Shard& shard) {
-      MutexLock lock(shard.table.mutex);
-      shard.flights.CancelAll();
-      shard.refreshes.CancelAll();
-    });
+  // What a user gives to Put and PutIfAbsent.
+  template <typename Key, typename Object>
+  Ref<V> PutMade(Key&& key, Object&& object) {
+    const ObjectTerms terms = TermsOf(object);
+    auto made = MakeFrom<V>(std::remove_cvref_t<Object>(std::forward<Object>(object)));
+    Check(OwnsObject(made), "LargeObjectCache::Put", "there is no object");
+    return Put(std::forward<Key>(key), std::move(made), terms);
+  }
+  template <typename Key, typename Object>
+  std::pair<Ref<V>, bool> PutMadeIfAbsent(Key&& key, Object&& object) {
+    const ObjectTerms terms = TermsOf(object);
+    auto made = MakeFrom<V>(std::remove_cvref_t<Object>(std::forward<Object>(object)));
+    Check(OwnsObject(made), "LargeObjectCache::PutIfAbsent", "there is no object");
+    return store_.PutIfAbsent(std::forward<Key>(key), std::move(made), terms,
+                              [&] { loads_.limiter().NotifyChange(); });
   }
 
-  // As above, only those of keys for which `condition(key)` is true, which is called without a
-  // lock. Keys that can't be copied for that are not asked about: all their loads are cancelled.
+  // The semantics of these are LargeObjectCache's.
   template <typename Condition>
-  void CancelLoadsIf(Condition& condition) {
-    if constexpr (!std::is_copy_constructible_v<K>) {
-      CancelLoads();
-    } else {
-      store_.shards().ForEachShard(
-          [&](Shard& shard) { CancelLoadsIf(shard, condition, /*hash=*/0, /*bits=*/0); });
-    }
+  size_t InvalidateIf(Condition& condition) {
+    return CacheInvalidation<Store>(store_).InvalidateIf(condition);
+  }
+  void Clear() {
+    const auto any = [](const K&, const Ref<V>&) { return true; };
+    InvalidateIf(any);
+  }
+  void Purge() {
+    CacheInvalidation<Store>(store_).RemoveExpired();
+    PurgeDead();
+  }
+  uint64_t SetBudget(uint64_t bytes) {
+    Check(IsBudget(bytes), "LargeObjectCache::SetBudget", "a negative budget");
+    return CountFreed(
+        [&](PendingRemovals& removals) { store_.retention().SetBudget(bytes, removals); });
+  }
+  uint64_t Trim(uint64_t bytes) {
+    return CountFreed([&](PendingRemovals& removals) { store_.retention().Trim(bytes, removals); });
+  }
+  uint64_t SetHardLimit(uint64_t bytes) {
+    CheckHasHardLimit("LargeObjectCache::SetHardLimit");
+    Check(IsBudget(bytes), "LargeObjectCache::SetHardLimit", "a negative limit");
+    return CountFreed(
+        [&](PendingRemovals& removals) { store_.retention().SetHardLimit(bytes, removals); });
+  }
+  uint64_t charged_bytes() const {
+    CheckHasHardLimit("LargeObjectCache::charged_bytes");
+    return store_.retention().hard_limit().used();
   }
 
   // Weighs an object anew. False if there is none.
@@ -187,19 +212,6 @@ class CacheCore {
     return true;
   }
 
-  // Calls `evict(removals)`. Returns the weight of the objects whose last references that drops.
-  template <typename Evict>
-  uint64_t CountFreed(Evict&& evict) {
-    uint64_t freed = 0;
-    {
-      PendingRemovals removals;
-      removals.now = store_.freshness().NowIfNeeded();
-      removals.freed_bytes = &freed;
-      evict(removals);
-    }
-    return freed;
-  }
-
   // Returns up to `count` keys of retained objects in the order of eviction, or the reverse.
   std::vector<K> RankedKeys(size_t count, bool hottest_first) const {
     if (count > Store::Budget::kMaxRanked) return RankedKeysSlow(count, hottest_first);
@@ -214,11 +226,6 @@ class CacheCore {
     keys.reserve(held.entries.size());
     for (const Entry* const entry : held.entries) keys.push_back(entry->key());
     return keys;
-  }
-
-  // Removes all entries of dead objects.
-  void Purge() const {
-    store_.shards().ForEachShard([](auto& shard) { shard.table.Purge(); });
   }
 
   size_t size() const {
@@ -253,7 +260,7 @@ class CacheCore {
   // external slots weigh something until then.
   void CheckInvariantsForTesting() const {
     constexpr const char* kCall = "CheckInvariantsForTesting";
-    Purge();
+    PurgeDead();
     store_.shards().ForEachShard([](auto& shard) {
       MutexLock lock(shard.table.mutex);
       shard.table.CheckInvariantsForTesting();
@@ -286,49 +293,24 @@ class CacheCore {
   using Table = typename Store::Table;
   using MutexLock = typename Store::MutexLock;
 
-  // See above; of the loads whose keys' hashes have those lowest bits. Under the lock no more than
-  // 64 keys are copied, unless more have the same hash: otherwise they are asked about in two
-  // parts.
-  template <typename Condition>
-  void CancelLoadsIf(Shard& shard, Condition& condition, uint32_t hash, int bits) {
-    std::vector<K> keys;
-    bool complete = true;
-    {
-      MutexLock lock(shard.table.mutex);
-      const auto copy = [&](const K& key) {
-        constexpr size_t kMaxKeys = 64;
-        if (keys.empty()) keys.reserve(kMaxKeys);
-        complete = keys.size() < kMaxKeys || bits == 32;
-        if (complete) keys.push_back(key);
-        return complete;
-      };
-      shard.flights.ForEachKey(hash, bits, copy);
-      if (complete) shard.refreshes.ForEachKey(hash, bits, copy);
-    }
-    if (!complete) {
-      keys.clear();
-      CancelLoadsIf(shard, condition, hash, bits + 1);
-      CancelLoadsIf(shard, condition, hash | uint32_t{1} << bits, bits + 1);
-      return;
-    }
-    for (const K& key : keys) {
-      if (condition(key)) CancelLoad(key);
-    }
+  void CheckHasHardLimit(const char* call) const {
+    Check(store_.retention().hard_limit().active(), call, "options.hard_limit_bytes was not set");
   }
-  // Cancels the load of the key that is under way, if any, and refreshes.
-  void CancelLoad(const K& key) {
-    const typename Store::template LookupKeyOf<K> lookup = key;
-    const KeyLocation location = store_.shards().Locate(lookup);
-    MutexLock lock(location.shard->table.mutex);
-    for (auto* const flights : {&location.shard->flights, &location.shard->refreshes}) {
-      // A key may be refreshed twice at a time, if it was invalidated in between.
-      for (;;) {
-        const auto match = store_.shards().MatchingKey(lookup);
-        auto* const flight = flights->Find(location.hash(), match).flight;
-        if (flight == nullptr || flight->queued()) break;
-        flights->Cancel(*flight);
-      }
+  // Calls `evict(removals)`. Returns the weight of the objects whose last references that drops.
+  template <typename Evict>
+  uint64_t CountFreed(const Evict& evict) {
+    uint64_t freed = 0;
+    {
+      PendingRemovals removals;
+      removals.now = store_.freshness().NowIfNeeded();
+      removals.freed_bytes = &freed;
+      evict(removals);
     }
+    return freed;
+  }
+  // Removes all entries of dead objects.
+  void PurgeDead() const {
+    store_.shards().ForEachShard([](auto& shard) { shard.table.Purge(); });
   }
 
   // Ranks one entry at a time, so that nobody waits for all of them.

@@ -40,6 +40,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
 #include "weakcache/cache/cache_options.h"
+#include "weakcache/cache/internal/core/cache_settings.h"
 #include "weakcache/cache/internal/core/cache_shards.h"
 #include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/core/lookup_outcome.h"
@@ -55,25 +56,6 @@
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache::internal {
-
-struct HardLimitSettings {
-  uint64_t bytes = 0;  // 0: none
-  absl::Duration wait = absl::ZeroDuration();
-  AtHardLimit at_limit = AtHardLimit::kFail;
-};
-
-template <typename K, typename V>
-struct CacheSettings {
-  uint64_t budget;
-  bool budget_covers_in_use;
-  size_t shards;
-  size_t max_concurrent_loads;
-  std::function<uint64_t(const V&)> weigher;
-  RemovalListener<K, V> listener;
-  Freshness freshness;
-  bool count_entry_memory;
-  HardLimitSettings hard_limit = {};
-};
 
 // Thread-safe.
 template <typename K, typename V, typename Hash, typename Equal, EvictionPolicy Policy>

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a LargeObjectCache is made of its options.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_SETTINGS_H_
+#define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_SETTINGS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "weakcache/cache/cache_options.h"
+#include "weakcache/cache/internal/concurrent/sharding.h"
+#include "weakcache/cache/internal/core/check_options.h"
+#include "weakcache/cache/internal/core/freshness.h"
+
+namespace weakcache::internal {
+
+struct HardLimitSettings {
+  uint64_t bytes = 0;  // 0: none
+  absl::Duration wait = absl::ZeroDuration();
+  AtHardLimit at_limit = AtHardLimit::kFail;
+};
+
+// A LargeObjectCache's options, checked, with the defaults in place.
+template <typename K, typename V>
+struct CacheSettings {
+  uint64_t budget;
+  bool budget_covers_in_use;
+  size_t shards;
+  size_t max_concurrent_loads;
+  std::function<uint64_t(const V&)> weigher;
+  RemovalListener<K, V> listener;
+  Freshness freshness;
+  bool count_entry_memory;
+  HardLimitSettings hard_limit = {};
+};
+
+// Returns InvalidArgument if an option is bad.
+template <typename K, typename V>
+absl::StatusOr<CacheSettings<K, V>> MakeSettings(LargeObjectCacheOptions<K, V> options, bool weak) {
+  if (absl::Status status = CheckOptions(options, weak); !status.ok()) return status;
+  return CacheSettings<K, V>{
+      options.budget_bytes,
+      options.budget_covers_in_use,
+      options.shards == 0 ? DefaultShards() : options.shards,
+      options.max_concurrent_loads,
+      std::move(options.weigher),
+      std::move(options.removal_listener),
+      Freshness({std::move(options.clock), options.expire_after_write, options.expire_after_access,
+                 options.refresh_after_write, options.expiry_jitter}),
+      options.count_entry_memory,
+      {options.hard_limit_bytes, options.hard_limit_wait, options.at_hard_limit}};
+}
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_SETTINGS_H_
