@@ -53,6 +53,12 @@ class ModelBlock : public internal::BasicControlBlock<RelacyAtomics> {
     UseReferent();
     ReleaseStrong();
   }
+  // The same, in one step if it is the only reference.
+  void UseAndReleaseAsOnly() {
+    UseReferent();
+    DeferredReleases deferred;
+    if (!TryReleaseOnlyStrong(deferred)) ReleaseStrong(deferred);
+  }
 
  private:
   // What the referent's destructor does.

@@ -34,6 +34,37 @@ class UpgradeAgainstLastDrop : public BlockModel<UpgradeAgainstLastDrop, 2> {
   }
 };
 
+class UpgradeAgainstOnlyDrop : public BlockModel<UpgradeAgainstOnlyDrop, 2> {
+ public:
+  void Prepare() { block().AddWeak(); }
+  void Thread(unsigned index) {
+    if (index == 0) {
+      block().UseAndReleaseAsOnly();
+    } else {
+      UpgradeAndLeave(block());
+    }
+  }
+};
+
+// Both may be the only reference, or neither. The upgrade may overtake the other thread's release.
+class OnlyDropsAndUpgrade : public BlockModel<OnlyDropsAndUpgrade, 3> {
+ public:
+  void Prepare() {
+    block().AddStrong();
+    block().AddWeak();
+  }
+  void Thread(unsigned index) {
+    if (index == 0) {
+      block().UseAndRelease();
+    } else if (index == 1) {
+      block().UseAndReleaseAsOnly();
+    } else {
+      if (block().TryAddStrong()) block().UseAndReleaseAsOnly();
+      block().ReleaseWeak();
+    }
+  }
+};
+
 class TwoUpgradesAgainstLastDrop : public BlockModel<TwoUpgradesAgainstLastDrop, 3> {
  public:
   void Prepare() {
@@ -205,6 +236,10 @@ class ReusedBlock final : public internal::BasicControlBlock<RelacyAtomics> {
     }
     return freed_.load(std::memory_order_acquire) == 1;
   }
+  void ReleaseAsOnly() {
+    DeferredReleases deferred;
+    if (!TryReleaseOnlyStrong(deferred)) ReleaseStrong(deferred);
+  }
   // Called by a reader: whichever referent it gets is alive.
   void UpgradeAndRelease() {
     if (!TryAddStrongSpeculatively()) return;
@@ -235,9 +270,10 @@ class ReusedBlock final : public internal::BasicControlBlock<RelacyAtomics> {
 
 // Thread 0 is the owner and the table; it goes on to the next referents as far as it comes. The
 // others upgrade late: at the end of one referent, while there is none, or at the next one's.
-template <int kThreads, int kReferents>
+template <int kThreads, int kReferents, bool kAsOnly = false>
 class SpeculativeUpgradeAgainstRearm
-    : public rl::test_suite<SpeculativeUpgradeAgainstRearm<kThreads, kReferents>, kThreads> {
+    : public rl::test_suite<SpeculativeUpgradeAgainstRearm<kThreads, kReferents, kAsOnly>,
+                            kThreads> {
  public:
   void before() {
     ++current_schedule;
@@ -249,7 +285,7 @@ class SpeculativeUpgradeAgainstRearm
       block_->UpgradeAndRelease();
       return;
     }
-    block_->ReleaseStrong();
+    Release();
     while (begun_ < kReferents && block_->TryTakeBack()) BeginAndRelease();
   }
   void after() {
@@ -270,7 +306,14 @@ class SpeculativeUpgradeAgainstRearm
   void BeginAndRelease() {
     ++begun_;
     block_->Start();
-    block_->ReleaseStrong();
+    Release();
+  }
+  void Release() {
+    if (kAsOnly) {
+      block_->ReleaseAsOnly();
+    } else {
+      block_->ReleaseStrong();
+    }
   }
 
   Storage<ReusedBlock> block_;
@@ -291,7 +334,11 @@ int RunAll() {
   runner.Exhaustive<WeakCopyAgainstStrongDrop>("a weak copy against the last strong drop");
   runner.Exhaustive<UpgradeAgainstTwoLastDrops>("an upgrade against two last drops");
   runner.Bounded<TwoUpgradesAgainstLastDrop>("two upgrades against the last drop", 5);
+  runner.Exhaustive<UpgradeAgainstOnlyDrop>("an upgrade against a drop of the only reference");
+  runner.Bounded<OnlyDropsAndUpgrade>("drops of the only reference and an upgrade", 5);
   runner.Exhaustive<SpeculativeUpgradeAgainstRearm<2, 2>>("a speculative upgrade against a re-arm");
+  runner.Exhaustive<SpeculativeUpgradeAgainstRearm<2, 2, true>>(
+      "a speculative upgrade against a re-arm after a drop of the only reference");
   runner.Bounded<SpeculativeUpgradeAgainstRearm<2, 3>>("a speculative upgrade against two re-arms",
                                                        5, 100'000);
   runner.Bounded<SpeculativeUpgradeAgainstRearm<3, 2>>("two speculative upgrades against a re-arm",

@@ -67,6 +67,12 @@ class BasicControlBlock {
     Finish(after, deferred);
     return after == AfterRelease::kDestroyReferent;
   }
+  // Does the same if it is the last one; otherwise it does nothing, and returns false.
+  bool TryReleaseOnlyStrong(DeferredReleases& deferred) {
+    if (!counts_.TryReleaseOnlyStrong()) return false;
+    Finish(AfterRelease::kDestroyReferent, deferred);
+    return true;
+  }
 
   // Takes a strong reference speculatively: the caller holds none, so the block may by now count
   // for another referent (see BasicReferenceCounts). Returns false if it got none. A failed attempt

@@ -150,6 +150,22 @@ class BasicReferenceCounts {
     return ReleaseStrong(&left) ? FinishLastRelease(left) : AfterRelease::kNothing;
   }
 
+  // Drops the caller's strong reference if there is no other, as both steps at once do: then the
+  // caller destroys the referent. Otherwise it does nothing, and returns false.
+  [[nodiscard]] bool TryReleaseOnlyStrong() {
+    Word current = word_.load(std::memory_order_relaxed);
+    while ((current & kStrongMask) == kStrongOne) {
+      // Acquire pairs with the release in ReleaseStrong of every former holder. Relaxed on failure:
+      // `current` is only compared.
+      if (word_.compare_exchange_weak(current,
+                                      static_cast<Word>(current + (kExpiredFlag - kStrongOne)),
+                                      std::memory_order_acquire, std::memory_order_relaxed)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
   // Adds a weak reference. The caller holds a strong or a weak one.
   void AddWeak() {
     // Relaxed: as in AddStrong.

@@ -100,12 +100,12 @@ class ConcurrentTable {
       slot_->MakePayload(std::forward<Args>(args)...);
       if constexpr (!std::is_void_v<typename Core::Cold>) {
         static_assert(std::is_nothrow_constructible_v<typename Core::Cold, Slot*>);
-        ::new (static_cast<void*>(Core::ColdPartAt(slot_))) typename Core::Cold(slot_);
+        cold_ = ::new (static_cast<void*>(Core::ColdPartAt(slot_))) typename Core::Cold(slot_);
       }
       has_payload_ = true;
     }
     Payload& payload() { return slot_->payload(); }
-    auto& cold() { return cold_part(slot_); }
+    auto& cold() { return *cold_; }
     Slot* slot() const { return slot_; }
 
    private:
@@ -113,6 +113,7 @@ class ConcurrentTable {
     Slot* Release() { return std::exchange(slot_, nullptr); }
 
     Slot* slot_ = nullptr;
+    typename Core::Cold* cold_ = nullptr;  // once there is a payload
     bool has_payload_ = false;
   };
 

@@ -447,11 +447,12 @@ class AsyncLoadBy final : public AsyncLoad<Loads> {
     if constexpr (kTakesStopToken<Loader, K>) {
       StoppableLoader<K, Loader> bound(loader_, this->options());
       static_cast<void>(this->loads().Load(this->location(), lookup, std::move(this->key()), bound,
-                                           bound.Request(), IfOtherFails::kFail, &run));
+                                           bound.Request(), IfOtherFails::kFail, kNeverProvedAbsent,
+                                           &run));
     } else {
       static_cast<void>(this->loads().Load(this->location(), lookup, std::move(this->key()),
                                            std::move(loader_), LoadRequest{this->options()},
-                                           IfOtherFails::kFail, &run));
+                                           IfOtherFails::kFail, kNeverProvedAbsent, &run));
     }
   }
   void Receive(typename Base::Outcome outcome) override { receiver_(std::move(outcome)); }

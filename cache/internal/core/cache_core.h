@@ -367,7 +367,8 @@ class CacheCore {
   Result FindOrLoad(const KeyLocation& location, const Lookup& lookup, Key&& key, Loader&& loader,
                     const LoadRequest& request) {
     typename Store::Outcome outcome(store_.freshness());
-    Ref<V> found = store_.Find(location, lookup, outcome);
+    uint64_t absent_as_of = kNeverProvedAbsent;
+    Ref<V> found = store_.FindOrProveAbsent(location, lookup, outcome, &absent_as_of);
     if (found.get() == nullptr) {
       store_.counters().CountMiss();
     } else if (!outcome.expired() && !outcome.refresh_due()) {
@@ -386,9 +387,10 @@ class CacheCore {
       found.reset();
       outcome.Reset();
       if (shared->ended()) return CacheHasEnded();
+      absent_as_of = kNeverProvedAbsent;
     }
     return loads_.Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                       request);
+                       request, IfOtherFails::kFail, absent_as_of);
   }
 
   CacheLoads<Store> loads_;

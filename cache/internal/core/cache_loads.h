@@ -149,7 +149,9 @@ class CacheLoads {
     Timer& operator=(const Timer&) = delete;
     ~Timer() {
       const int64_t ended = store_.freshness().Now();
-      store_.counters().LoadEnded(absl::Nanoseconds(ended) - absl::Nanoseconds(began_), succeeded_);
+      int64_t time;
+      if (__builtin_sub_overflow(ended, began_, &time)) time = ended < began_ ? 0 : INT64_MAX;
+      store_.counters().LoadEnded(time, succeeded_);
     }
     void Succeed() { succeeded_ = true; }
 
@@ -159,12 +161,14 @@ class CacheLoads {
     bool succeeded_ = false;
   };
 
-  // Serves a miss, which another thread may have served by now. In a task `run` is not null: then
-  // the result goes to those that wait for the queued flight.
+  // Serves a miss, which another thread may have served by now; `absent_as_of` is a version of the
+  // table as of which there was nothing under the key, if that is known. In a task `run` is not
+  // null: then the result goes to those that wait for the queued flight.
   template <typename Lookup, typename Key, typename Loader>
   [[gnu::noinline]] Result Load(const KeyLocation& location, const Lookup& lookup, Key&& key,
                                 Loader&& loader, const LoadRequest& request,
                                 IfOtherFails if_other_fails = IfOtherFails::kFail,
+                                uint64_t absent_as_of = kNeverProvedAbsent,
                                 QueuedRun* run = nullptr) {
     using Made = MadeBy<Loader>;
     // Destroyed in reverse order: what others wait for ends before user code runs.
@@ -183,7 +187,7 @@ class CacheLoads {
     flight.SetInterest(call.interest());
     LoadOutcome<V> outcome;
     FlightCompletion completion{location.shard, nullptr, outcome,
-                                run == nullptr ? &own_ended : &run->ended};
+                                run == nullptr ? &own_ended : &run->ended, absent_as_of};
     Reservation reservation(store_.retention());
     LoadPermit permit(limiter_, &post, run == nullptr ? nullptr : &run->load);
     const StartOutcome start = StartOrJoin<kIsEmbedded<Made>>(
@@ -259,7 +263,7 @@ class CacheLoads {
     const int64_t now = store_.freshness().NowIfNeeded();
     typename Store::MutexLock lock(table.mutex);
     const bool cancelled = completion.flight->cancelled();
-    if (!cancelled || completion.flight->superseded()) {
+    if (!completion.key_is_absent() && (!cancelled || completion.flight->superseded())) {
       present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),
                                  removals.deferred);
     }
@@ -311,8 +315,8 @@ class CacheLoads {
     const bool needs_no_reservation = estimate == 0 && !is_limited;
     bool reserved = needs_no_reservation;
     if (reserved && permit.unlimited() && !wait.ended() && run == nullptr) {
-      const StartOutcome start = StartOrFindUncontended<kEmbedded>(
-          location, MatchingNow(lookup), flight, prepared, completion, permit);
+      const StartOutcome start =
+          StartOrFindUncontended<kEmbedded>(location, lookup, flight, prepared, completion, permit);
       if (start != StartOutcome::kRefused) return start;
     }
     std::optional<RoomQueue> queue;
@@ -360,17 +364,20 @@ class CacheLoads {
   }
   static void WakeAll(typename Store::Shard& shard) { shard.flights.WakeAll(shard.table.mutex); }
   // Starts a flight without the lock, if there is no object and no other flight in the shard.
-  template <bool kEmbedded, typename Match>
-  StartOutcome StartOrFindUncontended(const KeyLocation& location, const Match& match,
+  template <bool kEmbedded, typename Lookup>
+  StartOutcome StartOrFindUncontended(const KeyLocation& location, const Lookup& lookup,
                                       typename Flights::Flight& flight, PreparedSlot& prepared,
                                       FlightCompletion& completion, LoadPermit& permit) {
-    // Before the flight begins, as it may run destructors.
-    auto found = location.shard->table.FindOrProveAbsent(location.hash(), match);
-    completion.result.object = std::move(found.object);
-    if (completion.result.object.get() != nullptr) return StartOutcome::kFound;
+    uint64_t version = completion.absent_as_of;
+    if (version == kNeverProvedAbsent) {
+      // Before the flight begins, as it may run destructors.
+      auto found = location.shard->table.FindOrProveAbsent(location.hash(), MatchingNow(lookup));
+      completion.result.object = std::move(found.object);
+      if (completion.result.object.get() != nullptr) return StartOutcome::kFound;
+      version = found.version;
+    }
     permit.TryAcquire();
-    return StartUncontended<kEmbedded>(*location.shard, flight, prepared, completion,
-                                       found.version);
+    return StartUncontended<kEmbedded>(*location.shard, flight, prepared, completion, version);
   }
   // Returns kRefused after a wait for a permit; else what has become of the task.
   StartOutcome AwaitPermitOrDefer(LoadPermit& permit, BoundedWait& wait, QueuedRun* run) {

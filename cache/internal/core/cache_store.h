@@ -188,12 +188,21 @@ class CacheStore {
   // Finds any object, also one that has expired by time; RecordHit has to follow.
   template <typename Lookup>
   Ref<V> Find(const KeyLocation& location, const Lookup& lookup, Outcome& outcome) const {
-    const auto match = shards_.Matching(lookup);
-    return location.shard->table.Find(location.hash(), [&](Slot& slot) {
-      if (!match(slot)) return false;
-      outcome.Record(Table::cold_part(&slot));
-      return true;
-    });
+    return location.shard->table.Find(location.hash(), Recording(lookup, outcome));
+  }
+  // The same after FindFast has found nothing. If there is no object, `*absent_as_of` is the
+  // table's version as of which that was so.
+  template <typename Lookup>
+  Ref<V> FindOrProveAbsent(const KeyLocation& location, const Lookup& lookup, Outcome& outcome,
+                           uint64_t* absent_as_of) const {
+    const auto recording = Recording(lookup, outcome);
+    if (freshness_.needed()) {  // then FindFast may have left it to this
+      Embedded* const found = location.shard->table.FindEmbeddedFast(location.hash(), recording);
+      if (found != nullptr) return found->Adopt();
+    }
+    auto found = location.shard->table.FindOrProveAbsent(location.hash(), recording);
+    *absent_as_of = found.version;
+    return std::move(found.object);
   }
 
   // Does what the look-up of an object calls for. False if the object has expired by time, which
@@ -305,7 +314,6 @@ class CacheStore {
       if (present.slot != nullptr) table.Remove(present, removals.deferred);
       return Ref<V>();
     }
-    shared_->counters.Pinned(entry->object_weight());
     Ref<V> object;
     if constexpr (std::is_same_v<Made, Ref<V>>) {
       object = made;
@@ -330,6 +338,15 @@ class CacheStore {
   }
   static typename Shared::EntryWeights EntryMemory() {
     return {Table::kEmbeddedEntryBytes, Table::kExternalEntryBytes};
+  }
+
+  template <typename Lookup>
+  auto Recording(const Lookup& lookup, Outcome& outcome) const {
+    return [match = shards_.Matching(lookup), &outcome](Slot& slot) {
+      if (!match(slot)) return false;
+      outcome.Record(Table::cold_part(&slot));
+      return true;
+    };
   }
 
   struct AnyObject {

@@ -507,6 +507,11 @@ class SingleFlight {
   }
   // Takes a flight out of the tree. A leaf below it takes its place: that has the same path so far.
   void Unlink(Flight& flight) {
+    if (root_.load(std::memory_order_relaxed) == &flight && flight.children_[0] == nullptr &&
+        flight.children_[1] == nullptr) [[likely]] {
+      root_.store(nullptr, std::memory_order_release);  // as below
+      return;
+    }
     Flight** const link = FindLink(flight);
     Flight* const heir = TakeLeafBelow(flight);
     if (heir != nullptr) std::copy_n(flight.children_, 2, heir->children_);
@@ -669,6 +674,9 @@ StartOutcome StartUncontended(Shard& shard, Flight& flight, PreparedSlot& prepar
   return StartOutcome::kStarted;
 }
 
+// No version of a table, for a thread that has its lock.
+inline constexpr uint64_t kNeverProvedAbsent = UINT64_MAX;
+
 // Ends a flight on whatever way its thread leaves.
 template <typename Shard, typename Flights>
 struct FlightCompletion {
@@ -691,10 +699,16 @@ struct FlightCompletion {
     flight = nullptr;
   }
 
+  // Whether the table is still as of the version when the key was proved absent. By a thread that
+  // has the lock.
+  bool key_is_absent() const { return shard->table.version() == absent_as_of; }
+
   Shard* shard;
   typename Flights::Flight* flight;
   typename Flights::Result& result;
   typename Flights::EndedContinuations* ended = nullptr;
+  // A version of the table as of which there is nothing under the key, expired or not.
+  uint64_t absent_as_of = kNeverProvedAbsent;
 };
 
 // Calls `function()`. What that throws goes to `result`, and to the caller.

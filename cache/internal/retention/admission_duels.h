@@ -27,15 +27,17 @@ class AdmissionDuels {
   bool ReturningObjectsWin() const { return returning_wins_ >= kEnough; }
 
   // Begins to watch a pair, if there is a free place for it. The evicted object has the hash
-  // `evicted`; `kept` is in the cache. A pair that is undecided after `window` more evictions loses
-  // its place to a newer one.
-  void Start(uint64_t evicted, Node* kept, bool kept_returned, uint64_t evictions, size_t window) {
+  // `evicted`; `kept` is in the cache. A pair that is undecided after `window()` more evictions
+  // loses its place to a newer one.
+  template <typename Window>
+  void Start(uint64_t evicted, Node* kept, bool kept_returned, uint64_t evictions,
+             const Window& window) {
     if (kept->duel != 0) return;
     const size_t place = evicted * 0x9e3779b97f4a7c15 >> (64 - kPlaceBits);
     Duel& duel = duels_[place];
     if (WasUsed(duel)) {
       Finish(place, /*kept_wins=*/true);
-    } else if (duel.active && evictions - duel.start < window) {
+    } else if (duel.active && evictions - duel.start < window()) {
       return;
     }
     Stop(place);

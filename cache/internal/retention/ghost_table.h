@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <optional>
@@ -35,33 +36,33 @@ class GhostTable {
     if (bucket_count_ == 0) return;
     const uint32_t fingerprint = FingerprintOf(hash);
     Bucket& bucket = BucketOf(fingerprint);
-    Entry* place = &bucket.entries[0];
-    for (Entry& entry : bucket.entries) {
-      if (entry.fingerprint == fingerprint) {
-        place = &entry;
-        break;
-      }
-      if (AgeOf(entry) > AgeOf(*place)) place = &entry;
-    }
-    *place = {.fingerprint = fingerprint & kFingerprintMask,
-              .frequency = frequency & kFrequencyMask,
-              .time = now_};
+    ShiftBack(bucket);
+    bucket.entries[0] = {.fingerprint = fingerprint & kFingerprintMask,
+                         .frequency = frequency & kFrequencyMask,
+                         .time = now_};
   }
 
-  // Returns how often an object had been used, if it was among the latest `window` evictions, and
-  // forgets it.
-  std::optional<uint8_t> Take(uint64_t hash, size_t window) {
+  // An eviction that is remembered: how often the object had been used, and how many there were
+  // since, itself not counted.
+  struct Eviction {
+    uint8_t frequency;
+    uint32_t age;
+  };
+  // Returns an object's last eviction, and forgets it.
+  std::optional<Eviction> Take(uint64_t hash) {
     if (bucket_count_ == 0) return std::nullopt;
     const uint32_t fingerprint = FingerprintOf(hash);
-    for (Entry& entry : BucketOf(fingerprint).entries) {
-      if (entry.fingerprint != fingerprint) continue;
-      const bool lately = AgeOf(entry) < window;
-      const uint8_t frequency = entry.frequency;
-      entry = Entry();
-      if (lately) return frequency;
-      break;
+    Bucket& bucket = BucketOf(fingerprint);
+    size_t found = kBucketEntries;
+#pragma GCC unroll 8
+    for (size_t i = kBucketEntries; i-- > 0;) {
+      if (bucket.entries[i].fingerprint == fingerprint) found = i;
     }
-    return std::nullopt;
+    if (found == kBucketEntries) return std::nullopt;
+    const Entry entry = bucket.entries[found];
+    std::copy(&bucket.entries[found] + 1, std::end(bucket.entries), &bucket.entries[found]);
+    bucket.entries[kBucketEntries - 1] = Entry();
+    return Eviction{.frequency = static_cast<uint8_t>(entry.frequency), .age = AgeOf(entry)};
   }
 
   // Returns how many evictions there is room for.
@@ -80,6 +81,7 @@ class GhostTable {
     uint32_t frequency : kFrequencyBits = 0;
     uint32_t time = 0;
   };
+  // The newest entry first, the free ones last.
   struct alignas(64) Bucket {
     Entry entries[kBucketEntries];
   };
@@ -129,11 +131,12 @@ class GhostTable {
     if (bucket_count_ == kMaxBuckets || !AddSegmentIfFull()) return;
     if (++bucket_count_ == 1) return;
     Bucket& last = BucketAt(bucket_count_ - 1);
-    Entry* place = last.entries;
-    for (Entry& entry : BuddyOfLast().entries) {
-      if (entry.fingerprint != 0 && &BucketOf(entry.fingerprint) == &last) {
-        *place++ = std::exchange(entry, Entry());
-      }
+    Bucket& buddy = BuddyOfLast();
+    Entry* moved = last.entries;
+    Entry* stays = buddy.entries;
+    for (Entry& entry : buddy.entries) {
+      const Entry each = std::exchange(entry, Entry());
+      if (each.fingerprint != 0) *(&BucketOf(each.fingerprint) == &last ? moved : stays)++ = each;
     }
   }
   void Shrink() {
@@ -146,11 +149,16 @@ class GhostTable {
       segments_[bucket_count_ / Segment::kBuckets].reset();
     }
   }
-  void Move(const Entry& entry, Bucket& bucket) {
-    Entry& oldest =
-        *std::max_element(std::begin(bucket.entries), std::end(bucket.entries),
-                          [this](const Entry& a, const Entry& b) { return AgeOf(a) < AgeOf(b); });
-    if (AgeOf(oldest) > AgeOf(entry)) oldest = entry;
+  // Makes the first entry free; the last one is lost.
+  static void ShiftBack(Bucket& bucket) {
+#pragma GCC unroll 8
+    for (size_t i = kBucketEntries - 1; i > 0; --i) bucket.entries[i] = bucket.entries[i - 1];
+  }
+  // Adds the entry, where it belongs by its age, unless the bucket has eight newer ones.
+  void Move(Entry entry, Bucket& bucket) {
+    for (Entry& other : bucket.entries) {
+      if (AgeOf(entry) < AgeOf(other)) std::swap(entry, other);
+    }
   }
 
   // Has room for one more bucket. Returns false if there is no memory.

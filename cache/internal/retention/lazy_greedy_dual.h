@@ -110,15 +110,16 @@ class LazyGreedyDual {
 
   // Admits an object that is not heavier than the budget, as a newcomer.
   void Insert(Node* node, uint64_t hash, uint64_t weight) {
-    const std::optional<uint8_t> past = ghost_.Take(hash, GhostWindow());
-    if (past.has_value()) duels_.Returned(hash);
-    const int frequency = past.has_value() ? std::min(*past + 1, int{kMaxFrequency}) : 0;
+    const std::optional<GhostTable::Eviction> past = ghost_.Take(hash);
+    const bool returned = past.has_value() && past->age < GhostWindow();
+    if (returned) duels_.Returned(hash);
+    const int frequency = returned ? std::min(past->frequency + 1, int{kMaxFrequency}) : 0;
     node->hash = hash;
     node->weight = weight;
     node->counter->set_frequency(static_cast<uint8_t>(frequency));
     node->accounted_frequency = static_cast<uint8_t>(frequency);
     node->newcomer = true;
-    node->returned = past.has_value();
+    node->returned = returned;
     arrived_bytes_ += weight;
     node->priority = arrived_bytes_;
     bytes_ += weight;
@@ -206,28 +207,7 @@ class LazyGreedyDual {
   // weight goes on. The queues that it has to search hold no object that weighs less than a
   // thousandth of `weight`; and often it is known that no object is so heavy.
   Node* NextHeavierThan(uint64_t weight, size_t& looks) {
-    if (heaviest_ <= weight) return nullptr;
-    if (search_.weight != weight || !search_.active) {
-      search_ = {.active = true, .weight = weight, .heaviest = weight, .next = oldest_[kNursery]};
-    }
-    const size_t last = QueueFor(kMaxFrequency, weight);
-    while (looks > 0) {
-      Node* const node = search_.next;
-      if (node == nullptr) {
-        if (search_.queue == last) {
-          heaviest_ = search_.heaviest;
-          search_ = Search();
-          return nullptr;
-        }
-        search_.queue = QueueToSearchAfter(search_.queue);
-        search_.next = oldest_[search_.queue];
-        continue;
-      }
-      --looks;
-      search_.next = node->newer;
-      if (node->weight > weight) return node;
-    }
-    return nullptr;
+    return heaviest_ <= weight ? nullptr : NextHeavierThanSlow(weight, looks);
   }
 
   // Removes a node, and remembers it as a victim.
@@ -237,7 +217,8 @@ class LazyGreedyDual {
     const PendingDuel duel = pending_duel_;
     Remove(node);
     if (duel.victim == node && duel.kept != nullptr && duel.kept != node) {
-      duels_.Start(node->hash, duel.kept, duel.kept_returned, evictions_, GhostWindow());
+      duels_.Start(node->hash, duel.kept, duel.kept_returned, evictions_,
+                   [this] { return GhostWindow(); });
     }
     ++evictions_;
     evicted_ = true;
@@ -330,6 +311,7 @@ class LazyGreedyDual {
             "the set of used queues is wrong");
     }
     const Totals newcomers = CheckQueue(kNursery);
+    Check(newcomers.size == newcomers_, "CheckInvariantsForTesting", "the newcomers don't add up");
     const Totals aside = CheckQueue(kAside);
     Check(aside.bytes == aside_bytes_, "CheckInvariantsForTesting",
           "what is set aside does not add up");
@@ -399,7 +381,8 @@ class LazyGreedyDual {
   // Returns the oldest newcomer if its time is over, or null.
   Node* OldestUnprotected() const {
     Node* const oldest = oldest_[kNursery];
-    return oldest == nullptr || IsProtected(*oldest) ? nullptr : oldest;
+    if (oldest == nullptr || BytesSince(*oldest) < NurseryBytes()) return nullptr;
+    return newcomers_ <= kFewNewcomers && IsProtected(*oldest) ? nullptr : oldest;
   }
   // Whether a newcomer whose time is over is kept in any case. Small ones need no use: with the
   // bytes of one victim the cache keeps two of them.
@@ -453,6 +436,30 @@ class LazyGreedyDual {
     search_.heaviest = std::max(search_.heaviest, weight);
   }
 
+  Node* NextHeavierThanSlow(uint64_t weight, size_t& looks) {
+    if (search_.weight != weight || !search_.active) {
+      search_ = {.active = true, .weight = weight, .heaviest = weight, .next = oldest_[kNursery]};
+    }
+    const size_t last = QueueFor(kMaxFrequency, weight);
+    while (looks > 0) {
+      Node* const node = search_.next;
+      if (node == nullptr) {
+        if (search_.queue == last) {
+          heaviest_ = search_.heaviest;
+          search_ = Search();
+          return nullptr;
+        }
+        search_.queue = QueueToSearchAfter(search_.queue);
+        search_.next = oldest_[search_.queue];
+        continue;
+      }
+      --looks;
+      search_.next = node->newer;
+      if (node->weight > weight) return node;
+    }
+    return nullptr;
+  }
+
   // The search for heavy nodes looks at the queues in this order, so that a node that leaves the
   // nursery, or is used, moves to a queue that is searched later.
   static size_t QueueToSearchAfter(size_t queue) {
@@ -476,15 +483,18 @@ class LazyGreedyDual {
     newest_[queue] = node;
     if (search_.active && search_.queue == queue && search_.next == nullptr) search_.next = node;
     if (queue == kAside) aside_bytes_ += node->weight;
+    if (queue == kNursery) ++newcomers_;
   }
   void Dequeue(Node* node) {
     const size_t queue = node->queue;
     if (search_.next == node) search_.next = node->newer;
     (node->older == nullptr ? oldest_[queue] : node->older->newer) = node->newer;
     (node->newer == nullptr ? newest_[queue] : node->newer->older) = node->older;
-    if (queue == kAside) {
+    if (queue == kNursery) {
+      --newcomers_;
+    } else if (queue == kAside) {
       aside_bytes_ -= node->weight;
-    } else if (queue < kQueues && oldest_[queue] == nullptr) {
+    } else if (oldest_[queue] == nullptr) {
       used_[queue / 64] &= ~(uint64_t{1} << (queue % 64));
     }
   }
@@ -556,6 +566,7 @@ class LazyGreedyDual {
   size_t size_ = 0;
   uint64_t arrived_bytes_ = 0;  // of all newcomers that have ever come, modulo 2^64
   uint64_t aside_bytes_ = 0;
+  size_t newcomers_ = 0;  // in the nursery
   bool evicted_ = false;  // whether anything was, since the last object came
   // No node weighs more. The end of a search lowers it to what that has found to be enough.
   uint64_t heaviest_ = 0;

@@ -242,7 +242,12 @@ class Retention {
     MutexLock lock(mutex_);
     entry->in_cache = true;
     reserved_ -= std::exchange(reservation.bytes_, 0);
-    AdmitLocked(entry, removals);
+    if (CanAdmit(*entry)) {
+      RetainUncounted(entry);
+      EvictSurplus(removals);
+    } else {
+      shared_->counters.Pinned(entry->object_weight());
+    }
   }
 
   // Retains an object that a hit has found, which is in use therefore, if there is room, or if
@@ -448,10 +453,17 @@ class Retention {
   bool LoadsWaitForRoom() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return hard_limit().active() && hard_limit().HasWaiters();
   }
+  bool CanAdmit(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return IsAdmissible(entry) && entry.object_weight() <= unreserved_budget();
+  }
   void Retain(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    entry->object->AddStrong();
     shared_->counters.Unpinned(entry->object_weight());
     entry->SetEvictedInUse(false);
+    RetainUncounted(entry);
+  }
+  // Retains an object that is not counted as pinned.
+  void RetainUncounted(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    entry->object->AddStrong();
     policy_.Insert(entry, entry->key_hash, entry->object_weight());
     by_age_.PushNewest(entry);
     QueueByExpiry(entry);
@@ -464,7 +476,7 @@ class Retention {
     }
   }
   void AdmitLocked(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (!IsAdmissible(*entry) || entry->object_weight() > unreserved_budget()) return;
+    if (!CanAdmit(*entry)) return;
     Retain(entry);
     EvictSurplus(removals);
   }
@@ -518,6 +530,7 @@ class Retention {
   // Evicts until the budget is kept, beside what is reserved; or leaves the rest to `removals`,
   // unless another thread is at it.
   void EvictSurplus(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (covers_in_use_ && live_bytes() <= unreserved_budget()) return;
     if (!EvictOneTurn(removals) && evicting_ == 0) LeaveEvictionTo(removals);
   }
   // Returns whether one turn was enough.
@@ -587,8 +600,15 @@ class Retention {
     }
     if (!covers_in_use_) UpdateAside(bytes, eviction);
     EvictIdle(bytes, eviction, removals);
-    if (eviction.for_budget) EvictInUse(bytes, eviction, removals);
+    if (eviction.for_budget && HasToEvict(held_bytes(), bytes, eviction)) {
+      EvictInUse(bytes, eviction, removals);
+    }
     return eviction.looks != 0;
+  }
+  // Whether there is something to evict while objects weigh `present`.
+  bool HasToEvict(uint64_t present, uint64_t bytes, const Eviction& eviction) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return present > bytes || (eviction.weightless_too && policy_.size() > 0);
   }
   // Objects that weigh more than `bytes` have to go in any case, so they go first, and nothing else
   // goes for their sake.
@@ -610,9 +630,8 @@ class Retention {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     size_t few_aside = kFewAside;
     while (eviction.looks > 0 && eviction.looks_in_use > 0 &&
-           ((eviction.retained_only ? policy_.bytes() : live_bytes()) > bytes ||
-            (eviction.weightless_too && policy_.size() > 0))) {
-      ReturnIdle(std::exchange(few_aside, 0), eviction);
+           HasToEvict(eviction.retained_only ? policy_.bytes() : live_bytes(), bytes, eviction)) {
+      if (policy_.OldestAside() != nullptr) ReturnIdle(std::exchange(few_aside, 0), eviction);
       if (EvictExpired(eviction, removals)) continue;
       Node* const node = policy_.NextVictim(eviction.looks, eviction.spare_used,
                                             /*spare_newest=*/eviction.for_budget);
@@ -660,8 +679,7 @@ class Retention {
   void EvictInUse(uint64_t bytes, Eviction& eviction, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const bool all = covers_in_use_ || !has_budget();
-    while (eviction.looks > 0 &&
-           (held_bytes() > bytes || (eviction.weightless_too && policy_.size() > 0))) {
+    while (eviction.looks > 0 && HasToEvict(held_bytes(), bytes, eviction)) {
       Node* node = all ? policy_.OldestAside() : nullptr;
       if (node != nullptr) {
         --eviction.looks;
@@ -822,11 +840,19 @@ class Retention {
     // An expired object that is in use stays in the table, so a look-up will remove it as expired.
     const bool expired = entry->unused_at_eviction && is_expired_(*entry, removals.now);
     removals.Add(entry, expired ? RemovalCause::kExpired : RemovalCause::kBudget);
+    if (entry->object->TryReleaseOnlyStrong(removals.deferred)) {
+      StopRetaining(entry);
+      // So that its death, which is the consequence, is neither counted nor reported.
+      entry->in_cache = false;
+      removals.CountFreed(entry->object_weight());
+      entry->Uncharge();  // it dies as soon as the caller holds no lock
+      return;
+    }
     // Before the release: after it the object may die at any time. A look-up may have found it
     // since the test. If there is a listener, PendingRemovals looks again when that has returned.
     if (!entry->notifying || !entry->unused_at_eviction) CountAsEvictedInUse(entry);
     if (ReleaseRetained(entry, removals)) {
-      entry->Uncharge();  // it dies when the caller lets go of `removals.deferred`, without a lock
+      entry->Uncharge();  // as above
       entry->SetEvictedInUse(false);
       entry->hot.ownership.SetEvictedUnused();
     }
@@ -844,15 +870,19 @@ class Retention {
   // the last reference.
   bool ReleaseRetained(Entry* entry, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    by_age_.Remove(entry);
-    by_expiry_.Remove(entry);
-    entry->hot.ownership.SetRetained(false);
-    admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
+    StopRetaining(entry);
     const uint64_t weight = entry->object_weight();
     shared_->counters.Pinned(weight);
     if (!entry->object->ReleaseStrong(removals.deferred)) return false;
     removals.CountFreed(weight);
     return true;
+  }
+  // Of an object that is out of the policy already.
+  void StopRetaining(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    by_age_.Remove(entry);
+    by_expiry_.Remove(entry);
+    entry->hot.ownership.SetRetained(false);
+    admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
   }
 
   const std::shared_ptr<CacheShared<K>> shared_;

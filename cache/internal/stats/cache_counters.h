@@ -109,16 +109,16 @@ class CacheCounters {
   }
 
   void LoadBegan() { Count(kLoadsInFlight, 1); }
-  // Counts a load that took `time`; a negative one, of a clock that was set back, is 0.
-  void LoadEnded(absl::Duration time, bool ok) {
+  // Counts a load that took so long; a negative time, of a clock that was set back, is 0.
+  void LoadEnded(int64_t nanoseconds, bool ok) {
     Count(kLoadsInFlight, uint64_t{0} - 1);
     if (!ok) Count(kLoadFailures, 1);
+    const auto time = static_cast<uint64_t>(std::max<int64_t>(nanoseconds, 0));
     const uint32_t number = ThreadNumber::Claim();
     // Relaxed: see the field.
-    load_times_[number % load_times_.size()].buckets[CacheStats::LoadTimeBucket(time)].fetch_add(
+    load_times_[number % load_times_.size()].buckets[LoadTimeBucket(time)].fetch_add(
         1, std::memory_order_relaxed);
-    AddTime(cells_[number].counts[kLoadNanoseconds],
-            static_cast<uint64_t>(std::max<int64_t>(absl::ToInt64Nanoseconds(time), 0)));
+    AddTime(number, time);
   }
 
   // Adds the counts so far to `stats`: all that happened before the call and, each figure on its
@@ -206,10 +206,21 @@ class CacheCounters {
     count.fetch_add(change, std::memory_order_relaxed);
   }
 
-  // Adds in a cell of either kind: loads are rare.
-  static void AddTime(std::atomic<uint64_t>& time, uint64_t nanoseconds) {
+  // Does the same as CacheStats::LoadTimeBucket.
+  static size_t LoadTimeBucket(uint64_t nanoseconds) {
+    const uint64_t above_whole_microseconds = nanoseconds == 0 ? 0 : (nanoseconds - 1) / 1000;
+    return std::min(static_cast<size_t>(std::bit_width(above_whole_microseconds)),
+                    CacheStats::kLoadTimeBuckets - 1);
+  }
+  // Adds to the time in the cell of a thread with that number.
+  void AddTime(uint32_t number, uint64_t nanoseconds) {
+    std::atomic<uint64_t>& time = cells_[number].counts[kLoadNanoseconds];
     constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
     uint64_t sum = time.load(std::memory_order_relaxed);
+    if (number < ThreadNumber::kOwned) {
+      time.store(sum + std::min(nanoseconds, kMost - sum), std::memory_order_relaxed);
+      return;
+    }
     while (!time.compare_exchange_weak(sum, sum + std::min(nanoseconds, kMost - sum),
                                        std::memory_order_relaxed)) {
     }

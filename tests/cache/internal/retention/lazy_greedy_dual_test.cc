@@ -711,21 +711,48 @@ TEST(LazyGreedyDualTest, RecordAccessNeedsNoLock) {
   EXPECT_EQ(policy.size(), kObjects);
 }
 
+// Returns how often an object had been used, if it was among the latest `window` evictions.
+std::optional<uint8_t> Take(GhostTable& ghost, uint64_t hash, size_t window) {
+  const std::optional<GhostTable::Eviction> last = ghost.Take(hash);
+  if (!last.has_value() || last->age >= window) return std::nullopt;
+  return last->frequency;
+}
+
 TEST(GhostTableTest, RemembersFrequenciesOnce) {
   GhostTable ghost;
-  EXPECT_EQ(ghost.Take(1, 100), std::nullopt);
+  EXPECT_EQ(Take(ghost, 1, 100), std::nullopt);
   ghost.Remember(1, 7, 100);
   ghost.Remember(2, 15, 100);
-  EXPECT_EQ(ghost.Take(1, 100), 7);
-  EXPECT_EQ(ghost.Take(1, 100), std::nullopt);
-  EXPECT_EQ(ghost.Take(2, 1), 15);
+  EXPECT_EQ(Take(ghost, 1, 100), 7);
+  EXPECT_EQ(Take(ghost, 1, 100), std::nullopt);
+  EXPECT_EQ(Take(ghost, 2, 1), 15);
 }
 
 TEST(GhostTableTest, ForgetsKeysOlderThanTheWindow) {
   GhostTable ghost;
   for (uint64_t hash = 0; hash < 10; ++hash) ghost.Remember(hash, 1, 100);
-  EXPECT_EQ(ghost.Take(4, 5), std::nullopt);
-  EXPECT_EQ(ghost.Take(5, 5), 1);
+  EXPECT_EQ(Take(ghost, 4, 5), std::nullopt);
+  EXPECT_EQ(Take(ghost, 5, 5), 1);
+}
+
+// Whatever was forgotten in between, or moved as the table grew and shrank.
+TEST(GhostTableTest, ForgetsTheOldestOfABucket) {
+  for (const size_t room : {1, 400}) {
+    GhostTable ghost;
+    for (int grown = 0; grown < 400; ++grown) ghost.Remember(1'000'000, 1, room);
+    for (int shrunk = 0; shrunk < 400; ++shrunk) ghost.Remember(1'000'001, 1, 1);
+    ASSERT_EQ(ghost.capacity(), 8u);
+    for (uint64_t hash = 0; hash < 8; ++hash) ghost.Remember(hash, 1, 1);
+    EXPECT_EQ(Take(ghost, 3, 100), 1);
+    EXPECT_EQ(Take(ghost, 7, 100), 1);
+    for (uint64_t hash = 8; hash < 12; ++hash) ghost.Remember(hash, 1, 1);
+    for (const uint64_t forgotten : {0, 1, 3, 7}) {
+      EXPECT_EQ(Take(ghost, forgotten, 100), std::nullopt) << forgotten;
+    }
+    for (const uint64_t kept : {2, 4, 5, 6, 8, 9, 10, 11}) {
+      EXPECT_EQ(Take(ghost, kept, 100), 1) << kept;
+    }
+  }
 }
 
 TEST(GhostTableTest, KeepsNearlyAllWhileThereIsRoom) {
@@ -738,7 +765,7 @@ TEST(GhostTableTest, KeepsNearlyAllWhileThereIsRoom) {
     }
     uint64_t kept = 0;
     for (uint64_t hash = begin; hash < begin + kCount; ++hash) {
-      const std::optional<uint8_t> frequency = ghost.Take(hash, kCount);
+      const std::optional<uint8_t> frequency = Take(ghost, hash, kCount);
       if (!frequency.has_value()) continue;
       EXPECT_EQ(*frequency, hash % 16);
       ++kept;
@@ -758,7 +785,7 @@ TEST(GhostTableTest, GrowsAndShrinksInSteps) {
       ghost.Remember(++hash, 1, room);
       capacity = ghost.capacity();
       ASSERT_LE(std::max(capacity, before) - std::min(capacity, before), 32);
-      ASSERT_EQ(ghost.Take(hash, 1), 1);
+      ASSERT_EQ(Take(ghost, hash, 1), 1);
       ghost.Remember(hash, 1, room);
       capacity = ghost.capacity();
     }
@@ -775,7 +802,7 @@ TEST(GhostTableTest, SpreadsWeakHashes) {
     for (uint64_t i = 0; i < kCount; ++i) ghost.Remember(i << shift, 1, 2 * kCount);
     uint64_t kept = 0;
     for (uint64_t i = 0; i < kCount; ++i) {
-      kept += ghost.Take(i << shift, kCount).has_value() ? 1 : 0;
+      kept += Take(ghost, i << shift, kCount).has_value() ? 1 : 0;
     }
     EXPECT_GE(kept, kCount * 9 / 10) << shift;
   }

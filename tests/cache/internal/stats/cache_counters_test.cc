@@ -19,7 +19,7 @@ namespace {
 
 void CountLoad(CacheCounters& counters, absl::Duration time, bool ok) {
   counters.LoadBegan();
-  counters.LoadEnded(time, ok);
+  counters.LoadEnded(absl::ToInt64Nanoseconds(time), ok);
 }
 
 CacheStats StatsOf(const CacheCounters& counters) {
@@ -60,6 +60,17 @@ CacheStats OneOfEach(uint64_t times) {
   stats.evictions_budget = stats.evictions_expired = times;
   stats.removals_replaced = stats.removals_invalidated = stats.removals_died = times;
   return stats;
+}
+
+TEST(CacheCountersTest, ALoadIsInTheBucketThatTheFiguresSay) {
+  for (size_t bucket = 0; bucket < CacheStats::kLoadTimeBuckets - 1; ++bucket) {
+    const absl::Duration limit = CacheStats::LoadTimeLimit(bucket);
+    for (const absl::Duration time : {limit, limit + absl::Nanoseconds(1)}) {
+      const auto counters = std::make_unique<CacheCounters>();
+      CountLoad(*counters, time, /*ok=*/true);
+      EXPECT_EQ(StatsOf(*counters).load_time_histogram[CacheStats::LoadTimeBucket(time)], 1u);
+    }
+  }
 }
 
 TEST(CacheCountersTest, CountsWhatItIsTold) {
@@ -107,7 +118,7 @@ TEST(CacheCountersTest, GaugesGoUpAndDown) {
   EXPECT_EQ(StatsOf(counters).bytes_pinned, 100u);
   // On another thread, whose own sum is negative then.
   std::thread([&] {
-    counters.LoadEnded(absl::Seconds(1), /*ok=*/true);
+    counters.LoadEnded(1'000'000'000, /*ok=*/true);
     counters.Unpinned(60);
   }).join();
   EXPECT_EQ(StatsOf(counters).loads_in_flight, 1u);
