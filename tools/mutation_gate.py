@@ -100,6 +100,7 @@ MAP_TESTS = [
 CACHE_TESTS = [
     "tests/cache/internal/retention/retention_test",
     "tests/cache/internal/retention/lazy_greedy_dual_test",
+    "tests/cache/internal/retention/admission_duels_test",
     "tests/cache/large_object_cache_budget_test",
     "tests/cache/large_object_cache_hard_limit_test",
     "tests/cache/large_object_cache_operations_test",
