@@ -816,7 +816,7 @@ RECHECKS = [
      "    Uncharge();\n    if (!was_in_cache) return;",
      "    if (!was_in_cache) return;"),
     ("an evicted object does not count", "cache/internal/retention/retention.h",
-     "      entry->Uncharge();  // it dies when the caller lets go of `removals.deferred`, without a lock\n",
+     "      entry->Uncharge();  // it dies as soon as the caller holds no lock\n",
      ""),
     ("growth below a hard limit", "cache/internal/retention/retention.h",
      "if (entry->charged() && !ChargeDifference(before, weight, reservation)) return false;",
