@@ -182,7 +182,7 @@ struct LargeObjectCacheOptions {
   // Returns the weight of an object; called once for each new object, and by UpdateWeight. Empty:
   // DefaultWeight, if V has one. If it has none, a weigher has to be set.
   std::function<uint64_t(const V&)> weigher = {};
-  // Whether each object also weighs what its entry takes in memory, some 310 bytes with a key of 8,
+  // Whether each object also weighs what its entry takes in memory, some 300 bytes with a key of 8,
   // so that even objects which weigh nothing have a limit. Without it, the budget may be in another
   // unit: with a weigher that returns 1 it is a number of objects. Listeners are told the object's
   // own weight in either case.

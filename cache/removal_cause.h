@@ -4,11 +4,12 @@
 #define WEAKCACHE_CACHE_REMOVAL_CAUSE_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 
 namespace weakcache {
 
-enum class RemovalCause {
+enum class RemovalCause : uint8_t {
   kBudget,       // others needed its bytes
   kExpired,      // its time was up: see expire_after_write and expire_after_access
   kReplaced,     // its key got another object

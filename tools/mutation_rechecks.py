@@ -587,7 +587,7 @@ RECHECKS = [
      "tick < tick_ ? kDue : ",
      ""),
     ("the clock of lives of their own", "cache/internal/core/freshness.h",
-     "    if (terms.has_life()) needed_.store(true, std::memory_order_relaxed);  // see the field\n",
+     "    if (terms.has_life()) SetNeeded();\n",
      ""),
     ("times that change meanwhile", "cache/internal/core/freshness.h",
      "const int64_t now = Now(); if (written > now) {",

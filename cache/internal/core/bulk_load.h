@@ -258,6 +258,8 @@ class BulkLoad {
     typename Loads::Timer timer(store_);
     absl::StatusOr<Values>& values = ending.values;
     values = loader_(std::as_const(ending.keys));
+    const float load_time = timer.LoadTimeUntil(store_.freshness().Now()) /
+                            static_cast<float>(std::max(parts_.size(), size_t{1}));
     absl::Status status = values.status();
     if (status.ok() && values->size() != parts_.size()) {
       status = WrongCount(values->size(), parts_.size());
@@ -268,6 +270,7 @@ class BulkLoad {
       part.outcome.status =
           status.ok() ? TakeObject<V, Value>(std::move((*values)[i]), part.made, terms) : status;
       if (part.outcome.status.ok()) {
+        part.prepared.cold().load_time = load_time;
         Enter(part, terms, ending.removals);
       } else {
         part.outcome.abandoned = ending.call.abandoned();
@@ -276,7 +279,8 @@ class BulkLoad {
     if (status.ok()) timer.Succeed();
   }
   void Enter(Part& part, const ObjectTerms& terms, PendingRemovals& removals) {
-    store_.SetUp(part.prepared.cold(), store_.WeightOf(*part.made, terms), terms);
+    const uint64_t weight = store_.WeightOf(*part.made, terms);
+    store_.SetUp(part.prepared.cold(), weight, terms, store_.freshness().NowFor(terms));
     typename Store::Reservation reservation(store_.retention());
     store_.template GrowRoom<Loads::template kIsEmbedded<Made>>(part.prepared.cold(), reservation,
                                                                 removals);

@@ -148,17 +148,25 @@ class CacheLoads {
     Timer(const Timer&) = delete;
     Timer& operator=(const Timer&) = delete;
     ~Timer() {
-      const int64_t ended = store_.freshness().Now();
-      int64_t time;
-      if (__builtin_sub_overflow(ended, began_, &time)) time = ended < began_ ? 0 : INT64_MAX;
-      store_.counters().LoadEnded(time, succeeded_);
+      const int64_t ended = ended_.has_value() ? *ended_ : store_.freshness().Now();
+      store_.counters().LoadEnded(NanosecondsUntil(ended), ended_.has_value());
     }
-    void Succeed() { succeeded_ = true; }
+    // Ends a load that has succeeded. Returns the time.
+    int64_t Succeed() { return ended_.emplace(store_.freshness().Now()); }
+    // Returns how long the load took until then: see CacheEntry::load_time.
+    float LoadTimeUntil(int64_t now) const { return static_cast<float>(NanosecondsUntil(now)); }
 
    private:
+    // Returns 0 if the clock has been set back.
+    int64_t NanosecondsUntil(int64_t now) const {
+      if (now <= began_) return 0;
+      int64_t time;
+      return __builtin_sub_overflow(now, began_, &time) ? INT64_MAX : time;
+    }
+
     const Store& store_;
     const int64_t began_;
-    bool succeeded_ = false;
+    std::optional<int64_t> ended_;
   };
 
   // Serves a miss, which another thread may have served by now; `absent_as_of` is a version of the
@@ -244,8 +252,10 @@ class CacheLoads {
         [&]() -> decltype(auto) { return CallLoader(std::forward<Loader>(loader), entry.key()); },
         made, terms, loader_result);
     if (!status.ok()) return status;
-    store_.SetUp(entry, store_.WeightOf(*made, terms), terms);
-    timer.Succeed();
+    const uint64_t weight = store_.WeightOf(*made, terms);
+    const int64_t now = timer.Succeed();
+    entry.load_time = timer.LoadTimeUntil(now);
+    store_.SetUp(entry, weight, terms, now);
     return status;
   }
 
@@ -260,7 +270,7 @@ class CacheLoads {
                    Reservation& reservation, typename Store::PendingRemovals& removals) {
     auto& table = location.shard->table;
     LoadOutcome<V>& outcome = completion.result;
-    const int64_t now = store_.freshness().NowIfNeeded();
+    const int64_t now = store_.freshness().NowOrWritten(prepared.cold());
     typename Store::MutexLock lock(table.mutex);
     const bool cancelled = completion.flight->cancelled();
     if (!completion.key_is_absent() && (!cancelled || completion.flight->superseded())) {

@@ -164,7 +164,7 @@ class CacheRefresh {
                         typename Store::TableEntry& present, Entry* stale, Registration& refresh,
                         Reservation& reservation, typename Store::PendingRemovals& removals) {
     auto& table = location.shard->table;
-    const int64_t now = store_.freshness().NowIfNeeded();
+    const int64_t now = store_.freshness().NowOrWritten(prepared.cold());
     typename Store::MutexLock lock(table.mutex);
     const bool cancelled = refresh.End();
     present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),

@@ -280,10 +280,10 @@ class CacheStore {
     prepared.MakePayload(std::in_place, std::forward<AnyKey>(key));
     prepared.cold().SetUp(shared_.get(), location.key_hash);
   }
-  // Before a made object is entered. Calls the clock.
-  void SetUp(Entry& entry, uint64_t weight, const ObjectTerms& terms) const {
+  // Before a made object is entered, at that time.
+  void SetUp(Entry& entry, uint64_t weight, const ObjectTerms& terms, int64_t now) const {
     entry.set_object_weight(weight);
-    freshness_.BeginLife(entry, terms);
+    freshness_.BeginLife(entry, terms, now);
   }
 
   // Reserves room below the hard limit for a weighed object, beside what is reserved for it
@@ -397,8 +397,8 @@ class CacheStore {
     PendingRemovals removals;
     Prepare<kEmbedded>(location, prepared, removals, [] {});
     MakePayload(location, prepared, std::forward<AnyKey>(key));
-    SetUp(prepared.cold(), weight, terms);
-    const int64_t now = freshness_.NowIfNeeded();
+    const int64_t now = freshness_.NowFor(terms);
+    SetUp(prepared.cold(), weight, terms, now);
 
     Table& table = location.shard->table;
     Flights& flights = location.shard->flights;

@@ -52,7 +52,8 @@ class Freshness {
   Freshness& operator=(Freshness&&) = delete;
 
   // Whether any object may expire or become due. If none may, nobody reads the clock.
-  bool needed() const { return needed_.load(std::memory_order_relaxed); }  // see the field
+  bool needed() const { return needed_.load(std::memory_order_relaxed); }     // see the field
+  void SetNeeded() const { needed_.store(true, std::memory_order_relaxed); }  // see the field
   // Whether objects expire that have no life of their own.
   bool expires_by_default() const {
     return expire_after_write_ != kNever || expire_after_access_ != kNever;
@@ -63,6 +64,24 @@ class Freshness {
     return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
   int64_t NowIfNeeded() const { return needed() ? Now() : 0; }
+  // For ages that are only told: if no object may expire, and there is no clock of the user's, up
+  // to 10 ms ago, and several times as fast.
+  int64_t RoughNow() const { return needed() || clock_ ? Now() : CoarseNow(); }
+  // Before an object is entered on these terms.
+  void PrepareFor(const ObjectTerms& terms) const {
+    if (terms.has_life()) SetNeeded();
+  }
+  // For an object that is about to be entered on these terms: see BeginLife.
+  int64_t NowFor(const ObjectTerms& terms) const {
+    PrepareFor(terms);
+    return RoughNow();
+  }
+
+  // For an object that has just been made, without reading a clock unless objects may expire.
+  template <typename Entry>
+  int64_t NowOrWritten(const Entry& entry) const {
+    return needed() ? Now() : entry.written.load(std::memory_order_relaxed);
+  }
 
   // The present tick, which a hit compares with CacheKey::fresh_until; kNoTick, which is later than
   // all of these, if the clock has been set back.
@@ -79,11 +98,11 @@ class Freshness {
 
   // Entry is a CacheEntry, in all that follows. Relaxed: see its fields.
 
-  // Begins the life of an object that is about to be entered: at this time.
+  // Begins the life of an object that is about to be entered, at a time that is exact if it has a
+  // life of its own, or else as RoughNow returns it.
   template <typename Entry>
-  void BeginLife(Entry& entry, const ObjectTerms& terms) const {
-    if (terms.has_life()) needed_.store(true, std::memory_order_relaxed);  // see the field
-    const int64_t now = NowIfNeeded();
+  void BeginLife(Entry& entry, const ObjectTerms& terms, int64_t now) const {
+    PrepareFor(terms);
     entry.written.store(now, std::memory_order_relaxed);
     entry.accessed.store(now, std::memory_order_relaxed);
     entry.expires_after.store(Spread(entry, LifeOf(terms.expires_after, expire_after_write_)),
@@ -113,7 +132,7 @@ class Freshness {
   // Has an object expire that long after this time.
   template <typename Entry>
   void SetExpiry(Entry& entry, absl::Duration duration) const {
-    needed_.store(true, std::memory_order_relaxed);  // see the field
+    SetNeeded();
     const int64_t now = Now();
     const int64_t written = entry.written.load(std::memory_order_relaxed);
     const int64_t life = LifeOf(duration, kNever);

@@ -204,10 +204,10 @@ struct CacheKey {
   std::atomic<uint32_t> fresh_until{0};
 };
 
-// The cold part. A thread that holds a reference to the slot may read the key and use the atomic
-// fields. Everything else belongs to the thread that prepares the slot, until the slot is entered
-// in the table; from then on it is guarded by the mutex of the cache's Retention; in the end it
-// belongs to the thread that drops the last reference.
+// The cold part. A thread that holds a reference to the slot may read the key and the load time,
+// and use the atomic fields. Everything else belongs to the thread that prepares the slot, until
+// the slot is entered in the table; from then on it is guarded by the mutex of the cache's
+// Retention; in the end it belongs to the thread that drops the last reference.
 template <typename K, EvictionPolicy Policy>
 class CacheEntry : public Policy::Node, public ExpiryLinks {
  public:
@@ -343,6 +343,9 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   bool unused_at_eviction = false;  // nobody used the object when it was evicted last
   RemovalCause cause = RemovalCause::kBudget;
   std::optional<RemovalCause> next_cause;
+  // How long the object took to load, in nanoseconds; of a bulk load, an equal part of the whole; 0
+  // if it was put. Set before the slot is entered.
+  float load_time = 0;
   uint64_t notified_weight = 0;
   CacheEntry* next_pending = nullptr;
 
