@@ -31,6 +31,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/ref.h"
@@ -213,6 +214,17 @@ struct LargeObjectCacheOptions {
   // for a refresh earlier, so that what was loaded together is not all loaded together again: 0.1
   // spreads it over the last tenth. By the hash of the key, so the same in each run. 0 to 1.
   double expiry_jitter = 0;
+  // How long after its expiry an object is still handed out by GetOrLoad, GetOrLoadAsync and GetAll
+  // if the load of a new one fails, for whatever reason but the caller's own stop token. Nothing
+  // else finds it. Until then it is evicted in its turn, instead of first. Such requests are
+  // misses, and stale_served of CacheStats. With `failure_ttl` not each of them asks the source.
+  absl::Duration stale_if_error = absl::ZeroDuration();
+  // How long the failure of a load is kept, by its status: those who ask for the key meanwhile get
+  // it at once, and no loader is called. Zero or less: not at all. Exceptions are never kept.
+  // Invalidate, Put, InvalidateIf and Clear drop a failure. It has no weight: at most 512 for each
+  // shard are kept, and a new one takes another's place then. Called like the weigher, at the end
+  // of a load that has failed; it may not use the cache. Empty: failures are not kept.
+  std::function<absl::Duration(const absl::Status&)> failure_ttl = {};
   // How many loaders may run at a time; further loads wait. Those that wait for each other do not
   // count. A refresh that would have to wait is left for later. 0: no limit.
   size_t max_concurrent_loads = 0;

@@ -29,12 +29,14 @@ struct Figure {
   uint64_t CacheStats::*value;
 };
 
-constexpr std::array<Figure, 5> kCounters = {{
+constexpr std::array<Figure, 7> kCounters = {{
     {"hits", &CacheStats::hits},
     {"weak_hits", &CacheStats::weak_hits},
     {"misses", &CacheStats::misses},
     {"loads", &CacheStats::loads},
     {"load_failures", &CacheStats::load_failures},
+    {"failures_served", &CacheStats::failures_served},
+    {"stale_served", &CacheStats::stale_served},
 }};
 // In the order of RemovalCause.
 constexpr std::array<Figure, kRemovalCauses> kRemovals = {{
@@ -261,9 +263,11 @@ std::string CacheStats::ToText() const {
   std::string text;
   absl::StrAppendFormat(&text,
                         "requests  %d: %d hits, %d weak hits, %d misses; hit ratio %.4f\n"
-                        "loads     %d, %d failed, %d in flight; %s in all\n",
+                        "loads     %d, %d failed, %d in flight; %s in all\n"
+                        "failures  %d requests got a kept one, %d an expired object\n",
                         requests(), hits, weak_hits, misses, hit_ratio(), loads, load_failures,
-                        loads_in_flight, absl::FormatDuration(load_time));
+                        loads_in_flight, absl::FormatDuration(load_time), failures_served,
+                        stale_served);
   const auto quantile = [&](double fraction) {
     // Whole microseconds: more digits would be noise.
     return absl::FormatDuration(absl::Trunc(LoadTimeQuantile(fraction), absl::Microseconds(1)));
@@ -318,6 +322,10 @@ std::string ToPrometheus(std::string_view name_prefix, const Caches& caches) {
               {kCounters[0], kCounters[1], kCounters[2]}, "result", {"hit", "weak_hit", "miss"});
   text.Metric("loads_total", "counter", "Loads that have ended, well or not.", {kCounters[3]});
   text.Metric("load_failures_total", "counter", "Loads that gave no object.", {kCounters[4]});
+  text.Metric("failures_served_total", "counter", "Misses that got a failure which was kept.",
+              {kCounters[5]});
+  text.Metric("stale_served_total", "counter",
+              "Misses that got an expired object, as there was no other.", {kCounters[6]});
   text.LoadTimes("load_duration_seconds", "How long the loads took.");
   std::vector<std::string_view> causes;
   for (size_t i = 0; i < kRemovalCauses; ++i) {

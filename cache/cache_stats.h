@@ -55,7 +55,11 @@ struct CacheStats {
   uint64_t misses = 0;         // all other requests, whether or not they waited for a load
   uint64_t loads = 0;          // loads that have ended, well or not
   uint64_t load_failures = 0;  // those of them that gave no object
-  absl::Duration load_time;    // of all loads together; those at the same time count in full
+  // Misses that got a failure which was kept (`failure_ttl`), and misses that got an expired object
+  // because there was no other (`stale_if_error`).
+  uint64_t failures_served = 0;
+  uint64_t stale_served = 0;
+  absl::Duration load_time;  // of all loads together; those at the same time count in full
   std::array<uint64_t, kLoadTimeBuckets> load_time_histogram{};
   uint64_t evictions_budget = 0;
   uint64_t evictions_expired = 0;

@@ -310,7 +310,6 @@ class LargeObjectCache {
   using Entry = typename Core::Entry;
 
   explicit LargeObjectCache(std::unique_ptr<Core> core) : core_(std::move(core)) {}
-
   static absl::StatusOr<LargeObjectCache> Make(Options options, bool weak, Hash hash, Equal equal) {
     auto settings = internal::MakeSettings(std::move(options), weak);
     if (!settings.ok()) return settings.status();

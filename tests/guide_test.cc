@@ -108,6 +108,23 @@ TEST(GuideTest, Failure) {
   // end
 }
 
+TEST(GuideTest, SourceDown) {
+  // snippet: source_down
+  Images::Options options;
+  options.budget_bytes = uint64_t{256} << 20;
+  options.expire_after_write = absl::Minutes(10);
+  options.failure_ttl = [](const absl::Status& status) {
+    if (absl::IsNotFound(status)) return absl::Minutes(1);
+    return absl::IsUnavailable(status) ? absl::Seconds(1) : absl::ZeroDuration();
+  };
+  options.stale_if_error = absl::Hours(1);
+  absl::StatusOr<Images> images = Images::Create(options);
+  // end
+  EXPECT_FALSE(images->GetOrLoad("no_such_file.png", DecodeImage).ok());
+  EXPECT_FALSE(images->GetOrLoad("no_such_file.png", [] { return Image{"new"}; }).ok());
+  EXPECT_EQ(images->Stats().failures_served, 1u);
+}
+
 TEST(GuideTest, Change) {
   Images images = NewCache();
   // snippet: change

@@ -107,6 +107,7 @@ CACHE_TESTS = [
     "tests/cache/large_object_cache_loading_test",
     "tests/cache/large_object_cache_refresh_test",
     "tests/cache/large_object_cache_bulk_test",
+    "tests/cache/large_object_cache_failures_test",
     "tests/cache/large_object_cache_freshness_test",
     "tests/cache/large_object_cache_async_test",
     "tests/cache/large_object_cache_waiting_test",

@@ -43,6 +43,8 @@ CacheStats Example() {
   stats.bytes_pinned = 50000;
   stats.loads_in_flight = 7;
   stats.dead_entries = 8;
+  stats.failures_served = 9;
+  stats.stale_served = 10;
   return stats;
 }
 
@@ -191,6 +193,7 @@ TEST(CacheStatsTest, Text) {
   EXPECT_EQ(Example().ToText(),
             "requests  100: 70 hits, 10 weak hits, 20 misses; hit ratio 0.8000\n"
             "loads     18, 3 failed, 7 in flight; 4.5s in all\n"
+            "failures  9 requests got a kept one, 10 an expired object\n"
             "load time mean 250ms, about 853us for half, 943.718ms for 90%, "
             "1h11m34.967296s for 99%\n"
             "removals  5 by budget, 4 by expiry, 2 replaced, 1 invalidated, 6 died\n"
@@ -203,6 +206,7 @@ TEST(CacheStatsTest, Text) {
 TEST(CacheStatsTest, Json) {
   EXPECT_EQ(Example().ToJson(),
             R"({"hits":70,"weak_hits":10,"misses":20,"loads":18,"load_failures":3,)"
+            R"("failures_served":9,"stale_served":10,)"
             R"("load_time_seconds":4.5,"load_time_histogram":[)"
             R"({"at_most_seconds":0.000001,"loads":1},{"at_most_seconds":0.001024,"loads":12},)"
             R"({"at_most_seconds":1.048576,"loads":4},{"at_most_seconds":null,"loads":1}],)"
@@ -233,6 +237,12 @@ weakcache_loads_total{cache="images"} 18
 # HELP weakcache_load_failures_total Loads that gave no object.
 # TYPE weakcache_load_failures_total counter
 weakcache_load_failures_total{cache="images"} 3
+# HELP weakcache_failures_served_total Misses that got a failure which was kept.
+# TYPE weakcache_failures_served_total counter
+weakcache_failures_served_total{cache="images"} 9
+# HELP weakcache_stale_served_total Misses that got an expired object, as there was no other.
+# TYPE weakcache_stale_served_total counter
+weakcache_stale_served_total{cache="images"} 10
 # HELP weakcache_load_duration_seconds How long the loads took.
 # TYPE weakcache_load_duration_seconds histogram
 weakcache_load_duration_seconds_bucket{cache="images",le="0.000001"} 1

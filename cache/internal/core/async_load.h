@@ -89,6 +89,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
     std::atomic<bool> posted_{false};
   };
 
+  // Sets what the ask gets if the load fails. Before Start.
+  void SetStale(Ref<V> stale) { stale_ = std::move(stale); }
   // Begins.
   void Start() {
     WatchStop();
@@ -362,7 +364,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     const std::shared_ptr<AsyncLoad> self = std::move(keep_);
     Outcome own;
     if (std::exchange(dropped_, false)) {
-      if (drop_error_ == nullptr) return ReceiveDrop();
+      if (drop_error_ == nullptr && stale_.get() == nullptr) return ReceiveDrop();
       own.error = std::exchange(drop_error_, nullptr);
     } else if (!outcome.abandoned) {
       own = outcome;
@@ -388,6 +390,13 @@ class AsyncLoad : public Loads::Flights::Continuation,
   void Deliver(Outcome outcome) {
     // Waits for the callback, if another thread runs it: it finds nothing to do.
     stop_callback_.reset();
+    if (outcome.object.get() == nullptr && stale_.get() != nullptr &&
+        !options_.stop_token.stop_requested()) {
+      shared_->counters.CountStaleServed();
+      outcome.object = std::move(stale_);
+      outcome.error = nullptr;
+      outcome.status = absl::OkStatus();
+    }
     Receive(std::move(outcome));
   }
 
@@ -405,6 +414,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
   const LoadOptions options_;
   const typename Loads::KeyLocation location_;
   Flight flight_;  // in the tree while it is queued
+  Ref<V> stale_;   // an expired object, or null
   // Guarded by the shard's lock.
   std::shared_ptr<AsyncLoad> keep_;  // while it waits for a flight
   bool taken_ = true;

@@ -4,7 +4,8 @@
 //   1. Each key is looked up. If any is missing, a permit is acquired, and the keys are looked up
 //      again after each time that the thread has waited for one.
 //   2. For each missing key that no other thread is loading, a part starts: a flight of its own, so
-//      that a thread that asks for this key meanwhile waits for the bulk load.
+//      that a thread that asks for this key meanwhile waits for the bulk load. If a failure is kept
+//      under the key, that is the part's result, and its flight ends.
 //   3. The loader runs once, with the keys of all parts.
 //   4. Each part's object is weighed and entered like that of a single load, and its flight ends.
 //      The permit is returned, and only then user code runs: see cache_loads.h.
@@ -79,6 +80,7 @@ class BulkLoad {
     LookUpMissing();
     if (!missing_.empty()) LoadMissing();
     for (const size_t index : others_) results_[index] = LoadOther(keys_[index]);
+    ServeStale();
     return std::move(results_);
   }
 
@@ -136,12 +138,36 @@ class BulkLoad {
   void LookUpMissing() {
     std::erase_if(missing_, [&](size_t index) {
       if (shared_->ended()) return false;
-      results_[index] = store_.GetIfPresent(keys_[index]);
-      return results_[index].value().get() != nullptr;
+      Ref<V> stale;
+      results_[index] = store_.GetIfPresent(keys_[index], stale);
+      if (results_[index].value().get() != nullptr) return true;
+      if (stale.get() != nullptr) stale_.insert_or_assign(index, std::move(stale));
+      return FindFailure(index);
     });
     if (!shared_->ended()) return;
     for (const size_t index : missing_) results_[index] = CacheHasEnded();
     missing_.clear();
+  }
+
+  // Sets the result of a missing key whose failure is kept. Runs no destructors.
+  bool FindFailure(size_t index) {
+    if (shared_->ended()) return false;
+    const typename Store::template LookupKeyOf<K> lookup = keys_[index];
+    absl::Status failure = loads_.failures().Find(store_.shards().Locate(lookup), lookup);
+    if (failure.ok()) return false;
+    store_.counters().CountMiss();
+    results_[index] = std::move(failure);
+    return true;
+  }
+
+  // Puts expired objects in the place of failures.
+  void ServeStale() {
+    if (wait_.cancelled()) return;
+    for (auto& [index, stale] : stale_) {
+      if (results_[index].ok()) continue;
+      shared_->counters.CountStaleServed();
+      results_[index] = std::move(stale);
+    }
   }
 
   void LoadMissing() {
@@ -161,6 +187,7 @@ class BulkLoad {
     }
     for (const auto& [index, first] : copies_) results_[index] = results_[first];
     parts_.clear();
+    failed_.clear();
   }
   void AcquirePermit(LoadPermit& permit) {
     while (!missing_.empty()) {
@@ -191,10 +218,17 @@ class BulkLoad {
       }
       return;
     }
-    store_.counters().CountMiss();
     Part& started = *parts_.emplace_back(std::move(part));
     store_.MakePayload(started.location, started.prepared, keys_[index]);
     started.flight.SetKey(&started.prepared.payload().key);
+    if (FindFailure(index)) {
+      started.outcome.status = results_[index].status();
+      Loads::EndFlight(started.completion, ending.removals);
+      failed_.push_back(std::move(parts_.back()));
+      parts_.pop_back();
+    } else {
+      store_.counters().CountMiss();
+    }
   }
   // False if the object has come in by now, or the key is being loaded. If it is this very thread
   // that loads the key, mostly for an earlier part, then `own` is the flight.
@@ -274,6 +308,9 @@ class BulkLoad {
         Enter(part, terms, ending.removals);
       } else {
         part.outcome.abandoned = ending.call.abandoned();
+        if (part.outcome.abandoned) continue;
+        loads_.failures().Keep(part.location, part.flight, part.prepared.payload().key,
+                               part.outcome.status);
       }
     }
     if (status.ok()) timer.Succeed();
@@ -323,9 +360,11 @@ class BulkLoad {
   const absl::Span<const K> keys_;
   Loader& loader_;
   std::vector<Result> results_;
-  std::vector<size_t> missing_;  // indices of keys
+  std::vector<size_t> missing_;               // indices of keys
+  std::unordered_map<size_t, Ref<V>> stale_;  // expired objects of missing keys
   std::vector<std::unique_ptr<Part>> parts_;
-  std::vector<size_t> others_;  // indices of keys that others load
+  std::vector<std::unique_ptr<Part>> failed_;  // by a failure that was kept
+  std::vector<size_t> others_;                 // indices of keys that others load
   // Indices of keys that this thread loads already, and the flights.
   std::vector<std::pair<size_t, const Flight*>> repeated_;
   std::vector<std::pair<size_t, size_t>> copies_;  // indices of repeated keys and their first ones

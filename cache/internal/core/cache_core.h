@@ -56,7 +56,7 @@ class CacheCore {
   using Result = absl::StatusOr<Ref<V>>;
 
   CacheCore(CacheSettings<K, V> settings, Hash hash, Equal equal)
-      : loads_(store_, settings.max_concurrent_loads),
+      : loads_(store_, settings.max_concurrent_loads, std::move(settings.failure_ttl)),
         refresh_(loads_),
         store_(settings, std::move(hash), std::move(equal)) {}
   CacheCore(const CacheCore&) = delete;
@@ -143,6 +143,7 @@ class CacheCore {
   }
   void Purge() {
     CacheInvalidation<Store>(store_).RemoveExpired();
+    loads_.failures().Purge();
     PurgeDead();
   }
   uint64_t SetBudget(uint64_t bytes) {
@@ -338,18 +339,31 @@ class CacheCore {
                                        Receiver receiver, const LoadOptions& options) {
     const auto shared = store_.shared();
     LoadOutcome<V> outcome;
-    outcome.object = store_.GetIfPresent(key);  // user code may run and end the cache
+    Ref<V> stale;
+    outcome.object = store_.GetIfPresent(key, stale);  // user code may run and end the cache
     if (outcome.object.get() == nullptr && shared->ended()) outcome.status = CacheHasEnded();
     if (outcome.object.get() != nullptr || !outcome.status.ok()) {
       receiver(std::move(outcome));
       return;
     }
     store_.counters().CountMiss();
+    const typename Store::template LookupKeyOf<Key> lookup = key;
+    outcome.status = loads_.failures().Find(store_.shards().Locate(lookup), lookup);
+    if (!outcome.status.ok()) {
+      if (stale.get() != nullptr) {
+        store_.counters().CountStaleServed();
+        outcome = {std::move(stale), absl::OkStatus()};
+      }
+      receiver(std::move(outcome));
+      return;
+    }
     using Load =
         AsyncLoadBy<CacheLoads<Store>, std::decay_t<Loader>, StoredExecutor<Executor>, Receiver>;
-    std::make_shared<Load>(loads_, tasks_, std::forward<Key>(key), std::forward<Loader>(loader),
-                           std::forward<Executor>(executor), std::move(receiver), options)
-        ->Start();
+    const auto load =
+        std::make_shared<Load>(loads_, tasks_, std::forward<Key>(key), std::forward<Loader>(loader),
+                               std::forward<Executor>(executor), std::move(receiver), options);
+    load->SetStale(std::move(stale));
+    load->Start();
   }
 
   template <typename Lookup, typename Key, typename Loader>
@@ -383,14 +397,43 @@ class CacheCore {
                                 std::forward<Loader>(loader), request.options.weight_estimate);
       }
       if (is_hit) return found;
-      // The old object need not wait for the new one.
-      found.reset();
+      // The old object need not wait for the new one, unless the load may fail.
+      if (outcome.removable()) found.reset();
       outcome.Reset();
       if (shared->ended()) return CacheHasEnded();
       absent_as_of = kNeverProvedAbsent;
     }
+    if (found.get() != nullptr) {
+      return LoadOrServeStale(location, lookup, std::forward<Key>(key),
+                              std::forward<Loader>(loader), request, std::move(found));
+    }
+    return LoadUnlessFailed(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                            request, absent_as_of);
+  }
+  template <typename Lookup, typename Key, typename Loader>
+  Result LoadUnlessFailed(const KeyLocation& location, const Lookup& lookup, Key&& key,
+                          Loader&& loader, const LoadRequest& request, uint64_t absent_as_of) {
+    if (absl::Status failure = loads_.failures().Find(location, lookup); !failure.ok()) {
+      return failure;
+    }
     return loads_.Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
                        request, IfOtherFails::kFail, absent_as_of);
+  }
+  // The same; the result is an expired object if the load fails, unless the caller is cancelled.
+  template <typename Lookup, typename Key, typename Loader>
+  [[gnu::noinline]] Result LoadOrServeStale(const KeyLocation& location, const Lookup& lookup,
+                                            Key&& key, Loader&& loader, const LoadRequest& request,
+                                            Ref<V> stale) {
+    const auto shared = store_.shared();  // the load's user code may end the cache
+    Result result = CatchErrors(
+        [&] {
+          return LoadUnlessFailed(location, lookup, std::forward<Key>(key),
+                                  std::forward<Loader>(loader), request, kNeverProvedAbsent);
+        },
+        [] { return Result(absl::UnknownError("the load threw")); });
+    if (result.ok() || request.options.stop_token.stop_requested()) return result;
+    shared->counters.CountStaleServed();
+    return stale;
   }
 
   CacheLoads<Store> loads_;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "weakcache/cache/internal/core/freshness.h"
+#include "weakcache/cache/internal/core/load_failures.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/ref.h"
 
@@ -48,12 +49,12 @@ class CacheInvalidation {
     });
     return removed;
   }
-  // Removes all objects that have expired by time.
+  // Removes all objects that have expired by time, and are not kept for loads that fail.
   void RemoveExpired() {
     const Freshness& freshness = store_.freshness();
     const int64_t now = freshness.NowIfNeeded();
     store_.shards().ForEach([&](const Entry& entry, const Ref<V>&) {
-      if (freshness.IsExpired(entry, now)) store_.Remove(entry, RemovalCause::kExpired, now);
+      if (freshness.IsRemovable(entry, now)) store_.Remove(entry, RemovalCause::kExpired, now);
     });
   }
 
@@ -62,12 +63,16 @@ class CacheInvalidation {
   using Shard = typename Store::Shard;
   using MutexLock = typename Store::MutexLock;
 
-  // Cancels the loads and refreshes under way: what they load does not enter the cache.
+  // Cancels the loads and refreshes under way: what they load does not enter the cache. Forgets the
+  // failures of earlier ones.
   void CancelLoads() {
     store_.shards().ForEachShard([](Shard& shard) {
-      MutexLock lock(shard.table.mutex);
-      shard.flights.CancelAll();
-      shard.refreshes.CancelAll();
+      {
+        MutexLock lock(shard.table.mutex);
+        shard.flights.CancelAll();
+        shard.refreshes.CancelAll();
+      }
+      LoadFailures<Store>::ForgetIf(shard, [](const K&) { return true; });
     });
   }
 
@@ -78,8 +83,10 @@ class CacheInvalidation {
     if constexpr (!std::is_copy_constructible_v<K>) {
       CancelLoads();
     } else {
-      store_.shards().ForEachShard(
-          [&](Shard& shard) { CancelLoadsIf(shard, condition, /*hash=*/0, /*bits=*/0); });
+      store_.shards().ForEachShard([&](Shard& shard) {
+        CancelLoadsIf(shard, condition, /*hash=*/0, /*bits=*/0);
+        LoadFailures<Store>::ForgetIf(shard, condition);
+      });
     }
   }
   // The same for the loads whose keys' hashes have those lowest bits. Under the lock no more than

@@ -19,7 +19,8 @@
 //   3. The key is constructed in a slot that was prepared with the flight. From then on others can
 //      find the flight: they wait for it, or cancel it, because the key is invalidated, or
 //      supersede it, because another object is put under the key.
-//   4. Make runs the loader and then the weigher, without any lock, and measures the time.
+//   4. Make runs the loader and then the weigher, without any lock, and measures the time; unless
+//      an earlier failure is kept under the key, which is the outcome then (load_failures.h).
 //   5. Under a hard limit, the room is made exact. EnterLoaded takes the shard's lock. If the
 //      flight is neither cancelled nor superseded the object enters the table. Whatever the
 //      outcome, the flight ends and those that wait get it.
@@ -53,6 +54,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "weakcache/cache/cache_options.h"
+#include "weakcache/cache/internal/core/load_failures.h"
 #include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/creation/single_flight.h"
 #include "weakcache/cache/internal/creation/stop_token.h"
@@ -132,11 +134,13 @@ class CacheLoads {
   };
 
   // `limit`: see LoadLimiter.
-  CacheLoads(Store& store, size_t limit) : store_(store), limiter_(limit) {}
+  CacheLoads(Store& store, size_t limit, typename LoadFailures<Store>::Ttl failure_ttl)
+      : store_(store), failures_(store, std::move(failure_ttl)), limiter_(limit) {}
   CacheLoads(const CacheLoads&) = delete;
   CacheLoads& operator=(const CacheLoads&) = delete;
 
   Store& store() const { return store_; }
+  const LoadFailures<Store>& failures() const { return failures_; }
   LoadLimiter& limiter() { return limiter_; }
 
   // Measures and counts a load, from its construction on.
@@ -215,7 +219,8 @@ class CacheLoads {
       const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
       store_.MakePayload(location, prepared, std::forward<Key>(key));
       flight.SetKey(&prepared.payload().key);
-      outcome.status = Make(prepared.cold(), std::forward<Loader>(loader), made, loader_result);
+      outcome.status = MakeUnlessFailed(location, flight, call, prepared.cold(),
+                                        std::forward<Loader>(loader), made, loader_result);
       if (!outcome.status.ok()) return;
       store_.template GrowRoom<kIsEmbedded<Made>>(prepared.cold(), reservation, removals);
       EnterLoaded(location, prepared, made, present, completion, reservation, removals);
@@ -243,6 +248,18 @@ class CacheLoads {
     permit.AwaitChange(wait);
   }
 
+  // The same as Make, unless a failure is kept under the key. The one that this makes is kept.
+  template <typename Made, typename Loader>
+  absl::Status MakeUnlessFailed(const KeyLocation& location, const typename Flights::Flight& flight,
+                                const StoppableCall& call, Entry& entry, Loader&& loader,
+                                Made& made, ResultBy<Loader>& loader_result) {
+    absl::Status status = failures_.Find(location, entry.key());
+    if (!status.ok()) return status;
+    status = Make(entry, std::forward<Loader>(loader), made, loader_result);
+    if (status.ok() || call.abandoned()) return status;
+    failures_.Keep(location, flight, entry.key(), status);
+    return status;
+  }
   // Runs the loader and the weigher.
   template <typename Made, typename Loader>
   absl::Status Make(Entry& entry, Loader&& loader, Made& made, ResultBy<Loader>& loader_result) {
@@ -526,6 +543,7 @@ class CacheLoads {
   }
 
   Store& store_;
+  const LoadFailures<Store> failures_;
   LoadLimiter limiter_;
 };
 

@@ -36,6 +36,7 @@ struct CacheSettings {
   Freshness freshness;
   bool count_entry_memory;
   HardLimitSettings hard_limit = {};
+  std::function<absl::Duration(const absl::Status&)> failure_ttl = {};
 };
 
 // Returns InvalidArgument if an option is bad.
@@ -50,9 +51,10 @@ absl::StatusOr<CacheSettings<K, V>> MakeSettings(LargeObjectCacheOptions<K, V> o
       std::move(options.weigher),
       std::move(options.removal_listener),
       Freshness({std::move(options.clock), options.expire_after_write, options.expire_after_access,
-                 options.refresh_after_write, options.expiry_jitter}),
+                 options.refresh_after_write, options.expiry_jitter, options.stale_if_error}),
       options.count_entry_memory,
-      {options.hard_limit_bytes, options.hard_limit_wait, options.at_hard_limit}};
+      {options.hard_limit_bytes, options.hard_limit_wait, options.at_hard_limit},
+      std::move(options.failure_ttl)};
 }
 
 }  // namespace weakcache::internal

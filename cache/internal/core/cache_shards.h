@@ -12,6 +12,7 @@
 #include "weakcache/cache/internal/concurrent/sharding.h"
 #include "weakcache/cache/internal/creation/single_flight.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
+#include "weakcache/cache/internal/loading/failure_table.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/retention/cache_entry.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
@@ -36,8 +37,9 @@ class CacheShards {
     bool DropEntries() { return table.DropExternalEntries(); }
 
     Table table;
-    Flights flights;    // guarded by the table's mutex
-    Flights refreshes;  // the same; nobody waits for them
+    Flights flights;           // guarded by the table's mutex
+    Flights refreshes;         // the same; nobody waits for them
+    FailureTable<K> failures;  // the same
   };
   struct KeyLocation {
     uint32_t hash() const { return static_cast<uint32_t>(key_hash >> kBitsBelowSlotHash); }

@@ -45,6 +45,7 @@
 #include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/core/lookup_outcome.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
+#include "weakcache/cache/internal/loading/failure_table.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/internal/retention/cache_entry.h"
@@ -79,6 +80,7 @@ class CacheStore {
   using TableEntry = typename Table::Entry;
   using PreparedSlot = typename Table::PreparedSlot;
   using MutexLock = typename Table::MutexLock;
+  using Failure = typename FailureTable<K>::Failure;
   template <typename AnyKey>
   using LookupKeyOf = LookupKey<K, Hash, Equal, AnyKey>;
 
@@ -86,7 +88,8 @@ class CacheStore {
       : shared_(std::make_shared<CacheShared<K>>(
             ListenerOnSlots(std::move(settings.listener)),
             settings.count_entry_memory ? EntryMemory() : typename Shared::EntryWeights(),
-            settings.hard_limit.bytes == 0 ? ByteLimit::kNone : settings.hard_limit.bytes)),
+            settings.hard_limit.bytes == 0 ? ByteLimit::kNone : settings.hard_limit.bytes,
+            settings.freshness.stale_if_error())),
         hard_limit_(settings.hard_limit),
         freshness_(std::move(settings.freshness)),
         shards_(settings.shards, std::move(hash), std::move(equal), shared_),
@@ -94,7 +97,7 @@ class CacheStore {
         retention_(
             settings.budget, settings.budget_covers_in_use, shared_,
             [this](const Entry& entry, int64_t now) {
-              return freshness_.needed() && freshness_.IsExpired(entry, now);
+              return freshness_.needed() && freshness_.IsRemovable(entry, now);
             },
             freshness_.expires_by_default()) {}
   CacheStore(const CacheStore&) = delete;
@@ -140,6 +143,19 @@ class CacheStore {
   template <typename AnyKey>
   Ref<V> GetIfPresent(const AnyKey& key) {
     return GetOr<IfAbsent::kRemoveExpired>(key);
+  }
+  // The same; an object that has expired by time, but is kept for loads that fail, goes to `stale`.
+  template <typename AnyKey>
+  Ref<V> GetIfPresent(const AnyKey& key, Ref<V>& stale) {
+    const LookupKeyOf<AnyKey> lookup = key;
+    const KeyLocation location = shards_.Locate(lookup);
+    if (Embedded* const found = FindFast(location, lookup)) [[likely]]
+      return found->Adopt();
+    Outcome outcome(freshness_);
+    Ref<V> found = Find(location, lookup, outcome);
+    if (found.get() == nullptr || RecordHit(outcome)) return found;
+    if (!outcome.removable()) stale = std::move(found);
+    return Ref<V>();
   }
   // The same without removing an object that has expired by time.
   template <typename AnyKey>
@@ -241,7 +257,9 @@ class CacheStore {
     Table& table = location.shard->table;
     TableEntry present;
     PendingRemovals removals;
+    Failure failure;
     MutexLock lock(table.mutex);
+    failure = location.shard->failures.Take(location.hash(), shards_.MatchingKey(lookup));
     // A flight that has no key yet has not begun to load.
     auto* const flight =
         location.shard->flights.Find(location.hash(), shards_.MatchingKey(lookup)).flight;
@@ -403,6 +421,7 @@ class CacheStore {
     Table& table = location.shard->table;
     Flights& flights = location.shard->flights;
     TableEntry present;
+    Failure failure;
     MutexLock lock(table.mutex);
     const K& own_key = prepared.payload().key;
     present = table.FindLocked(location.hash(), shards_.Matching(own_key), removals.deferred);
@@ -414,7 +433,10 @@ class CacheStore {
     Ref<V> entered =
         Enter(table, location.hash(), prepared, made, present, now, reservation, removals);
     const bool has_entered = entered.get() != nullptr;
-    if (flight != nullptr && (kReplaces || has_entered)) flights.Supersede(*flight);
+    if (kReplaces || has_entered) {
+      if (flight != nullptr) flights.Supersede(*flight);
+      failure = location.shard->failures.Take(location.hash(), shards_.MatchingKey(own_key));
+    }
     on_entered();
     lock.unlock();
     if (!has_entered) [[unlikely]]
@@ -430,7 +452,7 @@ class CacheStore {
       retention_.UpdateExpiryTime(entry);
     }
     if (outcome.expired()) {
-      Remove(*entry, RemovalCause::kExpired, /*now=*/0);
+      if (outcome.removable()) Remove(*entry, RemovalCause::kExpired, /*now=*/0);
       return false;
     }
     if (!outcome.weak()) {

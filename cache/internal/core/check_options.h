@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -53,6 +54,9 @@ absl::Status CheckDurations(const Options& options) {
   absl::Status status = check("expire_after_write", options.expire_after_write);
   status.Update(check("expire_after_access", options.expire_after_access));
   status.Update(check("refresh_after_write", options.refresh_after_write));
+  if (options.stale_if_error != absl::ZeroDuration()) {
+    status.Update(check("stale_if_error", options.stale_if_error));
+  }
   if (status.ok() && options.refresh_after_write != absl::InfiniteDuration() &&
       options.refresh_after_write >= options.expire_after_write) {
     return absl::InvalidArgumentError("refresh_after_write: is not before expire_after_write");
@@ -109,6 +113,13 @@ absl::Status SetDefaultWeigher(LargeObjectCacheOptions<K, V>& options) {
   }
 }
 
+// Returns InvalidArgument if failures are to be kept but keys can't be copied for that.
+template <typename K, typename V>
+absl::Status CheckFailureTtl(const LargeObjectCacheOptions<K, V>& options) {
+  if (std::is_copy_constructible_v<K> || !options.failure_ttl) return absl::OkStatus();
+  return absl::InvalidArgumentError("failure_ttl: is set, but keys can't be copied");
+}
+
 // Returns InvalidArgument if an option is bad; sets the default weigher.
 template <typename K, typename V>
 absl::Status CheckOptions(LargeObjectCacheOptions<K, V>& options, bool weak) {
@@ -117,6 +128,7 @@ absl::Status CheckOptions(LargeObjectCacheOptions<K, V>& options, bool weak) {
   status.Update(CheckHardLimit(options));
   status.Update(CheckDurations(options));
   status.Update(CheckJitter(options.expiry_jitter));
+  status.Update(CheckFailureTtl(options));
   status.Update(SetDefaultWeigher(options));
   return status;
 }

@@ -26,6 +26,7 @@ struct FreshnessSettings {
   absl::Duration expire_after_access = absl::InfiniteDuration();
   absl::Duration refresh_after_write = absl::InfiniteDuration();
   double expiry_jitter = 0;
+  absl::Duration stale_if_error = absl::ZeroDuration();
 };
 
 // Thread-safe, if the clock is.
@@ -36,6 +37,7 @@ class Freshness {
         expire_after_write_(InNanoseconds(settings.expire_after_write)),
         expire_after_access_(InNanoseconds(settings.expire_after_access)),
         refresh_after_write_(InNanoseconds(settings.refresh_after_write)),
+        stale_if_error_(InNanoseconds(settings.stale_if_error)),
         jitter_(settings.expiry_jitter),
         start_(clock_ ? Now() : 0),
         needed_(expires_by_default() || refresh_after_write_ != kNever),
@@ -45,6 +47,7 @@ class Freshness {
         expire_after_write_(other.expire_after_write_),
         expire_after_access_(other.expire_after_access_),
         refresh_after_write_(other.refresh_after_write_),
+        stale_if_error_(other.stale_if_error_),
         jitter_(other.jitter_),
         start_(other.start_),
         needed_(other.needed()),
@@ -58,6 +61,8 @@ class Freshness {
   bool expires_by_default() const {
     return expire_after_write_ != kNever || expire_after_access_ != kNever;
   }
+  // How long an expired object is kept for loads that fail, in nanoseconds.
+  int64_t stale_if_error() const { return stale_if_error_; }
   // In nanoseconds since some time or other.
   int64_t Now() const {
     if (clock_) return absl::ToUnixNanos(clock_());
@@ -145,6 +150,13 @@ class Freshness {
   bool IsExpired(const Entry& entry, int64_t now) const {
     return IsDue(entry.written, now, entry.expires_after.load(std::memory_order_relaxed)) ||
            IsDue(entry.accessed, now, expire_after_access_);
+  }
+  // Whether an object has been expired for longer than it is kept for loads that fail.
+  template <typename Entry>
+  bool IsRemovable(const Entry& entry, int64_t now) const {
+    const int64_t life = entry.expires_after.load(std::memory_order_relaxed);
+    return IsDue(entry.written, now, Sum(life, stale_if_error_)) ||
+           IsDue(entry.accessed, now, Sum(expire_after_access_, stale_if_error_));
   }
   template <typename Entry>
   bool IsRefreshDue(const Entry& entry, int64_t now) const {
@@ -271,6 +283,7 @@ class Freshness {
   const int64_t expire_after_write_;
   const int64_t expire_after_access_;
   const int64_t refresh_after_write_;
+  const int64_t stale_if_error_;
   const double jitter_;  // at most that part of a life is taken away
   const int64_t start_;  // of the ticks
   // False to true once, by the first thread that gives an object a life of its own, before it

@@ -57,6 +57,8 @@ class LookupOutcome {
   Entry* entry() const { return entry_; }
   bool weak() const { return weak_; }
   bool expired() const { return expired_; }
+  // Whether it is not even kept for loads that fail.
+  bool removable() const { return removable_; }
   bool refresh_due() const { return refresh_due_; }
   // Whether to call Freshness::CorrectTimes, which calls the user's clock: after the look-up,
   // because that may hold a lock.
@@ -72,6 +74,7 @@ class LookupOutcome {
     weak_ = !entry.retained();
     times_are_doubtful_ = ages_matter_ && freshness_.SeemsToComeFromTheFuture(entry, now_);
     expired_ = freshness_.IsExpired(entry, now_);
+    removable_ = expired_ && freshness_.IsRemovable(entry, now_);
     refresh_due_ = !expired_ && freshness_.IsRefreshDue(entry, now_);
     if (!expired_) freshness_.RecordAccess(entry, now_);
     if (ages_matter_ && !expired_ && !refresh_due_) freshness_.Arm(entry);
@@ -87,6 +90,7 @@ class LookupOutcome {
   Entry* entry_ = nullptr;  // with a reference to its slot
   bool weak_ = false;
   bool expired_ = false;
+  bool removable_ = false;
   bool refresh_due_ = false;
   bool times_are_doubtful_ = false;
   ControlBlock::DeferredReleases deferred_;

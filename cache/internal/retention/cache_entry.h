@@ -39,8 +39,11 @@ struct CacheShared {
   };
 
   explicit CacheShared(Listener to_notify, EntryWeights weights = {},
-                       uint64_t hard_limit_bytes = ByteLimit::kNone)
-      : listener(std::move(to_notify)), entry_weights(weights), hard_limit(hard_limit_bytes) {}
+                       uint64_t hard_limit_bytes = ByteLimit::kNone, int64_t expired_stays = 0)
+      : listener(std::move(to_notify)),
+        entry_weights(weights),
+        stale_if_error(expired_stays),
+        hard_limit(hard_limit_bytes) {}
 
   // Calls the listener. Its exceptions go to the handler of callbacks' exceptions.
   void NotifyListener(const K& key, ControlBlock* slot, RemovalCause cause,
@@ -64,6 +67,8 @@ struct CacheShared {
 
   const Listener listener;
   const EntryWeights entry_weights;
+  // How long expired objects are kept for loads that fail, in nanoseconds.
+  const int64_t stale_if_error;
   CacheCounters counters;
   // Counts all live objects in the cache, retained or not, and what is reserved for loads.
   ByteLimit hard_limit;
@@ -288,12 +293,15 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
     }
   }
 
-  // When the object expires by its life, in nanoseconds of the cache's clock; expire_after_access
-  // does not count here. Relaxed, both: see the fields.
+  // When the object has expired by its life, and is not kept for loads that fail any more, in
+  // nanoseconds of the cache's clock; expire_after_access does not count here. Relaxed, both: see
+  // the fields.
   int64_t expiry_time() const {
     const int64_t since = written.load(std::memory_order_relaxed);
     const int64_t life = expires_after.load(std::memory_order_relaxed);
-    return life == kNeverDue || (since > 0 && life > kNeverDue - since) ? kNeverDue : since + life;
+    const int64_t stay = shared_->stale_if_error;
+    const int64_t end = life > kNeverDue - stay ? kNeverDue : life + stay;
+    return end == kNeverDue || (since > 0 && end > kNeverDue - since) ? kNeverDue : since + end;
   }
 
   // Whether a look-up has found the object since it was written; only known if that matters for

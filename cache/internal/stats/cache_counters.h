@@ -92,6 +92,8 @@ class CacheCounters {
   void CountHit() { Count(kHits, 1); }
   void CountWeakHit() { Count(kWeakHits, 1); }
   void CountMiss() { Count(kMisses, 1); }
+  void CountFailureServed() { Count(kFailuresServed, 1); }
+  void CountStaleServed() { Count(kStaleServed, 1); }
   void CountRemoval(RemovalCause cause) { Count(kRemovals + static_cast<size_t>(cause), 1); }
 
   // Count an object that the cache has but does not retain, and one that stops being so.
@@ -145,6 +147,8 @@ class CacheCounters {
     stats->bytes_pinned += NotNegative(sums[kBytesPinned]);
     stats->loads_in_flight += NotNegative(sums[kLoadsInFlight]);
     stats->load_failures += sums[kLoadFailures];
+    stats->failures_served += sums[kFailuresServed];
+    stats->stale_served += sums[kStaleServed];
     for (const LoadTimes& times : load_times_) {
       for (size_t i = 0; i < CacheStats::kLoadTimeBuckets; ++i) {
         const uint64_t loads = times.buckets[i].load(std::memory_order_relaxed);
@@ -165,6 +169,8 @@ class CacheCounters {
     kLoadsInFlight,
     kLoadFailures,
     kLoadNanoseconds,
+    kFailuresServed,
+    kStaleServed,
     kFigures
   };
 

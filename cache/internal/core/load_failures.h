@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// What becomes of a failed load in a LargeObjectCache with a `failure_ttl`.
+//
+// A load that fails asks that option how long, keeps its failure in the shard's table, and only
+// then ends its flight. A load that has begun its own flight looks into the table before it calls
+// its loader. So of all that ask for the key, at the same time or later, nobody calls a loader
+// until the failure is over. Before a flight, callers look as well, only because they need neither
+// a permit nor a task then.
+//
+// Whatever makes the key's next load another one takes the failure out, under the shard's lock: an
+// object that is entered under the key, and the invalidation of the key. That also cancels the
+// flight of a load under way, which then keeps no failure.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CORE_LOAD_FAILURES_H_
+#define WEAKCACHE_CACHE_INTERNAL_CORE_LOAD_FAILURES_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "weakcache/cache/internal/loading/failure_table.h"
+
+namespace weakcache::internal {
+
+// Thread-safe. Store is a CacheStore, which outlives this.
+template <typename Store>
+class LoadFailures {
+ public:
+  using K = typename Store::Key;
+  using KeyLocation = typename Store::KeyLocation;
+  using Flight = typename Store::Flights::Flight;
+  using Shard = typename Store::Shard;
+  using Ttl = std::function<absl::Duration(const absl::Status&)>;
+
+  LoadFailures(Store& store, Ttl ttl) : store_(store), ttl_(std::move(ttl)) {}
+  LoadFailures(const LoadFailures&) = delete;
+  LoadFailures& operator=(const LoadFailures&) = delete;
+
+  // Returns the failure that is kept under the key, and counts it; or OK. Calls the clock.
+  template <typename Lookup>
+  absl::Status Find(const KeyLocation& location, const Lookup& lookup) const {
+    if (location.shard->failures.empty()) [[likely]]
+      return absl::OkStatus();
+    return FindSlow(location, lookup);
+  }
+
+  // Keeps the failure of a load, if the option says so and the load has not been cancelled. Before
+  // its flight ends. Calls the option and the clock, and copies the key.
+  void Keep(const KeyLocation& location, const Flight& flight, const K& key,
+            const absl::Status& status) const {
+    if (!ttl_) return;
+    if constexpr (std::is_copy_constructible_v<K>) {
+      const int64_t life = absl::ToInt64Nanoseconds(ttl_(status));
+      if (life <= 0) return;
+      const int64_t now = store_.freshness().Now();
+      const int64_t until = now > INT64_MAX - life ? INT64_MAX : now + life;
+      Failure failure =
+          std::make_shared<const KeptFailure<K>>(key, location.hash(), status, now, until);
+      Failure former;
+      typename Store::MutexLock lock(location.shard->table.mutex);
+      if (flight.cancelled()) return;
+      former = location.shard->failures.Insert(std::move(failure), store_.shards().MatchingKey(key),
+                                               now);
+    }
+  }
+
+  // Forgets all failures of a shard that are kept of a key for which `condition(key)` is true,
+  // which is called without a lock.
+  template <typename Condition>
+  static void ForgetIf(Shard& shard, Condition&& condition) {
+    if (shard.failures.empty()) return;
+    std::vector<Failure> failures;
+    {
+      typename Store::MutexLock lock(shard.table.mutex);
+      failures = shard.failures.All();
+    }
+    std::erase_if(failures, [&](const Failure& failure) { return !condition(failure->key); });
+    Forget(shard, failures);
+  }
+  // Forgets those that are over.
+  void Purge() const {
+    store_.shards().ForEachShard([&](Shard& shard) {
+      if (shard.failures.empty()) return;
+      const int64_t now = store_.freshness().Now();
+      std::vector<Failure> failures;
+      {
+        typename Store::MutexLock lock(shard.table.mutex);
+        failures = shard.failures.All();
+      }
+      std::erase_if(failures, [&](const Failure& failure) { return !failure->IsOver(now); });
+      Forget(shard, failures);
+    });
+  }
+
+ private:
+  using Failure = typename FailureTable<K>::Failure;
+
+  template <typename Lookup>
+  [[gnu::noinline]] absl::Status FindSlow(const KeyLocation& location, const Lookup& lookup) const {
+    const int64_t now = store_.freshness().Now();
+    Failure failure;
+    {
+      typename Store::MutexLock lock(location.shard->table.mutex);
+      failure = location.shard->failures.Find(location.hash(), store_.shards().MatchingKey(lookup));
+    }
+    if (failure == nullptr || failure->IsOver(now)) return absl::OkStatus();
+    store_.counters().CountFailureServed();
+    return failure->status;
+  }
+  // The caller's pointers keep them until after the unlock.
+  static void Forget(Shard& shard, const std::vector<Failure>& failures) {
+    if (failures.empty()) return;
+    typename Store::MutexLock lock(shard.table.mutex);
+    for (const Failure& failure : failures) shard.failures.Remove(failure);
+  }
+
+  Store& store_;
+  const Ttl ttl_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CORE_LOAD_FAILURES_H_

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// Failures of loads that a cache keeps for a while, so that not everybody who asks for the key
+// meanwhile asks its source: see the option `failure_ttl`.
+#ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_FAILURE_TABLE_H_
+#define WEAKCACHE_CACHE_INTERNAL_LOADING_FAILURE_TABLE_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace weakcache::internal {
+
+// How a load of the key has failed.
+template <typename K>
+struct KeptFailure {
+  KeptFailure(const K& of_key, uint32_t hash_of_key, absl::Status how, int64_t now, int64_t end)
+      : key(of_key), hash(hash_of_key), status(std::move(how)), since(now), until(end) {}
+
+  // A time before `since` is one of a clock that has been set back.
+  bool IsOver(int64_t now) const { return now >= until || now < since; }
+
+  const K key;
+  const uint32_t hash;
+  const absl::Status status;
+  // Nanoseconds of the cache's clock.
+  const int64_t since;
+  const int64_t until;
+};
+
+// The failures of one shard: at most kMost, as they have no weight that the budget could bound. The
+// hash chooses a row; one that comes to a full row takes the place of the one there that ends
+// first, whose key is loaded anew when somebody asks for it.
+//
+// Guarded by the shard's lock, which callers hold except for empty(). Failures are handed out and
+// taken in as shared pointers, because their keys have destructors of the user's: declare those
+// pointers before the lock. Takes its memory when the first failure comes.
+template <typename K>
+class FailureTable {
+ public:
+  using Failure = std::shared_ptr<const KeptFailure<K>>;
+  static constexpr size_t kRows = 64;
+  static constexpr size_t kRowSize = 8;
+  static constexpr size_t kMost = kRows * kRowSize;
+
+  FailureTable() = default;
+  FailureTable(const FailureTable&) = delete;
+  FailureTable& operator=(const FailureTable&) = delete;
+
+  bool empty() const { return size_.load(std::memory_order_relaxed) == 0; }  // see the field
+
+  // Returns the failure of the key for which `match(key)` is true, or null.
+  template <typename Match>
+  Failure Find(uint32_t hash, const Match& match) const {
+    Failure* const place = FindPlace(hash, match);
+    return place == nullptr ? nullptr : *place;
+  }
+  // The same, and takes it out.
+  template <typename Match>
+  Failure Take(uint32_t hash, const Match& match) {
+    Failure* const place = FindPlace(hash, match);
+    return place == nullptr ? nullptr : TakeFrom(*place);
+  }
+  // Puts a failure in, in place of the key's former one; `match` is that of Find. Returns the
+  // failure that has to go, or null.
+  template <typename Match>
+  Failure Insert(Failure failure, const Match& match, int64_t now) {
+    if (rows_ == nullptr) rows_ = std::make_unique<Rows>();
+    Failure* place = FindPlace(failure->hash, match);
+    if (place == nullptr) place = &PlaceFor(failure->hash, now);
+    Failure former = TakeFrom(*place);
+    *place = std::move(failure);
+    AddToSize(1);
+    return former;
+  }
+  // Takes a failure out, if it is still in.
+  void Remove(const Failure& failure) {
+    for (Failure& place : Row(failure->hash)) {
+      if (place == failure) static_cast<void>(TakeFrom(place));
+    }
+  }
+  // Returns all.
+  std::vector<Failure> All() const {
+    std::vector<Failure> all;
+    if (empty()) return all;
+    all.reserve(kMost);
+    for (const auto& row : *rows_) {
+      for (const Failure& failure : row) {
+        if (failure != nullptr) all.push_back(failure);
+      }
+    }
+    return all;
+  }
+
+ private:
+  using Rows = std::array<std::array<Failure, kRowSize>, kRows>;
+
+  std::array<Failure, kRowSize>& Row(uint32_t hash) const { return (*rows_)[hash % kRows]; }
+
+  template <typename Match>
+  Failure* FindPlace(uint32_t hash, const Match& match) const {
+    if (empty()) return nullptr;
+    for (Failure& place : Row(hash)) {
+      if (place != nullptr && place->hash == hash && match(place->key)) return &place;
+    }
+    return nullptr;
+  }
+  // Returns a free place, or else that of a failure that is over, or else of the one that ends
+  // first.
+  Failure& PlaceFor(uint32_t hash, int64_t now) const {
+    const auto end_of = [&](const Failure& failure) {
+      return failure == nullptr || failure->IsOver(now) ? INT64_MIN : failure->until;
+    };
+    auto& row = Row(hash);
+    Failure* first = &row.front();
+    for (Failure& place : row) {
+      if (place == nullptr) return place;
+      if (end_of(place) < end_of(*first)) first = &place;
+    }
+    return *first;
+  }
+  Failure TakeFrom(Failure& place) {
+    if (place != nullptr) AddToSize(-1);
+    return std::exchange(place, nullptr);
+  }
+  void AddToSize(int change) {
+    size_.store(size_.load(std::memory_order_relaxed) + static_cast<size_t>(change),
+                std::memory_order_relaxed);
+  }
+
+  std::unique_ptr<Rows> rows_;
+  // How many there are. Written under the lock; read also without it, by who then takes the lock if
+  // there are any. Relaxed: a thread whose own flight has begun sees what earlier flights of the
+  // shard have left, because the flights are in an order; any other looks only to save itself that.
+  std::atomic<size_t> size_{0};
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_LOADING_FAILURE_TABLE_H_
