@@ -24,6 +24,12 @@ def _system_libraries_impl(_ctx):
         targets = {":rocksdb": "rocksdb"},
     )
     system_library(
+        name = "httplib",
+        headers = ["httplib.h"],
+        system_package = "libcpp-httplib-dev",
+        targets = {":httplib": "cpp-httplib"},
+    )
+    system_library(
         name = "stb",
         header_only = True,
         headers = ["stb/stb_image.h"],

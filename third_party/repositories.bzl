@@ -100,6 +100,13 @@ def weakcache_dependencies():
     )
     _maybe(
         system_library,
+        name = "httplib",
+        headers = ["httplib.h"],
+        system_package = "libcpp-httplib-dev",
+        targets = {":httplib": "cpp-httplib"},
+    )
+    _maybe(
+        system_library,
         name = "zlib",
         headers = ["zlib.h"],
         system_package = "zlib1g-dev",

@@ -93,7 +93,7 @@ base="g++ bazel-bootstrap bazel-rules-java bazel-rules-proto pkg-config libabsl-
 clang="clang lld libclang-rt-dev"
 lint="$clang cmake make clang-format clang-tidy doxygen shellcheck"
 all_libraries="libgtest-dev libgmock-dev libbenchmark-dev relacy-dev libboost-dev libtbb-dev"
-all_libraries+=" librocksdb-dev libstb-dev zlib1g-dev gdb"
+all_libraries+=" librocksdb-dev libstb-dev libcpp-httplib-dev zlib1g-dev gdb"
 
 # Back to a bare system: Debian, root, nothing installed, everything installable.
 reset_case() {
@@ -146,7 +146,7 @@ expect_no_call() { [[ $'\n'$calls != *$'\n'"$1"* ]] || fail "unexpected call: $1
 begin "a bare system installs what an example needs, and says so before"
 run run //examples:image_cache
 expect_status 0
-expect_installed "$base libgtest-dev libgmock-dev libstb-dev zlib1g-dev"
+expect_installed "$base libgtest-dev libgmock-dev libstb-dev libcpp-httplib-dev zlib1g-dev"
 expect_output "installing with apt-get: $base libgtest-dev"
 expect_output "WEAKCACHE_SKIP_INSTALL=1"
 expect_call "bazel run //examples:image_cache"
@@ -175,7 +175,7 @@ expect_no_call "id"
 # Which folders the command line reaches: "DIRECTORY|LIBRARIES|ARGUMENTS".
 tests="libgtest-dev libgmock-dev relacy-dev libboost-dev"
 all_tests="$tests gdb"
-examples="libgtest-dev libgmock-dev libstb-dev zlib1g-dev"
+examples="libgtest-dev libgmock-dev libstb-dev libcpp-httplib-dev zlib1g-dev"
 benchmarks="libgtest-dev libgmock-dev libbenchmark-dev libboost-dev libtbb-dev"
 benchmarks+=" librocksdb-dev zlib1g-dev"
 while IFS='|' read -r where libraries line; do
