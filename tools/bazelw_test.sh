@@ -92,6 +92,7 @@ fi
 base="g++ bazel-bootstrap bazel-rules-java bazel-rules-proto pkg-config libabsl-dev"
 clang="clang lld libclang-rt-dev"
 lint="$clang cmake make clang-format clang-tidy doxygen shellcheck"
+nightly="chromium chromium-driver python3-selenium prometheus"
 all_libraries="libgtest-dev libgmock-dev libbenchmark-dev relacy-dev libboost-dev libtbb-dev"
 all_libraries+=" librocksdb-dev libstb-dev libcpp-httplib-dev zlib1g-dev gdb"
 
@@ -224,6 +225,12 @@ begin "--install-lint adds the lint packages and runs nothing"
 run --install-lint
 expect_status 0
 expect_installed "$base $lint $all_libraries"
+expect_no_call "bazel"
+
+begin "--install-nightly adds those of the nightly lane"
+run --install-nightly
+expect_status 0
+expect_installed "$base $lint $nightly $all_libraries"
 expect_no_call "bazel"
 
 begin "a configuration that uses clang needs it"
