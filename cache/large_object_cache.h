@@ -309,6 +309,7 @@ class LargeObjectCache {
   using Core = internal::CacheCore<K, V, Hash, Equal>;
   using Entry = typename Core::Entry;
 
+  friend struct internal::CacheAccess;
   explicit LargeObjectCache(std::unique_ptr<Core> core) : core_(std::move(core)) {}
   static absl::StatusOr<LargeObjectCache> Make(Options options, bool weak, Hash hash, Equal equal) {
     auto settings = internal::MakeSettings(std::move(options), weak);

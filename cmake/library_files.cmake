@@ -2,6 +2,7 @@
 # Written by tools/check_cmake_files.py --write, from the BUILD files.
 
 set(WEAKCACHE_WEAKREF_SOURCES
+  weakref/census.cc
   weakref/cycles.cc
   weakref/cycles_output.cc
   weakref/expiry.cc

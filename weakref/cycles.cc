@@ -2,313 +2,87 @@
 #include "weakcache/weakref/cycles.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <memory>
-#include <mutex>
 #include <string>
-#include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "weakcache/weakref/internal/census_entry.h"
 #include "weakcache/weakref/internal/check.h"
+#include "weakcache/weakref/internal/cycle_search.h"
 
 namespace weakcache {
 namespace internal {
 
-// ---- The census.
+// ---- The addresses that were told.
 
-void CensusCore::Add(ControlBlock* block, const void* object, const CensusType& type) {
-  auto entry = std::make_unique<CensusEntry>(this);
-  block->AddWeak();
-  entry->block = block;
-  entry->object = object;
-  entry->type = &type;
-  CensusEntry* const watcher = entry.get();
-  Enter(std::move(entry));
-  block->AddWatcher(watcher);
+AddressSet::Stretch& AddressSet::Find(uintptr_t number) {
+  const size_t mask = stretches_.size() - 1;
+  size_t i = HashOf(number, shift_);
+  while (stretches_[i].number != number && stretches_[i].number != 0) i = (i + 1) & mask;
+  return stretches_[i];
 }
 
-void CensusCore::Add(std::weak_ptr<const void> owner, const void* identity, const void* object,
-                     const CensusType& type) {
-  auto entry = std::make_unique<CensusEntry>(this);
-  entry->shared = std::make_unique<SharedOwner>();
-  entry->shared->weak = std::move(owner);
-  entry->shared->identity = identity;
-  entry->object = object;
-  entry->type = &type;
-  Enter(std::move(entry));
-}
-
-void CensusCore::Enter(std::unique_ptr<CensusEntry> entry) {
-  CensusEntry* dead = nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    entry->position = entries_.size();
-    entries_.push_back(entry.get());
-    static_cast<void>(entry.release());
-    if (entries_.size() >= sweep_at_) {
-      dead = RemoveDead();
-      sweep_at_ = std::max<size_t>(16, 2 * entries_.size());
+bool AddressSet::Insert(const void* address) {
+  const uintptr_t number = StretchOf(address);
+  Stretch* stretch = &Find(number);
+  if (stretch->number == 0) {
+    if (4 * (size_ + 1) > 3 * stretches_.size()) {
+      Grow();
+      stretch = &Find(number);
     }
+    stretch->number = number;
+    ++size_;
   }
-  DeleteAll(dead);
+  const uint64_t bit = uint64_t{1} << (reinterpret_cast<uintptr_t>(address) / kBytesPerBit % 64);
+  if ((stretch->bits & bit) != 0) return false;
+  stretch->bits |= bit;
+  return true;
 }
 
-void CensusCore::Remove(const CensusEntry& entry) {
-  entries_[entry.position] = entries_.back();
-  entries_[entry.position]->position = entry.position;
-  entries_.pop_back();
-}
-
-CensusEntry* CensusCore::RemoveDead() {
-  CensusEntry* first = nullptr;
-  for (size_t i = entries_.size(); i-- > 0;) {
-    CensusEntry* const entry = entries_[i];
-    if (entry->shared == nullptr || !entry->shared->weak.expired()) continue;
-    Remove(*entry);
-    entry->set_next(first);
-    first = entry;
-  }
-  return first;
-}
-
-void CensusCore::DeleteAll(CensusEntry* first) {
-  while (first != nullptr) {
-    auto* const next = static_cast<CensusEntry*>(first->next());
-    delete first;
-    first = next;
+void AddressSet::Grow() {
+  std::vector<Stretch> old(2 * stretches_.size());
+  old.swap(stretches_);
+  --shift_;
+  for (const Stretch& stretch : old) {
+    if (stretch.number != 0) Find(stretch.number) = stretch;
   }
 }
 
-size_t CensusCore::size() const {
-  const std::lock_guard lock(mutex_);
-  return entries_.size();
+// ---- Tracing.
+
+CycleSearch::CycleSearch(const Census& census) {
+  // Here rather than above: whatever throws before has pinned nothing.
+  census.core_->PinAll().swap(pinned_);
 }
-
-std::vector<const CensusEntry*> CensusCore::PinAll() {
-  std::vector<const CensusEntry*> pinned;
-  CensusEntry* dead = nullptr;
-  for (bool done = false; !done;) {
-    pinned.reserve(size());
-    const std::lock_guard lock(mutex_);
-    if (entries_.size() > pinned.capacity()) continue;
-    dead = RemoveDead();
-    // An entry that can't be pinned waits for its OnExpired.
-    for (const CensusEntry* const entry : entries_) {
-      if (entry->Pin()) pinned.push_back(entry);
-    }
-    done = true;
-  }
-  DeleteAll(dead);
-  return pinned;
-}
-
-void CensusCore::OnExpired(Watcher* watcher) noexcept {
-  auto* const entry = static_cast<CensusEntry*>(watcher);
-  bool last = false;
-  {
-    const std::lock_guard lock(mutex_);
-    Remove(*entry);
-    last = closed_ && entries_.empty();
-  }
-  delete entry;
-  if (last) delete this;
-}
-
-void CensusCore::Close() {
-  CensusEntry* removed = nullptr;
-  bool last = false;
-  {
-    const std::lock_guard lock(mutex_);
-    closed_ = true;
-    for (size_t i = entries_.size(); i-- > 0;) {
-      CensusEntry* const entry = entries_[i];
-      // If the watcher is about to be told, its OnExpired deletes the entry.
-      if (entry->block != nullptr && !entry->block->RemoveWatcher(entry)) continue;
-      Remove(*entry);
-      entry->set_next(removed);
-      removed = entry;
-    }
-    last = entries_.empty();
-  }
-  DeleteAll(removed);
-  if (last) delete this;
-}
-
-// ---- The search.
-
-// The open-addressed tables below multiply addresses by this (Fibonacci hashing).
-constexpr uint64_t kHashFactor = 0x9e3779b97f4a7c15u;
-inline size_t HashOf(const void* address, int shift) {
-  return static_cast<size_t>((reinterpret_cast<uintptr_t>(address) * kHashFactor) >> shift);
-}
-
-// A set of addresses.
-class AddressSet {
- public:
-  AddressSet() : slots_(size_t{1} << kInitialBits) {}
-  void Prefetch(const void* address) const { __builtin_prefetch(&slots_[HashOf(address, shift_)]); }
-  // Returns false if the address is there already.
-  bool Insert(const void* address) {
-    if (4 * (size_ + 1) > 3 * slots_.size()) Grow();
-    return InsertNoGrow(address);
-  }
-
- private:
-  static constexpr int kInitialBits = 8;
-  bool InsertNoGrow(const void* address) {
-    const size_t mask = slots_.size() - 1;
-    for (size_t i = HashOf(address, shift_);; i = (i + 1) & mask) {
-      if (slots_[i] == address) return false;
-      if (slots_[i] != nullptr) continue;
-      slots_[i] = address;
-      ++size_;
-      return true;
-    }
-  }
-  void Grow() {
-    std::vector<const void*> old(2 * slots_.size());
-    old.swap(slots_);
-    --shift_;
-    size_ = 0;
-    for (const void* const address : old) {
-      if (address != nullptr) InsertNoGrow(address);
-    }
-  }
-  std::vector<const void*> slots_;
-  int shift_ = 64 - kInitialBits;
-  size_t size_ = 0;
-};
-
-// One search: pins the objects of a census, and traces them into a graph of numbers.
-class CycleSearch {
- public:
-  using Number = uint32_t;
-  static constexpr Number kNone = ~Number{0};
-
-  explicit CycleSearch(const Census& census) : core_(census.core_) {
-    core_->PinAll().swap(pinned_);
-  }
-  CycleSearch(const CycleSearch&) = delete;
-  CycleSearch& operator=(const CycleSearch&) = delete;
-  ~CycleSearch() {
-    for (const CensusEntry* const entry : pinned_) entry->Unpin();
-  }
-
-  // Builds the graph, and counts the references to each object that no edge explains.
-  void Trace();
-  // Leaves one reference to an object out of account.
-  void DiscountReference(const void* identity) {
-    const Number number = FindNumber(identity);
-    if (number != kNone && nodes_[number].outside != 0) --nodes_[number].outside;
-  }
-
-  // Called by the Tracer.
-  Number FindNumber(const void* identity) const;
-  void TellEdge(const void* identity, const void* handle, const char* name);
-  const CensusEntry* FindEntry(const void* identity) const {
-    const Number number = FindNumber(identity);
-    return number == kNone ? nullptr : nodes_[number].entry;
-  }
-
-  // Numbers what outside references reach, breadth first: each object's `via` is the edge by which
-  // it was reached first. Returns the objects in the order.
-  std::vector<Number> Reach(std::vector<Number>* via) const;
-
-  CycleReport Report();
-  AlivePath Path(const void* identity) const;
-
- private:
-  struct Node {
-    const void* identity;
-    const CensusEntry* entry;
-    Number first_edge;
-    Number outside;  // references that no edge explains
-  };
-  struct Edge {
-    Number to;  // kNone: an object that is not in the census
-    Number name;
-  };
-
-  // An edge that waits for others, so that the cache lines that they need are fetched at once.
-  struct Told {
-    const void* identity;
-    const void* handle;
-    const char* name;
-  };
-  static constexpr size_t kToldAtOnce = 32;
-
-  void MakeIndex();
-  // Enters the edges that wait.
-  void EnterEdges();
-  void CountOutside();
-  Number end_of_edges(Number node) const {
-    return node + 1 < nodes_.size() ? nodes_[node + 1].first_edge
-                                    : static_cast<Number>(edges_.size());
-  }
-  Number NumberOfName(const char* name);
-  CycleObject Describe(Number node) const;
-
-  // Finds the strongly connected components of the objects that are not `reached` (Tarjan, without
-  // recursion). component[i] becomes the number of the component of object i; a component's
-  // successors have smaller numbers. Returns the number of components.
-  Number FindComponents(const std::vector<bool>& reached, std::vector<Number>* component) const;
-  // The nodes of each component, one component after the other.
-  struct Members {
-    std::vector<Number> begin;  // where each component begins, and where the last ends
-    std::vector<Number> nodes;
-    std::vector<Number> position;  // of each node within its component
-  };
-  Members MembersOf(const std::vector<Number>& component, Number components) const;
-  // Returns whether a component is a cycle: several nodes, or one with an edge to itself.
-  bool IsCyclic(const Members& members, Number component) const;
-  void MakeGroups(const std::vector<Number>& component, Number components, CycleReport* report);
-
-  CensusCore* const core_;
-  std::vector<const CensusEntry*> pinned_;
-  std::vector<Node> nodes_;    // each object once, however often it was added
-  std::vector<Number> index_;  // open-addressed, by identity
-  int index_shift_ = 0;
-  std::vector<Edge> edges_;  // by the objects that they begin at
-  Told told_[kToldAtOnce];
-  size_t told_count_ = 0;
-  std::unique_ptr<AddressSet> handles_;  // that were told
-  std::vector<const char*> names_;
-  std::unordered_map<const char*, Number> name_numbers_;
-  const char* latest_name_ = nullptr;
-  Number latest_number_ = 0;
-};
 
 void CycleSearch::MakeIndex() {
   Check(pinned_.size() < kNone / 4, "FindCycles", "there are too many objects");
   int bits = 4;
   while ((size_t{3} << bits) < 4 * (pinned_.size() + 1)) ++bits;
-  index_.assign(size_t{1} << bits, kNone);
+  index_.assign(size_t{1} << bits, Slot());
   index_shift_ = 64 - bits;
-  nodes_.reserve(pinned_.size());
-  const size_t mask = index_.size() - 1;
-  for (const CensusEntry* const entry : pinned_) {
-    const void* const identity = entry->identity();
-    size_t i = HashOf(identity, index_shift_);
-    while (index_[i] != kNone && nodes_[index_[i]].identity != identity) i = (i + 1) & mask;
-    if (index_[i] != kNone) {
-      // Added twice, so pinned twice. A second owner of the same address is left out.
-      if (nodes_[index_[i]].entry->SameOwner(*entry)) ++nodes_[index_[i]].outside;
-      continue;
-    }
-    index_[i] = static_cast<Number>(nodes_.size());
-    nodes_.push_back({identity, entry, 0, 1});  // `outside` counts pins at first
+  entries_.reserve(pinned_.size());
+  for (size_t i = 0; i < pinned_.size(); ++i) {
+    if (i + 2 * kAhead < pinned_.size()) __builtin_prefetch(pinned_[i + 2 * kAhead]);
+    if (i + kAhead < pinned_.size()) PrefetchSlot(pinned_[i + kAhead]->identity());
+    const CensusEntry* const entry = pinned_[i];
+    Slot& slot = index_[FindSlot(entry->identity())];
+    if (slot.identity == nullptr) {
+      slot = {entry->identity(), count(), 1};  // the pin
+      entries_.push_back(entry);
+    } else if (entries_[slot.number]->SameOwner(*entry)) {
+      ++slot.explained;  // added twice, so pinned twice
+    }                    // else a second owner of the same address, which is left out
   }
 }
 
-CycleSearch::Number CycleSearch::FindNumber(const void* identity) const {
+size_t CycleSearch::FindSlot(const void* identity) const {
   const size_t mask = index_.size() - 1;
-  for (size_t i = HashOf(identity, index_shift_);; i = (i + 1) & mask) {
-    if (index_[i] == kNone || nodes_[index_[i]].identity == identity) return index_[i];
-  }
+  size_t i = HashOf(reinterpret_cast<uintptr_t>(identity), index_shift_);
+  while (index_[i].identity != identity && index_[i].identity != nullptr) i = (i + 1) & mask;
+  return i;
 }
 
 CycleSearch::Number CycleSearch::NumberOfName(const char* name) {
@@ -321,86 +95,140 @@ CycleSearch::Number CycleSearch::NumberOfName(const char* name) {
 }
 
 void CycleSearch::TellEdge(const void* identity, const void* handle, const char* name) {
-  handles_->Prefetch(handle);
-  __builtin_prefetch(&index_[HashOf(identity, index_shift_)]);
-  told_[told_count_++] = {identity, handle, name};
+  handles_.Prefetch(handle);
+  PrefetchSlot(identity);
+  told_[told_count_++] = {identity, handle, name, holder_, holder_ == tracing_};
   if (told_count_ == kToldAtOnce) EnterEdges();
 }
 
 void CycleSearch::EnterEdges() {
+  edges_seen_ += told_count_;
   for (size_t i = 0; i < told_count_; ++i) {
-    const Number number = index_[HashOf(told_[i].identity, index_shift_)];
-    if (number != kNone) __builtin_prefetch(&nodes_[number]);
-  }
-  for (size_t i = 0; i < told_count_; ++i) {
-    const Told& told = told_[i];
-    if (!handles_->Insert(told.handle)) {
+    const ToldEdge& told = told_[i];
+    if (!handles_.Insert(told.handle)) {
       CheckFailed("WeakcacheTrace, a reference told twice (or one that is not a member)",
                   told.name);
     }
-    Check(edges_.size() < kNone - 1, "FindCycles", "there are too many edges");
-    edges_.push_back({FindNumber(told.identity), NumberOfName(told.name)});
+    Slot& target = index_[FindSlot(told.identity)];
+    if (target.identity == nullptr || told.from == kNone) continue;
+    Check(edge_targets_.size() < kNone - 1, "FindCycles", "there are too many edges");
+    ++target.explained;
+    if (!told.in_order) {
+      held_edges_.push_back({told.from, target.number, NumberOfName(told.name)});
+      continue;
+    }
+    ++first_edge_[told.from + 1];
+    edge_names_.push_back(NumberOfName(told.name));
+    edge_targets_.push_back(target.number);
   }
   told_count_ = 0;
 }
 
 void CycleSearch::Trace() {
   MakeIndex();
-  handles_ = std::make_unique<AddressSet>();
+  first_edge_.assign(size_t{count()} + 1, 0);  // at first, the number of each object's edges
   Tracer tracer(this);
-  for (Node& node : nodes_) {
-    node.first_edge = static_cast<Number>(edges_.size() + told_count_);
-    node.entry->type->trace(node.entry->object, tracer);
+  for (tracing_ = 0; tracing_ < count(); ++tracing_) {
+    if (tracing_ + kAhead < count()) {
+      __builtin_prefetch(entries_[tracing_ + kAhead]);
+      __builtin_prefetch(entries_[tracing_ + kAhead / 2]->object);
+    }
+    const CensusEntry& entry = *entries_[tracing_];
+    holder_ = tracing_;
+    entry.type->trace(entry.object, tracer);
   }
   EnterEdges();
-  handles_.reset();
+  AddressSet emptied;
+  std::swap(handles_, emptied);
+  for (Number i = 0; i < count(); ++i) first_edge_[i + 1] += first_edge_[i];
+  if (!held_edges_.empty()) InsertHeldEdges();
   CountOutside();
 }
 
-void CycleSearch::CountOutside() {
-  std::vector<Number> explained(nodes_.size());
-  for (const Edge& edge : edges_) {
-    if (edge.to != kNone) ++explained[edge.to];
+void CycleSearch::InsertHeldEdges() {
+  std::vector<Number> next(first_edge_.size());
+  for (const HeldEdge& edge : held_edges_) ++next[edge.from + 1];
+  for (Number i = 0; i < count(); ++i) next[i + 1] += next[i];
+  // Edges move towards the end by the number of those that come before them.
+  const size_t told = edge_targets_.size();
+  edge_targets_.resize(told + held_edges_.size());
+  edge_names_.resize(edge_targets_.size());
+  for (Number node = count(); node-- > 0;) {
+    for (Number edge = first_edge_[node + 1]; edge-- > first_edge_[node];) {
+      edge_targets_[edge + next[node]] = edge_targets_[edge];
+      edge_names_[edge + next[node]] = edge_names_[edge];
+    }
   }
-  for (Number i = 0; i < nodes_.size(); ++i) {
-    Node& node = nodes_[i];
-    const size_t ours = size_t{node.outside} + explained[i];  // the pins, and the edges
-    const size_t all = node.entry->strong_count();
-    if (all < ours) {
+  for (Number node = 0; node < count(); ++node) {
+    const Number held_before = next[node];
+    next[node] += first_edge_[node + 1];  // where its next held edge goes
+    first_edge_[node] += held_before;
+  }
+  first_edge_[count()] = static_cast<Number>(edge_targets_.size());
+  for (const HeldEdge& edge : held_edges_) {
+    edge_targets_[next[edge.from]] = edge.to;
+    edge_names_[next[edge.from]++] = edge.name;
+  }
+  std::vector<HeldEdge>().swap(held_edges_);
+}
+
+void CycleSearch::CountOutside() {
+  outside_.resize(count());
+  for (const Slot& slot : index_) {
+    if (slot.identity != nullptr) outside_[slot.number] = slot.explained;
+  }
+  for (Number i = 0; i < count(); ++i) {
+    if (i + kAhead < count()) {
+      __builtin_prefetch(entries_[i + kAhead]);
+      __builtin_prefetch(entries_[i + kAhead / 2]->block);
+    }
+    const CensusEntry& entry = *entries_[i];
+    if (entry.is_root()) continue;  // the pin stands for what keeps it
+    const size_t explained = outside_[i];
+    const size_t all = entry.strong_count();
+    if (all < explained) {
       std::string problem = "more edges than references to an object of type ";
-      problem += node.entry->type->name;
+      problem += entry.type->name;
       CheckFailed("FindCycles", problem.c_str());
     }
-    node.outside = static_cast<Number>(std::min<size_t>(all - ours, kNone));
+    outside_[i] = static_cast<Number>(std::min<size_t>(all - explained, kNone));
   }
 }
 
-std::vector<CycleSearch::Number> CycleSearch::Reach(std::vector<Number>* via) const {
-  std::vector<bool> reached(nodes_.size());
-  std::vector<Number> order;
-  for (Number i = 0; i < nodes_.size(); ++i) {
-    if (nodes_[i].outside == 0) continue;
-    reached[i] = true;
-    order.push_back(i);
+// ---- The walks over the graph.
+
+size_t CycleSearch::Reach(std::vector<Number>* marks, std::vector<Number>* via) const {
+  std::vector<Number> queue;
+  for (Number i = 0; i < count(); ++i) {
+    if (outside_[i] == 0) continue;
+    (*marks)[i] = kNone;
+    queue.push_back(i);
   }
-  for (size_t next = 0; next < order.size(); ++next) {
-    const Number from = order[next];
-    for (Number edge = nodes_[from].first_edge; edge != end_of_edges(from); ++edge) {
-      const Number to = edges_[edge].to;
-      if (to == kNone || reached[to]) continue;
-      reached[to] = true;
+  for (size_t next = 0; next < queue.size(); ++next) {
+    if (next + 2 * kAhead < queue.size())
+      __builtin_prefetch(&first_edge_[queue[next + 2 * kAhead]]);
+    if (next + kAhead < queue.size()) {
+      __builtin_prefetch(&edge_targets_[first_edge_[queue[next + kAhead]]]);
+    }
+    const Number from = queue[next];
+    for (Number edge = first_edge_[from]; edge != first_edge_[from + 1]; ++edge) {
+      const Number to = edge_targets_[edge];
+      if ((*marks)[to] == kNone) continue;
+      (*marks)[to] = kNone;
       if (via != nullptr) (*via)[to] = edge;
-      order.push_back(to);
+      queue.push_back(to);
     }
   }
-  return order;
+  return queue.size();
 }
 
-CycleSearch::Number CycleSearch::FindComponents(const std::vector<bool>& reached,
-                                                std::vector<Number>* component) const {
+// Tarjan's algorithm, without recursion.
+CycleSearch::Number CycleSearch::FindComponents(std::vector<Number>* marks) const {
   // Is 0 before the visit. While the object is on the stack, it is the lowest visit that the object
-  // is known to reach.
-  std::vector<Number> low(nodes_.size());
+  // is known to reach. Then it is the number of its component, and a flag that exceeds all visits,
+  // so that it lowers nothing.
+  constexpr Number kDone = ~(kNone >> 1);
+  std::vector<Number>& low = *marks;
   std::vector<Number> stack;
   struct Call {
     Number node;
@@ -411,30 +239,36 @@ CycleSearch::Number CycleSearch::FindComponents(const std::vector<bool>& reached
   Number visits = 0;
   Number components = 0;
   const auto enter = [&](Number node) {
+    const Number begin = first_edge_[node];
+    const Number end = first_edge_[node + 1];
+    for (Number edge = begin; edge != std::min<Number>(end, begin + kAhead); ++edge) {
+      __builtin_prefetch(&low[edge_targets_[edge]], 1);
+      __builtin_prefetch(&first_edge_[edge_targets_[edge]]);
+    }
     low[node] = ++visits;
     stack.push_back(node);
-    calls.push_back({node, nodes_[node].first_edge, visits});
+    calls.push_back({node, begin, visits});
   };
-  for (Number root = 0; root < nodes_.size(); ++root) {
-    if (reached[root] || low[root] != 0) continue;
+  for (Number root = 0; root < count(); ++root) {
+    if (low[root] != 0) continue;
     enter(root);
     while (!calls.empty()) {
       Call& call = calls.back();
       const Number node = call.node;
-      if (call.edge != end_of_edges(node)) {
-        const Number to = edges_[call.edge++].to;
-        if (to == kNone || reached[to]) continue;
+      if (call.edge != first_edge_[node + 1]) {
+        const Number to = edge_targets_[call.edge++];
         if (low[to] == 0) {
           enter(to);
-        } else if ((*component)[to] == kNone) {
+        } else {
           low[node] = std::min(low[node], low[to]);
         }
         continue;
       }
-      if (low[node] == call.position) {
+      const Number lowest = low[node];
+      if (lowest == call.position) {
         for (Number member = kNone; member != node; stack.pop_back()) {
           member = stack.back();
-          (*component)[member] = components;
+          low[member] = kDone | components;
         }
         ++components;
       }
@@ -445,36 +279,47 @@ CycleSearch::Number CycleSearch::FindComponents(const std::vector<bool>& reached
       }
     }
   }
+  for (Number& mark : low) {
+    if (mark != kNone) mark &= ~kDone;
+  }
   return components;
 }
 
+// ---- The report.
+
 CycleReport CycleSearch::Report() {
   CycleReport report;
-  report.objects_seen = nodes_.size();
-  report.edges_seen = edges_.size();
-  std::vector<bool> reached(nodes_.size());
-  size_t alive = 0;
-  for (const Number node : Reach(nullptr)) {
-    reached[node] = true;
-    ++alive;
-  }
-  if (alive == nodes_.size()) return report;
-  std::vector<Number> component(nodes_.size(), kNone);
-  const Number components = FindComponents(reached, &component);
-  MakeGroups(component, components, &report);
+  std::vector<Slot>().swap(index_);  // nothing more is looked up
+  for (const CensusEntry* const entry : entries_) report.objects_seen += entry->is_root() ? 0u : 1u;
+  report.edges_seen = edges_seen_;
+  std::vector<Number> marks(count());
+  if (Reach(&marks, nullptr) == count()) return report;
+  const Number components = FindComponents(&marks);
+  MakeGroups(marks, components, &report);
   return report;
 }
 
+bool CycleSearch::StartGroup(const Members& members, Number component, CycleReport* report) const {
+  if (!IsCyclic(members, component)) return false;
+  CycleGroup& group = report->groups.emplace_back();
+  size_t edges = 0;
+  for (Number m = members.begin[component]; m != members.begin[component + 1]; ++m) {
+    edges += first_edge_[members.nodes[m] + 1] - first_edge_[members.nodes[m]];
+  }
+  group.objects.reserve(members.begin[component + 1] - members.begin[component]);
+  group.edges.reserve(edges);
+  return true;
+}
+
 void CycleSearch::MakeGroups(const std::vector<Number>& component, Number components,
-                             CycleReport* report) {
+                             CycleReport* report) const {
   const Members members = MembersOf(component, components);
   // Components come in the order of the edges, so a held object's holder has its group before.
   std::vector<Number> group_of(components, kNone);
   for (Number c = components; c-- > 0;) {
-    const bool cyclic = IsCyclic(members, c);
+    const bool cyclic = StartGroup(members, c, report);
     if (cyclic) {
-      group_of[c] = static_cast<Number>(report->groups.size());
-      report->groups.emplace_back();
+      group_of[c] = static_cast<Number>(report->groups.size() - 1);
     } else if (group_of[c] == kNone) {
       continue;  // its last reference has gone since it was pinned
     }
@@ -486,14 +331,13 @@ void CycleSearch::MakeGroups(const std::vector<Number>& component, Number compon
         group.bytes += group.objects.back().bytes;
       } else {
         ++group.held_objects;
-        group.held_bytes += nodes_[node].entry->type->bytes(nodes_[node].entry->object);
+        group.held_bytes += entries_[node]->type->bytes(entries_[node]->object);
       }
-      for (Number e = nodes_[node].first_edge; e != end_of_edges(node); ++e) {
-        const Number to = edges_[e].to;
-        if (to == kNone) continue;
+      for (Number e = first_edge_[node]; e != first_edge_[node + 1]; ++e) {
+        const Number to = edge_targets_[e];
         if (component[to] == c) {
           group.edges.push_back(
-              {members.position[node], members.position[to], names_[edges_[e].name]});
+              {members.position[node], members.position[to], names_[edge_names_[e]]});
         } else if (component[to] != kNone && group_of[component[to]] == kNone) {
           group_of[component[to]] = group_of[c];
         }
@@ -511,9 +355,9 @@ CycleSearch::Members CycleSearch::MembersOf(const std::vector<Number>& component
   }
   for (Number c = 0; c < components; ++c) members.begin[c + 1] += members.begin[c];
   members.nodes.resize(members.begin.back());
-  members.position.resize(nodes_.size());
+  members.position.resize(count());
   std::vector<Number> next(members.begin.begin(), members.begin.end() - 1);
-  for (Number node = 0; node < nodes_.size(); ++node) {
+  for (Number node = 0; node < count(); ++node) {
     const Number c = component[node];
     if (c == kNone) continue;
     members.position[node] = next[c] - members.begin[c];
@@ -525,14 +369,15 @@ CycleSearch::Members CycleSearch::MembersOf(const std::vector<Number>& component
 bool CycleSearch::IsCyclic(const Members& members, Number component) const {
   if (members.begin[component + 1] - members.begin[component] > 1) return true;
   const Number only = members.nodes[members.begin[component]];
-  for (Number e = nodes_[only].first_edge; e != end_of_edges(only); ++e) {
-    if (edges_[e].to == only) return true;
+  for (Number e = first_edge_[only]; e != first_edge_[only + 1]; ++e) {
+    if (edge_targets_[e] == only) return true;
   }
   return false;
 }
 
 CycleObject CycleSearch::Describe(Number node) const {
-  const CensusEntry& entry = *nodes_[node].entry;
+  const CensusEntry& entry = *entries_[node];
+  if (entry.is_root()) return {entry.type->name, *AsForeign(entry).root_name(), entry.object, 0};
   return {entry.type->name, entry.type->label(entry.object), entry.object,
           entry.type->bytes(entry.object)};
 }
@@ -541,21 +386,20 @@ AlivePath CycleSearch::Path(const void* identity) const {
   AlivePath path;
   Number node = identity == nullptr ? kNone : FindNumber(identity);
   if (node == kNone) return path;
-  std::vector<Number> via(nodes_.size(), kNone);
-  const std::vector<Number> order = Reach(&via);
-  if (nodes_[node].outside == 0 && via[node] == kNone) return path;
+  std::vector<Number> marks(count());
+  std::vector<Number> via(count(), kNone);
+  Reach(&marks, &via);
+  if (marks[node] != kNone) return path;
   while (true) {
     path.objects.push_back(Describe(node));
     const Number edge = via[node];
     if (edge == kNone) break;
-    path.edges.emplace_back(names_[edges_[edge].name]);
+    path.edges.emplace_back(names_[edge_names_[edge]]);
     // The object at which the edge begins is the last one whose edges begin at or before it.
-    const auto after = std::upper_bound(
-        nodes_.begin(), nodes_.end(), edge,
-        [](Number wanted, const Node& candidate) { return wanted < candidate.first_edge; });
-    node = static_cast<Number>(after - nodes_.begin() - 1);
+    const auto after = std::upper_bound(first_edge_.begin(), first_edge_.end(), edge);
+    node = static_cast<Number>(after - first_edge_.begin() - 1);
   }
-  path.references_from_outside = nodes_[node].outside;
+  path.references_from_outside = entries_[node]->is_root() ? 0 : outside_[node];
   std::reverse(path.objects.begin(), path.objects.end());
   std::reverse(path.edges.begin(), path.edges.end());
   return path;
@@ -567,13 +411,13 @@ AlivePath FindAlivePath(const Census& census, const void* identity, bool is_stro
   if (is_strong) search.DiscountReference(identity);
   return search.Path(identity);
 }
-AlivePath FindAlivePath(const Census& census, const void* identity,
-                        const std::weak_ptr<const void>& owner) {
+AlivePath FindAlivePath(const Census& census, const void* identity, const OwnerTest& test,
+                        const void* strong) {
   CycleSearch search(census);
   search.Trace();
   const CensusEntry* const entry = search.FindEntry(identity);
   // Another owner may point at the same address.
-  if (entry == nullptr || !entry->IsOwnedBy(owner)) return AlivePath();
+  if (entry == nullptr || !entry->IsOwnedBy(test, strong)) return AlivePath();
   search.DiscountReference(identity);
   return search.Path(identity);
 }
@@ -583,12 +427,27 @@ AlivePath FindAlivePath(const Census& census, const void* identity,
 void Tracer::TellBlock(const void* block, const void* handle, const char* name) {
   search_->TellEdge(block, handle, name);
 }
-const internal::CensusEntry* Tracer::Find(const void* identity) const {
-  return search_->FindEntry(identity);
+void Tracer::TellForeign(const void* object, const internal::OwnerTest& test, const void* handle,
+                         const char* name) {
+  const internal::CensusEntry* const target = search_->FindEntry(object);
+  // An alias may point at an object that it does not own.
+  if (target != nullptr && target->IsOwnedBy(test, handle)) {
+    search_->TellEdge(object, handle, name);
+  }
 }
 
-Census::Census() : core_(new internal::CensusCore) {}
-Census::~Census() { core_->Close(); }
+size_t Tracer::StartHolder(const void* identity) {
+  return search_->SetHolder(search_->NumberOf(identity));
+}
+size_t Tracer::StartHolder(const void* object, const internal::OwnerTest& test,
+                           const void* handle) {
+  const internal::CensusEntry* const holder = search_->FindEntry(object);
+  const bool known = holder != nullptr && holder->IsOwnedBy(test, handle);
+  return search_->SetHolder(known ? search_->NumberOf(object) : internal::CycleSearch::kNone);
+}
+void Tracer::EndHolder(size_t former) {
+  search_->SetHolder(static_cast<internal::CycleSearch::Number>(former));
+}
 
 CycleReport FindCycles(const Census& census) {
   internal::CycleSearch search(census);

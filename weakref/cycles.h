@@ -8,18 +8,18 @@
 //     trace(node.parent, "parent");
 //     trace(node.children, "children");       // a std::vector<weakcache::Ref<Node>>
 //   }
-//   weakcache::Census census;
-//   census.Add(node);                         // for each object that takes part
+//   weakcache::Census census;                 // MakeRef<Node> joins from now on
 //   std::cerr << weakcache::ToText(weakcache::FindCycles(census));
 //
 // Thread safety: Add and size may be called on any threads at once; FindCycles and WhyAlive need
 // quiet: no other thread uses the census, its objects or references to them meanwhile.
 //
 // Unlike Python's gc, this frees nothing: it reports. An edge that WeakcacheTrace does not tell may
-// hide a cycle, and never makes one up. Without a Census there is no cost.
+// hide a cycle, and never makes one up. Without a Census, MakeRef of a type that has a
+// WeakcacheTrace costs a load and a branch more; declare that function beside the type.
 //
-// Complexity: Add is O(1) amortised. FindCycles and WhyAlive are linear in the objects and edges on
-// average, and take a fixed amount of stack.
+// Complexity: Add is O(1) amortised, and in the object's watchers. FindCycles and WhyAlive are
+// linear in the objects and edges on average, and take a fixed amount of stack.
 #ifndef WEAKCACHE_WEAKREF_CYCLES_H_
 #define WEAKCACHE_WEAKREF_CYCLES_H_
 
@@ -36,7 +36,9 @@
 #include <variant>
 #include <vector>
 
+#include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/census_entry.h"
+#include "weakcache/weakref/internal/census_type.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/internal/ref_access.h"
 #include "weakcache/weakref/ref.h"
@@ -60,22 +62,13 @@ inline constexpr bool kIsVariant = false;
 template <typename... Ts>
 inline constexpr bool kIsVariant<std::variant<Ts...>> = true;
 
+// Holds its elements itself: a view or a span refers to elements of others, as do this
+// library's containers.
 template <typename T>
-concept Traceable = requires(const T& object, Tracer& trace) {
-  WeakcacheTrace(object, trace);
-};
-template <typename T>
-concept Labelled = requires(const T& object) {
-  { WeakcacheLabel(object) } -> std::convertible_to<std::string>;
-};
-template <typename T>
-concept TellsByteSize = requires(const T& object) {
-  { object.byte_size() } -> std::convertible_to<size_t>;
-};
-// Holds its elements itself; a view or a span refers to elements of others.
-template <typename T>
-concept OwningRange = std::ranges::input_range<const T> && !std::ranges::view<T> &&
-                      std::is_lvalue_reference_v<std::ranges::range_reference_t<const T>>;
+concept OwningRange = std::ranges::input_range<const T> && !std::ranges::view<T> && !requires {
+  typename T::Weak;
+}
+&&std::is_lvalue_reference_v<std::ranges::range_reference_t<const T>>;
 template <typename T>
 concept HoldsNothing =
     std::is_scalar_v<T> || std::is_empty_v<T> || std::is_convertible_v<const T&, std::string_view>;
@@ -92,15 +85,34 @@ concept TupleLike = requires {
   std::tuple_size<T>::value;
 };
 
-// Returns the address by which an object of a std::shared_ptr is known, whatever base a handle
-// points to.
+// Returns whether a Tracer takes a T.
 template <typename T>
-const void* WholeObject(const T* object) {
-#ifdef __cpp_rtti
-  if constexpr (std::is_polymorphic_v<T>) return dynamic_cast<const void*>(object);
-#endif
-  return object;
+constexpr bool IsTellable();
+template <typename... Ts>
+constexpr bool AreTellable(const std::variant<Ts...>*) {
+  return (IsTellable<Ts>() && ...);
 }
+template <typename T, size_t... kIndices>
+constexpr bool AreTellable(std::index_sequence<kIndices...>) {
+  return (IsTellable<std::remove_cvref_t<std::tuple_element_t<kIndices, T>>>() && ...);
+}
+template <typename T>
+constexpr bool IsTellable() {
+  if constexpr (kIsWeakHandle<T> || HoldsNothing<T> || Handle<T> || Traceable<T>) {
+    return true;
+  } else if constexpr (kIsVariant<T>) {
+    return AreTellable(static_cast<const T*>(nullptr));
+  } else if constexpr (OwningRange<T>) {
+    return IsTellable<std::remove_cvref_t<std::ranges::range_reference_t<const T>>>();
+  } else if constexpr (TupleLike<T>) {
+    return AreTellable<T>(std::make_index_sequence<std::tuple_size_v<T>>());
+  } else if constexpr (OwningPointer<T>) {
+    return IsTellable<std::remove_cvref_t<decltype(*std::declval<const T&>())>>();
+  }
+  return false;
+}
+
+struct TracerAccess;
 
 }  // namespace internal
 
@@ -111,10 +123,11 @@ class Tracer {
   Tracer(const Tracer&) = delete;
   Tracer& operator=(const Tracer&) = delete;
 
-  // Tells what `held` holds under the name `name`, a string literal. `held` is a Ref or a
-  // std::shared_ptr (a strong edge), a WeakRef or a std::weak_ptr (none), a std::optional, variant,
-  // unique_ptr, pair, tuple, array or owning range of such, or a part with its own WeakcacheTrace.
-  // It is part of the traced object, not a copy. Telling one reference twice aborts with its name.
+  // Tells what `held` holds under the name `name`, a string literal. `held` is a Ref, a
+  // std::shared_ptr or another Handle (a strong edge), a WeakRef or a std::weak_ptr (none), a
+  // std::optional, variant, unique_ptr, pair, tuple, array or owning range of such, or a part with
+  // its own WeakcacheTrace: cache/cycles.h has those of the containers. It is part of the traced
+  // object, not a copy. Telling one reference twice aborts with its name.
   template <typename Held>
   void operator()(const Held& held, const char* name);
   template <typename Held>
@@ -122,6 +135,7 @@ class Tracer {
 
  private:
   friend class internal::CycleSearch;
+  friend struct internal::TracerAccess;
 
   explicit Tracer(internal::CycleSearch* search) : search_(search) {}
 
@@ -129,25 +143,31 @@ class Tracer {
   void Tell(const Ref<T>& ref, const char* name) {
     if (const void* const block = internal::RefAccess::Block(ref)) TellBlock(block, &ref, name);
   }
-  template <typename T>
-  void Tell(const std::shared_ptr<T>& pointer, const char* name) {
-    if (pointer != nullptr) TellShared(internal::WholeObject(pointer.get()), pointer, name);
+  template <Handle H>
+  void Tell(const H& handle, const char* name) {
+    static_assert(sizeof(H) >= sizeof(void*), "handles are told apart by their addresses");
+    if (HandleTraits<H>::Owns(handle)) {
+      TellForeign(internal::WholeObject(handle.get()), internal::kOwnerTest<H>, &handle, name);
+    }
   }
 
   void TellBlock(const void* block, const void* handle, const char* name);
-  template <typename T>
-  void TellShared(const void* object, const std::shared_ptr<T>& pointer, const char* name) {
-    const internal::CensusEntry* const target = Find(object);
-    // An alias may point at an object that it does not own.
-    if (target != nullptr && target->IsOwnedBy(pointer)) TellBlock(object, &pointer, name);
-  }
-  const internal::CensusEntry* Find(const void* identity) const;
+  void TellForeign(const void* object, const internal::OwnerTest& test, const void* handle,
+                   const char* name);
+
+  // What is told between the two is held by another object, that of a handle. StartHolder returns
+  // what EndHolder takes.
+  size_t StartHolder(const void* identity);
+  size_t StartHolder(const void* object, const internal::OwnerTest& test, const void* handle);
+  void EndHolder(size_t former);
 
   internal::CycleSearch* const search_;
 };
 
 template <typename Held>
 void Tracer::operator()(const Held& held, const char* name) {
+  static_assert(internal::IsTellable<Held>(),
+                "the type needs a function WeakcacheTrace(const Held&, weakcache::Tracer&)");
   if constexpr (internal::kIsWeakHandle<Held> || internal::HoldsNothing<Held>) {
     return;
   } else if constexpr (requires { Tell(held, name); }) {
@@ -161,12 +181,42 @@ void Tracer::operator()(const Held& held, const char* name) {
     for (const auto& element : held) (*this)(element, name);
   } else if constexpr (internal::TupleLike<Held>) {
     std::apply([&](const auto&... parts) { ((*this)(parts, name), ...); }, held);
-  } else {
-    static_assert(internal::OwningPointer<Held>,
-                  "the type needs a function WeakcacheTrace(const Held&, weakcache::Tracer&)");
+  } else if constexpr (internal::OwningPointer<Held>) {
     if (held) (*this)(*held, name);
   }
 }
+
+namespace internal {
+
+// What the traces of containers need besides.
+struct TracerAccess {
+  // Tells a strong reference of another form than a Ref; `handle` is an address of its own.
+  template <typename T>
+  static void TellReference(Tracer& trace, const Ref<T>& target, const void* handle,
+                            const char* name) {
+    trace.TellBlock(RefAccess::Block(target), handle, name);
+  }
+  // Tells what is held on behalf of the holder's object, and goes with it.
+  template <typename T, typename Held>
+  static void TellHeldBy(Tracer& trace, const Ref<T>& holder, const Held& held, const char* name) {
+    const Scope scope{trace, trace.StartHolder(RefAccess::Block(holder))};
+    trace(held, name);
+  }
+  template <Handle H, typename Held>
+  static void TellHeldBy(Tracer& trace, const H& holder, const Held& held, const char* name) {
+    const Scope scope{trace, trace.StartHolder(WholeObject(holder.get()), kOwnerTest<H>, &holder)};
+    trace(held, name);
+  }
+
+ private:
+  struct Scope {
+    ~Scope() { trace.EndHolder(former); }
+    Tracer& trace;
+    const size_t former;
+  };
+};
+
+}  // namespace internal
 
 // An object in a report, which refers to no object: names of types and edges are literals.
 struct CycleObject {
@@ -198,39 +248,19 @@ struct CycleReport {
   size_t edges_seen = 0;  // those to objects outside the census included
 };
 
-// What keeps an object alive: a shortest path that begins at an object with references from
-// outside, and ends at the asked one. Empty if there is none: the object is unreachable or not in
-// the census.
+// What keeps an object alive: a shortest path that begins at an object with references from outside
+// or at a root, and ends at the asked one. Empty if there is none: the object is unreachable or not
+// in the census.
 struct AlivePath {
   std::vector<CycleObject> objects;
   std::vector<std::string_view> edges;  // edges[i] leads from objects[i] to objects[i + 1]
-  size_t references_from_outside = 0;   // to objects[0]
+  size_t references_from_outside = 0;   // to objects[0]; 0 for a root
 };
 
-namespace internal {
-
-template <typename T>
-struct CensusTypeOf {
-  static void Trace(const void* object, Tracer& trace) {
-    WeakcacheTrace(*static_cast<const T*>(object), trace);
-  }
-  static std::string Label(const void* object) {
-    if constexpr (Labelled<T>) return WeakcacheLabel(*static_cast<const T*>(object));
-    return std::string();
-  }
-  static size_t Bytes(const void* object) {
-    if constexpr (TellsByteSize<T>) return static_cast<const T*>(object)->byte_size();
-    return sizeof(T);
-  }
-};
-
-template <typename T>
-inline constexpr CensusType kCensusType = {TypeName<std::remove_cv_t<T>>(), &CensusTypeOf<T>::Trace,
-                                           &CensusTypeOf<T>::Label, &CensusTypeOf<T>::Bytes};
-
-}  // namespace internal
-
-// Knows live objects without keeping them alive. Objects and census may end in either order.
+// Knows live objects without keeping them alive: those with a WeakcacheTrace that MakeRef,
+// AllocateRef and AdoptRef make while the census exists, on any thread, and those that are added.
+// What a container or std::make_shared makes has to be added. Each costs one watcher. Objects and
+// census may end in either order.
 class Census {
  public:
   Census();
@@ -239,7 +269,7 @@ class Census {
   Census& operator=(const Census&) = delete;
 
   // Adds an object until its death. T has a function WeakcacheTrace; it should be the object's own
-  // type, not a base. Adding an object again changes no report. Precondition: not null. If an
+  // type, not a base. Adding an object again changes nothing. Precondition: not null. If an
   // allocation throws, nothing is added.
   template <typename T>
   requires internal::Traceable<T>
@@ -248,22 +278,45 @@ class Census {
                     "Census::Add", "the reference is null or owns nothing");
     core_->Add(internal::RefAccess::Block(ref), ref.get(), internal::kCensusType<T>);
   }
-  template <typename T>
-  requires internal::Traceable<T>
-  void Add(const std::shared_ptr<T>& pointer) {
-    internal::Check(pointer != nullptr && pointer.use_count() != 0, "Census::Add",
+  // The same for a std::shared_ptr or another Handle that has a use_count().
+  template <Handle H>
+  requires internal::Traceable<typename HandleTraits<H>::element_type>
+  void Add(const H& handle) {
+    internal::Check(handle.get() != nullptr && HandleTraits<H>::Owns(handle), "Census::Add",
                     "the reference is null or owns nothing");
-    core_->Add(pointer, internal::WholeObject(pointer.get()), pointer.get(),
-               internal::kCensusType<T>);
+    core_->Add(std::make_unique<internal::HandleEntry<H>>(
+        core_, handle, internal::WholeObject(handle.get()),
+        &internal::kCensusType<typename HandleTraits<H>::element_type>));
   }
 
-  // Returns the number of objects added and not known to be dead. A std::shared_ptr tells of a
-  // death only when a later call looks.
+  // Returns the number of objects added and not known to be dead, without the roots. Only a Ref's
+  // object tells of its death at once; that of another handle when a later call looks.
   [[nodiscard]] size_t size() const { return core_->size(); }
 
  private:
   friend class internal::CycleSearch;
+  friend class CensusRoot;
   internal::CensusCore* const core_;
+};
+
+// Tells a census of something that holds objects and is none itself, such as a cache or a variable
+// with a WeakcacheTrace: paths of WhyAlive begin at it, under its name. It must end before both.
+class CensusRoot {
+ public:
+  template <typename T>
+  requires internal::Traceable<T> CensusRoot(Census& census, const T& holder, std::string name)
+      : core_(census.core_),
+        entry_(new internal::RootEntry(core_, std::addressof(holder), &internal::kRootType<T>,
+                                       std::move(name))) {
+    core_->Add(std::unique_ptr<internal::ForeignEntry>(entry_));
+  }
+  CensusRoot(const CensusRoot&) = delete;
+  CensusRoot& operator=(const CensusRoot&) = delete;
+  ~CensusRoot() { core_->RemoveRoot(entry_); }
+
+ private:
+  internal::CensusCore* const core_;
+  internal::RootEntry* const entry_;
 };
 
 // Finds the groups of objects that nothing outside the census reaches. While it runs, it holds one
@@ -273,8 +326,8 @@ class Census {
 
 namespace internal {
 AlivePath FindAlivePath(const Census& census, const void* identity, bool is_strong);
-AlivePath FindAlivePath(const Census& census, const void* identity,
-                        const std::weak_ptr<const void>& owner);
+AlivePath FindAlivePath(const Census& census, const void* identity, const OwnerTest& test,
+                        const void* strong);
 // Returns nothing if there are no cycles; else the text of the report, and the path of the picture
 // that it has written to `directory`.
 std::string DescribeCycles(const Census& census, const std::string& directory);
@@ -289,10 +342,10 @@ template <typename T>
 [[nodiscard]] AlivePath WhyAlive(const Census& census, const WeakRef<T>& weak) {
   return internal::FindAlivePath(census, internal::RefAccess::Block(weak), false);
 }
-template <typename T>
-[[nodiscard]] AlivePath WhyAlive(const Census& census, const std::shared_ptr<T>& pointer) {
-  return internal::FindAlivePath(census, internal::WholeObject(pointer.get()),
-                                 std::weak_ptr<const void>(pointer));
+template <Handle H>
+[[nodiscard]] AlivePath WhyAlive(const Census& census, const H& handle) {
+  return internal::FindAlivePath(census, internal::WholeObject(handle.get()),
+                                 internal::kOwnerTest<H>, &handle);
 }
 
 // Return a report for people, for programs (RFC 8259), and as a picture for Graphviz (`dot -Tsvg`).

@@ -23,11 +23,38 @@ std::string NameOf(const CycleObject& object) {
   return name;
 }
 
-// Quotes for JSON. DOT has the same quotes, and takes the rest as it is.
+// Returns the length of the UTF-8 sequence that `text` begins with, or 0 if it begins with none.
+size_t Utf8Length(std::string_view text) {
+  const auto byte = [text](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return 1;
+  const size_t length = first < 0xc2   ? 0
+                        : first < 0xe0 ? 2
+                        : first < 0xf0 ? 3
+                        : first < 0xf5 ? 4
+                                       : 0;
+  if (length == 0 || text.size() < length) return 0;
+  // What would have a shorter form, is a surrogate, or is above U+10FFFF.
+  if (first == 0xe0 && byte(1) < 0xa0) return 0;
+  if (first == 0xed && byte(1) > 0x9f) return 0;
+  if (first == 0xf0 && byte(1) < 0x90) return 0;
+  if (first == 0xf4 && byte(1) > 0x8f) return 0;
+  for (size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  }
+  return length;
+}
+
+// Quotes for JSON, as UTF-8: a byte that is none becomes U+FFFD. DOT has the same quotes, and takes
+// the rest as it is.
 std::string Quoted(std::string_view text) {
   std::string quoted = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
+  while (!text.empty()) {
+    const char c = text.front();
+    const size_t length = Utf8Length(text);
+    if (length == 0) {
+      quoted += "\xef\xbf\xbd";
+    } else if (c == '"' || c == '\\') {
       quoted += '\\';
       quoted += c;
     } else if (static_cast<unsigned char>(c) < 0x20) {
@@ -35,8 +62,9 @@ std::string Quoted(std::string_view text) {
       std::snprintf(escape, sizeof(escape), "\\u%04x", static_cast<unsigned>(c));
       quoted += escape;
     } else {
-      quoted += c;
+      quoted += text.substr(0, length);
     }
+    text.remove_prefix(length == 0 ? 1 : length);
   }
   return quoted + '"';
 }
@@ -84,8 +112,13 @@ std::string ToText(const CycleReport& report) {
 
 std::string ToText(const AlivePath& path) {
   if (path.objects.empty()) return "nothing outside reaches the object\n";
-  std::string text = Count(path.references_from_outside, "reference") + " from outside\n  --> " +
-                     NameOf(path.objects.front()) + "\n";
+  std::string text;
+  if (path.references_from_outside == 0) {
+    text = NameOf(path.objects.front()) + "\n";  // a root
+  } else {
+    text = Count(path.references_from_outside, "reference") + " from outside\n  --> " +
+           NameOf(path.objects.front()) + "\n";
+  }
   for (size_t i = 0; i < path.edges.size(); ++i) {
     text += "  --" + std::string(path.edges[i]) + "--> " + NameOf(path.objects[i + 1]) + "\n";
   }

@@ -29,6 +29,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "weakcache/weakref/internal/census_hook.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/internal/control_block.h"
 #include "weakcache/weakref/internal/ref_access.h"
@@ -207,8 +208,14 @@ namespace internal {
 // Returns the first reference to the referent of a new block.
 template <typename T, typename Block>
 Ref<T> FirstRef(Block* block) {
-  if constexpr (!std::is_array_v<T>) LinkRefToThis(block->referent(), block);
-  return RefAccess::Adopt<T>(block->referent(), block);
+  if constexpr (std::is_array_v<T>) {
+    return RefAccess::Adopt<T>(block->referent(), block);
+  } else {
+    LinkRefToThis(block->referent(), block);
+    Ref<T> first = RefAccess::Adopt<T>(block->referent(), block);
+    JoinIfCensus<std::remove_cv_t<T>>(block, first.get());  // see weakref/cycles.h
+    return first;
+  }
 }
 
 template <typename T>

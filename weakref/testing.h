@@ -2,7 +2,7 @@
 // EXPECT_NO_CYCLES: lets a test fail if it leaves objects behind that keep each other alive.
 //
 //   weakcache::Census census;
-//   …                                  // the test adds its objects, and drops its references
+//   …                                  // the test makes its objects, and drops its references
 //   EXPECT_NO_CYCLES(census);
 //
 // The failure shows the report of FindCycles, and the path of a picture for Graphviz. Include

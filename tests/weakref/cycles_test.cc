@@ -118,13 +118,59 @@ TEST(CyclesTest, AForgottenEdgeHidesACycleAndInventsNone) {
   Break(weak);
 }
 
-TEST(CyclesTest, AnObjectOutsideTheCensusHoldsItsReferents) {
-  Census census;
-  Ref<Node> node = Add(census);
-  node->next = MakeRef<Node>();
-  node->next->next = node;
+TEST(CyclesTest, NewObjectsJoinEachCensus) {
+  const Ref<Node> before = MakeRef<Node>();
+  Census first;
+  Ref<Node> node = MakeRef<Node>("node");
+  EXPECT_EQ(node.watcher_count(), 1u);
+  {
+    Census second;
+    EXPECT_EQ(second.size(), 0u);
+    const Ref<const Node> constant = MakeRef<const Node>();
+    const Ref<Node> adopted = AdoptRef(std::make_unique<Node>());
+    const Ref<Node> allocated = AllocateRef<Node>(std::allocator<char>());
+    EXPECT_EQ(second.size(), 3u);
+    EXPECT_EQ(first.size(), 4u);
+    first.Add(allocated);
+    EXPECT_EQ(allocated.watcher_count(), 2u) << "one watcher for each census";
+  }
+  EXPECT_EQ(first.size(), 1u);
+  node->next = node;
   const WeakRef<Node> weak = node;
   node.reset();
+  EXPECT_EQ(FindCycles(first).groups.size(), 1u);
+  Break(weak);
+  EXPECT_GT(testing::FailEachAllocation([] { static_cast<void>(MakeRef<Node>()); },
+                                        [&] { EXPECT_EQ(first.size(), 0u); }),
+            2);
+  EXPECT_EQ(before.watcher_count(), 0u);
+}
+
+TEST(CyclesTest, ObjectsAreMadeWhileACensusBeginsAndEnds) {
+  std::optional<Census> census;
+  std::array<Ref<Node>, 2> nodes;
+  testing::Race(
+      testing::RaceRounds(100'000), [&](int) { nodes = {}; },
+      {[&] {
+         census.emplace();
+         EXPECT_LE(census->size(), 2u);
+         census.reset();
+       },
+       [&] { nodes[0] = MakeRef<Node>(); }, [&] { nodes[1] = MakeRef<Node>(); }},
+      [&](int) {
+        for (const Ref<Node>& node : nodes) EXPECT_EQ(node.weak_count(), 0u);
+      });
+}
+
+TEST(CyclesTest, AnObjectOutsideTheCensusHoldsItsReferents) {
+  Ref<Node> outside = MakeRef<Node>();
+  Census census;
+  Ref<Node> node = Add(census);
+  node->next = outside;
+  outside->next = node;
+  const WeakRef<Node> weak = node;
+  node.reset();
+  outside.reset();
   EXPECT_TRUE(FindCycles(census).groups.empty());
   Break(weak);
 }
@@ -250,6 +296,99 @@ TEST(CyclesTest, TracesSharedPointers) {
   EXPECT_EQ(census.size(), 0u);
 }
 
+// A handle of somebody's own.
+struct Widget;
+struct Counted {
+  Counted() = default;
+  explicit Counted(std::shared_ptr<Widget> owned) : pointer(std::move(owned)) {}
+  Widget* get() const { return pointer.get(); }
+  Widget* operator->() const { return get(); }
+  long use_count() const { return pointer.use_count(); }
+  std::shared_ptr<Widget> pointer;
+};
+struct Widget {
+  Counted self;
+  Counted null;
+};
+void WeakcacheTrace(const Widget& widget, Tracer& trace) {
+  trace(widget.self, "self");
+  trace(widget.null, "null");
+}
+
+struct OpenDocuments {
+  const std::vector<Ref<Node>>* documents;
+};
+void WeakcacheTrace(const OpenDocuments& open, Tracer& trace) { trace(*open.documents, "open"); }
+
+}  // namespace
+
+template <>
+struct HandleTraits<Counted> {
+  using element_type = Widget;
+  using strong_type = Counted;
+  using weak_type = std::weak_ptr<Widget>;
+  static constexpr bool kNotifiesExpiry = false;
+  static weak_type MakeWeak(const Counted& strong) noexcept { return strong.pointer; }
+  static Counted Lock(const weak_type& weak) noexcept { return Counted(weak.lock()); }
+  static bool Expired(const weak_type& weak) noexcept { return weak.expired(); }
+  template <typename A, typename B>
+  static bool SameOwner(const A& a, const B& b) noexcept {
+    return !Pointer(a).owner_before(Pointer(b)) && !Pointer(b).owner_before(Pointer(a));
+  }
+  static bool Owns(const Counted& strong) noexcept { return strong.pointer != nullptr; }
+
+ private:
+  static const std::shared_ptr<Widget>& Pointer(const Counted& strong) { return strong.pointer; }
+  static const weak_type& Pointer(const weak_type& weak) { return weak; }
+};
+
+namespace {
+
+TEST(CyclesTest, TracesAnyHandle) {
+  Census census;
+  auto pointer = Counted(std::make_shared<Widget>());
+  census.Add(pointer);
+  pointer->self = pointer;
+  const Counted null;
+  pointer->null = null;
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  EXPECT_TRUE(WhyAlive(census, pointer).objects.empty()) << "only the caller holds it";
+  const std::weak_ptr<Widget> weak = pointer.pointer;
+  pointer = Counted();
+  const CycleReport report = FindCycles(census);
+  ASSERT_EQ(report.groups.size(), 1u);
+  EXPECT_EQ(report.groups[0].edges[0].name, "self");
+  weak.lock()->self = Counted();
+  EXPECT_TRUE(weak.expired());
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  EXPECT_EQ(census.size(), 0u);
+}
+
+TEST(CyclesTest, ARootHoldsWhatItTraces) {
+  Census census;
+  std::vector<Ref<Node>> open = {Add(census, "a")};
+  open[0]->next = Add(census, "b");
+  const WeakRef<Node> weak = open[0]->next;
+  const OpenDocuments documents{&open};
+  {
+    const CensusRoot root(census, documents, "open documents");
+    EXPECT_EQ(census.size(), 2u) << "a root is no object";
+    const AlivePath path = WhyAlive(census, weak);
+    ASSERT_EQ(path.objects.size(), 3u);
+    EXPECT_EQ(path.references_from_outside, 0u);
+    EXPECT_EQ(ToText(path).substr(0, 22), "root \"open documents\"\n") << ToText(path);
+    EXPECT_EQ(path.edges, (std::vector<std::string_view>{"open", "next"}));
+    const CycleReport report = FindCycles(census);
+    EXPECT_EQ(report.objects_seen, 2u);
+    EXPECT_EQ(report.edges_seen, 2u);
+  }
+  EXPECT_EQ(WhyAlive(census, weak).objects.size(), 2u);
+  EXPECT_GT(testing::FailEachAllocation(
+                [&] { const CensusRoot root(census, documents, "a name that is a long one"); },
+                [&] { EXPECT_EQ(WhyAlive(census, weak).objects.size(), 2u); }),
+            0);
+}
+
 TEST(CyclesTest, ASecondOwnerOfAnAddressInventsNothing) {
   Census census;
   auto pointer = std::make_shared<Holder>();
@@ -280,6 +419,17 @@ TEST(CyclesTest, WritesJsonAndDot) {
             "{\"objects_seen\":1,\"edges_seen\":1,\"groups\":[{\"bytes\":8,\"held_objects\":0,"
             "\"held_bytes\":0,\"objects\":[{\"type\":\"Node\",\"label\":\"a \\\"quoted\\\"\\u000a "
             "name\",\"bytes\":8}],\"edges\":[{\"from\":0,\"to\":0,\"name\":\"next\"}]}]}");
+  // What is no UTF-8 is replaced byte by byte; what is stays.
+  report.groups[0].objects[0].label =
+      "\x80 \xc0\xaf \xe0\x9f\xbf \xed\xa0\x80 \xf4\x90\x80\x80 \xe2\x82 \xff|"
+      "\xc3\xa9 \xe2\x82\xac \xed\x9f\xbf \xf0\x9f\x98\x80 \xe2";
+  const std::string bad = "\xef\xbf\xbd";
+  EXPECT_NE(ToJson(report).find("\"label\":\"" + bad + " " + bad + bad + " " + bad + bad + bad +
+                                " " + bad + bad + bad + " " + bad + bad + bad + bad + " " + bad +
+                                bad + " " + bad + "|\xc3\xa9 \xe2\x82\xac \xed\x9f\xbf " +
+                                "\xf0\x9f\x98\x80 " + bad + "\""),
+            std::string::npos)
+      << ToJson(report);
   report.groups[0].objects[0].label = "a";
   EXPECT_EQ(ToDot(report),
             "digraph cycles {\n  node [shape=box];\n  subgraph cluster_0 {\n"
@@ -376,8 +526,8 @@ TEST(CyclesTest, ThreadsAddAtOnce) {
 }
 
 TEST(CyclesTest, AFailedAllocationAddsNothing) {
-  Census census;
   const Ref<Node> node = MakeRef<Node>();
+  Census census;
   const auto nothing_added = [&] {
     EXPECT_EQ(census.size(), 0u);
     EXPECT_EQ(node.weak_count(), 0u);

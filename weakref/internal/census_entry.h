@@ -10,85 +10,181 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
 
+#include "weakcache/weakref/internal/census_type.h"
 #include "weakcache/weakref/internal/control_block.h"
 #include "weakcache/weakref/internal/watcher_list.h"
 
 namespace weakcache {
 
-class Tracer;
+template <typename H>
+struct HandleTraits;
 
 namespace internal {
 
-// Returns the name of T, without run-time type information.
-template <typename T>
-constexpr std::string_view TypeName() {
-  const std::string_view function = __PRETTY_FUNCTION__;
-  const size_t begin = function.find("T = ") + 4;
-  const size_t semicolon = function.find("; ", begin);  // GCC goes on with other names
-  const size_t end = semicolon == std::string_view::npos ? function.rfind(']') : semicolon;
-  return function.substr(begin, end - begin);
-}
-
-// The functions of one type of objects.
-struct CensusType {
-  std::string_view name;
-  void (*trace)(const void* object, Tracer& trace);
-  std::string (*label)(const void* object);
-  size_t (*bytes)(const void* object);
-};
-
-// How an object of a std::shared_ptr is found again.
-struct SharedOwner {
-  std::weak_ptr<const void> weak;
-  std::shared_ptr<const void> pinned;  // during a search
-  const void* identity = nullptr;      // of the whole object, whatever base a handle points to
+// How handles that are not a Ref are compared with the weak handle of an entry. Handles of one
+// family can be: it is the address of a variable for each.
+struct OwnerTest {
+  const void* family;
+  bool (*is_owner)(const void* weak, const void* strong);
 };
 
 struct CensusEntry : Watcher {
-  explicit CensusEntry(WatcherOwner* owner) : Watcher(owner) {}
+  CensusEntry(WatcherOwner* owner, ControlBlock* counts, const void* traced,
+              const CensusType* functions)
+      : Watcher(owner), block(counts), object(traced), type(functions) {
+    if (block != nullptr) block->AddWeak();
+  }
+
+  // Deletes an entry of either class.
+  static void Delete(CensusEntry* entry);
+
+  // Returns what no other object has while this one lives.
+  inline const void* identity() const;
+  // Returns whether both entries are of one object, given that their identities are equal: two
+  // std::shared_ptr to one address may have separate owners.
+  inline bool SameOwner(const CensusEntry& other) const;
+  inline bool IsOwnedBy(const OwnerTest& test, const void* strong) const;
+  // Precondition: pinned.
+  inline size_t strong_count() const;
+  // Takes a reference, so that the object lives until Unpin. Returns false if it is dead.
+  inline bool Pin() const;
+  inline void Unpin() const;
+  inline bool is_root() const;
+
+  ControlBlock* const block;  // one weak reference is held; null in a ForeignEntry
+  const void* const object;   // as CensusType's functions take it
+  const CensusType* const type;
+  size_t position = 0;  // among the core's entries
+
+ protected:
   ~CensusEntry() {
     if (block != nullptr) block->ReleaseWeak();
   }
-
-  // Returns what no other object has while this one lives.
-  const void* identity() const { return block != nullptr ? block : shared->identity; }
-  // Returns whether both entries are of one object, given that their identities are equal: two
-  // std::shared_ptr to one address may have separate owners.
-  bool SameOwner(const CensusEntry& other) const {
-    if (block != nullptr || other.block != nullptr) return block == other.block;
-    return IsOwnedBy(other.shared->weak);
-  }
-  template <typename Pointer>
-  bool IsOwnedBy(const Pointer& pointer) const {
-    return shared != nullptr && !shared->weak.owner_before(pointer) &&
-           !pointer.owner_before(shared->weak);
-  }
-  size_t strong_count() const {
-    return block != nullptr ? block->strong_count() : static_cast<size_t>(shared->weak.use_count());
-  }
-  // Takes a reference, so that the object lives until Unpin. Returns false if it is dead.
-  bool Pin() const {
-    if (block != nullptr) return block->TryAddStrong();
-    shared->pinned = shared->weak.lock();
-    return shared->pinned != nullptr;
-  }
-  void Unpin() const {
-    if (block != nullptr) {
-      block->ReleaseStrong();
-    } else {
-      std::shared_ptr<const void>().swap(shared->pinned);
-    }
-  }
-
-  ControlBlock* block = nullptr;  // one weak reference is held; null for a std::shared_ptr
-  const void* object = nullptr;   // as CensusType's functions take it
-  const CensusType* type = nullptr;
-  std::unique_ptr<SharedOwner> shared;
-  size_t position = 0;  // among the core's entries
 };
+
+// An entry of an object of another handle, or of a root.
+struct ForeignEntry : CensusEntry {
+  using CensusEntry::CensusEntry;
+  virtual ~ForeignEntry() = default;
+
+  virtual const void* whole_object() const { return this; }
+  virtual bool expired() const { return false; }
+  virtual size_t count() const { return 0; }
+  virtual bool PinHandle() const { return true; }
+  virtual void UnpinHandle() const {}
+  virtual bool IsOwner(const OwnerTest&, const void* /*strong*/) const { return false; }
+  virtual bool HasOwnerOf(const ForeignEntry&) const { return false; }
+  // Returns the name of a root; null for an object.
+  virtual const std::string* root_name() const { return nullptr; }
+};
+
+template <typename H>
+inline constexpr bool kIsSharedPtr = false;
+template <typename T>
+inline constexpr bool kIsSharedPtr<std::shared_ptr<T>> = true;
+
+// All std::shared_ptr are one family, so that handles to bases are known.
+template <typename H>
+struct OwnerFamily {
+  using Strong = H;
+  using Weak = typename HandleTraits<H>::weak_type;
+  static bool IsOwner(const void* weak, const void* strong) {
+    return HandleTraits<H>::SameOwner(*static_cast<const Weak*>(weak),
+                                      *static_cast<const H*>(strong));
+  }
+};
+template <typename T>
+struct OwnerFamily<std::shared_ptr<T>> {
+  using Strong = std::shared_ptr<const void>;
+  using Weak = std::weak_ptr<const void>;
+  static bool IsOwner(const void* weak, const void* strong) {
+    const auto& a = *static_cast<const Weak*>(weak);
+    const auto& b = *static_cast<const std::shared_ptr<T>*>(strong);
+    return !a.owner_before(b) && !b.owner_before(a);
+  }
+};
+template <typename H>
+inline constexpr OwnerTest kOwnerTest = {&kTypeTag<typename OwnerFamily<H>::Strong>,
+                                         &OwnerFamily<H>::IsOwner};
+
+// An entry of an object of a handle that HandleTraits adapts.
+template <typename H>
+struct HandleEntry final : ForeignEntry {
+  using Strong = typename OwnerFamily<H>::Strong;
+  using Traits = HandleTraits<Strong>;
+
+  HandleEntry(WatcherOwner* owner, const H& handle, const void* at, const CensusType* functions)
+      : ForeignEntry(owner, nullptr, handle.get(), functions),
+        weak(Traits::MakeWeak(handle)),
+        whole(at) {}
+  const void* whole_object() const override { return whole; }
+  bool expired() const override { return Traits::Expired(weak); }
+  size_t count() const override { return static_cast<size_t>(pinned.use_count()); }
+  bool PinHandle() const override {
+    pinned = Traits::Lock(weak);
+    return Traits::Owns(pinned);
+  }
+  void UnpinHandle() const override { Strong released = std::exchange(pinned, Strong()); }
+  bool IsOwner(const OwnerTest& test, const void* strong) const override {
+    return test.family == kOwnerTest<Strong>.family && test.is_owner(&weak, strong);
+  }
+  bool HasOwnerOf(const ForeignEntry& other) const override {
+    return other.IsOwner(kOwnerTest<Strong>, &pinned);
+  }
+
+  const typename Traits::weak_type weak;
+  const void* const whole;  // the whole object, whatever base a handle points to
+  mutable Strong pinned;    // during a search
+};
+
+// An entry of what is no object, and is alive: it holds objects.
+struct RootEntry final : ForeignEntry {
+  RootEntry(WatcherOwner* owner, const void* root, const CensusType* functions, std::string called)
+      : ForeignEntry(owner, nullptr, root, functions), name(std::move(called)) {}
+  const std::string* root_name() const override { return &name; }
+
+  const std::string name;
+};
+
+inline const ForeignEntry& AsForeign(const CensusEntry& entry) {
+  return static_cast<const ForeignEntry&>(entry);
+}
+inline void CensusEntry::Delete(CensusEntry* entry) {
+  if (entry->block != nullptr) {
+    delete entry;
+  } else {
+    delete static_cast<ForeignEntry*>(entry);
+  }
+}
+inline bool CensusEntry::is_root() const {
+  return block == nullptr && AsForeign(*this).root_name() != nullptr;
+}
+inline const void* CensusEntry::identity() const {
+  return block != nullptr ? block : AsForeign(*this).whole_object();
+}
+inline bool CensusEntry::SameOwner(const CensusEntry& other) const {
+  if (block != nullptr || other.block != nullptr) return block == other.block;
+  return AsForeign(*this).HasOwnerOf(AsForeign(other));
+}
+inline bool CensusEntry::IsOwnedBy(const OwnerTest& test, const void* strong) const {
+  return block == nullptr && AsForeign(*this).IsOwner(test, strong);
+}
+inline size_t CensusEntry::strong_count() const {
+  return block != nullptr ? block->strong_count() : AsForeign(*this).count();
+}
+inline bool CensusEntry::Pin() const {
+  return block != nullptr ? block->TryAddStrong() : AsForeign(*this).PinHandle();
+}
+inline void CensusEntry::Unpin() const {
+  if (block != nullptr) {
+    block->ReleaseStrong();
+  } else {
+    AsForeign(*this).UnpinHandle();
+  }
+}
 
 class CensusCore final : public WatcherOwner {
  public:
@@ -96,14 +192,18 @@ class CensusCore final : public WatcherOwner {
   CensusCore(const CensusCore&) = delete;
   CensusCore& operator=(const CensusCore&) = delete;
 
+  // Adds an object unless it is there: then two threads that add it at once may both do so.
   void Add(ControlBlock* block, const void* object, const CensusType& type);
-  void Add(std::weak_ptr<const void> owner, const void* identity, const void* object,
-           const CensusType& type);
+  void Add(std::unique_ptr<ForeignEntry> entry);
+  // Takes a root off.
+  void RemoveRoot(RootEntry* root);
   size_t size() const;
 
   // Pins all live objects and returns their entries, which stay until they are unpinned.
   std::vector<const CensusEntry*> PinAll();
 
+  // Lets the objects that are made join from now on, until Close.
+  void Open();
   // Ends the census. Deletes the core, or leaves that to the last entry.
   void Close();
 
@@ -112,19 +212,21 @@ class CensusCore final : public WatcherOwner {
 
   void OnExpired(Watcher* watcher) noexcept override;
 
-  // Enters the entry. The caller holds a strong reference to its object.
-  void Enter(std::unique_ptr<CensusEntry> entry);
+  // Enters the entry and takes it over. If that throws, the caller keeps it.
+  void Enter(CensusEntry* entry);
   // Takes an entry off. The caller holds the lock.
   void Remove(const CensusEntry& entry);
-  // Removes dead objects of std::shared_ptr, and returns them linked by next(). The caller holds
-  // the lock, and deletes them without it.
+  // Removes dead objects of handles that notify nobody, and returns them linked by next(). The
+  // caller holds the lock, and deletes them without it.
   CensusEntry* RemoveDead();
   static void DeleteAll(CensusEntry* first);
 
   mutable std::mutex mutex_;
   // All below are guarded by mutex_.
   std::vector<CensusEntry*> entries_;
-  size_t sweep_at_ = 16;  // dead objects are looked for when there are so many
+  size_t roots_ = 0;
+  size_t foreign_ = 0;    // entries with handles that notify nobody, and roots
+  size_t sweep_at_ = 16;  // dead objects are looked for when there are so many entries
   bool closed_ = false;
 };
 

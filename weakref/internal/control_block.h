@@ -112,6 +112,7 @@ class BasicControlBlock {
   // Removes a watcher. Returns false if the watcher has been told or is about to be.
   bool RemoveWatcher(Watcher* watcher) { return watchers_.Remove(watcher); }
   size_t watcher_count() { return watchers_.size(); }
+  bool HasWatcherOf(const BasicWatcherOwner<Policy>* owner) { return watchers_.Has(owner); }
 
   // Returns the address of the T through which the block owns its referent (a deleter or a
   // std::shared_ptr<void>), or null. T is exactly the type that the block's class names; no

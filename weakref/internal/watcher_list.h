@@ -122,6 +122,15 @@ class BasicWatcherList {
     }
   }
 
+  // Returns whether a watcher of that owner is on the list. O(watchers).
+  bool Has(const BasicWatcherOwner<Policy>* owner) {
+    Watcher* const first = Lock();
+    Watcher* watcher = first;
+    while (watcher != nullptr && watcher->owner_ != owner) watcher = watcher->next_;
+    Unlock(first);
+    return watcher != nullptr;
+  }
+
   // Counts the watchers.
   size_t size() {
     Watcher* const first = Lock();

@@ -10,6 +10,9 @@
 
 namespace weakcache::internal {
 
+// The library's own way into a cache: see cache/cycles.h.
+struct CacheAccess;
+
 // As a std::unique_ptr, with two differences. The core stays reachable until it is gone, because
 // destructors of its objects may use the cache: libc++'s unique_ptr is null by then. And a use
 // after a move aborts with a message.
