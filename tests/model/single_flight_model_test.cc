@@ -200,15 +200,17 @@ class CreationAgainstReplacement : public MapModel<CreationAgainstReplacement, 2
   void Finish() { RL_ASSERT(Get(1).get() == handle(1).get()); }
 };
 
-using FlightsOfInts = internal::SingleFlight<internal::CreationResult<Handle>, int, RelacyAtomics>;
+using PlainKey = RelacyPlain<int>;
+using FlightsOfInts =
+    internal::SingleFlight<internal::CreationResult<Handle>, PlainKey, RelacyAtomics>;
 struct ShardWithSpare {
   internal::BasicMutex<RelacyAtomics> mutex;
   FlightsOfInts flights;
   RelacyPlain<int> spare{0};
 };
 
-// A creation is cancelled while another one may begin, which takes over what only one has at a
-// time.
+// A creation is cancelled, after a look at its key, while another one may begin, which takes over
+// what only one has at a time.
 class CancelledFlight : public rl::test_suite<CancelledFlight, 3> {
  public:
   void before() {
@@ -218,6 +220,12 @@ class CancelledFlight : public rl::test_suite<CancelledFlight, 3> {
   void thread(unsigned index) {
     if (index == 1) {
       Lock lock(shard_->mutex);
+      int keys = 0;
+      shard_->flights.ForEachKey(/*hash=*/0, /*bits=*/0, [&](const PlainKey& key) {
+        keys += key % 2 == 0 ? 1 : 2;
+        return true;
+      });
+      RL_ASSERT(keys <= 1);
       shard_->flights.CancelAll();
     } else {
       Fly(index);
@@ -231,9 +239,9 @@ class CancelledFlight : public rl::test_suite<CancelledFlight, 3> {
  private:
   using Lock = internal::BasicMutexLock<RelacyAtomics>;
   void Fly(unsigned index) {
-    const int key = static_cast<int>(index);
     FlightsOfInts::Flight flight(index);
     if (!shard_->flights.StartUncontended(flight)) return;
+    const PlainKey key(static_cast<int>(index));
     shard_->spare = shard_->spare + 1;
     flight.SetKey(&key);
     Lock lock(shard_->mutex);
@@ -291,7 +299,7 @@ class LeavingAgainstCompletion
   using Lock = internal::BasicMutexLock<RelacyAtomics>;
 
   void Create() {
-    const int key = 1;
+    const PlainKey key(1);
     FlightsOfInts::Flight flight(0);
     flight.SetInterest(&*interest_);
     {
@@ -359,7 +367,7 @@ class CancelledWait : public rl::test_suite<CancelledWait, 2> {
       left_->store(1, std::memory_order_release);
       return;
     }
-    const int key = 1;
+    const PlainKey key(1);
     FlightsOfInts::Flight flight(0);
     {
       Lock lock(shard_->mutex);

@@ -178,7 +178,7 @@ class SingleFlight {
       Waiter** link;  // what points to this one
     };
 
-    const uint32_t hash_;
+    const typename Policy::template Plain<uint32_t> hash_;
     typename WaitGraph::Thread* const thread_;
     bool uncontended_ = false;  // started by StartUncontended
     bool cancelled_ = false;
@@ -292,8 +292,8 @@ class SingleFlight {
     if (link != nullptr) {
       *link = &flight;
     } else {
-      // Orders as in Start, which has nothing to acquire here: the queued flight has.
-      root_.store(&flight, std::memory_order_release);
+      // Relaxed, as in Start.
+      root_.store(&flight, std::memory_order_relaxed);
     }
     if (flight.interest_ != nullptr) flight.interest_->Join(queued.continuations_);
     queued.continuations_.MoveTo(flight.continuations_, &flight);
@@ -498,8 +498,9 @@ class SingleFlight {
   Flight** FindLink(Flight& flight) {
     Flight** link = nullptr;
     uint32_t path = flight.hash_;
-    // Acquire, as in Find.
-    for (Flight* at = root_.load(std::memory_order_acquire); at != &flight; path >>= 1) {
+    // Relaxed: who put this flight below the root, under the lock, had found that one by an
+    // acquire.
+    for (Flight* at = root_.load(std::memory_order_relaxed); at != &flight; path >>= 1) {
       link = &at->children_[path & 1];
       at = *link;
     }
@@ -509,7 +510,8 @@ class SingleFlight {
   void Unlink(Flight& flight) {
     if (root_.load(std::memory_order_relaxed) == &flight && flight.children_[0] == nullptr &&
         flight.children_[1] == nullptr) [[likely]] {
-      root_.store(nullptr, std::memory_order_release);  // as below
+      // Release pairs with the acquire in StartUncontended.
+      root_.store(nullptr, std::memory_order_release);
       return;
     }
     Flight** const link = FindLink(flight);
@@ -519,8 +521,8 @@ class SingleFlight {
     if (link != nullptr) {
       *link = heir;
     } else {
-      // Release pairs with the acquire in StartUncontended.
-      root_.store(heir, std::memory_order_release);
+      // Relaxed, as in Start: there is a heir, or else it would have been taken out above.
+      root_.store(heir, std::memory_order_relaxed);
     }
   }
   static Flight* TakeLeafBelow(Flight& flight) {
