@@ -263,5 +263,27 @@ TYPED_TEST(WeakContainerReentrancyTest, TheEndOfAFoundKeyMayEraseAnEqualOne) {
   map.CheckInvariantsForTesting();
 }
 
+// The object of a replaced entry has died, so its slot is still to come through the retire list:
+// it does, while the key ends. No slot may be lost.
+TYPED_TEST(WeakContainerReentrancyTest, AKeysEndMayPurgeWhatIsBeingReplaced) {
+  typename TestFixture::ValueMap map;
+  int64_t bytes = 0;
+  for (int round = 0; round < 500; ++round) {
+    bool has_ended = false;
+    this->EnterDyingAmongOthers(map, 50, [&] {
+      map.purge();
+      has_ended = true;
+    });
+    const auto object = Make<TypeParam, Tracked>(1);
+    map.insert_or_assign(LastWords(50), object);
+    EXPECT_TRUE(has_ended);
+    map.clear();
+    map.purge();
+    map.CheckInvariantsForTesting();
+    if (round == 10) bytes = LiveAllocatedBytes();
+  }
+  EXPECT_LE(LiveAllocatedBytes(), bytes);
+}
+
 }  // namespace
 }  // namespace weakcache::testing
