@@ -155,6 +155,12 @@ enum class AtHardLimit {
   kServeUncached  // its callers get the object, which does not enter the cache, nor count
 };
 
+// What a cache keeps the objects for that it keeps, beside their use lately and their weight.
+enum class ObjectValue {
+  kHits,      // each hit counts as one
+  kTimeSaved  // each hit counts for the time that the object's load took
+};
+
 // Options are given to LargeObjectCache::Create, or to CreateWeak.
 template <typename K, typename V>
 struct LargeObjectCacheOptions {
@@ -188,6 +194,12 @@ struct LargeObjectCacheOptions {
   // unit: with a weigher that returns 1 it is a number of objects. Listeners are told the object's
   // own weight in either case.
   bool count_entry_memory = true;
+  // kTimeSaved: an object whose load took ten times as long is worth ten times as many hits, and
+  // Stats() has the time that hits have saved. The times are those of loaders and weighers by
+  // `clock`, those of GetAll in equal parts; Loaded has a field for other costs. A load counts for
+  // at least a microsecond and at most four hours. It costs some hits: about as many objects fewer
+  // are found as those that are take longer to load.
+  ObjectValue value = ObjectValue::kHits;
   // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
   size_t shards = 0;
   // Called for each object that leaves the cache or is evicted from its budget, not at the cache's

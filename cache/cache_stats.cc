@@ -154,6 +154,13 @@ class PrometheusText {
     }
   }
 
+  void Times(std::string_view name, std::string_view help, absl::Duration CacheStats::*time) {
+    Declare(name, "counter", help);
+    for (size_t cache = 0; cache < caches_.size(); ++cache) {
+      Sample(name, cache, "", "", Seconds(caches_[cache].second.*time));
+    }
+  }
+
   std::string Take() { return std::move(text_); }
 
  private:
@@ -246,6 +253,7 @@ CacheStats CacheStats::Plus(const CacheStats& other) const {
   CacheStats sum = *this;
   CombineCounters(sum, other, SaturatingAdd);
   sum.load_time += other.load_time;  // saturates
+  sum.time_saved += other.time_saved;
   for (const Figure& each : kGauges) {
     sum.*each.value = SaturatingAdd(sum.*each.value, other.*each.value);
   }
@@ -256,6 +264,7 @@ CacheStats CacheStats::Minus(const CacheStats& earlier) const {
   CacheStats difference = *this;
   CombineCounters(difference, earlier, SaturatingSubtract);
   difference.load_time = std::max(load_time - earlier.load_time, absl::ZeroDuration());
+  difference.time_saved = std::max(time_saved - earlier.time_saved, absl::ZeroDuration());
   return difference;
 }
 
@@ -275,6 +284,10 @@ std::string CacheStats::ToText() const {
   absl::StrAppendFormat(&text, "load time mean %s, about %s for half, %s for 90%%, %s for 99%%\n",
                         absl::FormatDuration(absl::Trunc(mean_load_time(), absl::Nanoseconds(1))),
                         quantile(0.5), quantile(0.9), quantile(0.99));
+  if (time_saved != absl::ZeroDuration()) {
+    absl::StrAppendFormat(&text, "saved     %s of loads by hits\n",
+                          absl::FormatDuration(time_saved));
+  }
   absl::StrAppendFormat(
       &text,
       "removals  %d by budget, %d by expiry, %d replaced, %d invalidated, %d died\n"
@@ -296,6 +309,7 @@ std::string CacheStats::ToJson() const {
   };
   append_each(kCounters);
   append("load_time_seconds", Seconds(load_time));
+  append("time_saved_seconds", Seconds(time_saved));
   std::string buckets;
   for (size_t i = 0; i < kLoadTimeBuckets; ++i) {
     if (load_time_histogram[i] == 0) continue;
@@ -327,6 +341,8 @@ std::string ToPrometheus(std::string_view name_prefix, const Caches& caches) {
   text.Metric("stale_served_total", "counter",
               "Misses that got an expired object, as there was no other.", {kCounters[6]});
   text.LoadTimes("load_duration_seconds", "How long the loads took.");
+  text.Times("time_saved_seconds_total", "How long it would have taken to load what hits found.",
+             &CacheStats::time_saved);
   std::vector<std::string_view> causes;
   for (size_t i = 0; i < kRemovalCauses; ++i) {
     causes.push_back(RemovalCauseName(static_cast<RemovalCause>(i)));

@@ -60,6 +60,10 @@ struct CacheStats {
   uint64_t failures_served = 0;
   uint64_t stale_served = 0;
   absl::Duration load_time;  // of all loads together; those at the same time count in full
+  // How long it would have taken to load what hits and weak hits have found, by what the load of
+  // each object took. Of each object to within a sixteenth, in whole microseconds and at least one.
+  // Counted with ObjectValue::kTimeSaved only; else 0.
+  absl::Duration time_saved;
   std::array<uint64_t, kLoadTimeBuckets> load_time_histogram{};
   uint64_t evictions_budget = 0;
   uint64_t evictions_expired = 0;

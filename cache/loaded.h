@@ -42,6 +42,10 @@ struct Loaded {
   // handed out to those that wait for it, and not found any more.
   std::optional<absl::Duration> expires_after = {};
   std::optional<absl::Duration> refresh_after = {};
+  // What a hit on the object saves, for `ObjectValue::kTimeSaved`. Empty: the time that the cache
+  // has measured; an object that is put counts as one whose load took as long as others lately, but
+  // its hits are not known to save anything.
+  std::optional<absl::Duration> load_time = {};
 };
 
 }  // namespace weakcache

@@ -4,14 +4,18 @@
 //
 //   hit_ratio --trace=FILE --capacity=N [--capacity=N…]
 //   hit_ratio --synthetic=NAME [--capacity=N…]
+//   hit_ratio … --load_time_spread=N [--seed=N]
 //
 // FILE has a request a line, `key` or `key size`, and may be compressed with gzip; `-` is the
 // standard input. Capacities are in the trace's unit: bytes, or objects if it has no sizes. Prints
 // one line of CSV for each. NAME is one of the traces of synthetic_trace.h, which says for which
-// capacity each is meant. docs/eviction.md has the figures of public traces.
+// capacity each is meant. With a spread, the loads take from 1 to so many milliseconds, drawn by
+// the seed: then there is also the share of that time that hits save, and the library's policy with
+// ObjectValue::kTimeSaved. docs/eviction.md has the figures of public traces.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,6 +44,8 @@ struct Options {
   std::string trace;
   std::string synthetic;
   std::vector<uint64_t> capacities;
+  uint64_t load_time_spread = 0;  // 0: loads take no time
+  uint64_t seed = 1;
 };
 
 // By hand: of a flag that is given twice, Abseil keeps the last.
@@ -52,6 +58,14 @@ bool Parse(int argc, char** argv, Options& options) {
     }
     if (absl::ConsumePrefix(&argument, "--synthetic=")) {
       options.synthetic = std::string(argument);
+      continue;
+    }
+    if (absl::ConsumePrefix(&argument, "--load_time_spread=")) {
+      if (!absl::SimpleAtoi(argument, &options.load_time_spread)) return false;
+      continue;
+    }
+    if (absl::ConsumePrefix(&argument, "--seed=")) {
+      if (!absl::SimpleAtoi(argument, &options.seed)) return false;
       continue;
     }
     uint64_t capacity = 0;
@@ -101,32 +115,48 @@ constexpr Subject kSubjects[] = {
     {"belady", BestHitRatio},
 };
 
+constexpr Subject kTimeSaving = {"weakcache_time_saved", ReplayWith<TimeSavingReplayer>};
+
+void Print(const std::vector<Request>& trace, const Options& options) {
+  const bool with_times = options.load_time_spread != 0;
+  std::vector<Subject> subjects(std::begin(kSubjects), std::end(kSubjects));
+  // Belady's algorithm knows no times.
+  if (with_times) subjects.back() = kTimeSaving;
+  std::printf("capacity");
+  for (const Subject& subject : subjects) {
+    std::printf(",%s_objects,%s_bytes", subject.name, subject.name);
+    if (with_times) std::printf(",%s_time", subject.name);
+  }
+  std::printf("\n");
+  for (const uint64_t capacity : options.capacities) {
+    std::printf("%llu", static_cast<unsigned long long>(capacity));
+    for (const Subject& subject : subjects) {
+      const HitRatio ratio = subject.replay(trace, capacity);
+      std::printf(",%.4f,%.4f", ratio.objects, ratio.bytes);
+      if (with_times) std::printf(",%.4f", ratio.load_time);
+    }
+    std::printf("\n");
+  }
+}
+
 int Run(int argc, char** argv) {
   Options options;
   if (!Parse(argc, argv, options)) {
     std::fprintf(stderr,
                  "usage: hit_ratio --trace=FILE --capacity=N [--capacity=N…]\n"
-                 "       hit_ratio --synthetic=NAME [--capacity=N…]\n");
+                 "       hit_ratio --synthetic=NAME [--capacity=N…]\n"
+                 "       hit_ratio … --load_time_spread=N [--seed=N]\n");
     return 2;
   }
-  const absl::StatusOr<std::vector<Request>> trace = GetTrace(options);
+  absl::StatusOr<std::vector<Request>> trace = GetTrace(options);
   if (!trace.ok()) {
     std::fprintf(stderr, "hit_ratio: %s\n", trace.status().ToString().c_str());
     return 1;
   }
-  std::printf("capacity");
-  for (const Subject& subject : kSubjects) {
-    std::printf(",%s_objects,%s_bytes", subject.name, subject.name);
+  if (options.load_time_spread != 0) {
+    DrawLoadTimes(options.load_time_spread, options.seed, *trace);
   }
-  std::printf("\n");
-  for (const uint64_t capacity : options.capacities) {
-    std::printf("%llu", static_cast<unsigned long long>(capacity));
-    for (const Subject& subject : kSubjects) {
-      const HitRatio ratio = subject.replay(*trace, capacity);
-      std::printf(",%.4f,%.4f", ratio.objects, ratio.bytes);
-    }
-    std::printf("\n");
-  }
+  Print(*trace, options);
   return 0;
 }
 

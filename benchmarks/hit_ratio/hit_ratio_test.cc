@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "benchmarks/hit_ratio/arc_model.h"
 #include "benchmarks/hit_ratio/belady.h"
 #include "benchmarks/hit_ratio/lirs_model.h"
@@ -349,6 +350,46 @@ TEST(WeakcacheReplayerTest, KeepsSmallAndUsedObjects) {
   EXPECT_EQ(Hits<WeakcacheReplayer>({1, 2, 1, 2, 10, 11, 12, 13, 14, 15, 1, 2}, 4), "001100000011");
   const std::vector<Request> trace = {{1, 4}, {2, 90}, {3, 8}, {1, 4}, {3, 8}, {4, 200}, {4, 200}};
   EXPECT_EQ(Hits<WeakcacheReplayer>(trace, 100), "0001100");
+}
+
+TEST(TimeSavingReplayerTest, LosesNothingIfAllLoadsTakeTheSameTime) {
+  const SyntheticTrace trace = OneHitFloodTrace();
+  const HitRatio saving = Replay(trace.requests, TimeSavingReplayer(trace.capacity));
+  const HitRatio counting = Replay(trace.requests, WeakcacheReplayer(trace.capacity));
+  EXPECT_GT(saving.objects, counting.objects - 0.001);
+}
+
+TEST(TimeSavingReplayerTest, SavesMoreTimeIfTheyDiffer) {
+  SyntheticTrace trace = OneHitFloodTrace();
+  DrawLoadTimes(/*spread=*/100, /*seed=*/1, trace.requests);
+  TimeSavingReplayer cache(trace.capacity);
+  const HitRatio saving = Replay(trace.requests, cache);
+  const HitRatio counting = Replay(trace.requests, WeakcacheReplayer(trace.capacity));
+  EXPECT_GT(saving.load_time, 1.1 * counting.load_time);
+  EXPECT_GT(saving.objects, 0.8 * counting.objects);
+  double all = 0;
+  for (const Request& request : trace.requests) all += static_cast<double>(request.load_time);
+  const double saved = absl::ToDoubleMicroseconds(cache.Stats().time_saved);
+  EXPECT_NEAR(saved, saving.load_time * all, saved / 16);
+}
+
+TEST(DrawLoadTimesTest, GoesByKeyAndSeed) {
+  std::vector<Request> trace = ScanTrace().requests;
+  std::vector<Request> other = trace;
+  DrawLoadTimes(10, 1, trace);
+  DrawLoadTimes(10, 2, other);
+  double sum = 0;
+  size_t equal = 0;
+  for (size_t i = 0; i < trace.size(); ++i) {
+    ASSERT_GE(trace[i].load_time, 1000u);
+    ASSERT_LE(trace[i].load_time, 10'000u);
+    sum += static_cast<double>(trace[i].load_time);
+    equal += trace[i].load_time == other[i].load_time ? 1u : 0u;
+  }
+  EXPECT_LT(equal, trace.size() / 10);
+  EXPECT_NEAR(sum / static_cast<double>(trace.size()), 3900, 400);  // 9000 / ln 10
+  DrawLoadTimes(10, 1, other);
+  for (size_t i = 0; i < trace.size(); ++i) ASSERT_EQ(trace[i].load_time, other[i].load_time);
 }
 
 }  // namespace

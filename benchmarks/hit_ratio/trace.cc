@@ -5,6 +5,7 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -62,6 +63,18 @@ absl::StatusOr<std::vector<Request>> ReadTrace(const std::string& path) {
     trace.push_back({key, std::max<uint64_t>(weight, 1)});
   }
   return trace;
+}
+
+void DrawLoadTimes(uint64_t spread, uint64_t seed, std::vector<Request>& trace) {
+  for (Request& request : trace) {
+    // One draw of SplitMix64, as in weakcache_replayer.h.
+    uint64_t random = request.key + (seed + 1) * 0x9e3779b97f4a7c15;
+    random = (random ^ (random >> 30)) * 0xbf58476d1ce4e5b9;
+    random = (random ^ (random >> 27)) * 0x94d049bb133111eb;
+    random ^= random >> 31;
+    const double share = static_cast<double>(random >> 11) * 0x1p-53;
+    request.load_time = static_cast<uint64_t>(1000 * std::pow(static_cast<double>(spread), share));
+  }
 }
 
 }  // namespace weakcache

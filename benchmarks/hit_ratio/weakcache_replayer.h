@@ -6,24 +6,33 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/time/time.h"
+#include "weakcache/cache/cache_options.h"
+#include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/large_object_cache.h"
 
 namespace weakcache {
 
 class WeakcacheReplayer {
  public:
-  explicit WeakcacheReplayer(uint64_t capacity) : cache_(*Cache::Create(OptionsFor(capacity))) {}
+  explicit WeakcacheReplayer(uint64_t capacity, ObjectValue value = ObjectValue::kHits)
+      : cache_(*Cache::Create(OptionsFor(capacity, value))) {}
+  WeakcacheReplayer(const WeakcacheReplayer&) = delete;
+  WeakcacheReplayer& operator=(const WeakcacheReplayer&) = delete;
 
-  // True if it is a hit; else the object is loaded. It keeps the weight that it had then, and
-  // nobody uses it afterwards.
-  bool Access(uint64_t key, uint64_t weight) {
+  // True if it is a hit; else the object is loaded, in so many microseconds. It keeps the weight
+  // that it had then, and nobody uses it afterwards.
+  bool Access(uint64_t key, uint64_t weight, uint64_t load_time = 1000) {
     bool loaded = false;
     const auto object = cache_.GetOrLoad(key, [&] {
       loaded = true;
+      now_ += absl::Microseconds(load_time);
       return Object{weight};
     });
     return !loaded;
   }
+
+  CacheStats Stats() const { return cache_.Stats(); }
 
  private:
   struct Object {
@@ -41,14 +50,24 @@ class WeakcacheReplayer {
   };
   using Cache = LargeObjectCache<uint64_t, Object, Hash>;
 
-  static Cache::Options OptionsFor(uint64_t capacity) {
+  Cache::Options OptionsFor(uint64_t capacity, ObjectValue value) {
     Cache::Options options;
     options.budget_bytes = capacity;
     options.count_entry_memory = false;  // the traces have weights of their own
+    options.value = value;
+    options.clock = [this] { return now_; };
     return options;
   }
 
+  absl::Time now_ = absl::UnixEpoch();
   Cache cache_;
+};
+
+// The same where what counts is the time that hits save.
+class TimeSavingReplayer : public WeakcacheReplayer {
+ public:
+  explicit TimeSavingReplayer(uint64_t capacity)
+      : WeakcacheReplayer(capacity, ObjectValue::kTimeSaved) {}
 };
 
 }  // namespace weakcache

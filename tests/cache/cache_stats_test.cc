@@ -27,6 +27,7 @@ CacheStats Example() {
   stats.loads = 18;
   stats.load_failures = 3;
   stats.load_time = absl::Milliseconds(4500);
+  stats.time_saved = absl::Milliseconds(20500);
   stats.load_time_histogram[0] = 1;
   stats.load_time_histogram[10] = 12;
   stats.load_time_histogram[20] = 4;
@@ -78,6 +79,7 @@ TEST(CacheStatsTest, PlusAddsEverything) {
   EXPECT_EQ(sum.loads, 36u);
   EXPECT_EQ(sum.load_failures, 6u);
   EXPECT_EQ(sum.load_time, absl::Seconds(9));
+  EXPECT_EQ(sum.time_saved, absl::Seconds(41));
   EXPECT_EQ(sum.load_time_histogram[10], 24u);
   EXPECT_EQ(sum.load_time_histogram[kLast], 2u);
   EXPECT_EQ(sum.evictions_budget, 10u);
@@ -196,6 +198,7 @@ TEST(CacheStatsTest, Text) {
             "failures  9 requests got a kept one, 10 an expired object\n"
             "load time mean 250ms, about 853us for half, 943.718ms for 90%, "
             "1h11m34.967296s for 99%\n"
+            "saved     20.5s of loads by hits\n"
             "removals  5 by budget, 4 by expiry, 2 replaced, 1 invalidated, 6 died\n"
             "bytes     1053000: 900000 idle, 150000 in use, 3000 reserved; 1000000 retained, 50000 "
             "pinned "
@@ -207,7 +210,7 @@ TEST(CacheStatsTest, Json) {
   EXPECT_EQ(Example().ToJson(),
             R"({"hits":70,"weak_hits":10,"misses":20,"loads":18,"load_failures":3,)"
             R"("failures_served":9,"stale_served":10,)"
-            R"("load_time_seconds":4.5,"load_time_histogram":[)"
+            R"("load_time_seconds":4.5,"time_saved_seconds":20.5,"load_time_histogram":[)"
             R"({"at_most_seconds":0.000001,"loads":1},{"at_most_seconds":0.001024,"loads":12},)"
             R"({"at_most_seconds":1.048576,"loads":4},{"at_most_seconds":null,"loads":1}],)"
             R"("evictions_budget":5,"evictions_expired":4,"removals_replaced":2,)"
@@ -219,7 +222,7 @@ TEST(CacheStatsTest, Json) {
 
 TEST(CacheStatsTest, JsonOfNothingAndOfInfinity) {
   EXPECT_TRUE(
-      Contains(CacheStats().ToJson(), R"("load_time_seconds":0,"load_time_histogram":[],)"));
+      Contains(CacheStats().ToJson(), R"("time_saved_seconds":0,"load_time_histogram":[],)"));
   CacheStats stats;
   stats.load_time = absl::InfiniteDuration();
   EXPECT_TRUE(Contains(stats.ToJson(), R"("load_time_seconds":9223372036.854775807,)"));
@@ -253,6 +256,9 @@ constexpr char kPrometheusAfterTheBuckets[] =
 weakcache_load_duration_seconds_bucket{cache="images",le="+Inf"} 18
 weakcache_load_duration_seconds_sum{cache="images"} 4.5
 weakcache_load_duration_seconds_count{cache="images"} 18
+# HELP weakcache_time_saved_seconds_total How long it would have taken to load what hits found.
+# TYPE weakcache_time_saved_seconds_total counter
+weakcache_time_saved_seconds_total{cache="images"} 20.5
 # HELP weakcache_removals_total Objects that left the cache, by cause.
 # TYPE weakcache_removals_total counter
 weakcache_removals_total{cache="images",cause="budget"} 5

@@ -12,8 +12,11 @@
 
 #include "absl/time/time.h"
 #include "tests/support/evict_all.h"
+#include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/internal/stats/load_time.h"
 #include "weakcache/cache/large_object_cache.h"
+#include "weakcache/cache/loaded.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
 
@@ -492,6 +495,137 @@ TEST_P(NewObjectTest, StaysAWhile) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Seeds, NewObjectTest, ::testing::Range<uint64_t>(1, 21));
+
+// A cache of ten pages, whose clock is that of the loads alone.
+class TimeSavedTest : public ::testing::Test {
+ protected:
+  TimeSavedTest() { options_.value = ObjectValue::kTimeSaved; }
+
+  Cache::Options WithClock() {
+    options_.clock = [this] { return now_; };
+    return options_;
+  }
+  Ref<Page> Load(Cache& cache, int key, absl::Duration time) {
+    return *cache.GetOrLoad(key, [&] {
+      now_ += time;
+      return Page{key, 10};
+    });
+  }
+
+  Cache::Options options_ = Budget(100);
+  absl::Time now_ = absl::UnixEpoch();
+};
+
+TEST_F(TimeSavedTest, KeepsWhatTakesLongToLoad) {
+  for (const ObjectValue value : {ObjectValue::kHits, ObjectValue::kTimeSaved}) {
+    options_.value = value;
+    Cache cache = MakeCache(WithClock());
+    for (int key = 0; key < 5; ++key) {
+      Load(cache, key, absl::Seconds(1));
+      Load(cache, key, absl::ZeroDuration());
+    }
+    for (int key = 5; key < 100; ++key) {
+      Load(cache, key, absl::Milliseconds(5));
+      Load(cache, key, absl::ZeroDuration());
+    }
+    for (int key = 0; key < 5; ++key) {
+      EXPECT_EQ(Contains(cache, key), value == ObjectValue::kTimeSaved) << key;
+    }
+    cache.CheckInvariantsForTesting();
+  }
+}
+
+TEST_F(TimeSavedTest, CountsTheLoadTimesOfHitsAndWeakHits) {
+  Cache cache = MakeCache(WithClock());
+  Load(cache, 1, absl::Milliseconds(9));
+  const Ref<Page> used = Load(cache, 2, absl::Milliseconds(1000));
+  EXPECT_EQ(cache.Stats().time_saved, absl::ZeroDuration());
+  const auto rounded = [](absl::Duration time) {
+    const internal::LoadTime load_time(absl::ToInt64Nanoseconds(time));
+    return absl::Microseconds(static_cast<int64_t>(load_time.microseconds()));
+  };
+  const absl::Duration first = rounded(absl::Milliseconds(9));
+  const absl::Duration second = rounded(absl::Milliseconds(1000));
+  for (int i = 0; i < 100; ++i) Load(cache, 1, absl::ZeroDuration());
+  EXPECT_NE(cache.Get(2), nullptr);
+  EXPECT_EQ(cache.Stats().time_saved, 100 * first + second);
+  EXPECT_EQ(cache.Stats().hits, 101u);
+  EXPECT_NE(cache.Peek(1), nullptr);
+  cache.SetBudget(0);
+  EXPECT_NE(cache.Get(2), nullptr);
+  EXPECT_EQ(cache.Stats().weak_hits, 1u);
+  EXPECT_EQ(cache.Stats().time_saved, 100 * first + 2 * second);
+}
+
+// Its hits, and those of an object that was there before, take a slower way.
+TEST_F(TimeSavedTest, CountsInACacheWithAges) {
+  options_.expire_after_write = absl::Hours(1);
+  Cache cache = MakeCache(WithClock());
+  Load(cache, 1, absl::Milliseconds(8));
+  const Ref<Page> own = MakeRef<Page>(Page{2, 10});
+  EXPECT_TRUE(cache
+                  .GetOrLoad(2,
+                             [&] {
+                               now_ += absl::Milliseconds(16);
+                               return own;
+                             })
+                  .ok());
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_NE(cache.Get(1), nullptr);
+    EXPECT_NE(cache.Get(2), nullptr);
+  }
+  const absl::Duration saved = cache.Stats().time_saved;
+  EXPECT_GE(saved, absl::Milliseconds(3 * 24 * 15 / 16));
+  EXPECT_LE(saved, absl::Milliseconds(3 * 24 * 17 / 16));
+  now_ += absl::Hours(2);
+  EXPECT_EQ(cache.Get(1), nullptr);
+  EXPECT_EQ(cache.Stats().time_saved, saved);
+}
+
+TEST_F(TimeSavedTest, GetAllSharesItsTime) {
+  Cache cache = MakeCache(WithClock());
+  const std::vector<int> keys = {1, 2, 3, 4};
+  const auto pages = cache.GetAll(keys, [&](const std::vector<int>& missing) {
+    now_ += absl::Microseconds(40);
+    std::vector<Page> loaded;
+    for (const int key : missing) loaded.push_back(Page{key, 10});
+    return loaded;
+  });
+  EXPECT_NE(cache.Get(1), nullptr);
+  EXPECT_EQ(cache.Stats().time_saved, absl::Microseconds(10));
+}
+
+TEST_F(TimeSavedTest, WhatIsPutSavesWhatItsMakerSays) {
+  Cache cache = MakeCache(WithClock());
+  Put(cache, 1, 10);
+  EXPECT_NE(cache.Get(1), nullptr);
+  EXPECT_EQ(cache.Stats().time_saved, absl::ZeroDuration());
+  cache.Put(2, Loaded<Page>{.object = Page{2, 10}, .load_time = absl::Microseconds(7)});
+  EXPECT_NE(cache.Get(2), nullptr);
+  EXPECT_EQ(cache.Stats().time_saved, absl::Microseconds(7));
+  EXPECT_EQ(cache.Stats().hits, 2u);
+  EXPECT_TRUE(
+      cache
+          .GetOrLoad(
+              3,
+              [&] {
+                now_ += absl::Hours(1);
+                return Loaded<Page>{.object = Page{3, 10}, .load_time = absl::Microseconds(2)};
+              })
+          .ok());
+  EXPECT_NE(cache.Get(3), nullptr);
+  EXPECT_EQ(cache.Stats().time_saved, absl::Microseconds(9));
+}
+
+TEST_F(TimeSavedTest, IsNotCountedUnlessAskedFor) {
+  options_.value = ObjectValue::kHits;
+  Cache cache = MakeCache(WithClock());
+  Load(cache, 1, absl::Milliseconds(8));
+  cache.Put(2, Loaded<Page>{.object = Page{2, 10}, .load_time = absl::Microseconds(7)});
+  EXPECT_NE(cache.Get(1), nullptr);
+  EXPECT_NE(cache.Get(2), nullptr);
+  EXPECT_EQ(cache.Stats().time_saved, absl::ZeroDuration());
+}
 
 }  // namespace
 }  // namespace weakcache

@@ -35,6 +35,7 @@ struct CacheSettings {
   RemovalListener<K, V> listener;
   Freshness freshness;
   bool count_entry_memory;
+  ObjectValue value;
   HardLimitSettings hard_limit = {};
   std::function<absl::Duration(const absl::Status&)> failure_ttl = {};
 };
@@ -53,6 +54,7 @@ absl::StatusOr<CacheSettings<K, V>> MakeSettings(LargeObjectCacheOptions<K, V> o
       Freshness({std::move(options.clock), options.expire_after_write, options.expire_after_access,
                  options.refresh_after_write, options.expiry_jitter, options.stale_if_error}),
       options.count_entry_memory,
+      options.value,
       {options.hard_limit_bytes, options.hard_limit_wait, options.at_hard_limit},
       std::move(options.failure_ttl)};
 }

@@ -30,6 +30,7 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_STORE_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_STORE_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -51,6 +52,7 @@
 #include "weakcache/cache/internal/retention/cache_entry.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/retention.h"
+#include "weakcache/cache/internal/stats/load_time.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/internal/control_block.h"
@@ -91,6 +93,7 @@ class CacheStore {
             settings.hard_limit.bytes == 0 ? ByteLimit::kNone : settings.hard_limit.bytes,
             settings.freshness.stale_if_error())),
         hard_limit_(settings.hard_limit),
+        counts_time_saved_(settings.value == ObjectValue::kTimeSaved),
         freshness_(std::move(settings.freshness)),
         shards_(settings.shards, std::move(hash), std::move(equal), shared_),
         weigher_(std::move(settings.weigher)),
@@ -99,7 +102,7 @@ class CacheStore {
             [this](const Entry& entry, int64_t now) {
               return freshness_.needed() && freshness_.IsRemovable(entry, now);
             },
-            freshness_.expires_by_default()) {}
+            freshness_.expires_by_default(), counts_time_saved_) {}
   CacheStore(const CacheStore&) = delete;
   CacheStore& operator=(const CacheStore&) = delete;
   // Destructors of objects and keys may use all of the cache until both have been let go of.
@@ -184,7 +187,7 @@ class CacheStore {
     if (found->payload().RecordAccess()) [[likely]] {
       shared_->counters.CountHit();
     } else {
-      RecordWeakHit(found);
+      RecordAccessSlow(found);
     }
     return found;
   }
@@ -226,6 +229,7 @@ class CacheStore {
   bool RecordHit(const Outcome& outcome) {
     if (outcome.entry() == nullptr) [[likely]] {
       shared_->counters.CountHit();
+      if (outcome.load_time().known()) shared_->counters.CountTimeSaved(outcome.load_time());
       return true;
     }
     return RecordHitSlow(outcome);
@@ -298,10 +302,17 @@ class CacheStore {
     prepared.MakePayload(std::in_place, std::forward<AnyKey>(key));
     prepared.cold().SetUp(shared_.get(), location.key_hash);
   }
-  // Before a made object is entered, at that time.
-  void SetUp(Entry& entry, uint64_t weight, const ObjectTerms& terms, int64_t now) const {
+  // Before a made object is entered, at that time. If it was loaded, its load time is set.
+  void SetUp(Entry& entry, uint64_t weight, const ObjectTerms& terms, int64_t now,
+             bool loaded = true) const {
     entry.set_object_weight(weight);
     freshness_.BeginLife(entry, terms, now);
+    if (!counts_time_saved_) return;
+    if (terms.load_time.has_value()) {
+      entry.hot.load_time = LoadTime(absl::ToInt64Nanoseconds(*terms.load_time));
+    } else if (loaded) {
+      entry.hot.load_time = LoadTime(static_cast<int64_t>(std::min(entry.load_time, 1e18f)));
+    }
   }
 
   // Reserves room below the hard limit for a weighed object, beside what is reserved for it
@@ -416,7 +427,7 @@ class CacheStore {
     Prepare<kEmbedded>(location, prepared, removals, [] {});
     MakePayload(location, prepared, std::forward<AnyKey>(key));
     const int64_t now = freshness_.NowFor(terms);
-    SetUp(prepared.cold(), weight, terms, now);
+    SetUp(prepared.cold(), weight, terms, now, /*loaded=*/false);
 
     Table& table = location.shard->table;
     Flights& flights = location.shard->flights;
@@ -455,6 +466,7 @@ class CacheStore {
       if (outcome.removable()) Remove(*entry, RemovalCause::kExpired, /*now=*/0);
       return false;
     }
+    if (outcome.load_time().known()) shared_->counters.CountTimeSaved(outcome.load_time());
     if (!outcome.weak()) {
       shared_->counters.CountHit();
       return true;
@@ -464,7 +476,13 @@ class CacheStore {
     return true;
   }
   // The caller holds a reference to the slot.
-  [[gnu::noinline]] void RecordWeakHit(Embedded* slot) {
+  [[gnu::noinline]] void RecordAccessSlow(Embedded* slot) {
+    const LoadTime load_time = slot->payload().load_time;
+    if (load_time.known()) shared_->counters.CountTimeSaved(load_time);
+    if (slot->payload().RecordAccessSlow()) {
+      shared_->counters.CountHit();
+      return;
+    }
     shared_->counters.CountWeakHit();
     if (!retention_.has_budget() || !retention_.MayAdmitAtHit(slot->payload())) return;
     AdmitFound(&Table::cold_part(slot));
@@ -515,6 +533,7 @@ class CacheStore {
   const std::shared_ptr<CacheShared<K>> shared_;  // all tables keep it alive
   const EndMark end_mark_{*shared_};              // destroyed after all that follows
   const HardLimitSettings hard_limit_;
+  const bool counts_time_saved_;
   const Freshness freshness_;
   const Shards shards_;
   const std::function<uint64_t(const V&)> weigher_;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "weakcache/cache/internal/core/freshness.h"
+#include "weakcache/cache/internal/stats/load_time.h"
 #include "weakcache/weakref/internal/control_block.h"
 
 namespace weakcache::internal {
@@ -40,8 +41,9 @@ class LookupOutcome {
   // Records that the look-up has found the entry, whose slot the caller holds a reference to. A
   // look-up that starts over may record several, of which the last one counts.
   void Record(Entry& entry) {
-    const bool retained = entry.hot.RecordAccess();
-    if (retained && entry_ == nullptr && NeedsNoTime(entry)) [[likely]]
+    weak_ = !entry.hot.RecordAccessSlow();
+    load_time_ = entry.hot.load_time;
+    if (!weak_ && entry_ == nullptr && NeedsNoTime(entry)) [[likely]]
       return;
     RecordSlow(entry);
   }
@@ -56,6 +58,8 @@ class LookupOutcome {
   // Null after a hit that leaves nothing to do.
   Entry* entry() const { return entry_; }
   bool weak() const { return weak_; }
+  // What the hit saves, if that is to be counted.
+  LoadTime load_time() const { return load_time_; }
   bool expired() const { return expired_; }
   // Whether it is not even kept for loads that fail.
   bool removable() const { return removable_; }
@@ -71,7 +75,6 @@ class LookupOutcome {
   }
   [[gnu::noinline]] void RecordSlow(Entry& entry) {
     if (ages_matter_ && !freshness_.has_own_clock()) now_ = freshness_.Now();
-    weak_ = !entry.retained();
     times_are_doubtful_ = ages_matter_ && freshness_.SeemsToComeFromTheFuture(entry, now_);
     expired_ = freshness_.IsExpired(entry, now_);
     removable_ = expired_ && freshness_.IsRemovable(entry, now_);
@@ -89,6 +92,7 @@ class LookupOutcome {
   uint32_t tick_ = 0;
   Entry* entry_ = nullptr;  // with a reference to its slot
   bool weak_ = false;
+  LoadTime load_time_;
   bool expired_ = false;
   bool removable_ = false;
   bool refresh_due_ = false;

@@ -108,6 +108,7 @@ struct ObjectTerms {
   std::optional<uint64_t> weight;
   std::optional<absl::Duration> expires_after;
   std::optional<absl::Duration> refresh_after;
+  std::optional<absl::Duration> load_time;
 };
 
 template <typename T>
@@ -118,7 +119,7 @@ inline constexpr bool kIsLoaded<Loaded<Object>> = true;
 template <typename Result>
 ObjectTerms TermsOf(const Result& result) {
   if constexpr (kIsLoaded<Result>) {
-    return {result.weight, result.expires_after, result.refresh_after};
+    return {result.weight, result.expires_after, result.refresh_after, result.load_time};
   } else {
     return {};
   }

@@ -16,6 +16,7 @@
 #include "weakcache/cache/internal/retention/expiry_queue.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/internal/stats/cache_counters.h"
+#include "weakcache/cache/internal/stats/load_time.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
@@ -112,9 +113,16 @@ struct CacheShared {
 class Ownership {
  public:
   // Invariant: the cache holds a strong reference to the object, and its entry is in the policy.
-  bool retained() const { return state() == State::kRetained; }
-  // By a thread that holds the budget's lock.
-  void SetRetained(bool retained) { set_state(retained ? State::kRetained : State::kNotRetained); }
+  bool retained() const { return retained_uncounted() || retained_counted(); }
+  // The same, and whether hits on it count the time that they save. A hit tells the first from all
+  // others by one comparison, so the second costs nothing where nobody asks for it.
+  bool retained_uncounted() const { return state() == State::kRetained; }
+  bool retained_counted() const { return state() == State::kRetainedCounted; }
+  // Both by a thread that holds the budget's lock.
+  void SetRetained(bool counts_time_saved) {
+    set_state(counts_time_saved ? State::kRetainedCounted : State::kRetained);
+  }
+  void SetNotRetained() { set_state(State::kNotRetained); }
 
   // The object dies because of its eviction: nobody used it then, and whoever has found it since
   // has let go of it. By the thread that has dropped the last reference, the cache's, before the
@@ -123,14 +131,15 @@ class Ownership {
   bool evicted_unused() const { return state() == State::kEvictedUnused; }
 
  private:
-  enum class State : uint8_t { kNotRetained, kRetained, kEvictedUnused };
+  enum class State : uint8_t { kNotRetained, kRetained, kRetainedCounted, kEvictedUnused };
 
   State state() const { return state_.load(std::memory_order_relaxed); }
   void set_state(State state) { state_.store(state, std::memory_order_relaxed); }
 
-  // kNotRetained to kRetained and back under the budget's lock; from kNotRetained to kEvictedUnused
-  // once, see there. Relaxed: a look-up, which reads it without the lock, only decides by it
-  // whether it counts a hit or a weak hit, and whether it asks for the object to be retained.
+  // kNotRetained to kRetained, or of an object whose load's time is known to kRetainedCounted, and
+  // back under the budget's lock; from kNotRetained to kEvictedUnused once, see there. Relaxed: a
+  // look-up, which reads it without the lock, only decides by it whether it counts a hit or a weak
+  // hit, and whether it asks for the object to be retained.
   std::atomic<State> state_{State::kNotRetained};
 };
 
@@ -182,10 +191,17 @@ struct CacheKey {
   CacheKey(const CacheKey&) = delete;
   CacheKey& operator=(const CacheKey&) = delete;
 
-  // Counts a hit. False if the object is not retained: then it is a weak hit.
+  // Counts a hit. False if this is not the place for it: see RecordAccessSlow.
   bool RecordAccess() {
-    if (!ownership.retained()) [[unlikely]]
+    if (!ownership.retained_uncounted()) [[unlikely]]
       return false;
+    counter.RecordAccess();
+    return true;
+  }
+  // The same for a hit that may count the time that it saves. False if the object is not retained:
+  // then it is a weak hit.
+  bool RecordAccessSlow() {
+    if (!ownership.retained()) return false;
     counter.RecordAccess();
     return true;
   }
@@ -204,6 +220,8 @@ struct CacheKey {
   // Weak hits that did not ask for the object to be retained, modulo 16. Any thread; of two hits at
   // the same time one may be lost. Relaxed: it only decides how often a look-up asks.
   std::atomic<uint8_t> weak_hits{0};
+  // Known if a hit counts the time that it saves. Set before the slot is entered.
+  LoadTime load_time;
   // The tick before which a look-up need not look at the object's times, nor change them: see
   // Freshness, whose Arm and BeginLife alone write it. 0 if a look-up always has to.
   std::atomic<uint32_t> fresh_until{0};

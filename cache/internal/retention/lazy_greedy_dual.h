@@ -20,6 +20,8 @@
 // uses than the other one. So of objects that are used once each in rounds the cache keeps the same
 // ones. One in 128 is kept all the same: the clock goes on, which lets old uses count less.
 //
+// What a hit on an object saves counts, too, if Insert is told.
+//
 // Guarantee: a new object stays until newer ones that weigh a twentieth of the budget together have
 // come, and the newest always stays, unless what is left of the budget beside reservations and
 // objects in use becomes less than the newest weigh.
@@ -34,12 +36,14 @@
 #include <array>
 #include <atomic>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <utility>
 
 #include "weakcache/cache/internal/retention/admission_duels.h"
+#include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/ghost_table.h"
 #include "weakcache/weakref/internal/check.h"
 
@@ -93,6 +97,7 @@ class LazyGreedyDual {
     bool newcomer = false;  // has not left the nursery but to be set aside
     bool returned = false;  // whether the ghost knew it; of a newcomer
     uint8_t duel = 0;       // see AdmissionDuels
+    uint8_t cost = 0;       // 2 log2 of it, rounded down, up to kMaxCost
     Node* older = nullptr;  // neighbours in its queue
     Node* newer = nullptr;
     uint64_t hash = 0;
@@ -108,14 +113,18 @@ class LazyGreedyDual {
   LazyGreedyDual(const LazyGreedyDual&) = delete;
   LazyGreedyDual& operator=(const LazyGreedyDual&) = delete;
 
-  // Admits an object that is not heavier than the budget, as a newcomer.
-  void Insert(Node* node, uint64_t hash, uint64_t weight) {
+  // Admits an object that is not heavier than the budget, as a newcomer. Its value is multiplied by
+  // the cost, see eviction_policy.h; one that is not known is the average of the latest few
+  // hundred.
+  void Insert(Node* node, uint64_t hash, uint64_t weight, uint64_t cost = 0) {
     const std::optional<GhostTable::Eviction> past = ghost_.Take(hash);
     const bool returned = past.has_value() && past->age < GhostWindow();
     if (returned) duels_.Returned(hash);
     const int frequency = returned ? std::min(past->frequency + 1, int{kMaxFrequency}) : 0;
     node->hash = hash;
     node->weight = weight;
+    node->cost = CostOf(cost);
+    greatest_cost_ = std::max(greatest_cost_, node->cost);
     node->counter->set_frequency(static_cast<uint8_t>(frequency));
     node->accounted_frequency = static_cast<uint8_t>(frequency);
     node->newcomer = true;
@@ -239,8 +248,7 @@ class LazyGreedyDual {
     if (node->queue == kAside) aside_bytes_ += weight - node->weight;
     node->weight = weight;
     NoteWeight(weight);
-    if (node->queue >= kQueues || QueueFor(node->accounted_frequency, weight) == node->queue)
-      return;
+    if (node->queue >= kQueues || QueueOf(*node) == node->queue) return;
     Dequeue(node);
     Enqueue(node, node->accounted_frequency);
   }
@@ -295,8 +303,7 @@ class LazyGreedyDual {
       for (const Node* node = oldest_[queue]; node != nullptr; node = node->newer) {
         Check(node->older == older, "CheckInvariantsForTesting", "a queue's links differ");
         Check(node->queue == queue, "CheckInvariantsForTesting", "a node is in the wrong queue");
-        Check(QueueFor(node->accounted_frequency, node->weight) == queue,
-              "CheckInvariantsForTesting", "a node is misplaced");
+        Check(QueueOf(*node) == queue, "CheckInvariantsForTesting", "a node is misplaced");
         const uint64_t lead = node->priority - clock_;
         Check(lead <= ValueOf(queue), "CheckInvariantsForTesting", "a priority is out of range");
         Check(older == nullptr || older->priority - clock_ <= lead, "CheckInvariantsForTesting",
@@ -322,15 +329,22 @@ class LazyGreedyDual {
   }
 
  private:
-  // The value of an object is (frequency + 1/10) / weight^(3/4). Dividing by the whole weight would
-  // be best for the number of hits, but at the expense of bytes; 1/10 makes the share of the cache
-  // that is on probation. Queue q holds the objects of value 2^(q/2), times a constant.
+  // The value of an object is (frequency + 1/10) / weight^(3/4), times its cost. Dividing by the
+  // whole weight would be best for the number of hits, but at the expense of bytes; 1/10 makes the
+  // share of the cache that is on probation. Queue q holds the objects of value 2^(q/2), times a
+  // constant.
   //
   // 2 log2(10 frequency + 1):
   static constexpr std::array<uint8_t, kMaxFrequency + 1> kFrequencyPart = {
       0, 7, 9, 10, 11, 11, 12, 12, 13, 13, 13, 14, 14, 14, 14, 14};
   static constexpr size_t kMaxWeightPart = 96;
-  static constexpr size_t kQueues = kMaxWeightPart + kFrequencyPart.back() + 1;
+  // 2 log2 of the cost that an object counts for at most, and if costs don't count. As microseconds
+  // they are four and a half hours, and a second.
+  static constexpr uint8_t kMaxCost = 68;
+  static constexpr uint8_t kUsualCost = 40;
+  // Those of values below 2^63. Only objects of a few bytes that cost minutes could be worth more,
+  // and only those of terabytes that cost microseconds less than the first.
+  static constexpr size_t kQueues = 125;
   // Queues that follow the ones in the order of priorities, and are not ordered with them.
   static constexpr size_t kNursery = kQueues;
   static constexpr size_t kAside = kQueues + 1;  // nodes of objects that are in use
@@ -344,8 +358,13 @@ class LazyGreedyDual {
     const uint64_t quarters = (weight << (63 - exponent) >> 61) & 3;
     return (4 * static_cast<size_t>(exponent) + quarters) * 3 / 8;
   }
-  static size_t QueueFor(uint8_t frequency, uint64_t weight) {
-    return kMaxWeightPart - WeightPart(weight) + kFrequencyPart[frequency];
+  static size_t QueueFor(uint8_t frequency, uint64_t weight, uint8_t cost) {
+    const size_t for_usual_cost = kMaxWeightPart - WeightPart(weight) + kFrequencyPart[frequency];
+    const size_t queue = for_usual_cost + cost;
+    return std::clamp(queue, size_t{kUsualCost}, kUsualCost + kQueues - 1) - kUsualCost;
+  }
+  static size_t QueueOf(const Node& node) {
+    return QueueFor(node.accounted_frequency, node.weight, node.cost);
   }
   // 2^(queue/2); at least 1, so time passes whatever is evicted.
   static uint64_t ValueOf(size_t queue) {
@@ -385,9 +404,9 @@ class LazyGreedyDual {
     return newcomers_ <= kFewNewcomers && IsProtected(*oldest) ? nullptr : oldest;
   }
   // Whether a newcomer whose time is over is kept in any case. Small ones need no use: with the
-  // bytes of one victim the cache keeps two of them.
+  // bytes of one victim the cache keeps two of them. Nor do those that cost as much more to make.
   bool DeservesQueue(const Node& newcomer) const {
-    return WasHit(newcomer) || static_cast<double>(newcomer.weight) < evicted_weight_ / 2;
+    return WasHit(newcomer) || Price(newcomer) < evicted_price_ / 2;
   }
   // Whether a newcomer that the ghost knows is kept, and the victim evicted for it. Its return
   // itself, which counts as a use, is no reason.
@@ -396,6 +415,32 @@ class LazyGreedyDual {
     return duels_.ReturningObjectsWin() || newcomer.accounted_frequency > victim.frequency() + 1 ||
            ++turned_away_ % kAdmitted == 0;
   }
+  // Returns the cost of a new object, see Node.
+  uint8_t CostOf(uint64_t cost) {
+    if (cost == 0) return kUsualCost;
+    // Objects that have come before any cost was known are worth least, because they may be many.
+    if (cost == kUnknownCost) return static_cast<uint8_t>(std::lround(average_cost_));
+    constexpr uint64_t kRootOfTwo = 0xb504f333f9de6485;  // times 2^63
+    constexpr int kLatest = 256;
+    const int exponent = static_cast<int>(std::bit_width(cost)) - 1;
+    const int exact = 2 * exponent + (cost << (63 - exponent) >= kRootOfTwo ? 1 : 0);
+    const int bounded = std::min(exact, static_cast<int>(kMaxCost));
+    if (costs_ < kLatest) ++costs_;
+    average_cost_ += (bounded - average_cost_) / costs_;
+    return static_cast<uint8_t>(bounded);
+  }
+  // Returns what an object of the usual cost weighs whose value is the same.
+  static double Price(const Node& node) {
+    return static_cast<double>(node.weight) * kPrices[node.cost];
+  }
+  static constexpr std::array<double, kMaxCost + 1> kPrices = [] {
+    constexpr double kStep = 0.6299605249474366;  // 2^(-2/3): half an octave, to the power of -4/3
+    std::array<double, kMaxCost + 1> prices{};
+    prices[kUsualCost] = 1;
+    for (size_t i = kUsualCost + 1; i <= kMaxCost; ++i) prices[i] = prices[i - 1] * kStep;
+    for (size_t i = kUsualCost; i > 0; --i) prices[i - 1] = prices[i] / kStep;
+    return prices;
+  }();
   void LeaveNursery(Node* node) {
     Dequeue(node);
     Enqueue(node, AccountFrequency(*node));
@@ -421,6 +466,7 @@ class LazyGreedyDual {
     // An average over about the latest hundred.
     constexpr double kShare = 0.01;
     evicted_weight_ += kShare * (static_cast<double>(evicted.weight) - evicted_weight_);
+    evicted_price_ += kShare * (Price(evicted) - evicted_price_);
     ghost_.Remember(evicted.hash, frequency, 2 * (size_ + 1));
   }
   // As many evictions as fill the budget twice, which is what it takes to recognise objects that a
@@ -440,7 +486,7 @@ class LazyGreedyDual {
     if (search_.weight != weight || !search_.active) {
       search_ = {.active = true, .weight = weight, .heaviest = weight, .next = oldest_[kNursery]};
     }
-    const size_t last = QueueFor(kMaxFrequency, weight);
+    const size_t last = QueueFor(kMaxFrequency, weight, greatest_cost_);
     while (looks > 0) {
       Node* const node = search_.next;
       if (node == nullptr) {
@@ -469,8 +515,8 @@ class LazyGreedyDual {
 
   void Enqueue(Node* node, uint8_t frequency) {
     node->newcomer = false;
-    const size_t queue = QueueFor(frequency, node->weight);
     node->accounted_frequency = frequency;
+    const size_t queue = QueueOf(*node);
     node->priority = clock_ + ValueOf(queue);
     PushNewest(queue, node);
     used_[queue / 64] |= uint64_t{1} << (queue % 64);
@@ -582,6 +628,10 @@ class LazyGreedyDual {
   };
   Search search_;
   double evicted_weight_ = 0;  // on average, lately
+  double evicted_price_ = 0;   // the same of their prices
+  double average_cost_ = 0;    // of the known ones, lately, as in a node
+  int costs_ = 0;              // how many that accounts for
+  uint8_t greatest_cost_ = 0;  // no node's is greater
   uint64_t evictions_ = 0;
   AdmissionDuels<Node> duels_;
   uint32_t turned_away_ = 0;  // newcomers that had returned, modulo 2^32

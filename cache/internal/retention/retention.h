@@ -54,6 +54,7 @@
 #include "weakcache/cache/internal/retention/expiry_queue.h"
 #include "weakcache/cache/internal/retention/pending_removals.h"
 #include "weakcache/cache/internal/slot/mutex.h"
+#include "weakcache/cache/internal/stats/load_time.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/internal/control_block.h"
@@ -175,13 +176,15 @@ class Retention {
 
   // `covers_in_use` says whether the budget bounds all live objects, or only those that are not in
   // use, as far as the retention has noticed. The test is called under the budget's lock.
-  // `expires_by_default` says whether also objects without a life of their own may expire.
+  // `expires_by_default` says whether also objects without a life of their own may expire,
+  // `load_times_count` whether the policy is told what objects cost.
   Retention(uint64_t budget, bool covers_in_use, std::shared_ptr<CacheShared<K>> shared,
-            ExpiryTest is_expired, bool expires_by_default)
+            ExpiryTest is_expired, bool expires_by_default, bool load_times_count = false)
       : shared_(std::move(shared)),
         is_expired_(std::move(is_expired)),
         expires_by_default_(expires_by_default),
         covers_in_use_(covers_in_use),
+        unknown_cost_(load_times_count ? kUnknownCost : 0),
         mutex_(shared_->mutex),
         policy_(budget),
         budget_(policy_.budget()) {}
@@ -464,10 +467,12 @@ class Retention {
   // Retains an object that is not counted as pinned.
   void RetainUncounted(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     entry->object->AddStrong();
-    policy_.Insert(entry, entry->key_hash, entry->object_weight());
+    const LoadTime load_time = entry->hot.load_time;
+    policy_.Insert(entry, entry->key_hash, entry->object_weight(),
+                   load_time.known() ? load_time.microseconds() : unknown_cost_);
     by_age_.PushNewest(entry);
     QueueByExpiry(entry);
-    entry->hot.ownership.SetRetained(true);
+    entry->hot.ownership.SetRetained(/*counts_time_saved=*/load_time.known());
   }
   void QueueByExpiry(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const bool expires = entry->expires_after.load(std::memory_order_relaxed) != kNeverDue;
@@ -881,7 +886,7 @@ class Retention {
   void StopRetaining(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     by_age_.Remove(entry);
     by_expiry_.Remove(entry);
-    entry->hot.ownership.SetRetained(false);
+    entry->hot.ownership.SetNotRetained();
     admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
   }
 
@@ -889,6 +894,7 @@ class Retention {
   const ExpiryTest is_expired_;
   const bool expires_by_default_;
   const bool covers_in_use_;
+  const uint64_t unknown_cost_;
   // Taken after a shard's lock, if that is held too; no other lock is taken under it.
   Mutex& mutex_;
   Policy policy_ ABSL_GUARDED_BY(mutex_);

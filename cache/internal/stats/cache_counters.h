@@ -15,6 +15,7 @@
 #include "absl/base/optimization.h"
 #include "absl/time/time.h"
 #include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/internal/stats/load_time.h"
 
 namespace weakcache::internal {
 
@@ -94,6 +95,8 @@ class CacheCounters {
   void CountMiss() { Count(kMisses, 1); }
   void CountFailureServed() { Count(kFailuresServed, 1); }
   void CountStaleServed() { Count(kStaleServed, 1); }
+  // Counts what a hit has saved, if that is known.
+  void CountTimeSaved(LoadTime time) { Count(kMicrosecondsSaved, time.microseconds()); }
   void CountRemoval(RemovalCause cause) { Count(kRemovals + static_cast<size_t>(cause), 1); }
 
   // Count an object that the cache has but does not retain, and one that stops being so.
@@ -149,6 +152,9 @@ class CacheCounters {
     stats->load_failures += sums[kLoadFailures];
     stats->failures_served += sums[kFailuresServed];
     stats->stale_served += sums[kStaleServed];
+    constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
+    stats->time_saved +=
+        absl::Microseconds(static_cast<int64_t>(std::min(sums[kMicrosecondsSaved], kMost)));
     for (const LoadTimes& times : load_times_) {
       for (size_t i = 0; i < CacheStats::kLoadTimeBuckets; ++i) {
         const uint64_t loads = times.buckets[i].load(std::memory_order_relaxed);
@@ -171,6 +177,7 @@ class CacheCounters {
     kLoadNanoseconds,
     kFailuresServed,
     kStaleServed,
+    kMicrosecondsSaved,
     kFigures
   };
 

@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/ghost_table.h"
 
 namespace weakcache::internal {
@@ -50,7 +51,7 @@ class KeyCache {
   explicit KeyCache(uint64_t budget) : policy_(budget) {}
 
   // True if it was there.
-  bool Access(uint64_t key, uint64_t weight = 1) {
+  bool Access(uint64_t key, uint64_t weight = 1, uint64_t cost = 0) {
     const auto found = objects_.find(key);
     if (found != objects_.end()) {
       found->second->own_counter.RecordAccess();
@@ -58,7 +59,7 @@ class KeyCache {
     }
     auto object = std::make_unique<Object>();
     object->key = key;
-    policy_.Insert(object.get(), key, weight);
+    policy_.Insert(object.get(), key, weight, cost);
     objects_[key] = std::move(object);
     Shrink();
     return false;
@@ -501,6 +502,100 @@ TEST(LazyGreedyDualTest, AnyWeight) {
   EXPECT_EQ(cache.policy().bytes(), 0);
 }
 
+TEST(LazyGreedyDualTest, CostlyObjectsStayLonger) {
+  KeyCache cache(100);
+  // Half of them cost a hundred times as much as the others; all are used.
+  const auto cost = [](uint64_t key) { return uint64_t{key % 2 == 0 ? 1'000u : 100'000u}; };
+  for (uint64_t key = 0; key < 100; ++key) {
+    cache.Access(key, 1, cost(key));
+    cache.Access(key);
+  }
+  for (uint64_t key = 1000; key < 1050; ++key) {
+    cache.Access(key, 1, cost(0));
+    cache.Access(key);
+  }
+  for (uint64_t key = 6; key < 100; ++key) EXPECT_EQ(cache.contains(key), key % 2 == 1) << key;
+  cache.policy().CheckInvariantsForTesting();
+}
+
+TEST(LazyGreedyDualTest, ACostlyNewcomerNeedsNoUse) {
+  KeyCache cache(100);
+  for (uint64_t key = 0; key < 200; ++key) {
+    cache.Access(key, 1, 10);
+    cache.Access(key);
+  }
+  cache.Access(1000, 1, 10);
+  cache.Access(1001, 1, 100);
+  for (uint64_t key = 2000; key < 2020; ++key) cache.Access(key, 1, 10);
+  EXPECT_FALSE(cache.contains(1000));
+  EXPECT_TRUE(cache.contains(1001));
+}
+
+// Only how priorities are rounded depends on the cost then.
+TEST(LazyGreedyDualTest, EqualCostsLoseNothing) {
+  KeyCache without(1000);
+  KeyCache with(1000);
+  std::mt19937_64 random(1);
+  constexpr int kSteps = 20'000;
+  int gained = 0;
+  for (int step = 0; step < kSteps; ++step) {
+    const uint64_t key = random() % (1 + random() % 500);
+    gained += with.Access(key, 1 + key % 20, 12'345) ? 1 : 0;
+    gained -= without.Access(key, 1 + key % 20) ? 1 : 0;
+  }
+  EXPECT_GT(gained, -kSteps / 1000);
+}
+
+TEST(LazyGreedyDualTest, AnUnknownCostIsTheAverage) {
+  KeyCache cache(1000);
+  cache.Access(2000, 1, kUnknownCost);
+  EXPECT_EQ(cache.object(2000).cost, 0);
+  for (uint64_t key = 0; key < 100; ++key) cache.Access(key, 1, key % 2 == 0 ? 16 : 64);
+  cache.Access(1000, 1, kUnknownCost);
+  cache.Access(1001, 1, 32);
+  EXPECT_EQ(cache.object(1000).cost, cache.object(1001).cost);
+  EXPECT_EQ(cache.object(98).cost, cache.object(1001).cost - 2);
+  EXPECT_EQ(cache.object(99).cost, cache.object(1001).cost + 2);
+  cache.Access(1002, 1, 23);  // the root of two, rounded down and up
+  cache.Access(1003, 1, 22);
+  EXPECT_EQ(cache.object(1002).cost, cache.object(1001).cost - 1);
+  EXPECT_EQ(cache.object(1003).cost, cache.object(1001).cost - 2);
+}
+
+TEST(LazyGreedyDualTest, AnyCost) {
+  KeyCache cache(LazyGreedyDual::kMaxBudget);
+  const std::vector<uint64_t> weights = {0, 1, 1000, uint64_t{1} << 40,
+                                         LazyGreedyDual::kMaxBudget / 8};
+  uint64_t key = 0;
+  for (const uint64_t cost : {uint64_t{1}, uint64_t{1000}, UINT64_MAX - 1}) {
+    for (const uint64_t weight : weights) {
+      for (int i = 0; i < 20; ++i) {
+        cache.Access(++key, weight, cost);
+        for (int use = 0; use < i; ++use) cache.Access(key);
+      }
+      cache.policy().CheckInvariantsForTesting();
+    }
+  }
+  cache.SetBudget(10);
+  cache.policy().CheckInvariantsForTesting();
+}
+
+TEST(LazyGreedyDualTest, ASearchForHeavyObjectsFindsCostlyOnes) {
+  LazyGreedyDual policy(1'000'000);
+  std::vector<Object> objects(20);
+  for (size_t i = 0; i < objects.size(); ++i) {
+    policy.Insert(&objects[i], i, 10'000, i == 1 ? 1'000'000 : 1);
+    for (int use = 0; use < 20; ++use) objects[i].own_counter.RecordAccess();
+  }
+  Object newest;
+  policy.Insert(&newest, 99, 900'000, 1);  // those before leave the nursery
+  size_t looks = 1'000'000;
+  while (policy.bytes() > 1'000'000) ASSERT_NE(PopVictim(policy, looks), nullptr);
+  while (PopHeavierThan(policy, 9'999, looks) != nullptr) {
+  }
+  EXPECT_EQ(policy.size(), 0u);
+}
+
 // Objects of weight 1 take the clock round in some ten thousand evictions.
 TEST(LazyGreedyDualTest, TheClockMayGoRound) {
   KeyCache cache(13);
@@ -554,7 +649,7 @@ TEST_P(LazyGreedyDualRandomTest, AgreesWithAModel) {
     const uint64_t budget = cache.policy().budget();
     const uint64_t choice = random() % 100;
     if (choice < 80) {
-      cache.Access(key, weight(budget));
+      cache.Access(key, weight(budget), random() >> random() % 64);
     } else if (choice < 99 && cache.contains(key)) {
       choice < 90 ? cache.Remove(key) : cache.SetWeight(key, weight(budget));
     } else if (choice == 99) {

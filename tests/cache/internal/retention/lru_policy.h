@@ -41,7 +41,7 @@ class LruPolicy {
 
   explicit LruPolicy(uint64_t budget) { SetBudget(budget); }
 
-  void Insert(Node* node, uint64_t, uint64_t weight) {
+  void Insert(Node* node, uint64_t, uint64_t weight, uint64_t) {
     node->counter->RecordAccess();
     node->weight = weight;
     bytes_ += weight;

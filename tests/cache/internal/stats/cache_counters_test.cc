@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "tests/support/allocations.h"
 #include "tests/support/race.h"
+#include "weakcache/cache/internal/stats/load_time.h"
 
 namespace weakcache::internal {
 namespace {
@@ -84,6 +85,8 @@ TEST(CacheCountersTest, CountsWhatItIsTold) {
   for (int i = 0; i < 6; ++i) counters.CountRemoval(RemovalCause::kReplaced);
   for (int i = 0; i < 7; ++i) counters.CountRemoval(RemovalCause::kInvalidated);
   for (int i = 0; i < 8; ++i) counters.CountRemoval(RemovalCause::kDied);
+  for (int i = 0; i < 9; ++i) counters.CountTimeSaved(LoadTime(3'000));
+  counters.CountTimeSaved(LoadTime());
   CacheStats expected;
   expected.hits = 1;
   expected.weak_hits = 2;
@@ -93,7 +96,29 @@ TEST(CacheCountersTest, CountsWhatItIsTold) {
   expected.removals_replaced = 6;
   expected.removals_invalidated = 7;
   expected.removals_died = 8;
+  expected.time_saved = absl::Microseconds(27);
   EXPECT_EQ(StatsOf(counters), expected);
+}
+
+TEST(LoadTimeTest, IsWithinASixteenth) {
+  constexpr uint64_t kLongest = uint64_t{15} << 30;  // microseconds
+  EXPECT_FALSE(LoadTime().known());
+  EXPECT_EQ(LoadTime().microseconds(), 0u);
+  for (const int64_t nanoseconds : {INT64_MIN, int64_t{-1}, int64_t{0}, int64_t{1}, int64_t{999}}) {
+    EXPECT_TRUE(LoadTime(nanoseconds).known());
+    EXPECT_EQ(LoadTime(nanoseconds).microseconds(), 1u);
+  }
+  EXPECT_EQ(LoadTime(2'500).microseconds(), 3u);
+  uint64_t last = 1;
+  for (uint64_t time = 1; time <= kLongest; time += time / 100 + 1) {
+    const uint64_t rounded = LoadTime(static_cast<int64_t>(1000 * time)).microseconds();
+    ASSERT_LE(rounded > time ? rounded - time : time - rounded, time / 16) << time;
+    ASSERT_GE(rounded, last);
+    last = rounded;
+  }
+  for (const int64_t nanoseconds : {static_cast<int64_t>(1000 * kLongest), INT64_MAX}) {
+    EXPECT_EQ(LoadTime(nanoseconds).microseconds(), kLongest);
+  }
 }
 
 TEST(CacheCountersTest, CountsLoads) {
