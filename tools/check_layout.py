@@ -35,7 +35,8 @@ LAYERS = {
     ],
     "cache/internal/core": [
         "cache", "cache/internal/concurrent", "cache/internal/creation", "cache/internal/key",
-        "cache/internal/loading", "cache/internal/retention", "weakref", "weakref/internal",
+        "cache/internal/loading", "cache/internal/retention", "cache/internal/stats", "weakref",
+        "weakref/internal",
     ],
     "cache": [
         "cache/internal/concurrent", "cache/internal/core", "cache/internal/creation",

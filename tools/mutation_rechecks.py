@@ -851,4 +851,13 @@ RECHECKS = [
     ("a cancelled caller gets no expired object", "cache/internal/core/cache_core.h",
      "if (result.ok() || request.options.stop_token.stop_requested()) return result;",
      "if (result.ok()) return result;"),
+    ("what a load cost", "cache/internal/retention/lazy_greedy_dual.h",
+     "const size_t queue = for_usual_cost + cost;",
+     "const size_t queue = for_usual_cost + std::max(cost, kUsualCost);"),
+    ("heavy and costly objects", "cache/internal/retention/lazy_greedy_dual.h",
+     "QueueFor(kMaxFrequency, weight, greatest_cost_);",
+     "QueueFor(kMaxFrequency, weight, kUsualCost);"),
+    ("the time that a hit saves", "cache/internal/core/cache_store.h",
+     "if (load_time.known()) shared_->counters.CountTimeSaved(load_time);",
+     "static_cast<void>(load_time);"),
 ]

@@ -584,7 +584,7 @@ TEST(LazyGreedyDualTest, ASearchForHeavyObjectsFindsCostlyOnes) {
   LazyGreedyDual policy(1'000'000);
   std::vector<Object> objects(20);
   for (size_t i = 0; i < objects.size(); ++i) {
-    policy.Insert(&objects[i], i, 10'000, i == 1 ? 1'000'000 : 1);
+    policy.Insert(&objects[i], i, 10'000, i == 1 ? 1'000'000'000 : 1);
     for (int use = 0; use < 20; ++use) objects[i].own_counter.RecordAccess();
   }
   Object newest;
