@@ -161,6 +161,16 @@ enum class ObjectValue {
   kTimeSaved  // each hit counts for the time that the object's load took
 };
 
+// When the refresh of an object that has failed is tried again: after `initial`, and twice as long
+// after each further failure, up to `limit`. Each time is shortened by up to the part `jitter` of
+// it, by the hash of the key, so that a source is not asked for all keys at once. An `initial` of
+// zero: at the next request.
+struct RefreshBackoff {
+  absl::Duration initial = absl::Seconds(1);
+  absl::Duration limit = absl::Minutes(1);
+  double jitter = 0.1;
+};
+
 // Options are given to LargeObjectCache::Create, or to CreateWeak.
 template <typename K, typename V>
 struct LargeObjectCacheOptions {
@@ -222,6 +232,13 @@ struct LargeObjectCacheOptions {
   absl::Duration expire_after_write = absl::InfiniteDuration();
   absl::Duration expire_after_access = absl::InfiniteDuration();
   absl::Duration refresh_after_write = absl::InfiniteDuration();
+  RefreshBackoff refresh_backoff = {};
+  // Runs the refreshes that GetOrLoad and Refresh find due: called as `refresh_executor(task)`, it
+  // has the task run once, on any thread, while everybody gets the stale object. The loader is then
+  // moved or copied into the task and called after GetOrLoad has returned, so it must not refer to
+  // what has gone by then. Empty: the caller that finds an object stale loads it. A task that runs
+  // or is dropped after the cache's end does nothing; that end waits for tasks that run.
+  std::function<void(std::function<void()>)> refresh_executor = {};
   // Up to which part of its life, by the options or its own, an object expires earlier, and is due
   // for a refresh earlier, so that what was loaded together is not all loaded together again: 0.1
   // spreads it over the last tenth. By the hash of the key, so the same in each run. 0 to 1.

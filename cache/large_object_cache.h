@@ -109,7 +109,8 @@ class LargeObjectCache {
   // As GetOrLoad, but no thread waits: a miss calls `executor(task)`, once for a load, however many
   // ask; the task is a copyable function without arguments. A task that finds no permit is posted
   // again. All must have their results before the cache's end; that of a task that is dropped is a
-  // std::future_error. Stops are heeded at once, deadlines as the task begins. Refreshes nothing.
+  // std::future_error. Stops are heeded at once, deadlines as the task begins.
+  // If the object is stale, the task refreshes it, and the old object is the result, at once.
   template <typename Key = K, typename Loader, typename Executor>
   auto GetOrLoadAsync(Key&& key, Loader&& loader, Executor&& executor,
                       const LoadOptions& options = {}) -> std::future<absl::StatusOr<Strong>> {
@@ -160,6 +161,20 @@ class LargeObjectCache {
       return core_->GetAll(keys, loader, options);
     } else {
       return {};
+    }
+  }
+
+  // Has the object under the key loaded anew, even if it is fresh: by the options'
+  // refresh_executor, or else on this thread. Everybody gets the old one meanwhile, and after a
+  // failure. Does nothing if that is being done already. If there is no object, loads one as
+  // GetOrLoad does; a failure that is kept does not prevent it. Returns how the load on this thread
+  // has failed; Unavailable if it would have to wait for a permit. Does not count as a use.
+  template <typename Key = K, typename Loader>
+  absl::Status Refresh(Key&& key, Loader&& loader, const LoadOptions& options = {}) {
+    if constexpr (internal::CheckLoader<V, K, Loader>()) {
+      return core_->Refresh(std::forward<Key>(key), std::forward<Loader>(loader), options);
+    } else {
+      return absl::InternalError("");
     }
   }
 

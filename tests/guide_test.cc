@@ -125,6 +125,28 @@ TEST(GuideTest, SourceDown) {
   EXPECT_EQ(images->Stats().failures_served, 1u);
 }
 
+TEST(GuideTest, Refresh) {
+  struct Pool {
+    void Post(std::function<void()> task) { tasks.push_back(std::move(task)); }
+    std::vector<std::function<void()>> tasks;
+  } pool;
+  absl::Time now = absl::UnixEpoch();
+  Images::Options options;
+  options.budget_bytes = uint64_t{256} << 20;
+  options.refresh_after_write = absl::Minutes(5);
+  options.clock = [&] { return now; };
+  // snippet: refresh
+  options.refresh_executor = [&pool](std::function<void()> task) { pool.Post(std::move(task)); };
+  // end
+  absl::StatusOr<Images> images = Images::Create(options);
+  weakcache::Ref<Image> old = images->Put("cover.png", Image{"old"});
+  now += absl::Minutes(5);
+  EXPECT_EQ(images->GetOrLoad("cover.png", [] { return Image{"new"}; }).value(), old);
+  ASSERT_EQ(pool.tasks.size(), 1u);
+  pool.tasks[0]();
+  EXPECT_NE(images->Get("cover.png"), old);
+}
+
 TEST(GuideTest, Change) {
   Images images = NewCache();
   // snippet: change

@@ -8,15 +8,19 @@
 #include <cstdint>
 #include <functional>
 #include <future>
+#include <memory>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "tests/support/cache_options.h"
+#include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/internal/core/cache_core.h"
 #include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
@@ -157,13 +161,380 @@ TEST_F(RefreshTest, AfterInvalidateIfByTheObjectTheStaleOneStays) {
   EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return Picture{3}; })), 3);
 }
 
-TEST_F(RefreshTest, AFailureLetsTheNextOneTry) {
+TEST_F(RefreshTest, AfterAFailureALaterOneTries) {
   cache_.Put(1, Picture{1});
   now_ += absl::Seconds(10);
   EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return absl::UnavailableError("down"); })), 1);
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return Picture{2}; })), 1);
+  now_ += absl::Seconds(1);
   EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, []() -> Picture { throw std::runtime_error("down"); })),
             1);
+  now_ += absl::Seconds(1);
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return Picture{2}; })), 1);
+  now_ += absl::Seconds(1);
   EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return Picture{2}; })), 2);
+}
+
+// Asks once in each second, with a source that is down, and returns when it was asked.
+std::vector<int> AttemptsIn(Cache& cache, absl::Time& now, int key, int seconds) {
+  std::vector<int> attempts;
+  for (int second = 0; second < seconds; ++second, now += absl::Seconds(1)) {
+    const auto load = [&] {
+      attempts.push_back(second);
+      return absl::UnavailableError("down");
+    };
+    EXPECT_TRUE(cache.GetOrLoad(key, load).ok());
+    EXPECT_TRUE(cache.GetOrLoad(key, load).ok());
+  }
+  return attempts;
+}
+
+TEST_F(RefreshTest, FailuresBackOff) {
+  Cache::Options options = Refreshing();
+  options.refresh_backoff = {.initial = absl::Seconds(1), .limit = absl::Seconds(6), .jitter = 0};
+  Cache cache = std::move(Cache::Create(options)).value();
+  cache.Put(1, Picture{1});
+  EXPECT_EQ(AttemptsIn(cache, now_, 1, 30), (std::vector<int>{10, 11, 13, 17, 23, 29}));
+  now_ += absl::Seconds(6);
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, [] { return Picture{2}; })), 2);
+  // It begins again with the new object.
+  EXPECT_EQ(AttemptsIn(cache, now_, 1, 14), (std::vector<int>{10, 11, 13}));
+  // However many there were.
+  for (int i = 0; i < 1000; ++i) {
+    now_ += absl::Seconds(6);
+    EXPECT_EQ(AttemptsIn(cache, now_, 1, 1).size(), 1u);
+  }
+}
+
+TEST_F(RefreshTest, BackingOffIsSpread) {
+  Cache::Options options = Refreshing();
+  options.refresh_backoff = {
+      .initial = absl::Seconds(100), .limit = absl::Seconds(100), .jitter = 0.5};
+  Cache cache = std::move(Cache::Create(options)).value();
+  for (int key = 0; key < 100; ++key) cache.Put(key, Picture{1});
+  now_ += absl::Seconds(10);
+  for (int key = 0; key < 100; ++key) AttemptsIn(cache, now_, key, 0);
+  int attempts = 0;
+  const auto ask_for_all = [&] {
+    attempts = 0;
+    for (int key = 0; key < 100; ++key) {
+      EXPECT_TRUE(cache
+                      .GetOrLoad(key,
+                                 [&] {
+                                   ++attempts;
+                                   return absl::UnavailableError("down");
+                                 })
+                      .ok());
+    }
+  };
+  ask_for_all();
+  EXPECT_EQ(attempts, 100);
+  now_ += absl::Seconds(49);
+  ask_for_all();
+  EXPECT_EQ(attempts, 0);
+  now_ += absl::Seconds(26);
+  ask_for_all();
+  EXPECT_GT(attempts, 30);
+  EXPECT_LT(attempts, 70);
+}
+
+TEST_F(RefreshTest, BackingOffMayBeOff) {
+  Cache::Options options = Refreshing();
+  options.refresh_backoff.initial = absl::ZeroDuration();
+  Cache cache = std::move(Cache::Create(options)).value();
+  cache.Put(1, Picture{1});
+  now_ += absl::Seconds(10);
+  EXPECT_EQ(AttemptsIn(cache, now_, 1, 1), (std::vector<int>{0, 0}));
+}
+
+TEST_F(RefreshTest, TheBackOffIsChecked) {
+  const RefreshBackoff bad[] = {{-absl::Seconds(1), absl::Seconds(1), 0},
+                                {absl::Seconds(2), absl::Seconds(1), 0},
+                                {absl::Seconds(1), absl::Seconds(1), -1},
+                                {absl::Seconds(1), absl::Seconds(1), 1.1}};
+  for (const RefreshBackoff& backoff : bad) {
+    Cache::Options options = Refreshing();
+    options.refresh_backoff = backoff;
+    EXPECT_TRUE(absl::IsInvalidArgument(Cache::Create(options).status()));
+  }
+}
+
+// A cache whose refreshes are tasks that the test runs.
+class BackgroundRefreshTest : public RefreshTest {
+ protected:
+  using Tasks = std::vector<std::function<void()>>;
+
+  Cache::Options InBackground() {
+    Cache::Options options = Refreshing();
+    options.refresh_executor = [this](std::function<void()> task) {
+      tasks_.push_back(std::move(task));
+    };
+    return options;
+  }
+  Cache MakeStale(Cache::Options options) {
+    Cache cache = std::move(Cache::Create(std::move(options))).value();
+    cache.Put(1, Picture{1});
+    now_ += absl::Seconds(10);
+    return cache;
+  }
+  void RunTasks() {
+    for (auto& task : std::exchange(tasks_, Tasks())) std::exchange(task, nullptr)();
+  }
+
+  Tasks tasks_;
+};
+
+TEST_F(BackgroundRefreshTest, EverybodyGetsTheOldObjectMeanwhile) {
+  Cache cache = MakeStale(InBackground());
+  const auto load = [] { return Picture{2}; };
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, load)), 1);
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, load)), 1);
+  EXPECT_EQ(tasks_.size(), 1u);
+  EXPECT_EQ(cache.Stats().loads, 0u);
+  RunTasks();
+  EXPECT_EQ(cache.Stats().loads, 1u);
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, load)), 2);
+  EXPECT_TRUE(tasks_.empty());
+  cache.CheckInvariantsForTesting();
+}
+
+TEST_F(BackgroundRefreshTest, TheLoaderOutlivesTheCall) {
+  Cache cache = MakeStale(InBackground());
+  const auto next = [&] {
+    EXPECT_EQ(tasks_.size(), 1u);
+    RunTasks();
+    const int version = cache.Get(1)->version;
+    now_ += absl::Seconds(10);
+    return version;
+  };
+  {
+    const std::string text = "a text that is too long for a short string";
+    const auto copied = [text](int key) { return Picture{key + static_cast<int>(text.size())}; };
+    EXPECT_EQ(VersionOf(cache.GetOrLoad(1, copied)), 1);
+  }
+  EXPECT_EQ(next(), 43);
+  cache.GetOrLoad(1, [version = std::make_unique<int>(7)] { return Picture{*version}; })
+      .IgnoreError();
+  EXPECT_EQ(next(), 7);
+  cache
+      .GetOrLoad(1,
+                 [version = std::make_unique<int>(8)](std::stop_token token) {
+                   EXPECT_FALSE(token.stop_requested());
+                   return Picture{*version};
+                 })
+      .IgnoreError();
+  EXPECT_EQ(next(), 8);
+}
+
+// One that can't be copied is called at once.
+TEST_F(BackgroundRefreshTest, ALoaderThatCannotIsCalledInTheCall) {
+  Cache cache = MakeStale(InBackground());
+  const auto load = [version = std::make_unique<int>(7)] { return Picture{*version}; };
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, load)), 7);
+  EXPECT_TRUE(tasks_.empty());
+}
+
+TEST_F(BackgroundRefreshTest, ATaskThatFailsOrIsDroppedBacksOff) {
+  Cache cache = MakeStale(InBackground());
+  const auto load = []() -> Picture { throw std::runtime_error("down"); };
+  for (const bool dropped : {false, true}) {
+    EXPECT_EQ(VersionOf(cache.GetOrLoad(1, load)), 1);
+    ASSERT_EQ(tasks_.size(), 1u);
+    if (dropped) {
+      tasks_.clear();
+    } else {
+      RunTasks();
+    }
+    EXPECT_EQ(VersionOf(cache.GetOrLoad(1, load)), 1);
+    EXPECT_TRUE(tasks_.empty());
+    now_ += absl::Seconds(dropped ? 2 : 1);
+  }
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, load)), 1);
+  EXPECT_EQ(tasks_.size(), 1u);
+}
+
+TEST_F(BackgroundRefreshTest, AnExecutorMayThrow) {
+  Cache::Options options = Refreshing();
+  options.refresh_executor = [](const std::function<void()>&) { throw std::runtime_error("full"); };
+  Cache cache = MakeStale(options);
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, [] { return Picture{2}; })), 1);
+}
+
+TEST_F(BackgroundRefreshTest, WhatHasLeftIsNotLoaded) {
+  Cache cache = MakeStale(InBackground());
+  EXPECT_TRUE(cache.GetOrLoad(1, [] { return Picture{2}; }).ok());
+  cache.Invalidate(1);
+  RunTasks();
+  EXPECT_EQ(cache.Stats().loads, 0u);
+  EXPECT_TRUE(cache.empty());
+}
+
+TEST_F(BackgroundRefreshTest, NothingIsPostedWithoutAPermit) {
+  Cache::Options options = InBackground();
+  options.max_concurrent_loads = 1;
+  Cache cache = MakeStale(options);
+  const auto load = [&] {
+    std::thread([&] {
+      EXPECT_EQ(VersionOf(cache.GetOrLoad(1, [] { return Picture{2}; })), 1);
+    }).join();
+    return Picture{3};
+  };
+  EXPECT_TRUE(cache.GetOrLoad(2, load).ok());
+  EXPECT_TRUE(tasks_.empty());
+  EXPECT_TRUE(cache.GetOrLoad(1, [] { return Picture{2}; }).ok());
+  EXPECT_EQ(tasks_.size(), 1u);
+}
+
+TEST_F(BackgroundRefreshTest, AnAsynchronousAskHasItDoneByItsOwnExecutor) {
+  Cache cache = MakeStale(Refreshing());
+  Tasks tasks;
+  const auto ask = [&](auto loader) {
+    return VersionOf(
+        cache.GetOrLoadAsync(1, loader, [&](auto task) { tasks.push_back(task); }).get());
+  };
+  EXPECT_EQ(ask([] { return Picture{2}; }), 1);
+  EXPECT_EQ(ask([] { return Picture{3}; }), 1);
+  ASSERT_EQ(tasks.size(), 1u);
+  std::exchange(tasks, Tasks())[0]();
+  EXPECT_EQ(cache.Get(1)->version, 2);
+  now_ += absl::Seconds(10);
+  EXPECT_EQ(ask([](std::stop_token) { return Picture{4}; }), 2);
+  ASSERT_EQ(tasks.size(), 1u);
+  tasks[0]();
+  EXPECT_EQ(cache.Get(1)->version, 4);
+}
+
+TEST_F(BackgroundRefreshTest, ATaskMayOutliveTheCache) {
+  for (const bool in_external_slot : {false, true}) {
+    for (const bool dropped : {false, true}) {
+      int loads = 0;
+      {
+        Cache cache = MakeStale(InBackground());
+        if (in_external_slot) {
+          cache.Put(1, MakeRef<Picture>(Picture{1}));
+          now_ += absl::Seconds(10);
+        }
+        EXPECT_TRUE(cache
+                        .GetOrLoad(1,
+                                   [&] {
+                                     ++loads;
+                                     return Picture{2};
+                                   })
+                        .ok());
+        EXPECT_EQ(tasks_.size(), 1u);
+      }
+      if (dropped) {
+        tasks_.clear();
+      } else {
+        RunTasks();
+      }
+      EXPECT_EQ(loads, 0);
+    }
+  }
+}
+
+TEST_F(BackgroundRefreshTest, TheEndWaitsForATaskThatRuns) {
+  std::atomic<bool> loading = false;
+  std::atomic<bool> ending = false;
+  std::atomic<bool> loaded = false;
+  std::thread running;
+  {
+    Cache cache = MakeStale(InBackground());
+    const auto load = [&] {
+      loading = true;
+      while (!ending) std::this_thread::yield();
+      for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+      loaded = true;
+      return Picture{2};
+    };
+    EXPECT_TRUE(cache.GetOrLoad(1, load).ok());
+    running = std::thread([&] { RunTasks(); });
+    while (!loading) std::this_thread::yield();
+    ending = true;
+  }
+  EXPECT_TRUE(loaded);
+  running.join();
+}
+
+// An object that the task replaces ends the cache.
+TEST_F(BackgroundRefreshTest, ATaskMayEndTheCache) {
+  struct Ender {
+    explicit Ender(std::function<void()> at_end = nullptr) : end(std::move(at_end)) {}
+    Ender(Ender&&) = default;
+    ~Ender() {
+      if (end) std::exchange(end, nullptr)();
+    }
+    std::function<void()> end;
+  };
+  using EnderCache = LargeObjectCache<int, Ender>;
+  EnderCache::Options options = testing::WithBudget<EnderCache>(1000);
+  options.weigher = [](const Ender&) { return uint64_t{1}; };
+  options.refresh_after_write = absl::Seconds(10);
+  options.clock = [this] { return now_; };
+  options.refresh_executor = [this](std::function<void()> task) {
+    tasks_.push_back(std::move(task));
+  };
+  auto cache = std::make_unique<EnderCache>(std::move(EnderCache::Create(options)).value());
+  cache->Put(1, MakeRef<Ender>([&] { cache.reset(); }));
+  now_ += absl::Seconds(10);
+  EXPECT_TRUE(cache->GetOrLoad(1, [] { return Ender(); }).ok());
+  RunTasks();
+  EXPECT_EQ(cache, nullptr);
+}
+
+TEST_F(RefreshTest, MayBeAskedForAtAnyAge) {
+  cache_.Put(1, Picture{1});
+  EXPECT_TRUE(cache_.Refresh(1, [] { return Picture{2}; }).ok());
+  EXPECT_EQ(cache_.Get(1)->version, 2);
+  EXPECT_EQ(cache_.Refresh(1, [] { return absl::UnavailableError("down"); }),
+            absl::UnavailableError("down"));
+  EXPECT_EQ(cache_.Refresh(1, []() -> Picture { throw std::runtime_error("down"); }).code(),
+            absl::StatusCode::kUnknown);
+  EXPECT_EQ(cache_.Get(1)->version, 2);
+  EXPECT_TRUE(cache_.Refresh(1, [](std::stop_token) { return Picture{3}; }).ok());
+  EXPECT_EQ(cache_.Get(1)->version, 3);
+  // What has failed early is still due when it was.
+  EXPECT_FALSE(cache_.Refresh(1, [] { return absl::UnavailableError("down"); }).ok());
+  now_ += absl::Seconds(9);
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return Picture{4}; })), 3);
+  now_ += absl::Seconds(1);
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return Picture{4}; })), 4);
+}
+
+TEST_F(RefreshTest, OfAnAbsentObjectIsALoad) {
+  EXPECT_TRUE(cache_.Refresh(1, [] { return Picture{1}; }).ok());
+  EXPECT_EQ(cache_.Get(1)->version, 1);
+  Cache::Options options = Refreshing();
+  options.failure_ttl = [](const absl::Status&) { return absl::Hours(1); };
+  Cache cache = std::move(Cache::Create(options)).value();
+  EXPECT_FALSE(cache.GetOrLoad(1, [] { return absl::UnavailableError("down"); }).ok());
+  EXPECT_TRUE(cache.Refresh(1, [] { return Picture{2}; }).ok());
+  EXPECT_EQ(cache.Get(1)->version, 2);
+}
+
+TEST_F(BackgroundRefreshTest, MayBeAskedFor) {
+  Cache cache = MakeStale(InBackground());
+  cache.Put(1, Picture{1});
+  EXPECT_TRUE(cache.Refresh(1, [] { return Picture{2}; }).ok());
+  EXPECT_TRUE(cache.Refresh(1, [] { return Picture{3}; }).ok());
+  EXPECT_EQ(tasks_.size(), 1u);
+  EXPECT_EQ(cache.Get(1)->version, 1);
+  RunTasks();
+  EXPECT_EQ(cache.Get(1)->version, 2);
+}
+
+TEST_F(RefreshTest, WaitsForNoPermit) {
+  Cache::Options options = Refreshing();
+  options.max_concurrent_loads = 1;
+  Cache cache = std::move(Cache::Create(options)).value();
+  cache.Put(1, Picture{1});
+  const auto load = [&] {
+    std::thread([&] {
+      EXPECT_TRUE(absl::IsUnavailable(cache.Refresh(1, [] { return Picture{2}; })));
+    }).join();
+    return Picture{3};
+  };
+  EXPECT_TRUE(cache.GetOrLoad(2, load).ok());
 }
 
 // A thread that has found the object stale and goes on only after another one's refresh.
@@ -183,7 +554,7 @@ TEST(RefreshClaimTest, FailsOnAnEntryThatHasLeft) {
     Core core({1000, true, 1, 0, [](const Picture&) { return uint64_t{1}; }, nullptr,
                internal::Freshness(
                    {.clock = [&] { return now; }, .refresh_after_write = absl::Seconds(10)}),
-               /*count_entry_memory=*/false},
+               /*count_entry_memory=*/false, ObjectValue::kHits},
               {}, {});
     core.Put(1, MakeRef<Picture>(Picture{1}));
     now += absl::Seconds(10);

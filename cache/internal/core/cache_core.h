@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -58,10 +59,16 @@ class CacheCore {
   CacheCore(CacheSettings<K, V> settings, Hash hash, Equal equal)
       : loads_(store_, settings.max_concurrent_loads, std::move(settings.failure_ttl)),
         refresh_(loads_),
+        refresh_executor_(settings.refresh_executor
+                              ? std::make_shared<const Executor>(settings.refresh_executor)
+                              : nullptr),
         store_(settings, std::move(hash), std::move(equal)) {}
   CacheCore(const CacheCore&) = delete;
   CacheCore& operator=(const CacheCore&) = delete;
-  ~CacheCore() { tasks_.AwaitReturns(); }
+  ~CacheCore() {
+    refresh_.CloseTasks();
+    tasks_.AwaitReturns();
+  }
 
   Store& store() { return store_; }
   const Store& store() const { return store_; }
@@ -81,6 +88,31 @@ class CacheCore {
       return found->Adopt();
     return GetOrLoadSlow(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
                          options);
+  }
+
+  // Has the object loaded anew, if nobody does already; or else loads one. Returns how that has
+  // failed, unless it happens in the background.
+  template <typename Key, typename Loader>
+  absl::Status Refresh(Key&& key, Loader&& loader, const LoadOptions& options) {
+    const typename Store::template LookupKeyOf<Key> lookup = key;
+    const KeyLocation location = store_.shards().Locate(lookup);
+    typename Store::Outcome outcome(store_.freshness());
+    const Ref<V> found = FindUnexpired(location, lookup, outcome);
+    if (found.get() == nullptr) {
+      loads_.failures().Forget(location, lookup);
+      return GetOrLoad(std::forward<Key>(key), std::forward<Loader>(loader), options).status();
+    }
+    if (!outcome.entry()->refresh.Claim()) return absl::OkStatus();
+    if constexpr (kTakesStopToken<Loader, K>) {
+      StoppableLoader<K, Loader> bound(loader, options);
+      return RefreshEntry(location, outcome.entry(), std::forward<Key>(key), bound,
+                          options.weight_estimate, found)
+          .status();
+    } else {
+      return RefreshEntry(location, outcome.entry(), std::forward<Key>(key),
+                          std::forward<Loader>(loader), options.weight_estimate, found)
+          .status();
+    }
   }
 
   template <typename Key, typename Made>
@@ -201,12 +233,7 @@ class CacheCore {
     const typename Store::template LookupKeyOf<Key> lookup = key;
     const KeyLocation location = store_.shards().Locate(lookup);
     typename Store::Outcome outcome(store_.freshness());
-    const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
-    const Ref<V> object = location.shard->table.Find(location.hash(), [&](auto& slot) {
-      if (!match(slot)) return false;
-      outcome.AddRef(Table::cold_part(&slot));
-      return true;
-    });
+    const Ref<V> object = FindUnexpired(location, lookup, outcome);
     if (object.get() == nullptr) return false;
     store_.freshness().SetExpiry(*outcome.entry(), duration);
     store_.retention().UpdateExpiry(outcome.entry());
@@ -289,6 +316,7 @@ class CacheCore {
   }
 
  private:
+  using Executor = std::function<void(std::function<void()>)>;
   using KeyLocation = typename Store::KeyLocation;
   using Shard = typename Store::Shard;
   using Table = typename Store::Table;
@@ -334,21 +362,47 @@ class CacheCore {
     return keys;
   }
 
+  // Finds an object whose entry `outcome` then holds, whatever there is to be done about it.
+  template <typename Lookup>
+  Ref<V> FindUnexpired(const KeyLocation& location, const Lookup& lookup,
+                       typename Store::Outcome& outcome) const {
+    const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
+    return location.shard->table.Find(location.hash(), [&](auto& slot) {
+      if (!match(slot)) return false;
+      outcome.AddRef(Table::cold_part(&slot));
+      return true;
+    });
+  }
+
   template <typename Key, typename Loader, typename Executor, typename Receiver>
   [[gnu::noinline]] void LoadAsyncSlow(Key&& key, Loader&& loader, Executor&& executor,
                                        Receiver receiver, const LoadOptions& options) {
+    const typename Store::template LookupKeyOf<Key> lookup = key;
+    const KeyLocation location = store_.shards().Locate(lookup);
     const auto shared = store_.shared();
     LoadOutcome<V> outcome;
     Ref<V> stale;
-    outcome.object = store_.GetIfPresent(key, stale);  // user code may run and end the cache
+    {
+      typename Store::Outcome look(store_.freshness());
+      Ref<V> found = store_.Find(location, lookup, look);
+      // User code may run and end the cache.
+      if (found.get() != nullptr && store_.RecordHit(look)) {
+        if (look.refresh_due() && !shared->ended() && look.entry()->refresh.Claim()) {
+          PostRefresh(location, look.entry(), std::forward<Key>(key), std::forward<Loader>(loader),
+                      executor, options);
+        }
+        outcome.object = std::move(found);
+      } else if (found.get() != nullptr && !look.removable()) {
+        stale = std::move(found);
+      }
+    }
     if (outcome.object.get() == nullptr && shared->ended()) outcome.status = CacheHasEnded();
     if (outcome.object.get() != nullptr || !outcome.status.ok()) {
       receiver(std::move(outcome));
       return;
     }
     store_.counters().CountMiss();
-    const typename Store::template LookupKeyOf<Key> lookup = key;
-    outcome.status = loads_.failures().Find(store_.shards().Locate(lookup), lookup);
+    outcome.status = loads_.failures().Find(location, lookup);
     if (!outcome.status.ok()) {
       if (stale.get() != nullptr) {
         store_.counters().CountStaleServed();
@@ -393,8 +447,10 @@ class CacheCore {
       if (outcome.expired()) store_.counters().CountMiss();
       const bool is_hit = store_.RecordHit(outcome);  // user code may run and end the cache
       if (is_hit && !shared->ended() && outcome.entry()->refresh.Claim()) {
-        return refresh_.Refresh(location, std::move(found), outcome.entry(), std::forward<Key>(key),
-                                std::forward<Loader>(loader), request.options.weight_estimate);
+        Result fresh =
+            RefreshEntry(location, outcome.entry(), std::forward<Key>(key),
+                         std::forward<Loader>(loader), request.options.weight_estimate, found);
+        if (fresh.ok()) return fresh;
       }
       if (is_hit) return found;
       // The old object need not wait for the new one, unless the load may fail.
@@ -409,6 +465,34 @@ class CacheCore {
     }
     return LoadUnlessFailed(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
                             request, absent_as_of);
+  }
+  // Refreshes an entry that the caller has claimed, whose object is `found`: in the background, if
+  // there is an executor, and then returns that.
+  template <typename Key, typename Loader>
+  Result RefreshEntry(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
+                      uint64_t estimate, const Ref<V>& found) {
+    if constexpr (kCanBePosted<Loader, K>) {
+      if (const auto executor = refresh_executor_) {  // the cache may end in the call
+        refresh_.Post(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
+                      estimate, *executor);
+        return found;
+      }
+    }
+    return refresh_.Refresh(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
+                            estimate);
+  }
+  // The same by the executor of an asynchronous ask.
+  template <typename Key, typename Loader, typename Executor>
+  void PostRefresh(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
+                   Executor&& executor, const LoadOptions& options) {
+    if constexpr (kTakesStopToken<std::decay_t<Loader>, K>) {
+      StoppableLoader<K, Loader> bound(loader, options);
+      refresh_.Post(location, entry, std::forward<Key>(key), bound, options.weight_estimate,
+                    executor);
+    } else {
+      refresh_.Post(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
+                    options.weight_estimate, executor);
+    }
   }
   template <typename Lookup, typename Key, typename Loader>
   Result LoadUnlessFailed(const KeyLocation& location, const Lookup& lookup, Key&& key,
@@ -438,6 +522,7 @@ class CacheCore {
 
   CacheLoads<Store> loads_;
   CacheRefresh<CacheLoads<Store>> refresh_;
+  const std::shared_ptr<const Executor> refresh_executor_;  // null if there is none
   // Destroyed before all that objects' destructors may use, but after the objects.
   TaskCount tasks_;
   // Destroyed first: destructors of objects that it retains may use all of the cache.

@@ -2,7 +2,8 @@
 // Refreshes an object of a LargeObjectCache that has passed `refresh_after_write`.
 //
 // Such an object is stale, not expired: every look-up still gets it. The first GetOrLoad that finds
-// it stale also loads a new object, on its own thread:
+// it stale also loads a new object, on its own thread, or has the cache's executor load it;
+// likewise the first GetOrLoadAsync, whose own executor loads it then (refresh_task.h):
 //
 //   1. LookupOutcome, under the look-up's reference, sees that a refresh is due and that no other
 //      thread has claimed it, and holds the entry.
@@ -22,16 +23,21 @@
 //      where they have looked already. Until they have removed the stale entry, that is the result.
 //
 // If the refresh fails, by a status or an exception, its caller gets the stale object; the failure
-// only shows in the figures. The claim is released, so that the next GetOrLoad tries again, until
-// the object expires by time. A thread that is cancelled in the loader ends as in a load.
+// only shows in the figures. The object becomes due again later, each time after a longer time, and
+// the claim is released, so that then a GetOrLoad tries again, until the object expires by time. A
+// thread that is cancelled in the loader ends as in a load.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <type_traits>
 #include <utility>
 
+#include "absl/status/status.h"
+#include "weakcache/cache/internal/core/refresh_task.h"
+#include "weakcache/cache/internal/loading/background_tasks.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/weakref/ref.h"
@@ -42,7 +48,9 @@ namespace weakcache::internal {
 template <typename Loads>
 class CacheRefresh {
  public:
+  using K = typename Loads::K;
   using V = typename Loads::V;
+  using Result = typename Loads::Result;
   using Entry = typename Loads::Entry;
   using KeyLocation = typename Loads::KeyLocation;
   using PreparedSlot = typename Loads::PreparedSlot;
@@ -50,52 +58,56 @@ class CacheRefresh {
   using Store = std::remove_cvref_t<decltype(std::declval<Loads>().store())>;
   using Effort = typename Store::Budget::Effort;
 
-  explicit CacheRefresh(Loads& loads) : loads_(loads), store_(loads.store()) {}
+  explicit CacheRefresh(Loads& loads)
+      : loads_(loads), store_(loads.store()), tasks_(std::make_shared<BackgroundTasks>()) {}
   CacheRefresh(const CacheRefresh&) = delete;
   CacheRefresh& operator=(const CacheRefresh&) = delete;
 
-  // Returns the object that the cache has after the refresh; or `stale`, if that failed. The caller
-  // has claimed the refresh, and holds a reference to the entry's slot.
+  // Returns the object that the cache has after the refresh, or how that has failed. The caller has
+  // claimed the refresh, and holds a reference to the entry's slot.
   template <typename Key, typename Loader>
-  [[gnu::noinline]] Ref<V> Refresh(const KeyLocation& location, Ref<V> stale, Entry* entry,
-                                   Key&& key, Loader&& loader, uint64_t estimate) {
+  [[gnu::noinline]] Result Refresh(const KeyLocation& location, Entry* entry, Key&& key,
+                                   Loader&& loader, uint64_t estimate) {
     const ClaimGuard guard{entry};
-    return CatchErrors(
+    const auto shared = store_.shared();  // destructors of what was loaded may end the cache
+    bool has_failed = false;
+    Result result = CatchErrors(
         [&] {
-          using Made = typename Loads::template MadeBy<Loader>;
-          // Destroyed in reverse order: the permit is returned before user code runs.
-          typename Store::PendingRemovals removals;
-          typename Store::TableEntry present;
-          Made made{};
-          typename Loads::template ResultBy<Loader> loader_result;
-          PostLater post;
-          PreparedSlot prepared;
-          Registration refresh(*location.shard, location.hash());
-          Reservation reservation(store_.retention());
-          LoadPermit permit(loads_.limiter(), &post);
-          if (!AcquirePermit<Loads::template kIsEmbedded<Made>>(permit, estimate, reservation)) {
-            return stale;
-          }
-          store_.template Prepare<Loads::template kIsEmbedded<Made>>(location, prepared, removals,
-                                                                     [&] { refresh.Begin(); });
-          store_.MakePayload(location, prepared, std::forward<Key>(key));
-          refresh.SetKey(prepared.payload().key);
-          if (!loads_.Make(prepared.cold(), std::forward<Loader>(loader), made, loader_result)
-                   .ok()) {
-            return stale;
-          }
-          if (!store_.template GrowRoom<Loads::template kIsEmbedded<Made>>(
-                  prepared.cold(), reservation, removals, Effort::kIdle)) {
-            return stale;
-          }
-          Ref<V> fresh = EnterRefreshed(location, prepared, made, present, entry, refresh,
-                                        reservation, removals);
-          permit.Release();
-          removals.FinishEviction();
-          return fresh;
+          return LoadAndEnter(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
+                              estimate, has_failed);
         },
-        [&] { return stale; });  // the failure has been counted
+        [&] {
+          has_failed = true;
+          return Result(absl::UnknownError("the load threw"));
+        });
+    if (has_failed && !shared->ended()) BackOff(*entry);
+    return result;
   }
+  // The same in a task. Without a permit that is free, nothing happens.
+  template <typename Key, typename Loader, typename Executor>
+  [[gnu::noinline]] void Post(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
+                              uint64_t estimate, Executor&& executor) {
+    using Task = RefreshTask<CacheRefresh, decltype(LoaderForTask(std::forward<Loader>(loader)))>;
+    std::shared_ptr<Task> task = CatchErrors(
+        [&] {
+          if (!LoadPermit(loads_.limiter()).available()) return std::shared_ptr<Task>();
+          return std::make_shared<Task>(*this, tasks_, location, entry, std::forward<Key>(key),
+                                        LoaderForTask(std::forward<Loader>(loader)), estimate);
+        },
+        [] { return std::shared_ptr<Task>(); });
+    if (task == nullptr) {
+      entry->refresh.Release();
+      return;
+    }
+    // A task that an executor refuses by an exception is dropped.
+    CatchErrors([&] { std::invoke(executor, [task = std::move(task)] { task->Run(); }); }, [] {});
+  }
+  // After a refresh that has failed, whose claim the caller has.
+  void BackOff(Entry& entry) const {
+    store_.freshness().BackOff(entry, entry.refresh.CountFailure());
+  }
+  // At the cache's end.
+  void CloseTasks() { tasks_->Close(); }
 
  private:
   struct ClaimGuard {
@@ -159,6 +171,45 @@ class CacheRefresh {
     return permit.TryAcquire();
   }
 
+  // See Refresh. Whether the load has failed, unless this throws.
+  template <typename Key, typename Loader>
+  Result LoadAndEnter(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
+                      uint64_t estimate, bool& has_failed) {
+    using Made = typename Loads::template MadeBy<Loader>;
+    constexpr bool kEmbedded = Loads::template kIsEmbedded<Made>;
+    // Destroyed in reverse order: the permit is returned before user code runs.
+    typename Store::PendingRemovals removals;
+    typename Store::TableEntry present;
+    Made made{};
+    typename Loads::template ResultBy<Loader> loader_result;
+    PostLater post;
+    PreparedSlot prepared;
+    Registration refresh(*location.shard, location.hash());
+    Reservation reservation(store_.retention());
+    LoadPermit permit(loads_.limiter(), &post);
+    if (!AcquirePermit<kEmbedded>(permit, estimate, reservation)) {
+      return absl::UnavailableError("a refresh waits neither for a permit to load nor for room");
+    }
+    store_.template Prepare<kEmbedded>(location, prepared, removals, [&] { refresh.Begin(); });
+    store_.MakePayload(location, prepared, std::forward<Key>(key));
+    refresh.SetKey(prepared.payload().key);
+    absl::Status status =
+        loads_.Make(prepared.cold(), std::forward<Loader>(loader), made, loader_result);
+    has_failed = !status.ok();
+    if (has_failed) return status;
+    if (!store_.template GrowRoom<kEmbedded>(prepared.cold(), reservation, removals,
+                                             Effort::kIdle)) {
+      has_failed = true;
+      return absl::ResourceExhaustedError("the hard limit leaves no room for the new object");
+    }
+    Ref<V> fresh =
+        EnterRefreshed(location, prepared, made, present, entry, refresh, reservation, removals);
+    permit.Release();
+    removals.FinishEviction();
+    if (fresh.get() == nullptr) return absl::ResourceExhaustedError("the hard limit");
+    return fresh;
+  }
+
   template <typename Made>
   Ref<V> EnterRefreshed(const KeyLocation& location, PreparedSlot& prepared, Made& made,
                         typename Store::TableEntry& present, Entry* stale, Registration& refresh,
@@ -182,6 +233,7 @@ class CacheRefresh {
 
   Loads& loads_;
   Store& store_;
+  const std::shared_ptr<BackgroundTasks> tasks_;
 };
 
 }  // namespace weakcache::internal

@@ -38,6 +38,7 @@ struct CacheSettings {
   ObjectValue value;
   HardLimitSettings hard_limit = {};
   std::function<absl::Duration(const absl::Status&)> failure_ttl = {};
+  std::function<void(std::function<void()>)> refresh_executor = {};
 };
 
 // Returns InvalidArgument if an option is bad.
@@ -52,11 +53,13 @@ absl::StatusOr<CacheSettings<K, V>> MakeSettings(LargeObjectCacheOptions<K, V> o
       std::move(options.weigher),
       std::move(options.removal_listener),
       Freshness({std::move(options.clock), options.expire_after_write, options.expire_after_access,
-                 options.refresh_after_write, options.expiry_jitter, options.stale_if_error}),
+                 options.refresh_after_write, options.expiry_jitter, options.stale_if_error,
+                 options.refresh_backoff}),
       options.count_entry_memory,
       options.value,
       {options.hard_limit_bytes, options.hard_limit_wait, options.at_hard_limit},
-      std::move(options.failure_ttl)};
+      std::move(options.failure_ttl),
+      std::move(options.refresh_executor)};
 }
 
 }  // namespace weakcache::internal

@@ -113,6 +113,18 @@ absl::Status SetDefaultWeigher(LargeObjectCacheOptions<K, V>& options) {
   }
 }
 
+// Returns InvalidArgument unless a failed refresh is tried again after some time.
+inline absl::Status CheckBackoff(const RefreshBackoff& backoff) {
+  if (backoff.initial < absl::ZeroDuration() || backoff.limit < backoff.initial) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("refresh_backoff: an initial time of ", absl::FormatDuration(backoff.initial),
+                     " with a limit of ", absl::FormatDuration(backoff.limit)));
+  }
+  if (backoff.jitter >= 0 && backoff.jitter <= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("refresh_backoff: a jitter of ", backoff.jitter, " is not between 0 and 1"));
+}
+
 // Returns InvalidArgument if failures are to be kept but keys can't be copied for that.
 template <typename K, typename V>
 absl::Status CheckFailureTtl(const LargeObjectCacheOptions<K, V>& options) {
@@ -129,6 +141,7 @@ absl::Status CheckOptions(LargeObjectCacheOptions<K, V>& options, bool weak) {
   status.Update(CheckDurations(options));
   status.Update(CheckJitter(options.expiry_jitter));
   status.Update(CheckFailureTtl(options));
+  status.Update(CheckBackoff(options.refresh_backoff));
   status.Update(SetDefaultWeigher(options));
   return status;
 }

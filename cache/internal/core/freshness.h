@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "absl/time/time.h"
+#include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/retention/cache_entry.h"
 
@@ -27,6 +28,7 @@ struct FreshnessSettings {
   absl::Duration refresh_after_write = absl::InfiniteDuration();
   double expiry_jitter = 0;
   absl::Duration stale_if_error = absl::ZeroDuration();
+  RefreshBackoff refresh_backoff = {};
 };
 
 // Thread-safe, if the clock is.
@@ -38,6 +40,9 @@ class Freshness {
         expire_after_access_(InNanoseconds(settings.expire_after_access)),
         refresh_after_write_(InNanoseconds(settings.refresh_after_write)),
         stale_if_error_(InNanoseconds(settings.stale_if_error)),
+        backoff_initial_(InNanoseconds(settings.refresh_backoff.initial)),
+        backoff_limit_(InNanoseconds(settings.refresh_backoff.limit)),
+        backoff_jitter_(settings.refresh_backoff.jitter),
         jitter_(settings.expiry_jitter),
         start_(clock_ ? Now() : 0),
         needed_(expires_by_default() || refresh_after_write_ != kNever),
@@ -48,6 +53,9 @@ class Freshness {
         expire_after_access_(other.expire_after_access_),
         refresh_after_write_(other.refresh_after_write_),
         stale_if_error_(other.stale_if_error_),
+        backoff_initial_(other.backoff_initial_),
+        backoff_limit_(other.backoff_limit_),
+        backoff_jitter_(other.backoff_jitter_),
         jitter_(other.jitter_),
         start_(other.start_),
         needed_(other.needed()),
@@ -163,6 +171,21 @@ class Freshness {
     return IsDue(entry.written, now, entry.refresh_after.load(std::memory_order_relaxed)) &&
            entry.refresh.available();
   }
+  // Has an object that is due for a refresh become due again later, after that many refreshes have
+  // failed. By the thread that has claimed the refresh. Calls the clock.
+  template <typename Entry>
+  void BackOff(Entry& entry, int failures) const {
+    const int64_t due = entry.refresh_after.load(std::memory_order_relaxed);
+    if (backoff_initial_ == 0 || due == kNever) return;
+    int64_t delay = backoff_initial_;
+    for (int i = 1; i < failures && delay < backoff_limit_; ++i) delay = Sum(delay, delay);
+    delay = std::min(delay, backoff_limit_);
+    // Differently each time, or two keys that have failed together would fail together for ever.
+    delay -= PartOf(delay, backoff_jitter_, entry.key_hash + static_cast<uint64_t>(failures));
+    const int64_t age = Elapsed(entry.written.load(std::memory_order_relaxed), Now());
+    entry.refresh_after.store(std::max(due, Sum(age, delay)), std::memory_order_seq_cst);
+    Arm(entry);
+  }
   // Whether a time of the entry is later than `now`: the caller was delayed after it had read the
   // clock, while others entered or found the object; or else the clock has been set back.
   template <typename Entry>
@@ -261,11 +284,15 @@ class Freshness {
   // caches, or two runs, spread the same keys in the same way.
   template <typename Entry>
   int64_t Spread(const Entry& entry, int64_t life) const {
-    if (jitter_ <= 0 || life == kNever) return life;
+    return life == kNever ? life : life - PartOf(life, jitter_, entry.key_hash);
+  }
+  // Returns a part of a time, from none of it up to the jitter, which the hash determines.
+  static int64_t PartOf(int64_t time, double jitter, uint64_t hash) {
+    if (jitter <= 0) return 0;
     // The golden ratio's multiples spread evenly also hashes that differ in few bits.
-    const uint64_t bits = entry.key_hash * 0x9e3779b97f4a7c15;
+    const uint64_t bits = hash * 0x9e3779b97f4a7c15;
     const double part = static_cast<double>(bits >> 11) * 0x1p-53;
-    return life - static_cast<int64_t>(static_cast<double>(life) * jitter_ * part);
+    return static_cast<int64_t>(static_cast<double>(time) * jitter * part);
   }
   static int64_t Sum(int64_t a, int64_t b) { return a > kNever - b ? kNever : a + b; }
   // The clock may go back; and the difference of two times may be too large for an int64_t.
@@ -284,6 +311,9 @@ class Freshness {
   const int64_t expire_after_access_;
   const int64_t refresh_after_write_;
   const int64_t stale_if_error_;
+  const int64_t backoff_initial_;
+  const int64_t backoff_limit_;
+  const double backoff_jitter_;
   const double jitter_;  // at most that part of a life is taken away
   const int64_t start_;  // of the ticks
   // False to true once, by the first thread that gives an object a life of its own, before it

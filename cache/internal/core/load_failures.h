@@ -68,6 +68,14 @@ class LoadFailures {
     }
   }
 
+  // Forgets the failure that is kept under the key, if any.
+  template <typename Lookup>
+  void Forget(const KeyLocation& location, const Lookup& lookup) const {
+    if (location.shard->failures.empty()) return;
+    Failure failure;
+    typename Store::MutexLock lock(location.shard->table.mutex);
+    failure = location.shard->failures.Take(location.hash(), store_.shards().MatchingKey(lookup));
+  }
   // Forgets all failures of a shard that are kept of a key for which `condition(key)` is true,
   // which is called without a lock.
   template <typename Condition>

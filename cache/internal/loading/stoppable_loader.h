@@ -88,6 +88,18 @@ class StoppableLoader {
       return std::invoke(std::forward<Loader>(loader_), source_.get_token());
     }
   }
+  // Returns the loader, for a call that nobody stops and that may come after this has gone.
+  auto ForTask() {
+    return [loader = std::decay_t<Loader>(std::forward<Loader>(loader_))](
+               const K& key) mutable -> decltype(auto) {
+      const StopSource never{kNoStopState};
+      if constexpr (kTakesKeyAndStopToken<Loader, K>) {
+        return std::invoke(std::move(loader), key, never.get_token());
+      } else {
+        return std::invoke(std::move(loader), never.get_token());
+      }
+    };
+  }
 
  private:
   std::remove_reference_t<Loader>& loader_;
@@ -95,6 +107,11 @@ class StoppableLoader {
   // Never asked to stop if the loader is called for no load, but a refresh.
   StopSource source_{kNoStopState};
 };
+
+template <typename Loader>
+inline constexpr bool kIsStoppableLoader = false;
+template <typename K, typename Loader>
+inline constexpr bool kIsStoppableLoader<StoppableLoader<K, Loader>> = true;
 
 }  // namespace weakcache::internal
 

@@ -4,6 +4,7 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_CACHE_ENTRY_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_CACHE_ENTRY_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -163,6 +164,15 @@ class RefreshClaim {
   // By the thread that takes the entry out of the cache. A thread that saw a refresh due before
   // then does not load another object for an entry that nobody finds any more.
   void Close() { state_.store(State::kClosed, std::memory_order_relaxed); }
+  bool closed() const { return state_.load(std::memory_order_relaxed) == State::kClosed; }
+
+  // Counts a refresh that has failed, up to 255, and returns how many have. By the thread that has
+  // claimed it.
+  int CountFailure() {
+    const int failures = std::min(failures_.load(std::memory_order_relaxed) + 1, 255);
+    failures_.store(static_cast<uint8_t>(failures), std::memory_order_relaxed);
+    return failures;
+  }
 
  private:
   enum class State : uint8_t { kAvailable, kClaimed, kClosed };
@@ -171,6 +181,9 @@ class RefreshClaim {
   // one that removes the entry, once, under the lock of its shard. Relaxed: it decides who loads,
   // and orders nothing; a read-modify-write sees the last change all the same.
   std::atomic<State> state_{State::kAvailable};
+  // Only who has the claim counts. Relaxed: if the claim's last owner is overlooked, the next
+  // refresh comes earlier.
+  std::atomic<uint8_t> failures_{0};
 };
 
 // The life of an object that does not expire, or is never due for a refresh, in nanoseconds.

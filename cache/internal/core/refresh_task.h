@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// A refresh of a LargeObjectCache's object that an executor runs, while everybody gets the old
+// object.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CORE_REFRESH_TASK_H_
+#define WEAKCACHE_CACHE_INTERNAL_CORE_REFRESH_TASK_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "weakcache/cache/internal/loading/background_tasks.h"
+#include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/internal/loading/stoppable_loader.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache::internal {
+
+// Has the caller's claim on the refresh of an entry, and holds the entry, and so its object. Does
+// nothing if it runs after the cache's end. If it is dropped, the refresh has failed. Refresh is a
+// CacheRefresh; Loader is a decayed type.
+template <typename Refresh, typename Loader>
+class RefreshTask {
+ public:
+  using K = typename Refresh::K;
+  using Entry = typename Refresh::Entry;
+  using KeyLocation = typename Refresh::KeyLocation;
+
+  // The claim is the task's once it has been constructed.
+  template <typename Key, typename AnyLoader>
+  RefreshTask(Refresh& refresh, std::shared_ptr<BackgroundTasks> tasks, const KeyLocation& location,
+              Entry* entry, Key&& key, AnyLoader&& loader, uint64_t estimate)
+      : refresh_(refresh),
+        tasks_(std::move(tasks)),
+        location_(location),
+        estimate_(estimate),
+        key_(std::forward<Key>(key)),
+        loader_(std::forward<AnyLoader>(loader)),
+        entry_(entry) {
+    entry_->slot->AddStrong();
+  }
+  RefreshTask(const RefreshTask&) = delete;
+  RefreshTask& operator=(const RefreshTask&) = delete;
+  ~RefreshTask() {
+    if (!begun_.load(std::memory_order_relaxed)) {
+      {
+        const BackgroundTasks::Running running(tasks_);
+        if (running.may_run()) refresh_.BackOff(*entry_);
+      }
+      entry_->refresh.Release();
+    }
+    entry_->slot->ReleaseStrong();
+  }
+
+  void Run() {
+    if (begun_.exchange(true, std::memory_order_relaxed)) return;
+    const BackgroundTasks::Running running(tasks_);
+    // Nobody finds a new object by an entry that has left.
+    if (!running.may_run() || entry_->refresh.closed()) {
+      entry_->refresh.Release();
+      return;
+    }
+    static_cast<void>(
+        refresh_.Refresh(location_, entry_, std::move(key_), std::move(loader_), estimate_));
+  }
+
+ private:
+  Refresh& refresh_;  // of the cache, as is the location
+  const std::shared_ptr<BackgroundTasks> tasks_;
+  const KeyLocation location_;
+  const uint64_t estimate_;
+  K key_;
+  Loader loader_;
+  Entry* const entry_;  // with a reference to its slot
+  // False to true once, by the thread that runs the task. Relaxed: only that thread goes on by it,
+  // and the last owner, who comes after it.
+  std::atomic<bool> begun_{false};
+};
+
+// Whether a loader, of the type of a forwarding reference, can be copied or moved into a task.
+template <typename Loader>
+inline constexpr bool kCanOutliveCall = std::is_constructible_v<std::decay_t<Loader>, Loader>;
+template <typename K, typename Loader>
+inline constexpr bool kCanOutliveCall<StoppableLoader<K, Loader>&> = kCanOutliveCall<Loader>;
+
+template <typename Loader, typename K>
+inline constexpr bool kCanBePosted = kCanOutliveCall<Loader> &&
+                                     (kIsStoppableLoader<std::remove_cvref_t<Loader>> ||
+                                      std::is_invocable_v<std::decay_t<Loader>, const K&> ||
+                                      std::is_invocable_v<std::decay_t<Loader>>);
+
+template <typename Loader>
+auto LoaderForTask(Loader&& loader) {
+  if constexpr (kIsStoppableLoader<std::remove_cvref_t<Loader>>) {
+    return loader.ForTask();
+  } else {
+    return std::decay_t<Loader>(std::forward<Loader>(loader));
+  }
+}
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CORE_REFRESH_TASK_H_
