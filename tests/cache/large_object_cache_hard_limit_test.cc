@@ -488,6 +488,7 @@ class HardLimitWaitTest : public ::testing::Test {
                   },
                   internal::Freshness(internal::FreshnessSettings()),
                   /*count_entry_memory=*/false,
+                  ObjectValue::kHits,
                   {.bytes = 100, .wait = wait, .at_limit = AtHardLimit::kFail}},
               internal::DefaultHash<int>(), internal::DefaultEqual<int>()) {}
   ~HardLimitWaitTest() override {
