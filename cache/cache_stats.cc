@@ -29,7 +29,7 @@ struct Figure {
   uint64_t CacheStats::*value;
 };
 
-constexpr std::array<Figure, 7> kCounters = {{
+constexpr std::array<Figure, 9> kCounters = {{
     {"hits", &CacheStats::hits},
     {"weak_hits", &CacheStats::weak_hits},
     {"misses", &CacheStats::misses},
@@ -37,6 +37,8 @@ constexpr std::array<Figure, 7> kCounters = {{
     {"load_failures", &CacheStats::load_failures},
     {"failures_served", &CacheStats::failures_served},
     {"stale_served", &CacheStats::stale_served},
+    {"bytes_loaded", &CacheStats::bytes_loaded},
+    {"bytes_evicted", &CacheStats::bytes_evicted},
 }};
 // In the order of RemovalCause.
 constexpr std::array<Figure, kRemovalCauses> kRemovals = {{
@@ -76,10 +78,51 @@ void CombineCounters(CacheStats& result, const CacheStats& other, Combine&& comb
   for (const Figure& each : kRemovals) {
     result.*each.value = combine(result.*each.value, other.*each.value);
   }
-  for (size_t i = 0; i < CacheStats::kLoadTimeBuckets; ++i) {
-    uint64_t& count = result.load_time_histogram[i];
-    count = combine(count, other.load_time_histogram[i]);
+  const auto combine_each = [&](auto histogram) {
+    for (size_t i = 0; i < (result.*histogram).size(); ++i) {
+      (result.*histogram)[i] = combine((result.*histogram)[i], (other.*histogram)[i]);
+    }
+  };
+  combine_each(&CacheStats::load_time_histogram);
+  combine_each(&CacheStats::eviction_age_histogram);
+}
+
+// The limits of a histogram's buckets are 1, 2, 4, … units; the last bucket has none.
+constexpr int64_t kLoadTimeUnit = 1'000;         // nanoseconds
+constexpr int64_t kEvictionAgeUnit = 1'000'000;  // the same
+
+size_t BucketOf(absl::Duration time, int64_t unit, size_t buckets) {
+  const int64_t nanoseconds = absl::ToInt64Nanoseconds(time);
+  if (nanoseconds <= unit) return 0;
+  // Limits are inclusive: 2 units are in bucket 1, a nanosecond more is in bucket 2.
+  const auto above_whole_units = static_cast<uint64_t>((nanoseconds - 1) / unit);
+  return std::min<size_t>(std::bit_width(above_whole_units), buckets - 1);
+}
+
+absl::Duration LimitOf(size_t bucket, int64_t unit, size_t buckets) {
+  if (bucket >= buckets - 1) return absl::InfiniteDuration();
+  return absl::Nanoseconds(unit) * (int64_t{1} << bucket);
+}
+
+template <size_t kBuckets>
+absl::Duration QuantileOf(const std::array<uint64_t, kBuckets>& histogram, int64_t unit,
+                          double fraction) {
+  double all = 0;
+  for (const uint64_t count : histogram) all += static_cast<double>(count);
+  // Not a number fails the comparison as well.
+  const double rank = fraction > 0 ? std::min(fraction, 1.0) * all : 0;
+  double below = 0;
+  absl::Duration last;
+  for (size_t i = 0; i < kBuckets; ++i) {
+    const double count = static_cast<double>(histogram[i]);
+    if (count == 0) continue;
+    const absl::Duration lower = i == 0 ? absl::ZeroDuration() : LimitOf(i - 1, unit, kBuckets);
+    if (i == kBuckets - 1) return lower;
+    last = LimitOf(i, unit, kBuckets);
+    if (below + count >= rank) return lower + (last - lower) * ((rank - below) / count);
+    below += count;
   }
+  return last;  // for want of digits, the rank was not reached; or there is nothing
 }
 
 // In seconds, exact to the nanosecond, and a number whatever the time is: JSON has no infinity, and
@@ -138,18 +181,22 @@ class PrometheusText {
     }
   }
 
-  void LoadTimes(const std::string& name, std::string_view help) {
+  // `histogram` and `total` are members of CacheStats.
+  template <typename Counts>
+  void Histogram(const std::string& name, std::string_view help, Counts histogram, int64_t unit,
+                 absl::Duration CacheStats::*total) {
     Declare(name, "histogram", help);
     for (size_t cache = 0; cache < caches_.size(); ++cache) {
       const CacheStats& stats = caches_[cache].second;
+      const auto& counts = stats.*histogram;
       uint64_t sum = 0;
-      for (size_t i = 0; i < CacheStats::kLoadTimeBuckets; ++i) {
-        const absl::Duration limit = CacheStats::LoadTimeLimit(i);
-        sum = SaturatingAdd(sum, stats.load_time_histogram[i]);
+      for (size_t i = 0; i < counts.size(); ++i) {
+        const absl::Duration limit = LimitOf(i, unit, counts.size());
+        sum = SaturatingAdd(sum, counts[i]);
         Sample(name + "_bucket", cache, "le",
                limit == absl::InfiniteDuration() ? "+Inf" : Seconds(limit), absl::StrCat(sum));
       }
-      Sample(name + "_sum", cache, "", "", Seconds(stats.load_time));
+      Sample(name + "_sum", cache, "", "", Seconds(stats.*total));
       Sample(name + "_count", cache, "", "", absl::StrCat(sum));
     }
   }
@@ -218,42 +265,31 @@ absl::Duration CacheStats::mean_load_time() const {
 }
 
 absl::Duration CacheStats::LoadTimeQuantile(double fraction) const {
-  double all = 0;
-  for (const uint64_t count : load_time_histogram) all += static_cast<double>(count);
-  // Not a number fails the comparison as well.
-  const double rank = fraction > 0 ? std::min(fraction, 1.0) * all : 0;
-  double below = 0;
-  absl::Duration last;
-  for (size_t i = 0; i < kLoadTimeBuckets; ++i) {
-    const double count = static_cast<double>(load_time_histogram[i]);
-    if (count == 0) continue;
-    const absl::Duration lower = i == 0 ? absl::ZeroDuration() : LoadTimeLimit(i - 1);
-    if (i == kLoadTimeBuckets - 1) return lower;
-    last = LoadTimeLimit(i);
-    if (below + count >= rank) return lower + (last - lower) * ((rank - below) / count);
-    below += count;
-  }
-  return last;  // for want of digits, the rank was not reached; or there are no loads
+  return QuantileOf(load_time_histogram, kLoadTimeUnit, fraction);
+}
+absl::Duration CacheStats::EvictionAgeQuantile(double fraction) const {
+  return QuantileOf(eviction_age_histogram, kEvictionAgeUnit, fraction);
 }
 
 size_t CacheStats::LoadTimeBucket(absl::Duration time) {
-  const int64_t nanoseconds = absl::ToInt64Nanoseconds(time);
-  if (nanoseconds <= 1000) return 0;
-  // Limits are inclusive: 2000 ns is in bucket 1, 2001 ns in bucket 2.
-  const auto above_whole_microseconds = static_cast<uint64_t>((nanoseconds - 1) / 1000);
-  return std::min<size_t>(std::bit_width(above_whole_microseconds), kLoadTimeBuckets - 1);
+  return BucketOf(time, kLoadTimeUnit, kLoadTimeBuckets);
 }
-
 absl::Duration CacheStats::LoadTimeLimit(size_t bucket) {
-  if (bucket >= kLoadTimeBuckets - 1) return absl::InfiniteDuration();
-  return absl::Microseconds(int64_t{1} << bucket);
+  return LimitOf(bucket, kLoadTimeUnit, kLoadTimeBuckets);
+}
+size_t CacheStats::EvictionAgeBucket(absl::Duration age) {
+  return BucketOf(age, kEvictionAgeUnit, kEvictionAgeBuckets);
+}
+absl::Duration CacheStats::EvictionAgeLimit(size_t bucket) {
+  return LimitOf(bucket, kEvictionAgeUnit, kEvictionAgeBuckets);
 }
 
 CacheStats CacheStats::Plus(const CacheStats& other) const {
   CacheStats sum = *this;
   CombineCounters(sum, other, SaturatingAdd);
-  sum.load_time += other.load_time;  // saturates
+  sum.load_time += other.load_time;  // saturates, as the next
   sum.time_saved += other.time_saved;
+  sum.eviction_age += other.eviction_age;
   for (const Figure& each : kGauges) {
     sum.*each.value = SaturatingAdd(sum.*each.value, other.*each.value);
   }
@@ -265,6 +301,7 @@ CacheStats CacheStats::Minus(const CacheStats& earlier) const {
   CombineCounters(difference, earlier, SaturatingSubtract);
   difference.load_time = std::max(load_time - earlier.load_time, absl::ZeroDuration());
   difference.time_saved = std::max(time_saved - earlier.time_saved, absl::ZeroDuration());
+  difference.eviction_age = std::max(eviction_age - earlier.eviction_age, absl::ZeroDuration());
   return difference;
 }
 
@@ -277,9 +314,12 @@ std::string CacheStats::ToText() const {
                         requests(), hits, weak_hits, misses, hit_ratio(), loads, load_failures,
                         loads_in_flight, absl::FormatDuration(load_time), failures_served,
                         stale_served);
+  // More digits would be noise.
   const auto quantile = [&](double fraction) {
-    // Whole microseconds: more digits would be noise.
     return absl::FormatDuration(absl::Trunc(LoadTimeQuantile(fraction), absl::Microseconds(1)));
+  };
+  const auto age = [&](double fraction) {
+    return absl::FormatDuration(absl::Trunc(EvictionAgeQuantile(fraction), absl::Milliseconds(1)));
   };
   absl::StrAppendFormat(&text, "load time mean %s, about %s for half, %s for 90%%, %s for 99%%\n",
                         absl::FormatDuration(absl::Trunc(mean_load_time(), absl::Nanoseconds(1))),
@@ -291,11 +331,13 @@ std::string CacheStats::ToText() const {
   absl::StrAppendFormat(
       &text,
       "removals  %d by budget, %d by expiry, %d replaced, %d invalidated, %d died\n"
+      "by budget after about %s for a tenth, %s for half, %s for 90%%\n"
       "bytes     %d: %d idle, %d in use, %d reserved; %d retained, %d pinned by users\n"
+      "          %d loaded, %d evicted by budget\n"
       "entries   %d dead and not yet purged\n",
       evictions_budget, evictions_expired, removals_replaced, removals_invalidated, removals_died,
-      bytes(), bytes_idle, bytes_in_use, bytes_reserved, bytes_retained, bytes_pinned,
-      dead_entries);
+      age(0.1), age(0.5), age(0.9), bytes(), bytes_idle, bytes_in_use, bytes_reserved,
+      bytes_retained, bytes_pinned, bytes_loaded, bytes_evicted, dead_entries);
   return text;
 }
 
@@ -307,18 +349,24 @@ std::string CacheStats::ToJson() const {
   const auto append_each = [&](const auto& figures) {
     for (const Figure& each : figures) append(each.name, absl::StrCat(this->*each.value));
   };
+  const auto append_histogram = [&](std::string_view name, const auto& histogram, int64_t unit,
+                                    std::string_view what) {
+    std::string buckets = "[";
+    for (size_t i = 0; i < histogram.size(); ++i) {
+      if (histogram[i] == 0) continue;
+      const bool last = i == histogram.size() - 1;
+      Append(buckets, {buckets.size() == 1 ? "" : ",", "{\"at_most_seconds\":",
+                       last ? "null" : Seconds(LimitOf(i, unit, histogram.size())), ",\"", what,
+                       "\":", absl::StrCat(histogram[i]), "}"});
+    }
+    append(name, buckets + "]");
+  };
   append_each(kCounters);
   append("load_time_seconds", Seconds(load_time));
   append("time_saved_seconds", Seconds(time_saved));
-  std::string buckets;
-  for (size_t i = 0; i < kLoadTimeBuckets; ++i) {
-    if (load_time_histogram[i] == 0) continue;
-    const bool last = i == kLoadTimeBuckets - 1;
-    absl::StrAppend(&buckets, buckets.empty() ? "" : ",",
-                    "{\"at_most_seconds\":", last ? "null" : Seconds(LoadTimeLimit(i)),
-                    ",\"loads\":", load_time_histogram[i], "}");
-  }
-  append("load_time_histogram", absl::StrCat("[", buckets, "]"));
+  append_histogram("load_time_histogram", load_time_histogram, kLoadTimeUnit, "loads");
+  append("eviction_age_seconds", Seconds(eviction_age));
+  append_histogram("eviction_age_histogram", eviction_age_histogram, kEvictionAgeUnit, "evictions");
   append_each(kRemovals);
   append_each(kGauges);
   append("requests", absl::StrCat(requests()));
@@ -340,15 +388,23 @@ std::string ToPrometheus(std::string_view name_prefix, const Caches& caches) {
               {kCounters[5]});
   text.Metric("stale_served_total", "counter",
               "Misses that got an expired object, as there was no other.", {kCounters[6]});
-  text.LoadTimes("load_duration_seconds", "How long the loads took.");
+  text.Histogram("load_duration_seconds", "How long the loads took.",
+                 &CacheStats::load_time_histogram, kLoadTimeUnit, &CacheStats::load_time);
   text.Times("time_saved_seconds_total", "How long it would have taken to load what hits found.",
              &CacheStats::time_saved);
+  text.Metric("loaded_bytes_total", "counter", "Weights of the objects that were loaded.",
+              {kCounters[7]});
   std::vector<std::string_view> causes;
   for (size_t i = 0; i < kRemovalCauses; ++i) {
     causes.push_back(RemovalCauseName(static_cast<RemovalCause>(i)));
   }
   text.Metric("removals_total", "counter", "Objects that left the cache, by cause.",
               {kRemovals.begin(), kRemovals.end()}, "cause", causes);
+  text.Metric("evicted_bytes_total", "counter", "Weights of the objects evicted for the budget.",
+              {kCounters[8]});
+  text.Histogram("eviction_age_seconds",
+                 "How long ago the objects evicted for the budget had come.",
+                 &CacheStats::eviction_age_histogram, kEvictionAgeUnit, &CacheStats::eviction_age);
   text.Metric("idle_bytes", "gauge", "Weights of the objects that nobody uses.", {kGauges[0]});
   text.Metric("in_use_bytes", "gauge", "Weights of the objects that somebody uses.", {kGauges[1]});
   text.Metric("reserved_bytes", "gauge", "Bytes kept free for loads under way.", {kGauges[2]});

@@ -18,12 +18,12 @@
 //  - A request that was served by an object which was evicted, but still in use, is a weak hit. It
 //    counts as a hit in hit_ratio(); an ordinary cache would have missed.
 //  - `loads` counts all loads that have ended, `load_failures` those of them that failed.
-//  - Quantiles of load times can be estimated from a histogram, also for a sum of figures.
+//  - Quantiles of times can be estimated from histograms, also for a sum of figures.
 //  - Removals are counted by their cause; only the first two are evictions.
 //  - Gauges show the present: a sum adds them, a difference keeps the newer ones.
 //  - Nothing wraps round: a sum ends at the largest value, a difference at 0.
 //
-// Complexity: O(1) for each operation, where the buckets of the histogram are a constant.
+// Complexity: O(1) for each operation, where the buckets of the histograms are a constant.
 #ifndef WEAKCACHE_CACHE_CACHE_STATS_H_
 #define WEAKCACHE_CACHE_CACHE_STATS_H_
 
@@ -47,6 +47,8 @@ struct CacheStats {
   // A load is in the first bucket whose limit it does not exceed. The limits are 1, 2, 4, … µs, up
   // to 2^32 µs, an hour and 12 minutes; the last bucket has none.
   static constexpr size_t kLoadTimeBuckets = 34;
+  // The same for ages of evicted objects; the limits are 1, 2, 4, … ms, up to 2^32 ms, 49 days.
+  static constexpr size_t kEvictionAgeBuckets = 34;
 
   // Counters: they only grow while the cache lives.
 
@@ -65,11 +67,19 @@ struct CacheStats {
   // Counted with ObjectValue::kTimeSaved only; else 0.
   absl::Duration time_saved;
   std::array<uint64_t, kLoadTimeBuckets> load_time_histogram{};
+  // Weights of the objects that loads gave, with their entries; not of those above 2^48, which
+  // stand for objects that are never to be retained.
+  uint64_t bytes_loaded = 0;
   uint64_t evictions_budget = 0;
   uint64_t evictions_expired = 0;
   uint64_t removals_replaced = 0;
   uint64_t removals_invalidated = 0;
   uint64_t removals_died = 0;
+  // Of evictions_budget: the weights of the objects, likewise; and how long ago they had been
+  // entered, to within 10 ms unless objects expire or the cache has a clock of yours.
+  uint64_t bytes_evicted = 0;
+  absl::Duration eviction_age;
+  std::array<uint64_t, kEvictionAgeBuckets> eviction_age_histogram{};
 
   // Gauges: what is true at the moment.
 
@@ -99,11 +109,16 @@ struct CacheStats {
   // for its lower limit. From 1 µs to that limit the result is between half and twice the true
   // time. A fraction below 0, or not a number, is 0; one above 1 is 1.
   absl::Duration LoadTimeQuantile(double fraction) const;
+  // Does the same for the ages of evicted objects: how long an object stays that nobody asks for.
+  // The result is that close from 1 ms on.
+  absl::Duration EvictionAgeQuantile(double fraction) const;
 
   // Return the bucket of a load, 0 for a negative time; and the longest time in a bucket,
   // absl::InfiniteDuration() for the last.
   static size_t LoadTimeBucket(absl::Duration time);
   static absl::Duration LoadTimeLimit(size_t bucket);
+  static size_t EvictionAgeBucket(absl::Duration age);
+  static absl::Duration EvictionAgeLimit(size_t bucket);
 
   // Adds the figures of two caches, or of one cache in two periods (but then mind the gauges, which
   // are added, too).
@@ -121,8 +136,8 @@ struct CacheStats {
   std::string ToText() const;
 
   // Returns one JSON object on one line, without a newline. Its names are those of the fields,
-  // times are in seconds, and the histogram has the buckets that have loads, with their limits,
-  // null in the last.
+  // times are in seconds, and the histograms have the buckets that are not empty, with their
+  // limits, null in the last.
   std::string ToJson() const;
 
   // Returns Prometheus's text exposition format 0.0.4, which ends in a newline. All metrics have

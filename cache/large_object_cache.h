@@ -30,6 +30,7 @@
 #include <cstdint>
 #include <future>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -49,6 +50,7 @@
 #include "weakcache/cache/internal/slot/stored_handle.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/cache/loaded.h"
+#include "weakcache/cache/object_info.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
 
@@ -287,6 +289,13 @@ class LargeObjectCache {
   template <typename Key = K>
   bool SetExpiry(const Key& key, absl::Duration expires_after) {
     return core_->SetExpiry(key, expires_after);
+  }
+
+  // Returns what is known about the object under the key, if there is one: see object_info.h. Does
+  // not count as a use, nor in the figures.
+  template <typename Key = K>
+  [[nodiscard]] std::optional<ObjectInfo> Inspect(const Key& key) const {
+    return core_->Inspect(key);
   }
 
   // Calls `visit(key, object)` for each live object, retained or not, expired or not; once for an

@@ -87,6 +87,8 @@ std::string Figures(const StatusPageContent& content) {
   rows +=
       Row("bytes", absl::StrCat(Bytes(stats.bytes_idle), " idle, ", Bytes(stats.bytes_in_use),
                                 " in use, ", Bytes(stats.bytes_reserved), " reserved for loads"));
+  rows += Row("bytes so far", absl::StrCat(Bytes(stats.bytes_loaded), " loaded, ",
+                                           Bytes(stats.bytes_evicted), " evicted for the budget"));
   rows += Row("kept alive by users only", Bytes(stats.bytes_pinned));
   rows += Row("objects",
               absl::StrCat(content.objects, ", and ", stats.dead_entries, " entries of dead ones"));
@@ -103,19 +105,21 @@ std::string Figures(const StatusPageContent& content) {
   return rows + "</tbody>\n</table>\n";
 }
 
-// Returns the histogram from the shortest to the longest load that there was.
-std::string LoadTimes(const CacheStats& stats) {
-  const auto& counts = stats.load_time_histogram;
+// Returns a histogram from the shortest to the longest time that there was. `limit_of(bucket)`
+// returns a bucket's limit.
+template <typename Counts>
+std::string Histogram(const char* caption, const Counts& counts,
+                      absl::Duration (*limit_of)(size_t bucket)) {
   const auto is_used = [](uint64_t count) { return count != 0; };
   const auto first = std::find_if(counts.begin(), counts.end(), is_used);
   if (first == counts.end()) return "";
   const auto last = std::find_if(counts.rbegin(), counts.rend(), is_used).base();
   const uint64_t most = *std::max_element(counts.begin(), counts.end());
-  std::string rows = "<table>\n<caption>load times</caption>\n<tbody>\n";
+  std::string rows = absl::StrCat("<table>\n<caption>", caption, "</caption>\n<tbody>\n");
   for (auto count = first; count != last; ++count) {
     const auto bucket = static_cast<size_t>(count - counts.begin());
     const bool open = bucket + 1 == counts.size();
-    const absl::Duration limit = CacheStats::LoadTimeLimit(open ? bucket - 1 : bucket);
+    const absl::Duration limit = limit_of(open ? bucket - 1 : bucket);
     rows += Row(absl::StrCat(open ? "more than " : "up to ", absl::FormatDuration(limit)),
                 absl::StrCat(Meter(*count, most), " ", *count));
   }
@@ -134,8 +138,12 @@ std::string Keys(const char* heading, const std::vector<std::string>& keys) {
 }  // namespace
 
 std::string RenderStatusPage(const StatusPageContent& content) {
+  const CacheStats& stats = content.stats;
   return absl::StrCat("<section class=\"weakcache-status\">\n<h2>", Escaped(content.title),
-                      "</h2>\n", Figures(content), LoadTimes(content.stats),
+                      "</h2>\n", Figures(content),
+                      Histogram("load times", stats.load_time_histogram, CacheStats::LoadTimeLimit),
+                      Histogram("ages at eviction for the budget", stats.eviction_age_histogram,
+                                CacheStats::EvictionAgeLimit),
                       Keys("evicted last", content.hottest), Keys("evicted first", content.coldest),
                       "</section>\n");
 }

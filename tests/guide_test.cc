@@ -10,6 +10,7 @@
 #include <future>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -22,6 +23,7 @@
 #include "weakcache/cache/concurrent_weak_value_map.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/loaded.h"
+#include "weakcache/cache/object_info.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/cache/status_page.h"
 #include "weakcache/cache/weak_interner.h"
@@ -294,6 +296,13 @@ TEST(GuideTest, Figures) {
   const weakcache::CacheStats served = images.Stats() - before;
   std::cout << served.ToText();
   std::cout << served.ToPrometheus("weakcache", {{"cache", "images"}});
+  // end
+
+  // snippet: inspect
+  if (const std::optional<weakcache::ObjectInfo> cover = images.Inspect("cover.png")) {
+    std::cout << cover->bytes << " bytes, loaded in " << cover->load_time << ", " << cover->age
+              << " ago, used " << cover->uses << " times" << (cover->in_use ? ", in use" : "");
+  }
   // end
   EXPECT_EQ(served.misses, 1u);
 }

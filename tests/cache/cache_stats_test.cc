@@ -32,11 +32,17 @@ CacheStats Example() {
   stats.load_time_histogram[10] = 12;
   stats.load_time_histogram[20] = 4;
   stats.load_time_histogram[kLast] = 1;
+  stats.bytes_loaded = 7000000;
   stats.evictions_budget = 5;
   stats.evictions_expired = 4;
   stats.removals_replaced = 2;
   stats.removals_invalidated = 1;
   stats.removals_died = 6;
+  stats.bytes_evicted = 6000000;
+  stats.eviction_age = absl::Seconds(250);
+  stats.eviction_age_histogram[0] = 1;
+  stats.eviction_age_histogram[16] = 3;
+  stats.eviction_age_histogram[CacheStats::kEvictionAgeBuckets - 1] = 1;
   stats.bytes_idle = 900000;
   stats.bytes_in_use = 150000;
   stats.bytes_reserved = 3000;
@@ -82,6 +88,10 @@ TEST(CacheStatsTest, PlusAddsEverything) {
   EXPECT_EQ(sum.time_saved, absl::Seconds(41));
   EXPECT_EQ(sum.load_time_histogram[10], 24u);
   EXPECT_EQ(sum.load_time_histogram[kLast], 2u);
+  EXPECT_EQ(sum.bytes_loaded, 14000000u);
+  EXPECT_EQ(sum.bytes_evicted, 12000000u);
+  EXPECT_EQ(sum.eviction_age, absl::Seconds(500));
+  EXPECT_EQ(sum.eviction_age_histogram[16], 6u);
   EXPECT_EQ(sum.evictions_budget, 10u);
   EXPECT_EQ(sum.evictions_expired, 8u);
   EXPECT_EQ(sum.removals_replaced, 4u);
@@ -116,13 +126,14 @@ TEST(CacheStatsTest, MinusSubtractsCountersAndKeepsTheNewerGauges) {
 TEST(CacheStatsTest, SumsAndDifferencesSaturate) {
   CacheStats full;
   full.hits = full.load_time_histogram[3] = full.evictions_expired = full.bytes_retained = kMax - 1;
-  full.load_time = absl::InfiniteDuration();
+  full.load_time = full.eviction_age = absl::InfiniteDuration();
   const CacheStats sum = full + full;
   EXPECT_EQ(sum.hits, kMax);
   EXPECT_EQ(sum.load_time_histogram[3], kMax);
   EXPECT_EQ(sum.evictions_expired, kMax);
   EXPECT_EQ(sum.bytes_retained, kMax);
   EXPECT_EQ(sum.load_time, absl::InfiniteDuration());
+  EXPECT_EQ(sum.eviction_age, absl::InfiniteDuration());
 
   const CacheStats difference = CacheStats() - Example();
   EXPECT_EQ(difference, CacheStats());
@@ -182,6 +193,26 @@ TEST(CacheStatsTest, QuantileIsWithinAFactorOfTwo) {
   }
 }
 
+TEST(CacheStatsTest, AgesOfEvictedObjects) {
+  constexpr size_t kLastAge = CacheStats::kEvictionAgeBuckets - 1;
+  EXPECT_EQ(CacheStats::EvictionAgeBucket(-absl::Seconds(1)), 0u);
+  EXPECT_EQ(CacheStats::EvictionAgeBucket(absl::InfiniteDuration()), kLastAge);
+  EXPECT_EQ(CacheStats::EvictionAgeLimit(0), absl::Milliseconds(1));
+  EXPECT_EQ(CacheStats::EvictionAgeLimit(kLastAge), absl::InfiniteDuration());
+  EXPECT_GT(CacheStats::EvictionAgeLimit(kLastAge - 1), absl::Hours(24 * 49));
+  for (size_t bucket = 0; bucket < kLastAge; ++bucket) {
+    const absl::Duration limit = CacheStats::EvictionAgeLimit(bucket);
+    EXPECT_EQ(CacheStats::EvictionAgeBucket(limit), bucket);
+    EXPECT_EQ(CacheStats::EvictionAgeBucket(limit + absl::Nanoseconds(1)), bucket + 1);
+  }
+  CacheStats stats;
+  EXPECT_EQ(stats.EvictionAgeQuantile(0.5), absl::ZeroDuration());
+  stats.eviction_age_histogram[4] = 50;  // up to 16 ms
+  stats.eviction_age_histogram[6] = 50;  // over 32 ms, up to 64 ms
+  EXPECT_EQ(stats.EvictionAgeQuantile(0.25), absl::Milliseconds(12));
+  EXPECT_EQ(stats.EvictionAgeQuantile(0.75), absl::Milliseconds(48));
+}
+
 TEST(CacheStatsTest, NamesOfCauses) {
   EXPECT_EQ(RemovalCauseName(RemovalCause::kBudget), "budget");
   EXPECT_EQ(RemovalCauseName(RemovalCause::kExpired), "expired");
@@ -200,9 +231,11 @@ TEST(CacheStatsTest, Text) {
             "1h11m34.967296s for 99%\n"
             "saved     20.5s of loads by hits\n"
             "removals  5 by budget, 4 by expiry, 2 replaced, 1 invalidated, 6 died\n"
+            "by budget after about 0 for a tenth, 49.152s for half, 1193h2m47.296s for 90%\n"
             "bytes     1053000: 900000 idle, 150000 in use, 3000 reserved; 1000000 retained, 50000 "
             "pinned "
             "by users\n"
+            "          7000000 loaded, 6000000 evicted by budget\n"
             "entries   8 dead and not yet purged\n");
 }
 
@@ -210,9 +243,13 @@ TEST(CacheStatsTest, Json) {
   EXPECT_EQ(Example().ToJson(),
             R"({"hits":70,"weak_hits":10,"misses":20,"loads":18,"load_failures":3,)"
             R"("failures_served":9,"stale_served":10,)"
+            R"("bytes_loaded":7000000,"bytes_evicted":6000000,)"
             R"("load_time_seconds":4.5,"time_saved_seconds":20.5,"load_time_histogram":[)"
             R"({"at_most_seconds":0.000001,"loads":1},{"at_most_seconds":0.001024,"loads":12},)"
             R"({"at_most_seconds":1.048576,"loads":4},{"at_most_seconds":null,"loads":1}],)"
+            R"("eviction_age_seconds":250,"eviction_age_histogram":[)"
+            R"({"at_most_seconds":0.001,"evictions":1},{"at_most_seconds":65.536,"evictions":3},)"
+            R"({"at_most_seconds":null,"evictions":1}],)"
             R"("evictions_budget":5,"evictions_expired":4,"removals_replaced":2,)"
             R"("removals_invalidated":1,"removals_died":6,)"
             R"("bytes_idle":900000,"bytes_in_use":150000,"bytes_reserved":3000,)"
@@ -259,6 +296,9 @@ weakcache_load_duration_seconds_count{cache="images"} 18
 # HELP weakcache_time_saved_seconds_total How long it would have taken to load what hits found.
 # TYPE weakcache_time_saved_seconds_total counter
 weakcache_time_saved_seconds_total{cache="images"} 20.5
+# HELP weakcache_loaded_bytes_total Weights of the objects that were loaded.
+# TYPE weakcache_loaded_bytes_total counter
+weakcache_loaded_bytes_total{cache="images"} 7000000
 # HELP weakcache_removals_total Objects that left the cache, by cause.
 # TYPE weakcache_removals_total counter
 weakcache_removals_total{cache="images",cause="budget"} 5
@@ -266,6 +306,18 @@ weakcache_removals_total{cache="images",cause="expired"} 4
 weakcache_removals_total{cache="images",cause="replaced"} 2
 weakcache_removals_total{cache="images",cause="invalidated"} 1
 weakcache_removals_total{cache="images",cause="died"} 6
+# HELP weakcache_evicted_bytes_total Weights of the objects evicted for the budget.
+# TYPE weakcache_evicted_bytes_total counter
+weakcache_evicted_bytes_total{cache="images"} 6000000
+# HELP weakcache_eviction_age_seconds How long ago the objects evicted for the budget had come.
+# TYPE weakcache_eviction_age_seconds histogram
+weakcache_eviction_age_seconds_bucket{cache="images",le="0.001"} 1
+)";
+constexpr char kPrometheusAfterAllBuckets[] =
+    R"(weakcache_eviction_age_seconds_bucket{cache="images",le="4294967.296"} 4
+weakcache_eviction_age_seconds_bucket{cache="images",le="+Inf"} 5
+weakcache_eviction_age_seconds_sum{cache="images"} 250
+weakcache_eviction_age_seconds_count{cache="images"} 5
 # HELP weakcache_idle_bytes Weights of the objects that nobody uses.
 # TYPE weakcache_idle_bytes gauge
 weakcache_idle_bytes{cache="images"} 900000
@@ -292,12 +344,14 @@ weakcache_dead_entries{cache="images"} 8
 TEST(CacheStatsTest, Prometheus) {
   const std::string text = Example().ToPrometheus("weakcache", {{"cache", "images"}});
   const std::string before = kPrometheusBeforeTheBuckets;
-  const std::string after = kPrometheusAfterTheBuckets;
+  const std::string after = kPrometheusAfterAllBuckets;
   ASSERT_GT(text.size(), before.size() + after.size());
   EXPECT_EQ(text.substr(0, before.size()), before);
   EXPECT_EQ(text.substr(text.size() - after.size()), after);
   EXPECT_TRUE(Contains(text, R"(_bucket{cache="images",le="0.000512"} 1)"));
   EXPECT_TRUE(Contains(text, R"(_bucket{cache="images",le="0.001024"} 13)"));
+  EXPECT_TRUE(Contains(text, kPrometheusAfterTheBuckets));
+  EXPECT_TRUE(Contains(text, R"(_age_seconds_bucket{cache="images",le="65.536"} 4)"));
 }
 
 TEST(CacheStatsTest, PrometheusBucketsAreCumulative) {

@@ -3,12 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <list>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +25,7 @@
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/core/core_owner.h"
 #include "weakcache/cache/large_object_cache.h"
+#include "weakcache/cache/object_info.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
@@ -395,6 +398,190 @@ TEST(EntryMemoryTest, IsReservedWithTheEstimate) {
   EXPECT_GT(evictions, 0u);
   EXPECT_EQ(cache.Stats().evictions_budget, evictions);
   EXPECT_LE(cache.Stats().bytes_retained, 10'000u);
+}
+
+class InspectTest : public ::testing::Test {
+ protected:
+  WeighedCache::Options WithClock() {
+    WeighedCache::Options options;
+    options.budget_bytes = 100'000;
+    options.clock = [this] { return now_; };
+    return options;
+  }
+  static WeighedCache Create(const WeighedCache::Options& options) {
+    return std::move(WeighedCache::Create(options)).value();
+  }
+  Ref<Weighed> Load(WeighedCache& cache, int key, uint64_t weight, absl::Duration time) {
+    return *cache.GetOrLoad(key, [&] {
+      now_ += time;
+      return Weighed{weight};
+    });
+  }
+
+  absl::Time now_ = absl::UnixEpoch() + absl::Hours(1);
+};
+
+TEST_F(InspectTest, TellsWhatIsKnownOfAnObject) {
+  WeighedCache cache = Create(WithClock());
+  EXPECT_FALSE(cache.Inspect(1).has_value());
+  Ref<Weighed> object = Load(cache, 1, 1000, absl::Seconds(2));
+  now_ += absl::Seconds(5);
+  std::optional<ObjectInfo> info = cache.Inspect(1);
+  ASSERT_TRUE(info.has_value());
+  EXPECT_EQ(info->weight, 1000u);
+  EXPECT_EQ(info->bytes, cache.Stats().bytes_in_use);
+  EXPECT_GT(info->bytes, info->weight);
+  EXPECT_EQ(info->age, absl::Seconds(5));
+  EXPECT_EQ(info->load_time, absl::Seconds(2));
+  EXPECT_EQ(info->uses, 0u);
+  EXPECT_TRUE(info->in_use);
+  EXPECT_TRUE(info->retained);
+  object.reset();
+  for (int i = 0; i < 3; ++i) cache.Get(1).reset();
+  info = cache.Inspect(1);
+  EXPECT_FALSE(info->in_use);
+  EXPECT_EQ(info->uses, 3u);
+  for (int i = 0; i < 30; ++i) cache.Get(1).reset();
+  EXPECT_EQ(cache.Inspect(1)->uses, 16u);
+}
+
+TEST_F(InspectTest, IsNoUse) {
+  WeighedCache::Options options = WithClock();
+  options.expire_after_access = absl::Seconds(10);
+  WeighedCache cache = Create(options);
+  cache.Put(1, Weighed{1000});
+  const CacheStats before = cache.Stats();
+  now_ += absl::Seconds(9);
+  EXPECT_EQ(cache.Inspect(1)->age, absl::Seconds(9));
+  EXPECT_EQ(cache.Inspect(1)->uses, 0u);
+  EXPECT_FALSE(cache.Inspect(2).has_value());
+  EXPECT_EQ(cache.Stats(), before);
+  now_ += absl::Seconds(1);
+  EXPECT_FALSE(cache.Inspect(1).has_value());  // has expired
+  EXPECT_EQ(cache.size(), 1u);
+}
+
+TEST_F(InspectTest, TellsOfObjectsThatTheCacheHasNotMadeOrDoesNotRetain) {
+  WeighedCache cache = Create(WithClock());
+  Ref<Weighed> object = MakeRef<Weighed>(Weighed{1000});
+  cache.Put(1, object);
+  EXPECT_TRUE(cache.Inspect(1)->in_use);
+  EXPECT_EQ(cache.Inspect(1)->load_time, absl::ZeroDuration());
+  object.reset();
+  EXPECT_FALSE(cache.Inspect(1)->in_use);
+  EXPECT_TRUE(cache.Inspect(1)->retained);
+  object = cache.Put(2, Weighed{200'000});
+  EXPECT_TRUE(cache.Inspect(2)->in_use);
+  EXPECT_FALSE(cache.Inspect(2)->retained);
+  object->weight = 300'000;
+  cache.UpdateWeight(2);
+  EXPECT_EQ(cache.Inspect(2)->weight, 300'000u);
+}
+
+TEST_F(InspectTest, ABulkLoadsTimeIsDivided) {
+  WeighedCache cache = Create(WithClock());
+  const std::array<int, 4> keys = {1, 2, 3, 4};
+  cache.GetAll(keys, [&](const std::vector<int>& missing) {
+    now_ += absl::Seconds(8);
+    return std::vector<Weighed>(missing.size(), Weighed{100});
+  });
+  now_ += absl::Seconds(1);
+  EXPECT_EQ(cache.Inspect(3)->load_time, absl::Seconds(2));
+  EXPECT_EQ(cache.Inspect(3)->age, absl::Seconds(1));
+  EXPECT_EQ(cache.Stats().bytes_loaded, 4 * cache.Inspect(3)->bytes);
+}
+
+TEST_F(InspectTest, ALoadIsExactWithoutAges) {
+  WeighedCache::Options options = WithClock();
+  options.clock = {};
+  WeighedCache cache = Create(options);
+  const absl::Duration resolution = absl::Milliseconds(10);
+  const auto began = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point loaded;
+  const Ref<Weighed> object = *cache.GetOrLoad(1, [&] {
+    loaded = std::chrono::steady_clock::now();
+    return Weighed{100};
+  });
+  cache.Put(2, Weighed{100});
+  const ObjectInfo of_load = *cache.Inspect(1);
+  const ObjectInfo of_put = *cache.Inspect(2);
+  const auto ended = std::chrono::steady_clock::now();
+  EXPECT_LE(of_load.age, absl::FromChrono(ended - loaded));
+  EXPECT_LE(of_load.age + of_load.load_time, absl::FromChrono(ended - began));
+  EXPECT_LE(of_put.age, absl::FromChrono(ended - loaded) + resolution);
+}
+
+// Whatever evicts knows the time.
+TEST_F(InspectTest, AgesAtEvictionAreThoseOfTheObjects) {
+  const std::function<void(WeighedCache&)> evictions[] = {
+      [](WeighedCache& cache) { cache.Put(100, Weighed{60'000}); },
+      [this](WeighedCache& cache) { Load(cache, 100, 60'000, absl::ZeroDuration()); },
+      [](WeighedCache& cache) {
+        const auto fail = [] { return absl::NotFoundError(""); };
+        EXPECT_FALSE(cache.GetOrLoad(100, fail, {.weight_estimate = 60'000}).ok());
+      },
+      [](WeighedCache& cache) {
+        const std::array<int, 1> keys = {100};
+        cache.GetAll(keys,
+                     [](const std::vector<int>&) { return std::vector<Weighed>{Weighed{60'000}}; });
+      },
+      [](WeighedCache& cache) { cache.SetBudget(50'000); },
+      [](WeighedCache& cache) { cache.Trim(0); },
+      [](WeighedCache& cache) {
+        cache.Peek(0)->weight = 200'000;
+        EXPECT_TRUE(cache.UpdateWeight(0));
+      },
+      [](WeighedCache& cache) {
+        const Ref<Weighed> held = cache.Peek(0);
+        cache.SetBudget(1);
+        cache.SetBudget(100'000);
+        EXPECT_EQ(cache.Get(0), held);  // a weak hit
+      },
+  };
+  for (const uint64_t hard_limit : {uint64_t{0}, uint64_t{110'000}}) {
+    for (const std::function<void(WeighedCache&)>& evict : evictions) {
+      WeighedCache::Options options = WithClock();
+      options.hard_limit_bytes = hard_limit;
+      WeighedCache cache = Create(options);
+      for (int key = 0; key < 50; ++key) cache.Put(key, Weighed{1500});
+      now_ += absl::Seconds(100);
+      const uint64_t bytes = cache.Inspect(0)->bytes;
+      evict(cache);
+      const CacheStats stats = cache.Stats();
+      EXPECT_GT(stats.evictions_budget, 0u);
+      EXPECT_EQ(stats.eviction_age, stats.evictions_budget * absl::Seconds(100));
+      EXPECT_EQ(stats.eviction_age_histogram[CacheStats::EvictionAgeBucket(absl::Seconds(100))],
+                stats.evictions_budget);
+      EXPECT_EQ(stats.bytes_evicted, stats.evictions_budget * bytes);
+    }
+  }
+}
+
+TEST_F(InspectTest, ObjectsThatExpireAreNotAmongTheEvictedForTheBudget) {
+  WeighedCache::Options options = WithClock();
+  options.expire_after_write = absl::Seconds(10);
+  WeighedCache cache = Create(options);
+  for (int key = 0; key < 20; ++key) cache.Put(key, Weighed{1500});
+  now_ += absl::Seconds(10);
+  cache.Put(100, Weighed{90'000});
+  cache.Get(1).reset();
+  const CacheStats stats = cache.Stats();
+  EXPECT_GT(stats.evictions_expired, 0u);
+  EXPECT_EQ(stats.evictions_budget, 0u);
+  EXPECT_EQ(stats.bytes_evicted, 0u);
+  EXPECT_EQ(stats.eviction_age, absl::ZeroDuration());
+}
+
+// The example of object_info.h.
+TEST(ObjectInfoTest, DoesWhatTheHeaderSays) {
+  LargeObjectCache<std::string, std::string> images =
+      std::move(LargeObjectCache<std::string, std::string>::Create({.budget_bytes = 1000})).value();
+  std::vector<std::string> saved;
+  const auto SaveDecoded = [&](const char* key) { saved.emplace_back(key); };
+  if (std::optional<weakcache::ObjectInfo> cover = images.Inspect("cover.png")) {
+    if (cover->load_time > absl::Seconds(1) && !cover->in_use) SaveDecoded("cover.png");
+  }
+  EXPECT_TRUE(saved.empty());
 }
 
 // What a listener with the object has kept: object and cause.

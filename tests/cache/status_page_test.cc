@@ -110,6 +110,25 @@ TEST(StatusPageTest, LoadTimesAreAHistogram) {
   EXPECT_TRUE(Contains(StatusPage(cache), "more than 1h11m34.967296s")) << StatusPage(cache);
 }
 
+TEST(StatusPageTest, AgesAtEvictionAreAHistogram) {
+  absl::Time now = absl::UnixEpoch();
+  Cache::Options options = testing::WithBudget<Cache>(4000);
+  options.clock = [&now] { return now; };
+  Cache cache = *Cache::Create(options);
+  static_cast<void>(cache.GetOrLoad("a", [] { return std::string(3000, 'x'); }));
+  EXPECT_FALSE(Contains(StatusPage(cache), "ages at eviction"));
+  now += absl::Milliseconds(1024);
+  cache.Put("b", std::string(3000, 'x'));
+  const std::string page = StatusPage(cache);
+  EXPECT_EQ(WrongTag(page), "");
+  EXPECT_TRUE(Contains(page,
+                       "<caption>ages at eviction for the budget</caption>\n<tbody>\n"
+                       "<tr><th scope=\"row\">up to 1.024s</th>"
+                       "<td><meter min=\"0\" max=\"1\" value=\"1\"></meter> 1</td></tr>\n</tbody>"))
+      << page;
+  EXPECT_TRUE(Contains(page, "3.0 kB loaded, 3.0 kB evicted for the budget")) << page;
+}
+
 TEST(StatusPageTest, KeysAreShownInOrder) {
   Cache cache = NewCache();
   for (const char* const key : {"k1", "k2", "k3", "k4"}) cache.Put(key, std::string(10, 'x'));

@@ -317,7 +317,8 @@ class BulkLoad {
   }
   void Enter(Part& part, const ObjectTerms& terms, PendingRemovals& removals) {
     const uint64_t weight = store_.WeightOf(*part.made, terms);
-    store_.SetUp(part.prepared.cold(), weight, terms, store_.freshness().NowFor(terms));
+    store_.template SetUpLoaded<Loads::template kIsEmbedded<Made>>(
+        part.prepared.cold(), weight, terms, store_.freshness().NowFor(terms));
     typename Store::Reservation reservation(store_.retention());
     store_.template GrowRoom<Loads::template kIsEmbedded<Made>>(part.prepared.cold(), reservation,
                                                                 removals);

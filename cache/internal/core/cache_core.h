@@ -41,6 +41,7 @@
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
 #include "weakcache/cache/load_options.h"
+#include "weakcache/cache/object_info.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/ref.h"
 
@@ -203,14 +204,10 @@ class CacheCore {
     const typename Store::template LookupKeyOf<Key> lookup = key;
     const KeyLocation location = store_.shards().Locate(lookup);
     PendingRemovals removals;
-    removals.now = store_.freshness().NowIfNeeded();
+    removals.now = store_.freshness().RoughNow();
     typename Store::Outcome outcome(store_.freshness());
     const auto match = store_.shards().Matching(lookup);
-    const Ref<V> object = location.shard->table.Find(location.hash(), [&](auto& slot) {
-      if (!match(slot)) return false;
-      outcome.AddRef(Table::cold_part(&slot));
-      return true;
-    });
+    const Ref<V> object = FindHeld(location, match, outcome);
     if (object.get() == nullptr) return false;
     Entry* const entry = outcome.entry();
     typename Store::Reservation growth(store_.retention());
@@ -240,6 +237,27 @@ class CacheCore {
     return true;
   }
 
+  // Returns what is known about an object, if there is one.
+  template <typename Key>
+  std::optional<ObjectInfo> Inspect(const Key& key) const {
+    const typename Store::template LookupKeyOf<Key> lookup = key;
+    const KeyLocation location = store_.shards().Locate(lookup);
+    const int64_t now = store_.freshness().Now();
+    typename Store::Outcome outcome(store_.freshness());
+    const Ref<V> object = FindHeld(location, store_.MatchingUnexpired(lookup, now), outcome);
+    if (object.get() == nullptr) return std::nullopt;
+    const Entry& entry = *outcome.entry();
+    ObjectInfo info;
+    info.weight = entry.own_weight();
+    info.bytes = entry.object_weight();
+    info.age = entry.AgeAt(now);
+    info.load_time = absl::Nanoseconds(static_cast<double>(entry.load_time));
+    info.uses = entry.frequency();
+    info.in_use = IsInUse(entry);
+    info.retained = entry.retained();
+    return info;
+  }
+
   // Returns up to `count` keys of retained objects in the order of eviction, or the reverse.
   std::vector<K> RankedKeys(size_t count, bool hottest_first) const {
     if (count > Store::Budget::kMaxRanked) return RankedKeysSlow(count, hottest_first);
@@ -265,15 +283,10 @@ class CacheCore {
   CacheStats Stats() const {
     CacheStats stats;
     store_.counters().AddTo(&stats);
-    stats.bytes_retained = store_.retention().bytes();
-    stats.bytes_reserved = store_.retention().reserved_bytes();
+    store_.retention().AddTo(&stats);
     store_.shards().ForEach([&](const Entry& entry, const Ref<V>&) {
-      // The cache has a reference if it retains the object; and this visit has one to the slot and
-      // one to the object, which have the same count if the slot is an embedded one.
-      const size_t own = (entry.retained() ? 1u : 0u) + (entry.object == entry.slot ? 2u : 1u);
-      const bool in_use = entry.object->strong_count() > own;
       // Up to 2^48 for each, so that the sums can't overflow.
-      (in_use ? stats.bytes_in_use : stats.bytes_idle) +=
+      (IsInUse(entry) ? stats.bytes_in_use : stats.bytes_idle) +=
           CacheCounters::AsPinned(entry.object_weight());
     });
     store_.shards().ForEachShard([&](auto& shard) {
@@ -331,7 +344,7 @@ class CacheCore {
     uint64_t freed = 0;
     {
       PendingRemovals removals;
-      removals.now = store_.freshness().NowIfNeeded();
+      removals.now = store_.freshness().RoughNow();
       removals.freed_bytes = &freed;
       evict(removals);
     }
@@ -340,6 +353,24 @@ class CacheCore {
   // Removes all entries of dead objects.
   void PurgeDead() const {
     store_.shards().ForEachShard([](auto& shard) { shard.table.Purge(); });
+  }
+
+  // Finds an object, and has `outcome` hold its entry.
+  template <typename Match>
+  Ref<V> FindHeld(const KeyLocation& location, const Match& match,
+                  typename Store::Outcome& outcome) const {
+    return location.shard->table.Find(location.hash(), [&](auto& slot) {
+      if (!match(slot)) return false;
+      outcome.AddRef(Table::cold_part(&slot));
+      return true;
+    });
+  }
+  // Whether others than the cache and the caller hold the object. The cache has a reference if it
+  // retains the object; and the caller has one to the slot and one to the object, which have the
+  // same count if the slot is an embedded one.
+  static bool IsInUse(const Entry& entry) {
+    const size_t own = (entry.retained() ? 1u : 0u) + (entry.is_embedded() ? 2u : 1u);
+    return entry.object->strong_count() > own;
   }
 
   // Ranks one entry at a time, so that nobody waits for all of them.
@@ -367,11 +398,7 @@ class CacheCore {
   Ref<V> FindUnexpired(const KeyLocation& location, const Lookup& lookup,
                        typename Store::Outcome& outcome) const {
     const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
-    return location.shard->table.Find(location.hash(), [&](auto& slot) {
-      if (!match(slot)) return false;
-      outcome.AddRef(Table::cold_part(&slot));
-      return true;
-    });
+    return FindHeld(location, match, outcome);
   }
 
   template <typename Key, typename Loader, typename Executor, typename Receiver>

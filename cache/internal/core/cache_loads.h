@@ -272,7 +272,7 @@ class CacheLoads {
     const uint64_t weight = store_.WeightOf(*made, terms);
     const int64_t now = timer.Succeed();
     entry.load_time = timer.LoadTimeUntil(now);
-    store_.SetUp(entry, weight, terms, now);
+    store_.template SetUpLoaded<kIsEmbedded<Made>>(entry, weight, terms, now);
     return status;
   }
 
@@ -450,7 +450,7 @@ class CacheLoads {
     Room GetRoom(uint64_t weight, Reservation& reservation, const BoundedWait& wait) {
       look_again_ = false;
       if (!shared_->hard_limit.HasWaiters()) {
-        const Room room = reservation.GetRoom(weight, store_.freshness().NowIfNeeded());
+        const Room room = reservation.GetRoom(weight, store_.freshness().RoughNow());
         if (room != Room::kNone) return room;
       }
       if (!MayWait(weight)) return Room::kNone;
@@ -491,7 +491,7 @@ class CacheLoads {
       waiter_.Join();
       if (!waiter_.IsFirst()) return Room::kNone;
       const Room room = reservation.GetRoom(
-          weight, store_.freshness().NowIfNeeded(), Store::Budget::Effort::kAny,
+          weight, store_.freshness().RoughNow(), Store::Budget::Effort::kAny,
           [&] { waiter_.Join(); }, [&] { waiter_.Leave(); });
       if (room != Room::kNone) waiter_.Leave();
       return room;
@@ -519,7 +519,7 @@ class CacheLoads {
         if (store_.hard_limit().at_limit == AtHardLimit::kFail) return NoRoom(weight);
       }
     }
-    if (for_budget && !reservation.Reserve(weight, store_.freshness().NowIfNeeded())) {
+    if (for_budget && !reservation.Reserve(weight, store_.freshness().RoughNow())) {
       return CacheHasEnded();
     }
     return true;

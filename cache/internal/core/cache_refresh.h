@@ -160,7 +160,7 @@ class CacheRefresh {
     permit.PostTasks();
     if (shared->ended()) return false;
     const uint64_t weight = shared->WithEntry(estimate, kEmbedded);
-    const int64_t now = store_.freshness().NowIfNeeded();
+    const int64_t now = store_.freshness().RoughNow();
     if (hard_limit.active()) {
       // Those that wait for room come first.
       if (hard_limit.HasWaiters()) return false;

@@ -314,6 +314,12 @@ class CacheStore {
       entry.hot.load_time = LoadTime(static_cast<int64_t>(std::min(entry.load_time, 1e18f)));
     }
   }
+  // The same, and counts what a load has given.
+  template <bool kEmbedded>
+  void SetUpLoaded(Entry& entry, uint64_t weight, const ObjectTerms& terms, int64_t now) const {
+    SetUp(entry, weight, terms, now);
+    shared_->counters.Loaded(shared_->WithEntry(weight, kEmbedded));
+  }
 
   // Reserves room below the hard limit for a weighed object, beside what is reserved for it
   // already. Runs no user code. False if there is none; true if there is no hard limit.
@@ -321,7 +327,7 @@ class CacheStore {
   bool GrowRoom(const Entry& entry, Reservation& reservation, PendingRemovals& removals,
                 typename Budget::Effort effort = Budget::Effort::kAny) {
     if (!shared_->hard_limit.active()) return true;
-    removals.now = freshness_.NowIfNeeded();
+    removals.now = freshness_.NowOrWritten(entry);
     return reservation.GrowRoom(shared_->WithEntry(entry.object_weight(), kEmbedded), removals,
                                 effort);
   }
@@ -332,6 +338,7 @@ class CacheStore {
   Ref<V> Enter(Table& table, uint32_t hash, PreparedSlot& prepared, Made& made,
                const TableEntry& present, int64_t now, Reservation& reservation,
                PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
+    removals.now = now;
     table.MakeRoom(removals.deferred);
     if (present.slot != nullptr) {
       Entry& replaced = Table::cold_part(present.slot);
@@ -350,7 +357,6 @@ class CacheStore {
     } else {
       object = table.Enter(prepared, hash, made, present, removals.deferred);
     }
-    removals.now = now;
     retention_.AdmitNew(entry, reservation, removals);
     if (shared_->hard_limit.active()) shared_->hard_limit.NotifyEntered(entry->key_hash);
     return object;
@@ -417,7 +423,7 @@ class CacheStore {
     Reservation reservation(retention_);
     if (shared_->hard_limit.active()) {
       const auto room =
-          reservation.GetRoom(shared_->WithEntry(weight, kEmbedded), freshness_.NowIfNeeded());
+          reservation.GetRoom(shared_->WithEntry(weight, kEmbedded), freshness_.RoughNow());
       if (room == Reservation::Room::kCacheEnded) return {AsRef<V>(std::move(made)), false};
     }
     const LookupKeyOf<AnyKey> lookup = key;
@@ -490,7 +496,7 @@ class CacheStore {
   void AdmitFound(Entry* entry) {
     if (!retention_.Fits(entry->object_weight())) return;
     PendingRemovals removals;
-    removals.now = freshness_.NowIfNeeded();
+    removals.now = freshness_.RoughNow();
     retention_.AdmitAtHit(entry, removals);
   }
 
@@ -511,6 +517,7 @@ class CacheStore {
     present = table.FindLocked(hash, match, removals.deferred);
     if (present.slot == nullptr || !condition(present.object)) return false;
     Entry& entry = Table::cold_part(present.slot);
+    removals.now = now;
     retention_.Remove(&entry, CauseOf(entry, cause, now), removals);
     table.Remove(present, removals.deferred);
     return true;

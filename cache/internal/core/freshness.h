@@ -62,7 +62,7 @@ class Freshness {
         latest_(other.start_) {}
   Freshness& operator=(Freshness&&) = delete;
 
-  // Whether any object may expire or become due. If none may, nobody reads the clock.
+  // Whether any object may expire or become due. If none may, no look-up reads the clock.
   bool needed() const { return needed_.load(std::memory_order_relaxed); }     // see the field
   void SetNeeded() const { needed_.store(true, std::memory_order_relaxed); }  // see the field
   // Whether objects expire that have no life of their own.

@@ -12,6 +12,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/time/time.h"
 #include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/expiry_queue.h"
@@ -333,6 +334,13 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
     const int64_t stay = shared_->stale_if_error;
     const int64_t end = life > kNeverDue - stay ? kNeverDue : life + stay;
     return end == kNeverDue || (since > 0 && end > kNeverDue - since) ? kNeverDue : since + end;
+  }
+
+  // Returns how long before `now` the object was entered; 0 if the clock has been set back.
+  // Relaxed: see the field.
+  absl::Duration AgeAt(int64_t now) const {
+    const int64_t since = written.load(std::memory_order_relaxed);
+    return now <= since ? absl::ZeroDuration() : absl::Nanoseconds(now) - absl::Nanoseconds(since);
   }
 
   // Whether a look-up has found the object since it was written; only known if that matters for

@@ -29,6 +29,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace weakcache::internal {
 
@@ -60,6 +61,8 @@ inline constexpr uint64_t kUnknownCost = UINT64_MAX;
 //    that was set aside first, or null. Return(node): puts it back, as one that has been used just
 //    now. aside_bytes(): returns what those nodes weigh. bytes(), size() and the ranks include
 //    them.
+//  - Node::frequency(): returns how often its object was used, as far as the policy knows. On any
+//    thread.
 //  - Remove(node): takes a node out that is not evicted.
 //  - SetWeight(node, weight): as after Insert, bytes() may exceed budget().
 //  - ColdestFirst(visit), HottestFirst(visit): call `visit(node)` in the order of eviction, or the
@@ -75,6 +78,7 @@ concept EvictionPolicy = std::constructible_from<Policy, uint64_t> &&
     requires(Policy policy, const Policy& const_policy, typename Policy::Node* node,
              typename Policy::AccessCounter counter, bool (*visit)(typename Policy::Node&),
              uint64_t number, size_t& looks) {
+  { std::as_const(*node).frequency() } -> std::convertible_to<uint32_t>;
   counter.RecordAccess();
   policy.Insert(node, number, number, number);
   { policy.NextVictim(looks, true, true) } -> std::same_as<typename Policy::Node*>;

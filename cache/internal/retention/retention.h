@@ -48,12 +48,15 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/time/time.h"
+#include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/internal/retention/cache_entry.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/expiry_queue.h"
 #include "weakcache/cache/internal/retention/pending_removals.h"
 #include "weakcache/cache/internal/slot/mutex.h"
+#include "weakcache/cache/internal/stats/cache_counters.h"
 #include "weakcache/cache/internal/stats/load_time.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/internal/check.h"
@@ -285,6 +288,7 @@ class Retention {
     entry->in_cache = false;
     entry->refresh.Close();
     shared_->counters.Unpinned(entry->object_weight());
+    if (cause == RemovalCause::kBudget) figures_.Count(*entry, removals.now);
     removals.Add(entry, cause);
   }
 
@@ -375,9 +379,16 @@ class Retention {
     MutexLock lock(mutex_);
     return policy_.bytes();
   }
-  uint64_t reserved_bytes() const {
+  // Adds what the retention counts to the figures.
+  void AddTo(CacheStats* stats) const {
     MutexLock lock(mutex_);
-    return hard_limit().active() ? reserved_room_ : reserved_;
+    stats->bytes_retained += policy_.bytes();
+    stats->bytes_reserved += hard_limit().active() ? reserved_room_ : reserved_;
+    stats->bytes_evicted += figures_.bytes;
+    stats->eviction_age += figures_.age;
+    for (size_t i = 0; i < figures_.ages.size(); ++i) {
+      stats->eviction_age_histogram[i] += figures_.ages[i];
+    }
   }
   uint64_t budget() const { return budget_.load(std::memory_order_relaxed); }  // see the field
   size_t size() const {
@@ -429,6 +440,22 @@ class Retention {
   }
 
  private:
+  // See CacheStats::bytes_evicted and what follows there.
+  struct EvictionFigures {
+    void Count(const Entry& entry, int64_t now) {
+      if (const uint64_t weight = entry.object_weight(); CacheCounters::IsWeight(weight)) {
+        bytes += weight;
+      }
+      const absl::Duration old = entry.AgeAt(now);
+      age += old;
+      ++ages[CacheStats::EvictionAgeBucket(old)];
+    }
+
+    uint64_t bytes = 0;
+    absl::Duration age;
+    std::array<uint64_t, CacheStats::kEvictionAgeBuckets> ages{};
+  };
+
   // What objects may weigh beside the reservations. Where the budget has become smaller than those
   // they can't be honoured, and nothing is evicted for them.
   uint64_t unreserved_budget() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -844,6 +871,7 @@ class Retention {
     entry->unused_at_eviction = !IsInUse(*entry);
     // An expired object that is in use stays in the table, so a look-up will remove it as expired.
     const bool expired = entry->unused_at_eviction && is_expired_(*entry, removals.now);
+    if (!expired) figures_.Count(*entry, removals.now);
     removals.Add(entry, expired ? RemovalCause::kExpired : RemovalCause::kBudget);
     if (entry->object->TryReleaseOnlyStrong(removals.deferred)) {
       StopRetaining(entry);
@@ -906,6 +934,7 @@ class Retention {
   uint64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
   // Bytes that the hard limit counts for them.
   uint64_t reserved_room_ ABSL_GUARDED_BY(mutex_) = 0;
+  EvictionFigures figures_ ABSL_GUARDED_BY(mutex_);
   // Threads that evict in turns until the budget is kept, or are about to.
   uint32_t evicting_ ABSL_GUARDED_BY(mutex_) = 0;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;  // the end has begun: nothing is retained any more

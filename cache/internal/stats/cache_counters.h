@@ -114,6 +114,12 @@ class CacheCounters {
   }
 
   void LoadBegan() { Count(kLoadsInFlight, 1); }
+  // Counts an object that a load has given.
+  void Loaded(uint64_t bytes) {
+    if (IsWeight(bytes)) Count(kBytesLoaded, bytes);
+  }
+  // Whether an object counts in a sum that only grows: many of those above wrap it round.
+  static bool IsWeight(uint64_t bytes) { return bytes <= uint64_t{1} << 48; }
   // Counts a load that took so long; a negative time, of a clock that was set back, is 0.
   void LoadEnded(int64_t nanoseconds, bool ok) {
     Count(kLoadsInFlight, uint64_t{0} - 1);
@@ -155,6 +161,7 @@ class CacheCounters {
     constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
     stats->time_saved +=
         absl::Microseconds(static_cast<int64_t>(std::min(sums[kMicrosecondsSaved], kMost)));
+    stats->bytes_loaded += sums[kBytesLoaded];
     for (const LoadTimes& times : load_times_) {
       for (size_t i = 0; i < CacheStats::kLoadTimeBuckets; ++i) {
         const uint64_t loads = times.buckets[i].load(std::memory_order_relaxed);
@@ -178,6 +185,7 @@ class CacheCounters {
     kFailuresServed,
     kStaleServed,
     kMicrosecondsSaved,
+    kBytesLoaded,
     kFigures
   };
 

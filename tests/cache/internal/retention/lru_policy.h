@@ -35,6 +35,7 @@ class LruPolicy {
 
   struct Node {
     explicit Node(AccessCounter* counter) : counter(counter) {}
+    uint32_t frequency() const { return counter->last_access() == 0 ? 0 : 1; }
     AccessCounter* const counter;
     uint64_t weight = 0;
   };

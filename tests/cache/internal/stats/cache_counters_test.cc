@@ -134,6 +134,14 @@ TEST(CacheCountersTest, CountsLoads) {
   EXPECT_EQ(stats.load_time_histogram[2], 2u);
 }
 
+TEST(CacheCountersTest, AddsUpWhatIsLoaded) {
+  CacheCounters counters;
+  counters.Loaded(3);
+  for (int i = 0; i < 1 << 17; ++i) counters.Loaded(UINT64_MAX);  // stands for "never retained"
+  counters.Loaded(uint64_t{1} << 48);
+  EXPECT_EQ(StatsOf(counters).bytes_loaded, 3 + (uint64_t{1} << 48));
+}
+
 TEST(CacheCountersTest, GaugesGoUpAndDown) {
   CacheCounters counters;
   counters.LoadBegan();
