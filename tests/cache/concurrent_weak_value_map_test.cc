@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What each operation does on one thread. How they fail, and what user code may do meanwhile, is in
-// concurrent_weak_value_map_failure_test.cc.
+// concurrent_weak_value_map_exception_safety_test.cc.
 #include "weakcache/cache/concurrent_weak_value_map.h"
 
 #include <gtest/gtest.h>

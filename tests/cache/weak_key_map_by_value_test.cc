@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // WeakKeyMap with keys by value: what it promises. Its destructors' and threads' part is in
-// weak_key_map_by_value_reentry_test.cc.
+// weak_key_map_by_value_reentrancy_test.cc.
 #include <gtest/gtest.h>
 
 #include <cstddef>

@@ -20,7 +20,7 @@ namespace weakcache::internal {
 // fingerprint that two objects share, one time in 2^28 / evictions remembered, costs a little hit
 // ratio and nothing else.
 //
-// The table grows and shrinks with the number of resident objects by linear hashing: each eviction
+// The table grows and shrinks with the number of retained objects by linear hashing: each eviction
 // splits one bucket in two, or merges a few pairs. So no call takes longer than a few cache misses,
 // which matters under the budget's lock; to allocate and fill a larger table would take tens of
 // milliseconds for a million objects. A split brings eight entries, an eviction needs one, so the
