@@ -90,6 +90,8 @@ enum class IfOtherFails {
 // Thread-safe. Store is a CacheStore, which outlives this.
 template <typename Store>
 class CacheLoads {
+  class RoomQueue;
+
  public:
   using K = typename Store::Key;
   using V = typename Store::Value;
@@ -128,8 +130,9 @@ class CacheLoads {
     Queued& load;
     // Completed when the task is through with the cache.
     typename Flights::EndedContinuations ended = {};
-    // For those that wait for the queued flight, if that is still there in the end.
-    LoadOutcome<V> outcome = {nullptr, absl::AbortedError("the load came to nothing")};
+    // For those that wait for the queued flight, if that is still there in the end. (Nothing that
+    // allocates: the task has begun.)
+    LoadOutcome<V> outcome = {};
     bool deferred = false;  // then it may run again already, on another thread
   };
 
@@ -329,9 +332,7 @@ class CacheLoads {
     completion.CompleteLocked(table);
   }
 
- private:
-  class RoomQueue;
-
+  // Steps 1 and 2. In a task, `run` is not null.
   template <bool kEmbedded, typename Lookup>
   StartOutcome StartOrJoin(const KeyLocation& location, const Lookup& lookup,
                            typename Flights::Flight& flight, PreparedSlot& prepared,
@@ -385,6 +386,8 @@ class CacheLoads {
       }
     }
   }
+
+ private:
   template <typename Lookup>
   auto MatchingNow(const Lookup& lookup) const {
     return store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
