@@ -233,6 +233,19 @@ TEST_F(KeptFailureTest, OfACallerThatWasCancelledIsNone) {
   EXPECT_FALSE(IsKept(1));
 }
 
+// Also by who has asked before it was kept, and then waited for that load.
+TEST_F(KeptFailureTest, OfAnothersLoadIsFoundOnceAnOwnOneHasBegun) {
+  std::thread other;
+  const auto load = [&]() -> absl::StatusOr<Page> {
+    other = std::thread([&] { EXPECT_FALSE(AskForMany(cache_, 1, Failing()).ok()); });
+    while (cache_.Stats().misses < 2) std::this_thread::yield();
+    return absl::NotFoundError("down");
+  };
+  EXPECT_FALSE(cache_.GetOrLoad(1, load).ok());
+  other.join();
+  EXPECT_EQ(loads_, 0);
+}
+
 TEST_F(KeptFailureTest, NeedsNoPermit) {
   Cache::Options options = Keeping();
   options.max_concurrent_loads = 1;
