@@ -222,67 +222,83 @@ size_t CycleSearch::Reach(std::vector<Number>* marks, std::vector<Number>* via) 
   return queue.size();
 }
 
-// Tarjan's algorithm, without recursion.
-CycleSearch::Number CycleSearch::FindComponents(std::vector<Number>* marks) const {
-  // Is 0 before the visit. While the object is on the stack, it is the lowest visit that the object
-  // is known to reach. Then it is the number of its component, and a flag that exceeds all visits,
-  // so that it lowers nothing.
-  constexpr Number kDone = ~(kNone >> 1);
-  std::vector<Number>& low = *marks;
-  std::vector<Number> stack;
+// Tarjan's algorithm (1972), without recursion.
+class CycleSearch::ComponentSearch {
+ public:
+  ComponentSearch(const CycleSearch& graph, std::vector<Number>& low) : graph_(graph), low_(low) {}
+
+  Number Run() {
+    for (Number root = 0; root < graph_.count(); ++root) {
+      if (low_[root] != 0) continue;
+      Enter(root);
+      while (!calls_.empty()) Step();
+    }
+    for (Number& mark : low_) {
+      if (mark != kNone) mark &= ~kDone;
+    }
+    return components_;
+  }
+
+ private:
+  // A flag that exceeds all visits, so that a component that is complete lowers nothing.
+  static constexpr Number kDone = ~(kNone >> 1);
+
   struct Call {
     Number node;
     Number edge;
     Number position;
   };
-  std::vector<Call> calls;
-  Number visits = 0;
-  Number components = 0;
-  const auto enter = [&](Number node) {
-    const Number begin = first_edge_[node];
-    const Number end = first_edge_[node + 1];
+
+  void Enter(Number node) {
+    const Number begin = graph_.first_edge_[node];
+    const Number end = graph_.first_edge_[node + 1];
     for (Number edge = begin; edge != std::min<Number>(end, begin + kAhead); ++edge) {
-      __builtin_prefetch(&low[edge_targets_[edge]], 1);
-      __builtin_prefetch(&first_edge_[edge_targets_[edge]]);
+      __builtin_prefetch(&low_[graph_.edge_targets_[edge]], 1);
+      __builtin_prefetch(&graph_.first_edge_[graph_.edge_targets_[edge]]);
     }
-    low[node] = ++visits;
-    stack.push_back(node);
-    calls.push_back({node, begin, visits});
-  };
-  for (Number root = 0; root < count(); ++root) {
-    if (low[root] != 0) continue;
-    enter(root);
-    while (!calls.empty()) {
-      Call& call = calls.back();
-      const Number node = call.node;
-      if (call.edge != first_edge_[node + 1]) {
-        const Number to = edge_targets_[call.edge++];
-        if (low[to] == 0) {
-          enter(to);
-        } else {
-          low[node] = std::min(low[node], low[to]);
-        }
-        continue;
-      }
-      const Number lowest = low[node];
-      if (lowest == call.position) {
-        for (Number member = kNone; member != node; stack.pop_back()) {
-          member = stack.back();
-          low[member] = kDone | components;
-        }
-        ++components;
-      }
-      calls.pop_back();
-      if (!calls.empty()) {
-        const Number caller = calls.back().node;
-        low[caller] = std::min(low[caller], low[node]);
-      }
+    low_[node] = ++visits_;
+    stack_.push_back(node);
+    calls_.push_back({node, begin, visits_});
+  }
+  // Follows an edge of the innermost call's object, or returns from the call.
+  void Step() {
+    Call& call = calls_.back();
+    const Number node = call.node;
+    if (call.edge == graph_.first_edge_[node + 1]) return Leave(call);
+    const Number to = graph_.edge_targets_[call.edge++];
+    if (low_[to] == 0) {
+      Enter(to);
+    } else {
+      low_[node] = std::min(low_[node], low_[to]);
     }
   }
-  for (Number& mark : low) {
-    if (mark != kNone) mark &= ~kDone;
+  void Leave(const Call& call) {
+    const Number node = call.node;
+    if (low_[node] == call.position) {
+      for (Number member = kNone; member != node; stack_.pop_back()) {
+        member = stack_.back();
+        low_[member] = kDone | components_;
+      }
+      ++components_;
+    }
+    calls_.pop_back();
+    if (calls_.empty()) return;
+    const Number caller = calls_.back().node;
+    low_[caller] = std::min(low_[caller], low_[node]);
   }
-  return components;
+
+  const CycleSearch& graph_;
+  // Is 0 before the visit. While the object is on the stack, it is the lowest visit that the object
+  // is known to reach. Then it is the number of its component, and kDone.
+  std::vector<Number>& low_;
+  std::vector<Number> stack_;
+  std::vector<Call> calls_;
+  Number visits_ = 0;
+  Number components_ = 0;
+};
+
+CycleSearch::Number CycleSearch::FindComponents(std::vector<Number>* marks) const {
+  return ComponentSearch(*this, *marks).Run();
 }
 
 // ---- The report.

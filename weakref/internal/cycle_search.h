@@ -143,6 +143,7 @@ class CycleSearch {
   // objects reached.
   size_t Reach(std::vector<Number>* marks, std::vector<Number>* via) const;
 
+  class ComponentSearch;
   // Finds the strongly connected components of the objects whose mark is 0; others are kNone. A
   // mark of 0 becomes the number of the object's component; a component's successors have smaller
   // numbers. Returns the number of components.
