@@ -117,8 +117,7 @@ class LargeObjectCache {
   // If the object is stale, the task refreshes it, and the old object is the result, at once.
   //
   // A loader that is itself asynchronous takes a LoadCompletion<V> as its last argument, returns
-  // nothing, and has the completion called later, on any thread: see load_completion.h. Such a
-  // loader refreshes nothing.
+  // nothing, and has the completion called later, on any thread: see load_completion.h.
   template <typename Key = K, typename Loader, typename Executor>
   auto GetOrLoadAsync(Key&& key, Loader&& loader, Executor&& executor,
                       const LoadOptions& options = {}) -> std::future<absl::StatusOr<Strong>> {

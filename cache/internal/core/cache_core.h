@@ -416,11 +416,9 @@ class CacheCore {
       Ref<V> found = store_.Find(location, lookup, look);
       // User code may run and end the cache.
       if (found.get() != nullptr && store_.RecordHit(look)) {
-        if constexpr (!TakesCompletion<std::decay_t<Loader>, K, V>()) {
-          if (look.refresh_due() && !shared->ended() && look.entry()->refresh.Claim()) {
-            PostRefresh(location, look.entry(), std::forward<Key>(key),
-                        std::forward<Loader>(loader), executor, options);
-          }
+        if (look.refresh_due() && !shared->ended() && look.entry()->refresh.Claim()) {
+          PostRefresh(location, look.entry(), std::forward<Key>(key), std::forward<Loader>(loader),
+                      executor, options);
         }
         outcome.object = std::move(found);
       } else if (found.get() != nullptr && !look.removable()) {
