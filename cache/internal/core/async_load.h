@@ -19,8 +19,6 @@
 // The receiver is called without a lock, a flight or a permit: on the thread that has ended the
 // flight, or cancelled the ask, or asked if the object is there. A task is through with the cache
 // by then: whoever has all results may end that.
-//
-// A loader that takes a LoadCompletion ends its load later: see completion_load.h.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_ASYNC_LOAD_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_ASYNC_LOAD_H_
 
@@ -39,8 +37,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "weakcache/cache/internal/core/cache_loads.h"
-#include "weakcache/cache/internal/core/completion_load.h"
-#include "weakcache/cache/internal/core/completion_loader.h"
 #include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/creation/single_flight.h"
 #include "weakcache/cache/internal/creation/stop_token.h"
@@ -104,14 +100,12 @@ class AsyncLoad : public Loads::Flights::Continuation,
  protected:
   using Outcome = LoadOutcome<V>;
 
-  AsyncLoad(Loads& loads, TaskCount& tasks, PendingCompletions& pending, K key, LoadOptions options)
+  AsyncLoad(Loads& loads, TaskCount& tasks, K key, LoadOptions options)
       : loads_(loads),
         store_(loads.store()),
         shared_(store_.shared()),
         tasks_(tasks),
-        pending_(pending),
-        limiter_(loads.limiter()),
-        maker_(limiter_.CurrentMaker()),
+        maker_(loads.limiter().CurrentLoad()),
         key_(std::move(key)),
         options_(std::move(options)),
         location_(Locate(store_, key_)),
@@ -126,7 +120,6 @@ class AsyncLoad : public Loads::Flights::Continuation,
   virtual void ReceiveDrop() = 0;
 
   Loads& loads() { return loads_; }
-  PendingCompletions& pending() { return pending_; }
   K& key() { return key_; }
   const LoadOptions& options() const { return options_; }
   const typename Loads::KeyLocation& location() const { return location_; }
@@ -371,10 +364,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     const std::shared_ptr<AsyncLoad> self = std::move(keep_);
     Outcome own;
     if (std::exchange(dropped_, false)) {
-      if (drop_error_ == nullptr && stale_.get() == nullptr) {
-        const LoadLimiter::TaskScope scope(limiter_, maker_);
-        return ReceiveDrop();
-      }
+      if (drop_error_ == nullptr && stale_.get() == nullptr) return ReceiveDrop();
       own.error = std::exchange(drop_error_, nullptr);
     } else if (!outcome.abandoned) {
       own = outcome;
@@ -407,8 +397,6 @@ class AsyncLoad : public Loads::Flights::Continuation,
       outcome.error = nullptr;
       outcome.status = absl::OkStatus();
     }
-    // What the receiver asks for may be what a load that runs waits for, as it has for this.
-    const LoadLimiter::TaskScope scope(limiter_, maker_);
     Receive(std::move(outcome));
   }
 
@@ -421,8 +409,6 @@ class AsyncLoad : public Loads::Flights::Continuation,
   Store& store_;
   const std::shared_ptr<typename Store::Shared> shared_;
   TaskCount& tasks_;
-  PendingCompletions& pending_;
-  LoadLimiter& limiter_;
   const LoadLimiter::LoadId maker_;
   K key_;
   const LoadOptions options_;
@@ -455,10 +441,9 @@ class AsyncLoadBy final : public AsyncLoad<Loads> {
 
  public:
   template <typename Key, typename AnyLoader, typename AnyExecutor>
-  AsyncLoadBy(Loads& loads, TaskCount& tasks, PendingCompletions& pending, Key&& key,
-              AnyLoader&& loader, AnyExecutor&& executor, Receiver receiver,
-              const LoadOptions& options)
-      : Base(loads, tasks, pending, K(std::forward<Key>(key)), options),
+  AsyncLoadBy(Loads& loads, TaskCount& tasks, Key&& key, AnyLoader&& loader, AnyExecutor&& executor,
+              Receiver receiver, const LoadOptions& options)
+      : Base(loads, tasks, K(std::forward<Key>(key)), options),
         loader_(std::forward<AnyLoader>(loader)),
         executor_(std::forward<AnyExecutor>(executor)),
         receiver_(std::move(receiver)) {}
@@ -469,12 +454,7 @@ class AsyncLoadBy final : public AsyncLoad<Loads> {
   }
   void Load(typename Loads::QueuedRun& run) override {
     const typename Base::Store::template LookupKeyOf<K> lookup = this->key();
-    if constexpr (TakesCompletion<Loader, K, typename Base::V>()) {
-      constexpr bool kTakesToken = kTakesTokenAndCompletion<Loader, K, typename Base::V>;
-      const auto load = std::make_shared<CompletionLoad<Loads>>(
-          this->loads(), this->pending(), this->location(), this->options(), kTakesToken);
-      load->Run(lookup, std::move(this->key()), std::move(loader_), run);
-    } else if constexpr (kTakesStopToken<Loader, K>) {
+    if constexpr (kTakesStopToken<Loader, K>) {
       StoppableLoader<K, Loader> bound(loader_, this->options());
       static_cast<void>(this->loads().Load(this->location(), lookup, std::move(this->key()), bound,
                                            bound.Request(), IfOtherFails::kFail, kNeverProvedAbsent,

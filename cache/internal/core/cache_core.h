@@ -34,7 +34,6 @@
 #include "weakcache/cache/internal/core/cache_settings.h"
 #include "weakcache/cache/internal/core/cache_store.h"
 #include "weakcache/cache/internal/core/check_options.h"
-#include "weakcache/cache/internal/core/completion_load.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/load_task.h"
@@ -69,7 +68,6 @@ class CacheCore {
   CacheCore& operator=(const CacheCore&) = delete;
   ~CacheCore() {
     refresh_.CloseTasks();
-    pending_.EndAll();
     tasks_.AwaitReturns();
   }
 
@@ -442,9 +440,9 @@ class CacheCore {
     }
     using Load =
         AsyncLoadBy<CacheLoads<Store>, std::decay_t<Loader>, StoredExecutor<Executor>, Receiver>;
-    const auto load = std::make_shared<Load>(
-        loads_, tasks_, pending_, std::forward<Key>(key), std::forward<Loader>(loader),
-        std::forward<Executor>(executor), std::move(receiver), options);
+    const auto load =
+        std::make_shared<Load>(loads_, tasks_, std::forward<Key>(key), std::forward<Loader>(loader),
+                               std::forward<Executor>(executor), std::move(receiver), options);
     load->SetStale(std::move(stale));
     load->Start();
   }
@@ -554,7 +552,6 @@ class CacheCore {
   const std::shared_ptr<const Executor> refresh_executor_;  // null if there is none
   // Destroyed before all that objects' destructors may use, but after the objects.
   TaskCount tasks_;
-  PendingCompletions pending_;
   // Destroyed first: destructors of objects that it retains may use all of the cache.
   Store store_;
 };

@@ -90,8 +90,6 @@ enum class IfOtherFails {
 // Thread-safe. Store is a CacheStore, which outlives this.
 template <typename Store>
 class CacheLoads {
-  class RoomQueue;
-
  public:
   using K = typename Store::Key;
   using V = typename Store::Value;
@@ -130,9 +128,8 @@ class CacheLoads {
     Queued& load;
     // Completed when the task is through with the cache.
     typename Flights::EndedContinuations ended = {};
-    // For those that wait for the queued flight, if that is still there in the end. (Nothing that
-    // allocates: the task has begun.)
-    LoadOutcome<V> outcome = {};
+    // For those that wait for the queued flight, if that is still there in the end.
+    LoadOutcome<V> outcome = {nullptr, absl::AbortedError("the load came to nothing")};
     bool deferred = false;  // then it may run again already, on another thread
   };
 
@@ -332,7 +329,9 @@ class CacheLoads {
     completion.CompleteLocked(table);
   }
 
-  // Steps 1 and 2. In a task, `run` is not null.
+ private:
+  class RoomQueue;
+
   template <bool kEmbedded, typename Lookup>
   StartOutcome StartOrJoin(const KeyLocation& location, const Lookup& lookup,
                            typename Flights::Flight& flight, PreparedSlot& prepared,
@@ -386,8 +385,6 @@ class CacheLoads {
       }
     }
   }
-
- private:
   template <typename Lookup>
   auto MatchingNow(const Lookup& lookup) const {
     return store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());

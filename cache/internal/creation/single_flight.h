@@ -179,8 +179,7 @@ class SingleFlight {
     };
 
     const typename Policy::template Plain<uint32_t> hash_;
-    // Who works on the flight. Changes under the shard's lock.
-    typename WaitGraph::Thread* thread_;
+    typename WaitGraph::Thread* const thread_;
     bool uncontended_ = false;  // started by StartUncontended
     bool cancelled_ = false;
     bool superseded_ = false;
@@ -305,16 +304,6 @@ class SingleFlight {
     Unlink(queued);
     if (ended != nullptr) queued.continuations_.MoveTo(ended->list, nullptr);
     queued.owner_->SetTaken();
-  }
-  // Has a flight go on without its thread: any other will end it. The flight has a key.
-  void Detach(Flight& flight) {
-    // If no thread waits for it, then no search comes to it, as that is under the shard's lock.
-    auto& graph = WaitGraph::Get();
-    if (flight.waiters_ == nullptr) {
-      flight.thread_ = &graph.AnyThread();
-    } else {
-      graph.Redirect(flight.waiters_, flight.thread_, graph.AnyThread());
-    }
   }
   // Cancels all flights that have a key. The others have not called a factory yet.
   void CancelAll() {
