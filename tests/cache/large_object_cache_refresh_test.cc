@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "tests/support/cache_options.h"
+#include "tests/support/last_words.h"
 #include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/internal/core/cache_core.h"
 #include "weakcache/cache/internal/core/freshness.h"
@@ -457,29 +458,90 @@ TEST_F(BackgroundRefreshTest, TheEndWaitsForATaskThatRuns) {
 }
 
 // An object that the task replaces ends the cache.
-TEST_F(BackgroundRefreshTest, ATaskMayEndTheCache) {
-  struct Ender {
-    explicit Ender(std::function<void()> at_end = nullptr) : end(std::move(at_end)) {}
-    Ender(Ender&&) = default;
-    ~Ender() {
-      if (end) std::exchange(end, nullptr)();
+// An object that calls a function when it is destroyed, unless it has been moved from.
+using EnderCache = LargeObjectCache<int, testing::CallsAtEnd>;
+
+class RefreshOfEndersTest : public BackgroundRefreshTest {
+ protected:
+  std::unique_ptr<EnderCache> MakeEnderCache() {
+    EnderCache::Options options = testing::WithBudget<EnderCache>(1000);
+    options.weigher = [](const testing::CallsAtEnd&) { return uint64_t{1}; };
+    options.refresh_after_write = absl::Seconds(10);
+    options.clock = [this] { return now_; };
+    options.refresh_executor = [this](std::function<void()> task) {
+      tasks_.push_back(std::move(task));
+    };
+    return std::make_unique<EnderCache>(std::move(EnderCache::Create(options)).value());
+  }
+  void PostRefresh(EnderCache& cache) {
+    now_ += absl::Seconds(10);
+    EXPECT_TRUE(cache.GetOrLoad(1, [] { return testing::CallsAtEnd(); }).ok());
+    EXPECT_EQ(tasks_.size(), 1u);
+  }
+};
+
+TEST_F(RefreshOfEndersTest, ATaskMayEndTheCache) {
+  for (const bool in_external_slot : {false, true}) {
+    auto cache = MakeEnderCache();
+    const auto at_end = [&] { cache.reset(); };
+    if (in_external_slot) {
+      cache->Put(1, MakeRef<testing::CallsAtEnd>(at_end));
+    } else {
+      cache->Put(1, testing::CallsAtEnd(at_end));
     }
-    std::function<void()> end;
+    PostRefresh(*cache);
+    RunTasks();
+    EXPECT_EQ(cache, nullptr);
+    tasks_.clear();
+  }
+}
+
+// As an object's destructor may use the cache, it must not come after the cache's end.
+TEST_F(RefreshOfEndersTest, AQueuedTaskKeepsNoObjectAlive) {
+  for (const bool ends : {false, true}) {
+    auto cache = MakeEnderCache();
+    EnderCache* const used = cache.get();
+    int ended = 0;
+    cache->Put(1, testing::CallsAtEnd([&] {
+                 ++ended;
+                 EXPECT_EQ(used->Get(2), nullptr);
+               }));
+    PostRefresh(*cache);
+    if (ends) {
+      cache.reset();
+    } else {
+      EXPECT_TRUE(cache->Invalidate(1));
+    }
+    EXPECT_EQ(ended, 1);
+    RunTasks();
+    tasks_.clear();
+  }
+}
+
+TEST_F(BackgroundRefreshTest, TellsIfItCannotBePosted) {
+  Cache::Options options = InBackground();
+  options.refresh_executor = [](const std::function<void()>&) {
+    throw std::runtime_error("the pool is full");
   };
-  using EnderCache = LargeObjectCache<int, Ender>;
-  EnderCache::Options options = testing::WithBudget<EnderCache>(1000);
-  options.weigher = [](const Ender&) { return uint64_t{1}; };
-  options.refresh_after_write = absl::Seconds(10);
+  Cache cache = MakeStale(options);
+  EXPECT_EQ(cache.Refresh(1, [] { return Picture{2}; }).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, [] { return Picture{2}; })), 1);
+}
+
+TEST_F(RefreshTest, OfAnExpiredObjectFailsAsItsLoad) {
+  Cache::Options options = testing::WithBudget<Cache>(1000);
   options.clock = [this] { return now_; };
-  options.refresh_executor = [this](std::function<void()> task) {
-    tasks_.push_back(std::move(task));
-  };
-  auto cache = std::make_unique<EnderCache>(std::move(EnderCache::Create(options)).value());
-  cache->Put(1, MakeRef<Ender>([&] { cache.reset(); }));
-  now_ += absl::Seconds(10);
-  EXPECT_TRUE(cache->GetOrLoad(1, [] { return Ender(); }).ok());
-  RunTasks();
-  EXPECT_EQ(cache, nullptr);
+  options.expire_after_write = absl::Seconds(10);
+  options.stale_if_error = absl::Hours(1);
+  options.weigher = [](const Picture&) { return uint64_t{1}; };
+  Cache cache = std::move(Cache::Create(options)).value();
+  cache.Put(1, Picture{1});
+  now_ += absl::Seconds(20);
+  EXPECT_EQ(cache.Refresh(1, [] { return absl::UnavailableError("down"); }),
+            absl::UnavailableError("down"));
+  EXPECT_EQ(cache.Stats().stale_served, 0u);
+  EXPECT_TRUE(cache.Refresh(1, [] { return Picture{2}; }).ok());
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, [] { return Picture{3}; })), 2);
 }
 
 TEST_F(RefreshTest, MayBeAskedForAtAnyAge) {

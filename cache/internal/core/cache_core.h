@@ -101,7 +101,8 @@ class CacheCore {
     const Ref<V> found = FindUnexpired(location, lookup, outcome);
     if (found.get() == nullptr) {
       loads_.failures().Forget(location, lookup);
-      return GetOrLoad(std::forward<Key>(key), std::forward<Loader>(loader), options).status();
+      return LoadAnew(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                      options);
     }
     if (!outcome.entry()->refresh.Claim()) return absl::OkStatus();
     if constexpr (kTakesStopToken<Loader, K>) {
@@ -447,6 +448,21 @@ class CacheCore {
     load->Start();
   }
 
+  // Loads an object although an expired one may be kept for loads that fail.
+  template <typename Lookup, typename Key, typename Loader>
+  absl::Status LoadAnew(const KeyLocation& location, const Lookup& lookup, Key&& key,
+                        Loader&& loader, const LoadOptions& options) {
+    store_.counters().CountMiss();
+    if constexpr (kTakesStopToken<Loader, K>) {
+      StoppableLoader<K, Loader> bound(loader, options);
+      return loads_.Load(location, lookup, std::forward<Key>(key), bound, bound.Request()).status();
+    } else {
+      return loads_
+          .Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                LoadRequest{options})
+          .status();
+    }
+  }
   template <typename Lookup, typename Key, typename Loader>
   [[gnu::noinline]] Result GetOrLoadSlow(const KeyLocation& location, const Lookup& lookup,
                                          Key&& key, Loader&& loader, const LoadOptions& options) {
@@ -500,8 +516,10 @@ class CacheCore {
                       uint64_t estimate, const Ref<V>& found) {
     if constexpr (kCanBePosted<Loader, K>) {
       if (const auto executor = refresh_executor_) {  // the cache may end in the call
-        refresh_.Post(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
-                      estimate, *executor);
+        if (!refresh_.Post(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
+                           estimate, *executor)) {
+          return absl::UnavailableError("there is no permit for a refresh, or no task of it");
+        }
         return found;
       }
     }

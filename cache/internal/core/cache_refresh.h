@@ -83,9 +83,9 @@ class CacheRefresh {
     if (has_failed && !shared->ended()) BackOff(*entry);
     return result;
   }
-  // The same in a task. Without a permit that is free, nothing happens.
+  // The same in a task. False if there is no free permit, or no task could be posted.
   template <typename Key, typename Loader, typename Executor>
-  [[gnu::noinline]] void Post(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
+  [[gnu::noinline]] bool Post(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
                               uint64_t estimate, Executor&& executor) {
     using Task = RefreshTask<CacheRefresh, decltype(LoaderForTask(std::forward<Loader>(loader)))>;
     std::shared_ptr<Task> task = CatchErrors(
@@ -97,10 +97,15 @@ class CacheRefresh {
         [] { return std::shared_ptr<Task>(); });
     if (task == nullptr) {
       entry->refresh.Release();
-      return;
+      return false;
     }
     // A task that an executor refuses by an exception is dropped.
-    CatchErrors([&] { std::invoke(executor, [task = std::move(task)] { task->Run(); }); }, [] {});
+    return CatchErrors(
+        [&] {
+          std::invoke(executor, [task = std::move(task)] { task->Run(); });
+          return true;
+        },
+        [] { return false; });
   }
   // After a refresh that has failed, whose claim the caller has.
   void BackOff(Entry& entry) const {

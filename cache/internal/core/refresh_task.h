@@ -14,13 +14,14 @@
 #include "weakcache/cache/internal/loading/background_tasks.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
-#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/internal/control_block.h"
 
 namespace weakcache::internal {
 
-// Has the caller's claim on the refresh of an entry, and holds the entry, and so its object. Does
-// nothing if it runs after the cache's end. If it is dropped, the refresh has failed. Refresh is a
-// CacheRefresh; Loader is a decayed type.
+// Has the caller's claim on the refresh of an entry. Keeps the memory of its slot, but the object
+// only while the task runs, which the cache's end waits for: the object's destructor may use the
+// cache. Does nothing if the object is gone, or the cache has ended. If the task is dropped, the
+// refresh has failed. Refresh is a CacheRefresh; Loader is a decayed type.
 template <typename Refresh, typename Loader>
 class RefreshTask {
  public:
@@ -28,7 +29,7 @@ class RefreshTask {
   using Entry = typename Refresh::Entry;
   using KeyLocation = typename Refresh::KeyLocation;
 
-  // The claim is the task's once it has been constructed.
+  // The claim is the task's once it has been constructed. The caller holds a reference to the slot.
   template <typename Key, typename AnyLoader>
   RefreshTask(Refresh& refresh, std::shared_ptr<BackgroundTasks> tasks, const KeyLocation& location,
               Entry* entry, Key&& key, AnyLoader&& loader, uint64_t estimate)
@@ -38,42 +39,56 @@ class RefreshTask {
         estimate_(estimate),
         key_(std::forward<Key>(key)),
         loader_(std::forward<AnyLoader>(loader)),
+        slot_(*entry->slot),
         entry_(entry) {
-    entry_->slot->AddStrong();
+    slot_.AddWeak();
   }
   RefreshTask(const RefreshTask&) = delete;
   RefreshTask& operator=(const RefreshTask&) = delete;
   ~RefreshTask() {
     if (!begun_.load(std::memory_order_relaxed)) {
-      {
-        const BackgroundTasks::Running running(tasks_);
-        if (running.may_run()) refresh_.BackOff(*entry_);
-      }
-      entry_->refresh.Release();
+      WithEntry([&] {
+        refresh_.BackOff(*entry_);
+        entry_->refresh.Release();
+      });
     }
-    entry_->slot->ReleaseStrong();
+    slot_.ReleaseWeak();
   }
 
   void Run() {
     if (begun_.exchange(true, std::memory_order_relaxed)) return;
-    const BackgroundTasks::Running running(tasks_);
-    // Nobody finds a new object by an entry that has left.
-    if (!running.may_run() || entry_->refresh.closed()) {
-      entry_->refresh.Release();
-      return;
-    }
-    static_cast<void>(
-        refresh_.Refresh(location_, entry_, std::move(key_), std::move(loader_), estimate_));
+    WithEntry([&] {
+      // Nobody finds a new object by an entry that has left.
+      if (entry_->refresh.closed()) return;
+      static_cast<void>(
+          refresh_.Refresh(location_, entry_, std::move(key_), std::move(loader_), estimate_));
+    });
   }
 
  private:
+  struct StrongReference {
+    ~StrongReference() { slot.ReleaseStrong(); }
+    ControlBlock& slot;
+  };
+
+  // Calls `function()`, unless the entry or the cache is gone, or is about to go.
+  template <typename Function>
+  void WithEntry(const Function& function) {
+    // The reference ends first: its release may run a destructor that uses the cache.
+    const BackgroundTasks::Running running(tasks_);
+    if (!running.may_run() || !slot_.TryAddStrong()) return;
+    const StrongReference held{slot_};
+    function();
+  }
+
   Refresh& refresh_;  // of the cache, as is the location
   const std::shared_ptr<BackgroundTasks> tasks_;
   const KeyLocation location_;
   const uint64_t estimate_;
   K key_;
   Loader loader_;
-  Entry* const entry_;  // with a reference to its slot
+  ControlBlock& slot_;  // with a weak reference
+  Entry* const entry_;  // in the slot
   // False to true once, by the thread that runs the task. Relaxed: only that thread goes on by it,
   // and the last owner, who comes after it.
   std::atomic<bool> begun_{false};
