@@ -74,7 +74,7 @@ def provenance(folder):
     runs = data.read("runs", folder)
     yield "\n## How\n"
     yield from markdown_table(data.read("machine", folder), {"fact": "machine", "value": ""})
-    yield "\nThe parts, each at its commit (*+*: with changes), built with `-c opt`:\n"
+    yield "\nThe parts, each at its commit (*+*: with changes), built with `-c opt`, or as they were handed over by `--binaries`:\n"
     columns = {
         "part": "part", "commit": "commit", "date": "date", "mode": "run", "seconds": "seconds",
     }
