@@ -868,7 +868,7 @@ RECHECKS = [
      "return running_ <= own || closed_; });"),
     ("a task that ends the cache does not wait for itself",
      "cache/internal/loading/background_tasks.h",
-     "own += task->tasks_.get() == this ? 1 : 0;",
+     "own += task->tasks_.get() == this ? size_t{1} : 0;",
      "own += 0;"),
     ("a task after the cache's end", "cache/internal/core/refresh_task.h",
      "if (!running.may_run() || !slot_.TryAddStrong()) return;",

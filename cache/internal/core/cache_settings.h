@@ -35,7 +35,7 @@ struct CacheSettings {
   RemovalListener<K, V> listener;
   Freshness freshness;
   bool count_entry_memory;
-  ObjectValue value;
+  ObjectValue value = ObjectValue::kHits;
   HardLimitSettings hard_limit = {};
   std::function<absl::Duration(const absl::Status&)> failure_ttl = {};
   std::function<void(std::function<void()>)> refresh_executor = {};

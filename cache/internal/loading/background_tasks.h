@@ -54,7 +54,7 @@ class BackgroundTasks {
   void Close() {
     size_t own = 0;
     for (const Running* task = Running::Innermost(); task != nullptr; task = task->outer_) {
-      own += task->tasks_.get() == this ? 1 : 0;
+      own += task->tasks_.get() == this ? size_t{1} : 0;
     }
     Lock lock(mutex_);
     closed_ = true;
