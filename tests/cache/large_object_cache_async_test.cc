@@ -97,6 +97,22 @@ class AsyncTest : public ::testing::Test {
   Queue queue_;
 };
 
+TEST_F(AsyncTest, AFailingAllocationOfTheTaskLosesNoAsk) {
+  int failures = 0;
+  for (std::optional<Result> result; !result.has_value() || !result->ok(); ++failures) {
+    result.reset();
+    cache_->GetOrLoadAsync(
+        1, [] { return 7; }, queue_.executor(), Into(result));
+    const std::function<void()> task = std::move(queue_.tasks.front());
+    queue_.tasks.pop_front();
+    testing::FailAllocation(failures + 1);
+    task();
+    testing::FailAllocation(0);
+    ASSERT_TRUE(result.has_value()) << failures;
+  }
+  EXPECT_GT(failures, 1);
+}
+
 TEST_F(AsyncTest, OneTaskForALoadHoweverManyAsk) {
   std::optional<Result> results[3];
   int loads = 0;

@@ -23,6 +23,7 @@
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/cache/loaded.h"
+#include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache {
@@ -220,6 +221,18 @@ TEST_F(KeptFailureTest, AnExceptionIsNone) {
   EXPECT_FALSE(IsKept(1));
 }
 
+TEST_F(KeptFailureTest, WhatTheOptionThrowsKeepsNone) {
+  Cache::Options options = Timed();
+  options.failure_ttl = [](const absl::Status&) -> absl::Duration {
+    throw std::runtime_error("no idea");
+  };
+  Cache cache = Make(options);
+  for (const Result& result : AskInAllWays(cache, 1, Failing())) {
+    EXPECT_EQ(result.status(), absl::NotFoundError("down"));
+  }
+  EXPECT_EQ(loads_, 3);
+}
+
 // A caller that is cancelled says nothing about the source.
 TEST_F(KeptFailureTest, OfACallerThatWasCancelledIsNone) {
   std::stop_source stop;
@@ -286,28 +299,70 @@ TEST_F(KeptFailureTest, MayLastForEver) {
   EXPECT_EQ(loads_, 1);
 }
 
-TEST(KeptFailureMemoryTest, IsReleasedByPurgeWhenItIsOver) {
-  struct Key {
-    bool operator==(const Key& other) const { return token == other.token; }
-    std::shared_ptr<int> token;
-  };
-  struct KeyHash {
-    size_t operator()(const Key& key) const { return std::hash<std::shared_ptr<int>>()(key.token); }
-  };
-  using KeyCache = LargeObjectCache<Key, Page, KeyHash>;
-  absl::Time now = absl::UnixEpoch();
-  KeyCache::Options options = testing::WithBudget<KeyCache>(1000);
-  options.clock = [&] { return now; };
-  options.failure_ttl = [](const absl::Status&) { return absl::Seconds(10); };
-  KeyCache cache = std::move(KeyCache::Create(options)).value();
-  const Key key{std::make_shared<int>()};
-  ASSERT_FALSE(cache.GetOrLoad(key, [] { return absl::NotFoundError(""); }).ok());
+// Keys whose copies share a token, and all have the same hash.
+struct TokenKey {
+  bool operator==(const TokenKey& other) const { return token == other.token; }
+  std::shared_ptr<void> token = std::make_shared<int>();
+};
+struct OneHash {
+  size_t operator()(const TokenKey&) const { return 0; }
+};
+class KeptFailureKeyTest : public ::testing::Test {
+ protected:
+  using KeyCache = LargeObjectCache<TokenKey, Page, OneHash>;
+
+  static absl::StatusOr<Page> Fail() { return absl::NotFoundError(""); }
+  KeyCache Make() {
+    KeyCache::Options options = testing::WithBudget<KeyCache>(1000);
+    options.clock = [this] { return now_; };
+    options.failure_ttl = [](const absl::Status&) { return absl::Seconds(10); };
+    return std::move(KeyCache::Create(options)).value();
+  }
+
+  absl::Time now_ = absl::UnixEpoch();
+  KeyCache cache_ = Make();
+};
+
+TEST_F(KeptFailureKeyTest, IsReleasedByPurgeWhenItIsOver) {
+  const TokenKey key;
+  ASSERT_FALSE(cache_.GetOrLoad(key, Fail).ok());
   EXPECT_EQ(key.token.use_count(), 2);
-  cache.Purge();
+  cache_.Purge();
   EXPECT_EQ(key.token.use_count(), 2);
-  now += absl::Seconds(10);
-  cache.Purge();
+  now_ += absl::Seconds(10);
+  cache_.Purge();
   EXPECT_EQ(key.token.use_count(), 1);
+}
+
+// Or else each miss would take a lock because of a failure that nobody asks for again.
+TEST_F(KeptFailureKeyTest, LeavesWithTheNextLookWhenItIsOver) {
+  const TokenKey keys[3];
+  for (const TokenKey& key : keys) ASSERT_FALSE(cache_.GetOrLoad(key, Fail).ok());
+  now_ += absl::Seconds(5);
+  EXPECT_TRUE(cache_.GetOrLoad(TokenKey(), [] { return Page{}; }).ok());
+  for (const TokenKey& key : keys) EXPECT_EQ(key.token.use_count(), 2);
+  now_ += absl::Seconds(5);
+  EXPECT_TRUE(cache_.GetOrLoad(TokenKey(), [] { return Page{}; }).ok());
+  for (const TokenKey& key : keys) EXPECT_EQ(key.token.use_count(), 1);
+}
+
+// A destructor that asks for the key that is being loaded would be refused otherwise.
+TEST_F(KeptFailureKeyTest, EndsWhenTheFlightOfAnotherHasEnded) {
+  const TokenKey loaded;
+  absl::Status status = absl::UnknownError("not asked");
+  {
+    TokenKey asking;
+    asking.token = std::shared_ptr<void>(
+        nullptr, [&](void*) { status = cache_.GetOrLoad(loaded, Fail).status(); });
+    ASSERT_FALSE(cache_.GetOrLoad(asking, Fail).ok());
+  }
+  ASSERT_TRUE(absl::IsUnknown(status));
+  const auto load = [&]() -> absl::StatusOr<Page> {
+    now_ += absl::Seconds(10);
+    return absl::NotFoundError("");
+  };
+  EXPECT_TRUE(absl::IsNotFound(cache_.GetOrLoad(loaded, load).status()));
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
 }
 
 TEST(KeptFailureOptionTest, IsRefusedIfKeysCannotBeCopied) {
@@ -463,6 +518,20 @@ TEST_F(StaleTest, IsEvictedInItsTurn) {
   }
 }
 
+TEST_F(StaleTest, IsEvictedAsExpired) {
+  Cache::Options options = Serving();
+  std::vector<RemovalCause> causes;
+  options.removal_listener = [&](const int&, const Ref<Page>&, RemovalCause cause, uint64_t) {
+    causes.push_back(cause);
+  };
+  Cache cache = Make(options);
+  cache.Put(1, Page{1});
+  Pass(10);
+  cache.Trim(0);
+  EXPECT_EQ(causes, std::vector{RemovalCause::kExpired});
+  EXPECT_EQ(cache.Stats().evictions_expired, 1u);
+}
+
 TEST_F(StaleTest, NotToACallerThatIsCancelled) {
   std::stop_source stop;
   LoadOptions options;
@@ -474,6 +543,13 @@ TEST_F(StaleTest, NotToACallerThatIsCancelled) {
     return absl::CancelledError("");
   };
   EXPECT_TRUE(absl::IsCancelled(cache_.GetOrLoad(1, load, options).status()));
+  stop = std::stop_source();
+  options.stop_token = stop.get_token();
+  const auto throwing = [&]() -> Page {
+    stop.request_stop();
+    throw std::runtime_error("cancelled");
+  };
+  EXPECT_THROW(cache_.GetOrLoad(1, throwing, options).IgnoreError(), std::runtime_error);
   EXPECT_EQ(cache_.Stats().stale_served, 0u);
 }
 

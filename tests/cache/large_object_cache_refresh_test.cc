@@ -299,6 +299,29 @@ TEST_F(BackgroundRefreshTest, EverybodyGetsTheOldObjectMeanwhile) {
   cache.CheckInvariantsForTesting();
 }
 
+// It reads the time once, and not the object's.
+TEST_F(BackgroundRefreshTest, AHitMeanwhileCostsAsMuchAsAnyOther) {
+  int reads = 0;
+  Cache::Options options = InBackground();
+  options.clock = [&] {
+    ++reads;
+    return now_;
+  };
+  options.refresh_backoff.initial = absl::ZeroDuration();
+  Cache cache = MakeStale(options);
+  const auto reads_of_hit = [&] {
+    reads = 0;
+    EXPECT_NE(cache.Get(1), nullptr);
+    return reads;
+  };
+  EXPECT_GT(reads_of_hit(), 1);
+  cache.GetOrLoad(1, []() -> absl::StatusOr<Picture> { return absl::UnavailableError(""); })
+      .IgnoreError();
+  EXPECT_EQ(reads_of_hit(), 1);
+  RunTasks();
+  EXPECT_GT(reads_of_hit(), 1);  // one is due again
+}
+
 TEST_F(BackgroundRefreshTest, TheLoaderOutlivesTheCall) {
   Cache cache = MakeStale(InBackground());
   const auto next = [&] {

@@ -153,7 +153,8 @@ class BulkLoad {
   bool FindFailure(size_t index) {
     if (shared_->ended()) return false;
     const typename Store::template LookupKeyOf<K> lookup = keys_[index];
-    absl::Status failure = loads_.failures().Find(store_.shards().Locate(lookup), lookup);
+    absl::Status failure =
+        loads_.failures().Find(store_.shards().Locate(lookup), lookup, held_failures_);
     if (failure.ok()) return false;
     store_.counters().CountMiss();
     results_[index] = std::move(failure);
@@ -310,7 +311,7 @@ class BulkLoad {
         part.outcome.abandoned = ending.call.abandoned();
         if (part.outcome.abandoned) continue;
         loads_.failures().Keep(part.location, part.flight, part.prepared.payload().key,
-                               part.outcome.status);
+                               part.outcome.status, held_failures_);
       }
     }
     if (status.ok()) timer.Succeed();
@@ -360,6 +361,7 @@ class BulkLoad {
   const std::shared_ptr<typename Store::Shared> shared_;
   const absl::Span<const K> keys_;
   Loader& loader_;
+  typename LoadFailures<Store>::Held held_failures_;
   std::vector<Result> results_;
   std::vector<size_t> missing_;               // indices of keys
   std::unordered_map<size_t, Ref<V>> stale_;  // expired objects of missing keys

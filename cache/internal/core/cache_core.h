@@ -104,7 +104,7 @@ class CacheCore {
       return LoadAnew(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
                       options);
     }
-    if (!outcome.entry()->refresh.Claim()) return absl::OkStatus();
+    if (!store_.freshness().ClaimRefresh(*outcome.entry())) return absl::OkStatus();
     if constexpr (kTakesStopToken<Loader, K>) {
       StoppableLoader<K, Loader> bound(loader, options);
       return RefreshEntry(location, outcome.entry(), std::forward<Key>(key), bound,
@@ -415,7 +415,8 @@ class CacheCore {
       Ref<V> found = store_.Find(location, lookup, look);
       // User code may run and end the cache.
       if (found.get() != nullptr && store_.RecordHit(look)) {
-        if (look.refresh_due() && !shared->ended() && look.entry()->refresh.Claim()) {
+        if (look.refresh_due() && !shared->ended() &&
+            store_.freshness().ClaimRefresh(*look.entry())) {
           PostRefresh(location, look.entry(), std::forward<Key>(key), std::forward<Loader>(loader),
                       executor, options);
         }
@@ -430,7 +431,8 @@ class CacheCore {
       return;
     }
     store_.counters().CountMiss();
-    outcome.status = loads_.failures().Find(location, lookup);
+    typename LoadFailures<Store>::Held held_failures;
+    outcome.status = loads_.failures().Find(location, lookup, held_failures);
     if (!outcome.status.ok()) {
       if (stale.get() != nullptr) {
         store_.counters().CountStaleServed();
@@ -489,7 +491,7 @@ class CacheCore {
       const auto shared = store_.shared();
       if (outcome.expired()) store_.counters().CountMiss();
       const bool is_hit = store_.RecordHit(outcome);  // user code may run and end the cache
-      if (is_hit && !shared->ended() && outcome.entry()->refresh.Claim()) {
+      if (is_hit && !shared->ended() && store_.freshness().ClaimRefresh(*outcome.entry())) {
         Result fresh =
             RefreshEntry(location, outcome.entry(), std::forward<Key>(key),
                          std::forward<Loader>(loader), request.options.weight_estimate, found);
@@ -542,9 +544,9 @@ class CacheCore {
   template <typename Lookup, typename Key, typename Loader>
   Result LoadUnlessFailed(const KeyLocation& location, const Lookup& lookup, Key&& key,
                           Loader&& loader, const LoadRequest& request, uint64_t absent_as_of) {
-    if (absl::Status failure = loads_.failures().Find(location, lookup); !failure.ok()) {
-      return failure;
-    }
+    typename LoadFailures<Store>::Held held_failures;
+    absl::Status failure = loads_.failures().Find(location, lookup, held_failures);
+    if (!failure.ok()) return failure;
     return loads_.Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
                        request, IfOtherFails::kFail, absent_as_of);
   }
@@ -559,7 +561,10 @@ class CacheCore {
           return LoadUnlessFailed(location, lookup, std::forward<Key>(key),
                                   std::forward<Loader>(loader), request, kNeverProvedAbsent);
         },
-        [] { return Result(absl::UnknownError("the load threw")); });
+        [&] {
+          if (request.options.stop_token.stop_requested()) Rethrow();
+          return Result(absl::UnknownError("the load threw"));
+        });
     if (result.ok() || request.options.stop_token.stop_requested()) return result;
     shared->counters.CountStaleServed();
     return stale;

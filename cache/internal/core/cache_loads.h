@@ -129,7 +129,7 @@ class CacheLoads {
     // Completed when the task is through with the cache.
     typename Flights::EndedContinuations ended = {};
     // For those that wait for the queued flight, if that is still there in the end.
-    LoadOutcome<V> outcome = {nullptr, absl::AbortedError("the load came to nothing")};
+    LoadOutcome<V> outcome = {};
     bool deferred = false;  // then it may run again already, on another thread
   };
 
@@ -192,6 +192,7 @@ class CacheLoads {
     typename Store::TableEntry present;
     Made made{};
     ResultBy<Loader> loader_result;
+    typename LoadFailures<Store>::Held held_failures;
     typename Flights::EndedContinuations own_ended;
     PostLater post;
     PreparedSlot prepared;
@@ -219,8 +220,9 @@ class CacheLoads {
       const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
       store_.MakePayload(location, prepared, std::forward<Key>(key));
       flight.SetKey(&prepared.payload().key);
-      outcome.status = MakeUnlessFailed(location, flight, call, prepared.cold(),
-                                        std::forward<Loader>(loader), made, loader_result);
+      outcome.status =
+          MakeUnlessFailed(location, flight, call, prepared.cold(), std::forward<Loader>(loader),
+                           made, loader_result, held_failures);
       if (!outcome.status.ok()) return;
       store_.template GrowRoom<kIsEmbedded<Made>>(prepared.cold(), reservation, removals);
       EnterLoaded(location, prepared, made, present, completion, reservation, removals);
@@ -252,12 +254,13 @@ class CacheLoads {
   template <typename Made, typename Loader>
   absl::Status MakeUnlessFailed(const KeyLocation& location, const typename Flights::Flight& flight,
                                 const StoppableCall& call, Entry& entry, Loader&& loader,
-                                Made& made, ResultBy<Loader>& loader_result) {
-    absl::Status status = failures_.Find(location, entry.key());
+                                Made& made, ResultBy<Loader>& loader_result,
+                                typename LoadFailures<Store>::Held& held) {
+    absl::Status status = failures_.Find(location, entry.key(), held);
     if (!status.ok()) return status;
     status = Make(entry, std::forward<Loader>(loader), made, loader_result);
     if (status.ok() || call.abandoned()) return status;
-    failures_.Keep(location, flight, entry.key(), status);
+    failures_.Keep(location, flight, entry.key(), status, held);
     return status;
   }
   // Runs the loader and the weigher.

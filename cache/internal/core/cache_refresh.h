@@ -68,8 +68,8 @@ class CacheRefresh {
   template <typename Key, typename Loader>
   [[gnu::noinline]] Result Refresh(const KeyLocation& location, Entry* entry, Key&& key,
                                    Loader&& loader, uint64_t estimate) {
-    const ClaimGuard guard{entry};
     const auto shared = store_.shared();  // destructors of what was loaded may end the cache
+    const ClaimGuard guard{store_.freshness(), *shared, *entry};
     bool has_failed = false;
     Result result = CatchErrors(
         [&] {
@@ -96,7 +96,7 @@ class CacheRefresh {
         },
         [] { return std::shared_ptr<Task>(); });
     if (task == nullptr) {
-      entry->refresh.Release();
+      store_.freshness().ReleaseRefresh(*entry);
       return false;
     }
     // A task that an executor refuses by an exception is dropped.
@@ -111,13 +111,22 @@ class CacheRefresh {
   void BackOff(Entry& entry) const {
     store_.freshness().BackOff(entry, entry.refresh.CountFailure());
   }
+  // The same by a task that has been dropped.
+  void GiveUp(Entry& entry) const {
+    BackOff(entry);
+    store_.freshness().ReleaseRefresh(entry);
+  }
   // At the cache's end.
   void CloseTasks() { tasks_->Close(); }
 
  private:
   struct ClaimGuard {
-    ~ClaimGuard() { entry->refresh.Release(); }
-    Entry* entry;
+    ~ClaimGuard() {
+      if (!shared.ended()) freshness.ReleaseRefresh(entry);
+    }
+    const Freshness& freshness;
+    const typename Store::Shared& shared;
+    Entry& entry;
   };
 
   // A refresh among those of its shard, so that it can be cancelled. Ends on whatever way its
@@ -227,9 +236,10 @@ class CacheRefresh {
                                removals.deferred);
     table.PurgeUpTo(Store::Table::kPurgesPerOperation, removals.deferred);
     if (cancelled || present.slot == nullptr || &Store::Table::cold_part(present.slot) != stale) {
-      lock.unlock();
+      // Before the unlock: after it the entry may leave the table.
       const bool newer = present.slot != nullptr &&
                          !store_.freshness().IsExpired(Store::Table::cold_part(present.slot), now);
+      lock.unlock();
       return newer ? std::move(present.object) : AsRef<V>(std::move(made));
     }
     return store_.Enter(table, location.hash(), prepared, made, present, now, reservation,

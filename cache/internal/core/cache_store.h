@@ -99,9 +99,7 @@ class CacheStore {
         weigher_(std::move(settings.weigher)),
         retention_(
             settings.budget, settings.budget_covers_in_use, shared_,
-            [this](const Entry& entry, int64_t now) {
-              return freshness_.needed() && freshness_.IsRemovable(entry, now);
-            },
+            [this](const Entry& entry, int64_t now) { return ExpiryOf(entry, now); },
             freshness_.expires_by_default(), counts_time_saved_) {}
   CacheStore(const CacheStore&) = delete;
   CacheStore& operator=(const CacheStore&) = delete;
@@ -523,6 +521,11 @@ class CacheStore {
     return true;
   }
 
+  typename Budget::Expiry ExpiryOf(const Entry& entry, int64_t now) const {
+    if (!freshness_.needed() || !freshness_.IsExpired(entry, now)) return Budget::Expiry::kNone;
+    return freshness_.IsRemovable(entry, now) ? Budget::Expiry::kExpiredAndRemovable
+                                              : Budget::Expiry::kExpired;
+  }
   RemovalCause CauseOf(const Entry& entry, RemovalCause unless_expired, int64_t now) const {
     return freshness_.IsExpired(entry, now) ? RemovalCause::kExpired : unless_expired;
   }

@@ -186,6 +186,20 @@ class Freshness {
     entry.refresh_after.store(std::max(due, Sum(age, delay)), std::memory_order_seq_cst);
     Arm(entry);
   }
+  // Returns whether the refresh of the entry is the caller's. Until it releases it, hits need not
+  // look whether one is due.
+  template <typename Entry>
+  bool ClaimRefresh(Entry& entry) const {
+    if (!entry.refresh.Claim()) return false;
+    Arm(entry);
+    return true;
+  }
+  // By the thread that has claimed it: see RefreshClaim::Release.
+  template <typename Entry>
+  void ReleaseRefresh(Entry& entry) const {
+    entry.refresh.Release();
+    Arm(entry);
+  }
   // Whether a time of the entry is later than `now`: the caller was delayed after it had read the
   // clock, while others entered or found the object; or else the clock has been set back.
   template <typename Entry>
@@ -253,8 +267,10 @@ class Freshness {
   template <typename Entry>
   uint32_t FreshUntil(const Entry& entry) const {
     const int64_t written = entry.written.load(std::memory_order_seq_cst);
-    const int64_t life = std::min(entry.expires_after.load(std::memory_order_seq_cst),
-                                  entry.refresh_after.load(std::memory_order_relaxed));
+    int64_t life = entry.expires_after.load(std::memory_order_seq_cst);
+    if (entry.refresh.available()) {
+      life = std::min(life, entry.refresh_after.load(std::memory_order_relaxed));
+    }
     uint64_t ticks = TicksUntil(written, life);
     if (expire_after_access_ != kNever) {
       const int64_t accessed = entry.accessed.load(std::memory_order_seq_cst);

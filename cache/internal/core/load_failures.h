@@ -10,9 +10,13 @@
 // Whatever makes the key's next load another one takes the failure out, under the shard's lock: an
 // object that is entered under the key, and the invalidation of the key. That also cancels the
 // flight of a load under way, which then keeps no failure.
+//
+// Keys and statuses of failures have destructors of the user's, so whoever takes failures out, or
+// looks at one, passes them to its Held, which outlives its flight and its permit.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_LOAD_FAILURES_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_LOAD_FAILURES_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -23,6 +27,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "weakcache/cache/internal/loading/failure_table.h"
+#include "weakcache/cache/internal/loading/load_outcome.h"
 
 namespace weakcache::internal {
 
@@ -35,6 +40,9 @@ class LoadFailures {
   using Flight = typename Store::Flights::Flight;
   using Shard = typename Store::Shard;
   using Ttl = std::function<absl::Duration(const absl::Status&)>;
+  // Failures that an operation has met, until it holds nothing that others wait for: declare it
+  // before flights and permits.
+  using Held = std::vector<typename FailureTable<K>::Failure>;
 
   LoadFailures(Store& store, Ttl ttl) : store_(store), ttl_(std::move(ttl)) {}
   LoadFailures(const LoadFailures&) = delete;
@@ -42,30 +50,19 @@ class LoadFailures {
 
   // Returns the failure that is kept under the key, and counts it; or OK. Calls the clock.
   template <typename Lookup>
-  absl::Status Find(const KeyLocation& location, const Lookup& lookup) const {
+  absl::Status Find(const KeyLocation& location, const Lookup& lookup, Held& held) const {
     if (location.shard->failures.empty()) [[likely]]
       return absl::OkStatus();
-    return FindSlow(location, lookup);
+    return FindSlow(location, lookup, held);
   }
 
   // Keeps the failure of a load, if the option says so and the load has not been cancelled. Before
-  // its flight ends. Calls the option and the clock, and copies the key.
+  // its flight ends. Calls the option and the clock, and copies the key; if one of these throws, or
+  // there is no memory, the failure is not kept.
   void Keep(const KeyLocation& location, const Flight& flight, const K& key,
-            const absl::Status& status) const {
+            const absl::Status& status, Held& held) const {
     if (!ttl_) return;
-    if constexpr (std::is_copy_constructible_v<K>) {
-      const int64_t life = absl::ToInt64Nanoseconds(ttl_(status));
-      if (life <= 0) return;
-      const int64_t now = store_.freshness().Now();
-      const int64_t until = now > INT64_MAX - life ? INT64_MAX : now + life;
-      Failure failure =
-          std::make_shared<const KeptFailure<K>>(key, location.hash(), status, now, until);
-      Failure former;
-      typename Store::MutexLock lock(location.shard->table.mutex);
-      if (flight.cancelled()) return;
-      former = location.shard->failures.Insert(std::move(failure), store_.shards().MatchingKey(key),
-                                               now);
-    }
+    CatchErrors([&] { KeepOrThrow(location, flight, key, status, held); }, [] {});
   }
 
   // Forgets the failure that is kept under the key, if any.
@@ -107,17 +104,39 @@ class LoadFailures {
  private:
   using Failure = typename FailureTable<K>::Failure;
 
+  // How many failures one operation adds to a Held.
+  static constexpr size_t kMostHeld = FailureTable<K>::kRowSize + 1;
+
   template <typename Lookup>
-  [[gnu::noinline]] absl::Status FindSlow(const KeyLocation& location, const Lookup& lookup) const {
+  [[gnu::noinline]] absl::Status FindSlow(const KeyLocation& location, const Lookup& lookup,
+                                          Held& held) const {
     const int64_t now = store_.freshness().Now();
-    Failure failure;
-    {
-      typename Store::MutexLock lock(location.shard->table.mutex);
-      failure = location.shard->failures.Find(location.hash(), store_.shards().MatchingKey(lookup));
-    }
-    if (failure == nullptr || failure->IsOver(now)) return absl::OkStatus();
+    held.reserve(held.size() + kMostHeld);
+    typename Store::MutexLock lock(location.shard->table.mutex);
+    Failure failure = location.shard->failures.Find(location.hash(),
+                                                    store_.shards().MatchingKey(lookup), now, held);
+    lock.unlock();
+    if (failure == nullptr) return absl::OkStatus();
+    held.push_back(std::move(failure));
     store_.counters().CountFailureServed();
-    return failure->status;
+    return held.back()->status;
+  }
+  // See Keep.
+  void KeepOrThrow(const KeyLocation& location, const Flight& flight, const K& key,
+                   const absl::Status& status, Held& held) const {
+    if constexpr (std::is_copy_constructible_v<K>) {
+      const int64_t life = absl::ToInt64Nanoseconds(ttl_(status));
+      if (life <= 0) return;
+      const int64_t now = store_.freshness().Now();
+      const int64_t until = now > INT64_MAX - life ? INT64_MAX : now + life;
+      held.reserve(held.size() + kMostHeld);
+      held.push_back(
+          std::make_shared<const KeptFailure<K>>(key, location.hash(), status, now, until));
+      Failure& failure = held.back();
+      typename Store::MutexLock lock(location.shard->table.mutex);
+      if (flight.cancelled()) return;
+      location.shard->failures.Insert(failure, store_.shards().MatchingKey(key), now, held);
+    }
   }
   // The caller's pointers keep them until after the unlock.
   static void Forget(Shard& shard, const std::vector<Failure>& failures) {

@@ -47,10 +47,7 @@ class RefreshTask {
   RefreshTask& operator=(const RefreshTask&) = delete;
   ~RefreshTask() {
     if (!begun_.load(std::memory_order_relaxed)) {
-      WithEntry([&] {
-        refresh_.BackOff(*entry_);
-        entry_->refresh.Release();
-      });
+      WithEntry([&] { refresh_.GiveUp(*entry_); });
     }
     slot_.ReleaseWeak();
   }
@@ -100,8 +97,9 @@ inline constexpr bool kCanOutliveCall = std::is_constructible_v<std::decay_t<Loa
 template <typename K, typename Loader>
 inline constexpr bool kCanOutliveCall<StoppableLoader<K, Loader>&> = kCanOutliveCall<Loader>;
 
+// Whether its refresh can be posted: a task also owns the key.
 template <typename Loader, typename K>
-inline constexpr bool kCanBePosted = kCanOutliveCall<Loader> &&
+inline constexpr bool kCanBePosted = std::is_move_constructible_v<K>&& kCanOutliveCall<Loader> &&
                                      (kIsStoppableLoader<std::remove_cvref_t<Loader>> ||
                                       std::is_invocable_v<std::decay_t<Loader>, const K&> ||
                                       std::is_invocable_v<std::decay_t<Loader>>);

@@ -35,7 +35,8 @@ struct KeptFailure {
 
 // The failures of one shard: at most kMost, as they have no weight that the budget could bound. The
 // hash chooses a row; one that comes to a full row takes the place of the one there that ends
-// first, whose key is loaded anew when somebody asks for it.
+// first, whose key is loaded anew when somebody asks for it. Failures that are over leave with the
+// next look into their row.
 //
 // Guarded by the shard's lock, which callers hold except for empty(). Failures are handed out and
 // taken in as shared pointers, because their keys have destructors of the user's: declare those
@@ -54,29 +55,31 @@ class FailureTable {
 
   bool empty() const { return size_.load(std::memory_order_relaxed) == 0; }  // see the field
 
-  // Returns the failure of the key for which `match(key)` is true, or null.
+  // Returns the failure of the key for which `match(key)` is true, or null. Moves those of its row
+  // that are over by `now` to `over`, whose capacity suffices for kRowSize more.
   template <typename Match>
-  Failure Find(uint32_t hash, const Match& match) const {
+  Failure Find(uint32_t hash, const Match& match, int64_t now, std::vector<Failure>& over) {
+    if (!empty()) TakeOver(hash, now, over);
     Failure* const place = FindPlace(hash, match);
     return place == nullptr ? nullptr : *place;
   }
-  // The same, and takes it out.
+  // Returns the failure of the key for which `match(key)` is true, or null, and takes it out.
   template <typename Match>
   Failure Take(uint32_t hash, const Match& match) {
     Failure* const place = FindPlace(hash, match);
     return place == nullptr ? nullptr : TakeFrom(*place);
   }
-  // Puts a failure in, in place of the key's former one; `match` is that of Find. Returns the
-  // failure that has to go, or null.
+  // Exchanges a failure for the one whose place it takes, which is the key's former one if there is
+  // one; null if a place was free. `match`, `now` and `over` are those of Find. If there is no
+  // memory, throws and changes nothing.
   template <typename Match>
-  Failure Insert(Failure failure, const Match& match, int64_t now) {
+  void Insert(Failure& failure, const Match& match, int64_t now, std::vector<Failure>& over) {
     if (rows_ == nullptr) rows_ = std::make_unique<Rows>();
+    TakeOver(failure->hash, now, over);
     Failure* place = FindPlace(failure->hash, match);
-    if (place == nullptr) place = &PlaceFor(failure->hash, now);
-    Failure former = TakeFrom(*place);
-    *place = std::move(failure);
-    AddToSize(1);
-    return former;
+    if (place == nullptr) place = &PlaceFor(failure->hash);
+    AddToSize(*place == nullptr ? 1 : 0);
+    place->swap(failure);
   }
   // Takes a failure out, if it is still in.
   void Remove(const Failure& failure) {
@@ -110,19 +113,20 @@ class FailureTable {
     }
     return nullptr;
   }
-  // Returns a free place, or else that of a failure that is over, or else of the one that ends
-  // first.
-  Failure& PlaceFor(uint32_t hash, int64_t now) const {
-    const auto end_of = [&](const Failure& failure) {
-      return failure == nullptr || failure->IsOver(now) ? INT64_MIN : failure->until;
-    };
+  // Returns a free place, or else that of the failure that ends first.
+  Failure& PlaceFor(uint32_t hash) const {
     auto& row = Row(hash);
     Failure* first = &row.front();
     for (Failure& place : row) {
       if (place == nullptr) return place;
-      if (end_of(place) < end_of(*first)) first = &place;
+      if (place->until < (*first)->until) first = &place;
     }
     return *first;
+  }
+  void TakeOver(uint32_t hash, int64_t now, std::vector<Failure>& over) {
+    for (Failure& place : Row(hash)) {
+      if (place != nullptr && place->IsOver(now)) over.push_back(TakeFrom(place));
+    }
   }
   Failure TakeFrom(Failure& place) {
     if (place != nullptr) AddToSize(-1);

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -70,6 +71,15 @@ __attribute__((no_sanitize("null"))) auto CatchErrors(Function&& function, OnErr
 #else
   static_cast<void>(on_error);
   return function();
+#endif
+}
+
+// Throws again what CatchErrors has caught: in its `on_error`.
+[[noreturn]] inline void Rethrow() {
+#ifdef __cpp_exceptions
+  throw;
+#else
+  std::abort();
 #endif
 }
 

@@ -149,7 +149,7 @@ class Ownership {
 // nobody once the object has left the cache. Any thread.
 class RefreshClaim {
  public:
-  bool available() const { return state_.load(std::memory_order_relaxed) == State::kAvailable; }
+  bool available() const { return state_.load(std::memory_order_seq_cst) == State::kAvailable; }
   // Returns whether the refresh is the caller's.
   bool Claim() {
     State available = State::kAvailable;
@@ -159,7 +159,7 @@ class RefreshClaim {
   // By the thread that has claimed it, if the refresh has failed: the next one may try again.
   void Release() {
     State claimed = State::kClaimed;
-    state_.compare_exchange_strong(claimed, State::kAvailable, std::memory_order_relaxed,
+    state_.compare_exchange_strong(claimed, State::kAvailable, std::memory_order_seq_cst,
                                    std::memory_order_relaxed);
   }
   // By the thread that takes the entry out of the cache. A thread that saw a refresh due before
@@ -179,8 +179,9 @@ class RefreshClaim {
   enum class State : uint8_t { kAvailable, kClaimed, kClosed };
 
   // kAvailable to kClaimed by the thread that refreshes, back by the same thread; to kClosed by the
-  // one that removes the entry, once, under the lock of its shard. Relaxed: it decides who loads,
-  // and orders nothing; a read-modify-write sees the last change all the same.
+  // one that removes the entry, once, under the lock of its shard. Relaxed where it decides who
+  // loads, which orders nothing: a read-modify-write sees the last change all the same. A release
+  // shortens the time for which hits need not look at the entry: see Freshness::Arm.
   std::atomic<State> state_{State::kAvailable};
   // Only who has the claim counts. Relaxed: if the claim's last owner is overlooked, the next
   // refresh comes earlier.

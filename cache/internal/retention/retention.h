@@ -174,17 +174,19 @@ class Retention {
     uint64_t room_ = 0;   // counted by the hard limit
   };
 
-  // Whether an entry has expired by time by `now`. No object may end in it.
-  using ExpiryTest = std::function<bool(const Entry&, int64_t now)>;
+  // Whether an object has expired by time, and whether it is not even kept for loads that fail.
+  enum class Expiry { kNone, kExpired, kExpiredAndRemovable };
+  // Returns what an entry's is by `now`. No object may end in it.
+  using ExpiryTest = std::function<Expiry(const Entry&, int64_t now)>;
 
   // `covers_in_use` says whether the budget bounds all live objects, or only those that are not in
   // use, as far as the retention has noticed. The test is called under the budget's lock.
   // `expires_by_default` says whether also objects without a life of their own may expire,
   // `load_times_count` whether the policy is told what objects cost.
   Retention(uint64_t budget, bool covers_in_use, std::shared_ptr<CacheShared<K>> shared,
-            ExpiryTest is_expired, bool expires_by_default, bool load_times_count = false)
+            ExpiryTest expiry_of, bool expires_by_default, bool load_times_count = false)
       : shared_(std::move(shared)),
-        is_expired_(std::move(is_expired)),
+        expiry_of_(std::move(expiry_of)),
         expires_by_default_(expires_by_default),
         covers_in_use_(covers_in_use),
         unknown_cost_(load_times_count ? kUnknownCost : 0),
@@ -744,7 +746,7 @@ class Retention {
   bool EvictOldestExpired(Eviction& eviction, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     while (Entry* const entry = by_age_.oldest()) {
-      const bool expired = is_expired_(*entry, removals.now);
+      const bool expired = expiry_of_(*entry, removals.now) == Expiry::kExpiredAndRemovable;
       if (expired && !IsInUse(*entry)) {
         --eviction.looks;
         Evict(entry, removals);
@@ -870,7 +872,8 @@ class Retention {
     policy_.Evict(entry);
     entry->unused_at_eviction = !IsInUse(*entry);
     // An expired object that is in use stays in the table, so a look-up will remove it as expired.
-    const bool expired = entry->unused_at_eviction && is_expired_(*entry, removals.now);
+    const bool expired =
+        entry->unused_at_eviction && expiry_of_(*entry, removals.now) != Expiry::kNone;
     if (!expired) figures_.Count(*entry, removals.now);
     removals.Add(entry, expired ? RemovalCause::kExpired : RemovalCause::kBudget);
     if (entry->object->TryReleaseOnlyStrong(removals.deferred)) {
@@ -919,7 +922,7 @@ class Retention {
   }
 
   const std::shared_ptr<CacheShared<K>> shared_;
-  const ExpiryTest is_expired_;
+  const ExpiryTest expiry_of_;
   const bool expires_by_default_;
   const bool covers_in_use_;
   const uint64_t unknown_cost_;
