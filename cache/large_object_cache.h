@@ -102,7 +102,7 @@ class LargeObjectCache {
   [[nodiscard]] absl::StatusOr<Strong> GetOrLoad(Key&& key, Loader&& loader,
                                                  const LoadOptions& options = {}) {
     if constexpr (internal::CheckLoader<V, K, Loader>()) {
-      return core_->GetOrLoad(std::forward<Key>(key), std::forward<Loader>(loader), options);
+      return core_->asks().GetOrLoad(std::forward<Key>(key), std::forward<Loader>(loader), options);
     } else {
       return absl::InternalError("");
     }
@@ -119,9 +119,9 @@ class LargeObjectCache {
     std::promise<absl::StatusOr<Strong>> promise;
     auto future = promise.get_future();
     if constexpr (internal::CheckLoader<V, K, std::decay_t<Loader>>()) {
-      core_->LoadAsync(std::forward<Key>(key), std::forward<Loader>(loader),
-                       std::forward<Executor>(executor),
-                       internal::FutureReceiver<V>(std::move(promise)), options);
+      core_->asks().LoadAsync(std::forward<Key>(key), std::forward<Loader>(loader),
+                              std::forward<Executor>(executor),
+                              internal::FutureReceiver<V>(std::move(promise)), options);
     }
     return future;
   }
@@ -133,7 +133,7 @@ class LargeObjectCache {
   void GetOrLoadAsync(Key&& key, Loader&& loader, Executor&& executor, Callback&& callback,
                       const LoadOptions& options = {}) {
     if constexpr (internal::CheckLoader<V, K, std::decay_t<Loader>>()) {
-      core_->LoadAsync(
+      core_->asks().LoadAsync(
           std::forward<Key>(key), std::forward<Loader>(loader), std::forward<Executor>(executor),
           internal::CallbackReceiver<V, std::decay_t<Callback>>(std::forward<Callback>(callback)),
           options);
@@ -146,8 +146,8 @@ class LargeObjectCache {
                                  LoadOptions options = {}) {
     static_assert(internal::CheckLoader<V, K, std::decay_t<Loader>>());
     using Stored = internal::StoredExecutor<Executor>;
-    return internal::LoadAwaiter<Core, K, V, std::decay_t<Loader>, Stored>(
-        *core_.get(), std::forward<Key>(key), std::forward<Loader>(loader),
+    return internal::LoadAwaiter<typename Core::Asks, K, V, std::decay_t<Loader>, Stored>(
+        core_->asks(), std::forward<Key>(key), std::forward<Loader>(loader),
         std::forward<Executor>(executor), std::move(options));
   }
 #endif
@@ -174,7 +174,7 @@ class LargeObjectCache {
   template <typename Key = K, typename Loader>
   absl::Status Refresh(Key&& key, Loader&& loader, const LoadOptions& options = {}) {
     if constexpr (internal::CheckLoader<V, K, Loader>()) {
-      return core_->Refresh(std::forward<Key>(key), std::forward<Loader>(loader), options);
+      return core_->asks().Refresh(std::forward<Key>(key), std::forward<Loader>(loader), options);
     } else {
       return absl::InternalError("");
     }

@@ -499,7 +499,7 @@ class HardLimitWaitTest : public ::testing::Test {
 
   internal::ByteLimit& limit() { return core_.store().retention().hard_limit(); }
   Result Load(int key, uint64_t bytes, uint64_t estimate) {
-    return core_.GetOrLoad(
+    return core_.asks().GetOrLoad(
         key,
         [&] {
           ++loads_;
@@ -587,7 +587,7 @@ TEST_F(HardLimitWaitTest, EachWayToMakeRoomWakes) {
 TEST_F(HardLimitWaitTest, TheEndOfALoadWakes) {
   for (const bool fails : {false, true}) {
     std::optional<Waiting> waiting;
-    const Result result = core_.GetOrLoad(
+    const Result result = core_.asks().GetOrLoad(
         1,
         [&]() -> absl::StatusOr<Page> {
           waiting.emplace(*this, 2, 70);
@@ -605,7 +605,7 @@ TEST_F(HardLimitWaitTest, TheEndOfALoadWakes) {
 TEST_F(HardLimitWaitTest, NothingIsRetainedWhileALoadWaits) {
   Ref<Page> used = Put(1, 50);
   std::optional<Waiting> waiting;
-  Ref<Page> loaded = core_
+  Ref<Page> loaded = core_.asks()
                          .GetOrLoad(
                              2,
                              [&] {
@@ -711,7 +711,7 @@ TEST_F(HardLimitWaitTest, UserCodeMayUseTheCache) {
 TEST_F(HardLimitWaitTest, ACallersOwnDeadlineAndStopTokenEndTheWait) {
   const Ref<Page> used = Put(1, 60);
   const auto load = [&](const LoadOptions& options) {
-    return core_
+    return core_.asks()
         .GetOrLoad(
             2,
             [&] {
@@ -742,7 +742,7 @@ class HardLimitDeadlineTest : public HardLimitWaitTest {
 TEST_F(HardLimitDeadlineTest, EndsTheWait) {
   Ref<Page> used = Put(1, 60);
   EXPECT_TRUE(IsExhausted(Load(2, 50)));
-  EXPECT_TRUE(IsExhausted(core_.GetOrLoad(
+  EXPECT_TRUE(IsExhausted(core_.asks().GetOrLoad(
       3, [&] { return Load(4, 50); }, LoadOptions{.weight_estimate = 20})));
   EXPECT_EQ(loads_, 0);
   EXPECT_FALSE(limit().HasWaiters());

@@ -629,7 +629,7 @@ TEST(RefreshClaimTest, FailsOnAnEntryThatHasLeft) {
   using Change = std::function<void(Core&)>;
   const Change changes[] = {
       [](Core& core) {
-        EXPECT_EQ(core.GetOrLoad(1, [] { return Picture{2}; }, {}).value()->version, 2);
+        EXPECT_EQ(core.asks().GetOrLoad(1, [] { return Picture{2}; }, {}).value()->version, 2);
       },
       [](Core& core) { core.Put(1, MakeRef<Picture>(Picture{2})); },
       [](Core& core) { core.store().Invalidate(1); },

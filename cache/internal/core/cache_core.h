@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a LargeObjectCache consists of:
 //
-//   CacheCore ── CacheRefresh ─── CacheLoads ──── CacheStore ─── CacheShards ── tables, flights
-//                                 LoadLimiter     Freshness      Retention ──── Policy
+//   CacheCore ── CacheAsks ──── CacheLoads ──── CacheStore ─── CacheShards ── tables, flights
+//                CacheRefresh   LoadLimiter     Freshness      Retention ──── Policy
 //
 // The store finds objects, puts them in and removes them (cache_store.h walks through a hit); the
 // loads make the missing ones (cache_loads.h walks through a miss); the refresh replaces stale
-// ones. This file puts them together, and has what looks at all of a cache: weights, ranks, figures
-// and invariants. What removes many objects is in cache_invalidation.h.
+// ones; the asks decide which of these there is to do. This file puts them together, and has what
+// looks at all of a cache: weights, ranks, figures and invariants. What removes many objects is in
+// cache_invalidation.h.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_CORE_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_CORE_H_
 
@@ -26,17 +27,15 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "weakcache/cache/cache_stats.h"
-#include "weakcache/cache/internal/core/async_load.h"
 #include "weakcache/cache/internal/core/bulk_load.h"
+#include "weakcache/cache/internal/core/cache_asks.h"
 #include "weakcache/cache/internal/core/cache_invalidation.h"
 #include "weakcache/cache/internal/core/cache_loads.h"
-#include "weakcache/cache/internal/core/cache_refresh.h"
 #include "weakcache/cache/internal/core/cache_settings.h"
 #include "weakcache/cache/internal/core/cache_store.h"
 #include "weakcache/cache/internal/core/check_options.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
-#include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
@@ -56,65 +55,25 @@ class CacheCore {
   using Entry = typename Store::Entry;
   using PendingRemovals = typename Store::PendingRemovals;
   using Result = absl::StatusOr<Ref<V>>;
+  using Asks = CacheAsks<CacheLoads<Store>>;
 
   CacheCore(CacheSettings<K, V> settings, Hash hash, Equal equal)
       : loads_(store_, settings.max_concurrent_loads, std::move(settings.failure_ttl)),
-        refresh_(loads_),
-        refresh_executor_(settings.refresh_executor
-                              ? std::make_shared<const Executor>(settings.refresh_executor)
-                              : nullptr),
+        asks_(loads_, settings.refresh_executor),
         store_(settings, std::move(hash), std::move(equal)) {}
   CacheCore(const CacheCore&) = delete;
   CacheCore& operator=(const CacheCore&) = delete;
-  ~CacheCore() {
-    refresh_.CloseTasks();
-    tasks_.AwaitReturns();
-  }
+  ~CacheCore() { asks_.Close(); }
 
   Store& store() { return store_; }
   const Store& store() const { return store_; }
-  TaskCount& tasks() { return tasks_; }
+  // For GetOrLoad, GetOrLoadAsync and Refresh.
+  Asks& asks() { return asks_; }
   const LoadLimiter& limiter() { return loads_.limiter(); }
 
   template <typename Key>
   Ref<V> Get(const Key& key) {
     return store_.Get(key);
-  }
-
-  template <typename Key, typename Loader>
-  Result GetOrLoad(Key&& key, Loader&& loader, const LoadOptions& options) {
-    const typename Store::template LookupKeyOf<Key> lookup = key;
-    const KeyLocation location = store_.shards().Locate(lookup);
-    if (auto* const found = store_.FindFast(location, lookup)) [[likely]]
-      return found->Adopt();
-    return GetOrLoadSlow(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                         options);
-  }
-
-  // Has the object loaded anew, if nobody does already; or else loads one. Returns how that has
-  // failed, unless it happens in the background.
-  template <typename Key, typename Loader>
-  absl::Status Refresh(Key&& key, Loader&& loader, const LoadOptions& options) {
-    const typename Store::template LookupKeyOf<Key> lookup = key;
-    const KeyLocation location = store_.shards().Locate(lookup);
-    typename Store::Outcome outcome(store_.freshness());
-    const Ref<V> found = FindUnexpired(location, lookup, outcome);
-    if (found.get() == nullptr) {
-      loads_.failures().Forget(location, lookup);
-      return LoadAnew(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                      options);
-    }
-    if (!store_.freshness().ClaimRefresh(*outcome.entry())) return absl::OkStatus();
-    if constexpr (kTakesStopToken<Loader, K>) {
-      StoppableLoader<K, Loader> bound(loader, options);
-      return RefreshEntry(location, outcome.entry(), std::forward<Key>(key), bound,
-                          options.weight_estimate, found)
-          .status();
-    } else {
-      return RefreshEntry(location, outcome.entry(), std::forward<Key>(key),
-                          std::forward<Loader>(loader), options.weight_estimate, found)
-          .status();
-    }
   }
 
   template <typename Key, typename Made>
@@ -132,21 +91,6 @@ class CacheCore {
     } else {
       return BulkLoad<CacheLoads<Store>, Loader>(loads_, keys, loader, {options}).Run();
     }
-  }
-
-  // Asks for an object. `receiver(outcome)` is called once: at once, if the object is there.
-  template <typename Key, typename Loader, typename Executor, typename Receiver>
-  void LoadAsync(Key&& key, Loader&& loader, Executor&& executor, Receiver receiver,
-                 const LoadOptions& options) {
-    {
-      const typename Store::template LookupKeyOf<Key> lookup = key;
-      if (auto* const found = store_.FindFast(store_.shards().Locate(lookup), lookup)) [[likely]] {
-        receiver(LoadOutcome<V>{found->Adopt(), absl::OkStatus()});
-        return;
-      }
-    }
-    LoadAsyncSlow(std::forward<Key>(key), std::forward<Loader>(loader),
-                  std::forward<Executor>(executor), std::move(receiver), options);
   }
 
   // What a user gives to Put and PutIfAbsent.
@@ -208,7 +152,7 @@ class CacheCore {
     removals.now = store_.freshness().RoughNow();
     typename Store::Outcome outcome(store_.freshness());
     const auto match = store_.shards().Matching(lookup);
-    const Ref<V> object = FindHeld(location, match, outcome);
+    const Ref<V> object = store_.FindHeld(location, match, outcome);
     if (object.get() == nullptr) return false;
     Entry* const entry = outcome.entry();
     typename Store::Reservation growth(store_.retention());
@@ -231,7 +175,7 @@ class CacheCore {
     const typename Store::template LookupKeyOf<Key> lookup = key;
     const KeyLocation location = store_.shards().Locate(lookup);
     typename Store::Outcome outcome(store_.freshness());
-    const Ref<V> object = FindUnexpired(location, lookup, outcome);
+    const Ref<V> object = store_.FindUnexpired(location, lookup, outcome);
     if (object.get() == nullptr) return false;
     store_.freshness().SetExpiry(*outcome.entry(), duration);
     store_.retention().UpdateExpiry(outcome.entry());
@@ -245,7 +189,7 @@ class CacheCore {
     const KeyLocation location = store_.shards().Locate(lookup);
     const int64_t now = store_.freshness().Now();
     typename Store::Outcome outcome(store_.freshness());
-    const Ref<V> object = FindHeld(location, store_.MatchingUnexpired(lookup, now), outcome);
+    const Ref<V> object = store_.FindHeld(location, store_.MatchingUnexpired(lookup, now), outcome);
     if (object.get() == nullptr) return std::nullopt;
     const Entry& entry = *outcome.entry();
     ObjectInfo info;
@@ -330,7 +274,6 @@ class CacheCore {
   }
 
  private:
-  using Executor = std::function<void(std::function<void()>)>;
   using KeyLocation = typename Store::KeyLocation;
   using Shard = typename Store::Shard;
   using Table = typename Store::Table;
@@ -356,16 +299,6 @@ class CacheCore {
     store_.shards().ForEachShard([](auto& shard) { shard.table.Purge(); });
   }
 
-  // Finds an object, and has `outcome` hold its entry.
-  template <typename Match>
-  Ref<V> FindHeld(const KeyLocation& location, const Match& match,
-                  typename Store::Outcome& outcome) const {
-    return location.shard->table.Find(location.hash(), [&](auto& slot) {
-      if (!match(slot)) return false;
-      outcome.AddRef(Table::cold_part(&slot));
-      return true;
-    });
-  }
   // Whether others than the cache and the caller hold the object. The cache has a reference if it
   // retains the object; and the caller has one to the slot and one to the object, which have the
   // same count if the slot is an embedded one.
@@ -394,187 +327,9 @@ class CacheCore {
     return keys;
   }
 
-  // Finds an object whose entry `outcome` then holds, whatever there is to be done about it.
-  template <typename Lookup>
-  Ref<V> FindUnexpired(const KeyLocation& location, const Lookup& lookup,
-                       typename Store::Outcome& outcome) const {
-    const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
-    return FindHeld(location, match, outcome);
-  }
-
-  template <typename Key, typename Loader, typename Executor, typename Receiver>
-  [[gnu::noinline]] void LoadAsyncSlow(Key&& key, Loader&& loader, Executor&& executor,
-                                       Receiver receiver, const LoadOptions& options) {
-    const typename Store::template LookupKeyOf<Key> lookup = key;
-    const KeyLocation location = store_.shards().Locate(lookup);
-    const auto shared = store_.shared();
-    LoadOutcome<V> outcome;
-    Ref<V> stale;
-    {
-      typename Store::Outcome look(store_.freshness());
-      Ref<V> found = store_.Find(location, lookup, look);
-      // User code may run and end the cache.
-      if (found.get() != nullptr && store_.RecordHit(look)) {
-        if (look.refresh_due() && !shared->ended() &&
-            store_.freshness().ClaimRefresh(*look.entry())) {
-          PostRefresh(location, look.entry(), std::forward<Key>(key), std::forward<Loader>(loader),
-                      executor, options);
-        }
-        outcome.object = std::move(found);
-      } else if (found.get() != nullptr && !look.removable()) {
-        stale = std::move(found);
-      }
-    }
-    if (outcome.object.get() == nullptr && shared->ended()) outcome.status = CacheHasEnded();
-    if (outcome.object.get() != nullptr || !outcome.status.ok()) {
-      receiver(std::move(outcome));
-      return;
-    }
-    store_.counters().CountMiss();
-    typename LoadFailures<Store>::Held held_failures;
-    outcome.status = loads_.failures().Find(location, lookup, held_failures);
-    if (!outcome.status.ok()) {
-      if (stale.get() != nullptr) {
-        store_.counters().CountStaleServed();
-        outcome = {std::move(stale), absl::OkStatus()};
-      }
-      receiver(std::move(outcome));
-      return;
-    }
-    using Load =
-        AsyncLoadBy<CacheLoads<Store>, std::decay_t<Loader>, StoredExecutor<Executor>, Receiver>;
-    const auto load =
-        std::make_shared<Load>(loads_, tasks_, std::forward<Key>(key), std::forward<Loader>(loader),
-                               std::forward<Executor>(executor), std::move(receiver), options);
-    load->SetStale(std::move(stale));
-    load->Start();
-  }
-
-  // Loads an object although an expired one may be kept for loads that fail.
-  template <typename Lookup, typename Key, typename Loader>
-  absl::Status LoadAnew(const KeyLocation& location, const Lookup& lookup, Key&& key,
-                        Loader&& loader, const LoadOptions& options) {
-    store_.counters().CountMiss();
-    if constexpr (kTakesStopToken<Loader, K>) {
-      StoppableLoader<K, Loader> bound(loader, options);
-      return loads_.Load(location, lookup, std::forward<Key>(key), bound, bound.Request()).status();
-    } else {
-      return loads_
-          .Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                LoadRequest{options})
-          .status();
-    }
-  }
-  template <typename Lookup, typename Key, typename Loader>
-  [[gnu::noinline]] Result GetOrLoadSlow(const KeyLocation& location, const Lookup& lookup,
-                                         Key&& key, Loader&& loader, const LoadOptions& options) {
-    if constexpr (kTakesStopToken<Loader, K>) {
-      StoppableLoader<K, Loader> bound(loader, options);
-      return FindOrLoad(location, lookup, std::forward<Key>(key), bound, bound.Request());
-    } else {
-      return FindOrLoad(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                        {options});
-    }
-  }
-  template <typename Lookup, typename Key, typename Loader>
-  Result FindOrLoad(const KeyLocation& location, const Lookup& lookup, Key&& key, Loader&& loader,
-                    const LoadRequest& request) {
-    typename Store::Outcome outcome(store_.freshness());
-    uint64_t absent_as_of = kNeverProvedAbsent;
-    Ref<V> found = store_.FindOrProveAbsent(location, lookup, outcome, &absent_as_of);
-    if (found.get() == nullptr) {
-      store_.counters().CountMiss();
-    } else if (!outcome.expired() && !outcome.refresh_due()) {
-      store_.RecordHit(outcome);
-      return found;
-    } else {
-      const auto shared = store_.shared();
-      if (outcome.expired()) store_.counters().CountMiss();
-      const bool is_hit = store_.RecordHit(outcome);  // user code may run and end the cache
-      if (is_hit && !shared->ended() && store_.freshness().ClaimRefresh(*outcome.entry())) {
-        Result fresh =
-            RefreshEntry(location, outcome.entry(), std::forward<Key>(key),
-                         std::forward<Loader>(loader), request.options.weight_estimate, found);
-        if (fresh.ok()) return fresh;
-      }
-      if (is_hit) return found;
-      // The old object need not wait for the new one, unless the load may fail.
-      if (outcome.removable()) found.reset();
-      outcome.Reset();
-      if (shared->ended()) return CacheHasEnded();
-      absent_as_of = kNeverProvedAbsent;
-    }
-    if (found.get() != nullptr) {
-      return LoadOrServeStale(location, lookup, std::forward<Key>(key),
-                              std::forward<Loader>(loader), request, std::move(found));
-    }
-    return LoadUnlessFailed(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                            request, absent_as_of);
-  }
-  // Refreshes an entry that the caller has claimed, whose object is `found`: in the background, if
-  // there is an executor, and then returns that.
-  template <typename Key, typename Loader>
-  Result RefreshEntry(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
-                      uint64_t estimate, const Ref<V>& found) {
-    if constexpr (kCanBePosted<Loader, K>) {
-      if (const auto executor = refresh_executor_) {  // the cache may end in the call
-        if (!refresh_.Post(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
-                           estimate, *executor)) {
-          return absl::UnavailableError("there is no permit for a refresh, or no task of it");
-        }
-        return found;
-      }
-    }
-    return refresh_.Refresh(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
-                            estimate);
-  }
-  // The same by the executor of an asynchronous ask.
-  template <typename Key, typename Loader, typename Executor>
-  void PostRefresh(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
-                   Executor&& executor, const LoadOptions& options) {
-    if constexpr (kTakesStopToken<std::decay_t<Loader>, K>) {
-      StoppableLoader<K, Loader> bound(loader, options);
-      refresh_.Post(location, entry, std::forward<Key>(key), bound, options.weight_estimate,
-                    executor);
-    } else {
-      refresh_.Post(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
-                    options.weight_estimate, executor);
-    }
-  }
-  template <typename Lookup, typename Key, typename Loader>
-  Result LoadUnlessFailed(const KeyLocation& location, const Lookup& lookup, Key&& key,
-                          Loader&& loader, const LoadRequest& request, uint64_t absent_as_of) {
-    typename LoadFailures<Store>::Held held_failures;
-    absl::Status failure = loads_.failures().Find(location, lookup, held_failures);
-    if (!failure.ok()) return failure;
-    return loads_.Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                       request, IfOtherFails::kFail, absent_as_of);
-  }
-  // The same; the result is an expired object if the load fails, unless the caller is cancelled.
-  template <typename Lookup, typename Key, typename Loader>
-  [[gnu::noinline]] Result LoadOrServeStale(const KeyLocation& location, const Lookup& lookup,
-                                            Key&& key, Loader&& loader, const LoadRequest& request,
-                                            Ref<V> stale) {
-    const auto shared = store_.shared();  // the load's user code may end the cache
-    Result result = CatchErrors(
-        [&] {
-          return LoadUnlessFailed(location, lookup, std::forward<Key>(key),
-                                  std::forward<Loader>(loader), request, kNeverProvedAbsent);
-        },
-        [&] {
-          if (request.options.stop_token.stop_requested()) Rethrow();
-          return Result(absl::UnknownError("the load threw"));
-        });
-    if (result.ok() || request.options.stop_token.stop_requested()) return result;
-    shared->counters.CountStaleServed();
-    return stale;
-  }
-
   CacheLoads<Store> loads_;
-  CacheRefresh<CacheLoads<Store>> refresh_;
-  const std::shared_ptr<const Executor> refresh_executor_;  // null if there is none
   // Destroyed before all that objects' destructors may use, but after the objects.
-  TaskCount tasks_;
+  Asks asks_;
   // Destroyed first: destructors of objects that it retains may use all of the cache.
   Store store_;
 };

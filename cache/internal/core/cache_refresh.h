@@ -36,6 +36,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/core/refresh_task.h"
 #include "weakcache/cache/internal/loading/background_tasks.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"

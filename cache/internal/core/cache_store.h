@@ -222,6 +222,22 @@ class CacheStore {
     return std::move(found.object);
   }
 
+  // Finds an object, and has `outcome` hold its entry.
+  template <typename Match>
+  Ref<V> FindHeld(const KeyLocation& location, const Match& match, Outcome& outcome) const {
+    return location.shard->table.Find(location.hash(), [&](auto& slot) {
+      if (!match(slot)) return false;
+      outcome.AddRef(Table::cold_part(&slot));
+      return true;
+    });
+  }
+  // Finds an object whose entry `outcome` then holds, whatever there is to be done about it.
+  template <typename Lookup>
+  Ref<V> FindUnexpired(const KeyLocation& location, const Lookup& lookup, Outcome& outcome) const {
+    const auto match = MatchingUnexpired(lookup, freshness_.NowIfNeeded());
+    return FindHeld(location, match, outcome);
+  }
+
   // Does what the look-up of an object calls for. False if the object has expired by time, which
   // makes it a miss.
   bool RecordHit(const Outcome& outcome) {

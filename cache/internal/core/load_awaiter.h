@@ -23,13 +23,13 @@ namespace weakcache::internal {
 
 // Lives in the coroutine's frame, which stays until the coroutine is resumed. Asks when it is
 // awaited. If the result is there before the coroutine has been suspended, it goes on at once.
-template <typename Core, typename K, typename V, typename Loader, typename Executor>
+template <typename Asks, typename K, typename V, typename Loader, typename Executor>
 class LoadAwaiter {
  public:
   template <typename Key, typename AnyLoader, typename AnyExecutor>
-  LoadAwaiter(Core& core, Key&& key, AnyLoader&& loader, AnyExecutor&& executor,
+  LoadAwaiter(Asks& asks, Key&& key, AnyLoader&& loader, AnyExecutor&& executor,
               LoadOptions options)
-      : core_(core),
+      : asks_(asks),
         key_(std::forward<Key>(key)),
         loader_(std::forward<AnyLoader>(loader)),
         executor_(std::forward<AnyExecutor>(executor)),
@@ -40,7 +40,7 @@ class LoadAwaiter {
   bool await_ready() const noexcept { return false; }
   bool await_suspend(std::coroutine_handle<> coroutine) {
     coroutine_ = coroutine;
-    core_.LoadAsync(std::move(key_), std::move(loader_), std::move(executor_), Receiver{this},
+    asks_.LoadAsync(std::move(key_), std::move(loader_), std::move(executor_), Receiver{this},
                     options_);
     // Acquire and release, as in Receive: one of the two threads comes last, and sees what the
     // other has written. Once this has come first the coroutine may be resumed, and its frame be
@@ -75,7 +75,7 @@ class LoadAwaiter {
     }
   }
 
-  Core& core_;
+  Asks& asks_;
   K key_;
   Loader loader_;
   Executor executor_;

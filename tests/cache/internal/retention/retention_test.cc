@@ -181,7 +181,8 @@ TYPED_TEST(RetentionTest, FailingLoadsWithAnEstimateEvictForOneOfThem) {
   for (int key = 0; key < 10; ++key) this->Put(key, 10);
   for (int load = 0; load < 5; ++load) {
     const auto fail = [] { return absl::StatusOr<Blob>(absl::NotFoundError("")); };
-    EXPECT_FALSE(this->core_.GetOrLoad(100 + load, fail, LoadOptions{.weight_estimate = 30}).ok());
+    EXPECT_FALSE(
+        this->core_.asks().GetOrLoad(100 + load, fail, LoadOptions{.weight_estimate = 30}).ok());
   }
   EXPECT_EQ(this->retention().bytes(), 70);
 }

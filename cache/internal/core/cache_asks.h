@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+// The ways in which a LargeObjectCache is asked for an object that may have to be loaded:
+// GetOrLoad, GetOrLoadAsync and Refresh.
+//
+// Each looks for the object first. A hit that leaves nothing to do ends there, inline (see
+// cache_store.h). Otherwise there is one of these cases:
+//
+//   * A refresh is due, and this thread claims it: it is posted to an executor if there is one, or
+//     else runs in the call (cache_refresh.h). All others get the object as it is.
+//   * There is no object: a failure that is kept under the key is the result; or else the object is
+//     loaded, in the call (cache_loads.h) or in a task (async_load.h).
+//   * The object has expired, but is kept for loads that fail: the same, and if the load fails, the
+//     caller gets the expired object, unless it was cancelled.
+//
+// What is found, refreshed or removed may run user code that ends the cache: then the result is
+// CacheHasEnded(), and nothing of the cache is used any more.
+#ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_ASKS_H_
+#define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_ASKS_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "weakcache/cache/internal/core/async_load.h"
+#include "weakcache/cache/internal/core/cache_loads.h"
+#include "weakcache/cache/internal/core/cache_refresh.h"
+#include "weakcache/cache/internal/core/load_failures.h"
+#include "weakcache/cache/internal/core/refresh_task.h"
+#include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/internal/loading/load_task.h"
+#include "weakcache/cache/internal/loading/stoppable_loader.h"
+#include "weakcache/cache/load_options.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache::internal {
+
+// Thread-safe. Loads is a CacheLoads, which outlives this.
+template <typename Loads>
+class CacheAsks {
+ public:
+  using K = typename Loads::K;
+  using V = typename Loads::V;
+  using Result = typename Loads::Result;
+  // Runs refreshes that GetOrLoad and Refresh begin. Empty: they run in the call.
+  using Executor = std::function<void(std::function<void()>)>;
+
+  CacheAsks(Loads& loads, const Executor& refresh_executor)
+      : loads_(loads),
+        store_(loads.store()),
+        refresh_(loads),
+        refresh_executor_(refresh_executor ? std::make_shared<const Executor>(refresh_executor)
+                                           : nullptr) {}
+  CacheAsks(const CacheAsks&) = delete;
+  CacheAsks& operator=(const CacheAsks&) = delete;
+  // At the cache's end: no task uses it after this.
+  void Close() {
+    refresh_.CloseTasks();
+    tasks_.AwaitReturns();
+  }
+
+  template <typename Key, typename Loader>
+  Result GetOrLoad(Key&& key, Loader&& loader, const LoadOptions& options) {
+    const typename Store::template LookupKeyOf<Key> lookup = key;
+    const KeyLocation location = store_.shards().Locate(lookup);
+    if (auto* const found = store_.FindFast(location, lookup)) [[likely]]
+      return found->Adopt();
+    return GetOrLoadSlow(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                         options);
+  }
+
+  // Has the object loaded anew, if nobody does already; or else loads one. Returns how that has
+  // failed, unless it happens in the background.
+  template <typename Key, typename Loader>
+  absl::Status Refresh(Key&& key, Loader&& loader, const LoadOptions& options) {
+    const typename Store::template LookupKeyOf<Key> lookup = key;
+    const KeyLocation location = store_.shards().Locate(lookup);
+    typename Store::Outcome outcome(store_.freshness());
+    const Ref<V> found = store_.FindUnexpired(location, lookup, outcome);
+    if (found.get() == nullptr) {
+      loads_.failures().Forget(location, lookup);
+      return LoadAnew(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                      options);
+    }
+    if (!store_.freshness().ClaimRefresh(*outcome.entry())) return absl::OkStatus();
+    if constexpr (kTakesStopToken<Loader, K>) {
+      StoppableLoader<K, Loader> bound(loader, options);
+      return RefreshEntry(location, outcome.entry(), std::forward<Key>(key), bound,
+                          options.weight_estimate, found)
+          .status();
+    } else {
+      return RefreshEntry(location, outcome.entry(), std::forward<Key>(key),
+                          std::forward<Loader>(loader), options.weight_estimate, found)
+          .status();
+    }
+  }
+
+  // Asks for an object. `receiver(outcome)` is called once: at once, if the object is there.
+  template <typename Key, typename Loader, typename Executor, typename Receiver>
+  void LoadAsync(Key&& key, Loader&& loader, Executor&& executor, Receiver receiver,
+                 const LoadOptions& options) {
+    {
+      const typename Store::template LookupKeyOf<Key> lookup = key;
+      if (auto* const found = store_.FindFast(store_.shards().Locate(lookup), lookup)) [[likely]] {
+        receiver(LoadOutcome<V>{found->Adopt(), absl::OkStatus()});
+        return;
+      }
+    }
+    LoadAsyncSlow(std::forward<Key>(key), std::forward<Loader>(loader),
+                  std::forward<Executor>(executor), std::move(receiver), options);
+  }
+
+ private:
+  using Store = std::remove_cvref_t<decltype(std::declval<Loads>().store())>;
+  using Entry = typename Loads::Entry;
+  using KeyLocation = typename Loads::KeyLocation;
+
+  template <typename Key, typename Loader, typename Executor, typename Receiver>
+  [[gnu::noinline]] void LoadAsyncSlow(Key&& key, Loader&& loader, Executor&& executor,
+                                       Receiver receiver, const LoadOptions& options) {
+    const typename Store::template LookupKeyOf<Key> lookup = key;
+    const KeyLocation location = store_.shards().Locate(lookup);
+    const auto shared = store_.shared();
+    LoadOutcome<V> outcome;
+    Ref<V> stale;
+    {
+      typename Store::Outcome look(store_.freshness());
+      Ref<V> found = store_.Find(location, lookup, look);
+      // User code may run and end the cache.
+      if (found.get() != nullptr && store_.RecordHit(look)) {
+        if (look.refresh_due() && !shared->ended() &&
+            store_.freshness().ClaimRefresh(*look.entry())) {
+          PostRefresh(location, look.entry(), std::forward<Key>(key), std::forward<Loader>(loader),
+                      executor, options);
+        }
+        outcome.object = std::move(found);
+      } else if (found.get() != nullptr && !look.removable()) {
+        stale = std::move(found);
+      }
+    }
+    if (outcome.object.get() == nullptr && shared->ended()) outcome.status = CacheHasEnded();
+    if (outcome.object.get() != nullptr || !outcome.status.ok()) {
+      receiver(std::move(outcome));
+      return;
+    }
+    store_.counters().CountMiss();
+    typename LoadFailures<Store>::Held held_failures;
+    outcome.status = loads_.failures().Find(location, lookup, held_failures);
+    if (!outcome.status.ok()) {
+      if (stale.get() != nullptr) {
+        store_.counters().CountStaleServed();
+        outcome = {std::move(stale), absl::OkStatus()};
+      }
+      receiver(std::move(outcome));
+      return;
+    }
+    using Load = AsyncLoadBy<Loads, std::decay_t<Loader>, StoredExecutor<Executor>, Receiver>;
+    const auto load =
+        std::make_shared<Load>(loads_, tasks_, std::forward<Key>(key), std::forward<Loader>(loader),
+                               std::forward<Executor>(executor), std::move(receiver), options);
+    load->SetStale(std::move(stale));
+    load->Start();
+  }
+
+  // Loads an object although an expired one may be kept for loads that fail.
+  template <typename Lookup, typename Key, typename Loader>
+  absl::Status LoadAnew(const KeyLocation& location, const Lookup& lookup, Key&& key,
+                        Loader&& loader, const LoadOptions& options) {
+    store_.counters().CountMiss();
+    if constexpr (kTakesStopToken<Loader, K>) {
+      StoppableLoader<K, Loader> bound(loader, options);
+      return loads_.Load(location, lookup, std::forward<Key>(key), bound, bound.Request()).status();
+    } else {
+      return loads_
+          .Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                LoadRequest{options})
+          .status();
+    }
+  }
+  template <typename Lookup, typename Key, typename Loader>
+  [[gnu::noinline]] Result GetOrLoadSlow(const KeyLocation& location, const Lookup& lookup,
+                                         Key&& key, Loader&& loader, const LoadOptions& options) {
+    if constexpr (kTakesStopToken<Loader, K>) {
+      StoppableLoader<K, Loader> bound(loader, options);
+      return FindOrLoad(location, lookup, std::forward<Key>(key), bound, bound.Request());
+    } else {
+      return FindOrLoad(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                        {options});
+    }
+  }
+  template <typename Lookup, typename Key, typename Loader>
+  Result FindOrLoad(const KeyLocation& location, const Lookup& lookup, Key&& key, Loader&& loader,
+                    const LoadRequest& request) {
+    typename Store::Outcome outcome(store_.freshness());
+    uint64_t absent_as_of = kNeverProvedAbsent;
+    Ref<V> found = store_.FindOrProveAbsent(location, lookup, outcome, &absent_as_of);
+    if (found.get() == nullptr) {
+      store_.counters().CountMiss();
+    } else if (!outcome.expired() && !outcome.refresh_due()) {
+      store_.RecordHit(outcome);
+      return found;
+    } else {
+      const auto shared = store_.shared();
+      if (outcome.expired()) store_.counters().CountMiss();
+      const bool is_hit = store_.RecordHit(outcome);  // user code may run and end the cache
+      if (is_hit && !shared->ended() && store_.freshness().ClaimRefresh(*outcome.entry())) {
+        Result fresh =
+            RefreshEntry(location, outcome.entry(), std::forward<Key>(key),
+                         std::forward<Loader>(loader), request.options.weight_estimate, found);
+        if (fresh.ok()) return fresh;
+      }
+      if (is_hit) return found;
+      // The old object need not wait for the new one, unless the load may fail.
+      if (outcome.removable()) found.reset();
+      outcome.Reset();
+      if (shared->ended()) return CacheHasEnded();
+      absent_as_of = kNeverProvedAbsent;
+    }
+    if (found.get() != nullptr) {
+      return LoadOrServeStale(location, lookup, std::forward<Key>(key),
+                              std::forward<Loader>(loader), request, std::move(found));
+    }
+    return LoadUnlessFailed(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                            request, absent_as_of);
+  }
+  // Refreshes an entry that the caller has claimed, whose object is `found`: in the background, if
+  // there is an executor, and then returns that.
+  template <typename Key, typename Loader>
+  Result RefreshEntry(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
+                      uint64_t estimate, const Ref<V>& found) {
+    if constexpr (kCanBePosted<Loader, K>) {
+      if (const auto executor = refresh_executor_) {  // the cache may end in the call
+        if (!refresh_.Post(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
+                           estimate, *executor)) {
+          return absl::UnavailableError("there is no permit for a refresh, or no task of it");
+        }
+        return found;
+      }
+    }
+    return refresh_.Refresh(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
+                            estimate);
+  }
+  // The same by the executor of an asynchronous ask.
+  template <typename Key, typename Loader, typename Executor>
+  void PostRefresh(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
+                   Executor&& executor, const LoadOptions& options) {
+    if constexpr (kTakesStopToken<std::decay_t<Loader>, K>) {
+      StoppableLoader<K, Loader> bound(loader, options);
+      refresh_.Post(location, entry, std::forward<Key>(key), bound, options.weight_estimate,
+                    executor);
+    } else {
+      refresh_.Post(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
+                    options.weight_estimate, executor);
+    }
+  }
+  template <typename Lookup, typename Key, typename Loader>
+  Result LoadUnlessFailed(const KeyLocation& location, const Lookup& lookup, Key&& key,
+                          Loader&& loader, const LoadRequest& request, uint64_t absent_as_of) {
+    typename LoadFailures<Store>::Held held_failures;
+    absl::Status failure = loads_.failures().Find(location, lookup, held_failures);
+    if (!failure.ok()) return failure;
+    return loads_.Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
+                       request, IfOtherFails::kFail, absent_as_of);
+  }
+  // The same; the result is an expired object if the load fails, unless the caller is cancelled.
+  template <typename Lookup, typename Key, typename Loader>
+  [[gnu::noinline]] Result LoadOrServeStale(const KeyLocation& location, const Lookup& lookup,
+                                            Key&& key, Loader&& loader, const LoadRequest& request,
+                                            Ref<V> stale) {
+    const auto shared = store_.shared();  // the load's user code may end the cache
+    Result result = CatchErrors(
+        [&] {
+          return LoadUnlessFailed(location, lookup, std::forward<Key>(key),
+                                  std::forward<Loader>(loader), request, kNeverProvedAbsent);
+        },
+        [&] {
+          if (request.options.stop_token.stop_requested()) Rethrow();
+          return Result(absl::UnknownError("the load threw"));
+        });
+    if (result.ok() || request.options.stop_token.stop_requested()) return result;
+    shared->counters.CountStaleServed();
+    return stale;
+  }
+
+  Loads& loads_;
+  Store& store_;
+  CacheRefresh<Loads> refresh_;
+  const std::shared_ptr<const Executor> refresh_executor_;  // null if there is none
+  TaskCount tasks_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_ASKS_H_
