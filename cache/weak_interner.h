@@ -36,6 +36,7 @@
 
 #include "weakcache/cache/internal/key/key_lookup.h"
 #include "weakcache/cache/internal/key/key_matching.h"
+#include "weakcache/cache/internal/slot/payload_description.h"
 #include "weakcache/cache/internal/slot/stored_handle.h"
 #include "weakcache/cache/internal/table/live_iterator.h"
 #include "weakcache/cache/internal/table/weak_container.h"
@@ -53,7 +54,7 @@ using InternedObject = std::remove_cv_t<ReferentOf<InternedHandle<T>>>;
 template <typename T>
 using InternerPayload =
     std::conditional_t<kHasEmbeddedSlots<InternedHandle<T>> && kFitsInSlot<InternedObject<T>>,
-                       ObjectInSlot<InternedObject<T>>, Nothing>;
+                       ObjectInSlot<InternedObject<T>>, NothingBesideInterned>;
 
 }  // namespace internal
 

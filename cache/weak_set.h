@@ -32,6 +32,7 @@
 #include <vector>
 
 #include "weakcache/cache/internal/key/key_matching.h"
+#include "weakcache/cache/internal/slot/payload_description.h"
 #include "weakcache/cache/internal/slot/stored_handle.h"
 #include "weakcache/cache/internal/table/bounded_visit.h"
 #include "weakcache/cache/internal/table/live_iterator.h"

@@ -5,6 +5,7 @@ set(WEAKCACHE_WEAKREF_SOURCES
   weakref/census.cc
   weakref/cycles.cc
   weakref/cycles_output.cc
+  weakref/dump_object.cc
   weakref/expiry.cc
   weakref/finalizer.cc
 )

@@ -13,6 +13,7 @@
 #include "weakcache/cache/weak_interner.h"
 #include "weakcache/cache/weak_key_map.h"
 #include "weakcache/cache/weak_value_map.h"
+#include "weakcache/weakref/dump_object.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
@@ -48,6 +49,19 @@ struct Metrics {
   int ascent = 10;
 };
 int Use(const Metrics& metrics) { return metrics.ascent; }
+
+TEST(DocumentationTest, DumpObject) {
+  const Ref<Image> cover = MakeRef<Image>(640, 480);
+  const WeakRef<Image> weak = cover;
+  ::testing::internal::CaptureStderr();
+  // snippet: dump
+  std::cerr << ToText(weakcache::DumpObject(weak));
+  // end
+  const std::string dump = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(dump.find("::Image at 0x"), std::string::npos) << dump;
+  EXPECT_NE(dump.find("\n  strong references: 1\n  weak references: 1\n"), std::string::npos)
+      << dump;
+}
 
 TEST(DocumentationTest, Tour) {
   ::testing::internal::CaptureStdout();

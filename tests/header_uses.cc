@@ -15,6 +15,7 @@
 #include "weakcache/cache/weak_set.h"
 #include "weakcache/cache/weak_value_map.h"
 #include "weakcache/weakref/atomic_ref.h"
+#include "weakcache/weakref/dump_object.h"
 #include "weakcache/weakref/enable_ref_from_this.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/finalizer.h"
@@ -120,7 +121,7 @@ void UseHandles() {
   static_cast<void>(weakcache::get_deleter<std::default_delete<int>>(pair));
   const weakcache::Ref<int[]> numbers = weakcache::MakeRef<int[]>(3);
   image = image->ref_from_this();
-  if (weak.lock() != nullptr) proxy->Redraw();
+  if (weak.lock() != nullptr && !ToText(weakcache::DumpObject(weak)).empty()) proxy->Redraw();
 }
 
 }  // namespace header_uses

@@ -10,6 +10,7 @@
 #include "weakcache/cache/concurrent_weak_value_map.h"
 #include "weakcache/cache/weak_key_map.h"
 #include "weakcache/cache/weak_value_map.h"
+#include "weakcache/weakref/dump_object.h"
 #include "weakcache/weakref/enable_ref_from_this.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/handle_traits.h"
@@ -38,6 +39,21 @@ TEST(NoExceptionsTest, References) {
   ref.reset();
   EXPECT_TRUE(weak.expired());
   EXPECT_EQ(told, 1);
+}
+
+struct Base {
+  virtual ~Base() = default;
+};
+struct Derived : Base {};
+
+TEST(NoExceptionsTest, DumpObjectNamesTheTypeOfTheReference) {
+  const Ref<Base> ref = MakeRef<Derived>();
+  WeakValueMap<int, Base> by_number;
+  by_number.insert(1, ref);
+  const ObjectDump dump = DumpObject(ref);
+  EXPECT_TRUE(dump.type.ends_with("::Base")) << dump.type;
+  ASSERT_EQ(dump.containers.size(), 1u);
+  EXPECT_TRUE(dump.containers[0].type.starts_with("WeakValueMap<int, "));
 }
 
 TEST(NoExceptionsTest, HandleTraits) {

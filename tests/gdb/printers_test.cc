@@ -20,6 +20,9 @@
 #include "weakcache/cache/weak_set.h"
 #include "weakcache/cache/weak_value_map.h"
 #include "weakcache/weakref/atomic_ref.h"
+#include "weakcache/weakref/cycles.h"
+#include "weakcache/weakref/expiry.h"
+#include "weakcache/weakref/finalizer.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
 
@@ -37,6 +40,8 @@ struct Thumbnail {
 struct Histogram {  // too large for an entry
   int bins[32] = {1};
 };
+struct Node {};
+void WeakcacheTrace(const Node&, weakcache::Tracer&) {}
 
 [[gnu::noinline]] void Inspect() { asm volatile("" ::: "memory"); }
 
@@ -48,6 +53,12 @@ bool Subject() {
   weakcache::AtomicWeakRef<Image> atomic_weak(image);
   Ref<Image> null;
   weakcache::WeakRef<Image> expired = weakcache::MakeRef<Image>();
+
+  const weakcache::ExpiryRegistration registration = weakcache::OnExpire(image, [] {});
+  const auto finalizer = weakcache::Finalize(image, [] {});
+  const auto another_finalizer = weakcache::Finalize(image, [] {});
+  const weakcache::Census census;
+  Ref<Node> node = weakcache::MakeRef<Node>();
 
   weakcache::WeakValueMap<int, Image> by_number;
   by_number.insert(11, image);
@@ -106,12 +117,21 @@ TEST(GdbPrintersTest, ReferencesAndContainersArePrinted) {
     GTEST_SKIP() << "there is no gdb with Python: install the package gdb";
   }
   const std::string addresses = " = {get() = ADDRESS}";
+  const std::string known = "; known to WeakValueMap, 2 Finalize, OnExpire)";
   const std::vector<std::pair<std::string, std::vector<std::string>>> expected = {
-      {"image", {"= weakcache::Ref<app::Image> (use count 2, weak count 3)" + addresses}},
-      {"weak", {"= weakcache::WeakRef<app::Image> (use count 2, weak count 3)" + addresses}},
-      {"atomic", {"= weakcache::AtomicRef<app::Image> (use count 2, weak count 3)" + addresses}},
+      {"image", {"= weakcache::Ref<app::Image> (use count 2, weak count 6" + known + addresses}},
+      {"weak", {"= weakcache::WeakRef<app::Image> (use count 2, weak count 6" + known + addresses}},
+      {"atomic",
+       {"= weakcache::AtomicRef<app::Image> (use count 2, weak count 6" + known + addresses}},
       {"atomic_weak",
-       {"= weakcache::AtomicWeakRef<app::Image> (use count 2, weak count 3)" + addresses}},
+       {"= weakcache::AtomicWeakRef<app::Image> (use count 2, weak count 6" + known + addresses}},
+      {"node",
+       {"= weakcache::Ref<app::Node> (use count 1, weak count 1; known to Census)" + addresses}},
+      {"created",
+       {"; created by WeakValueMap; known to LargeObjectCache, ConcurrentWeakValueMap, WeakSet, "
+        "2 WeakKeyMap)"}},
+      {"kept", {"; created by ConcurrentWeakValueMap)"}},
+      {"number", {"; created by WeakInterner)"}},
       {"null", {"= weakcache::Ref<app::Image> (null)\n"}},
       {"expired", {"= weakcache::WeakRef<app::Image> (expired, weak count 1)\n"}},
       {"by_number",

@@ -10,8 +10,8 @@ threads hold locks. The program has to be compiled with -g.
 import gdb
 import gdb.printing
 
-# The layouts below are those of weakref/internal/reference_counts.h, cache/internal/slot/chunk_tags.h
-# and the two indices. tests/gdb/ fails if one of them changes.
+# The layouts below are those of weakref/internal/reference_counts.h, its watcher_list.h,
+# cache/internal/slot/chunk_tags.h and the two indices. tests/gdb/ fails if one of them changes.
 HALF_BITS = 32  # of the count word
 EXPIRED = 1 << (HALF_BITS - 1)
 CHUNK_ENTRIES = 7
@@ -51,7 +51,8 @@ def part(address, gdb_type, wanted):
     dereferenced: gdb would look for the type of the whole object, and warn that it has no symbol.
     """
     for member in bare(gdb_type).fields():
-        name = member.name or ""
+        # Clang calls a base class by the alias in its derived class, if there is one.
+        name = str(bare(member.type)) if member.is_base_class else member.name or ""
         if not hasattr(member, "bitpos"):
             continue
         if name == wanted or (wanted.endswith("<") and name.startswith(wanted)):
@@ -111,6 +112,67 @@ class Counts:
         return f"use count {self.strong}, weak count {self.weak}"
 
 
+# --- What knows an object, as DumpObject shows it -------------------------------------------------
+
+MAX_WATCHERS = 1000
+# What a watcher's owner is, by the beginning of its class's name.
+OWNERS = {"ExpiryCallback": "OnExpire", "FinalizerNode": "Finalize", "CensusCore": "Census"}
+# Which container the pages of a slot belong to, by a part of their class's name. The first counts.
+PAGES = (
+    ("CacheKey<", "LargeObjectCache"),
+    ("ConcurrentCore<", "ConcurrentWeakValueMap"),
+    ("PayloadLifetime)1", "WeakKeyMap"),
+    ("internal::NothingBesideInterned", "WeakInterner"),
+    ("internal::ObjectInSlot<", "WeakInterner"),
+    ("internal::Nothing", "WeakSet"),
+    ("TableCore<", "WeakValueMap"),
+)
+
+
+def class_name(address):
+    """The name of an object's class within weakcache::internal, from its vtable's symbol; or ""."""
+    pointers = gdb.lookup_type("void").pointer().pointer()
+    vtable = int(gdb.Value(address).cast(pointers).dereference())
+    symbol = gdb.execute(f"info symbol {vtable}", to_string=True)
+    prefix = "vtable for weakcache::internal::"
+    return symbol[len(prefix) :] if symbol.startswith(prefix) else ""
+
+
+def container_of_pages(name):
+    return next((container for text, container in PAGES if text in name), "")
+
+
+def watcher_owners(block, block_type):
+    """The addresses of the owners of a block's watchers, newest first."""
+    head = field(block, block_type, "watchers_")["head_"]
+    policy = bare(block_type).template_argument(0)
+    watcher = gdb.lookup_type(f"weakcache::internal::BasicWatcher<{policy}>").pointer()
+    address = int(atomic(head["word_"])) & ~1  # the lowest bit is a lock
+    for _ in range(MAX_WATCHERS):
+        if address == 0:
+            return
+        yield int(field(address, watcher.target(), "owner_"))
+        address = int(field(address, watcher.target(), "next_"))
+
+
+def known_to(block, block_type):
+    """What knows the object of a block, such as "2 WeakSet, OnExpire", or ""."""
+    found = {}
+    for owner in watcher_owners(block, block_type):
+        name = class_name(owner)
+        kind = next((kind for start, kind in OWNERS.items() if name.startswith(start)), "")
+        kind = kind or container_of_pages(name) or "a watcher"
+        found[kind] = found.get(kind, 0) + 1
+    names = [kind if count == 1 else f"{count} {kind}" for kind, count in found.items()]
+    return ", ".join(names)
+
+
+def creator(block):
+    """The container that has created the object, in a slot of its own, or ""."""
+    name = class_name(block)
+    return container_of_pages(name) if "EmbeddedSlot<" in name.split("<", 1)[0] + "<" else ""
+
+
 def is_pointer(value):
     return value.type.strip_typedefs().code == gdb.TYPE_CODE_PTR
 
@@ -135,7 +197,14 @@ class ReferencePrinter:
 
     def to_string(self):
         name = plain_name(self.value.type)
-        return f"{name} (null)" if self.block == 0 else f"{name} ({self.counts()})"
+        if self.block == 0:
+            return f"{name} (null)"
+        created_by = creator(self.block)
+        watchers = known_to(self.block, self.block_type)
+        text = str(self.counts())
+        text += f"; created by {created_by}" if created_by else ""
+        text += f"; known to {watchers}" if watchers else ""
+        return f"{name} ({text})"
 
     def children(self):
         # The object of an expired reference has been destroyed.
@@ -187,7 +256,9 @@ def table_entry(slot):
 
 def is_expired_weak_ptr(weak):
     count = weak["_M_refcount"]["_M_pi"]
-    return int(count) == 0 or int(count["_M_use_count"]) == 0
+    if int(count) == 0:
+        return True
+    return int(field(int(count), count.type.strip_typedefs().target(), "_M_use_count")) == 0
 
 
 def counted(entries):
@@ -337,7 +408,8 @@ class CachePrinter(ConcurrentPrinter):
 
 
 def is_retained(entry):
-    return str(atomic(entry.payload["ownership"]["state_"])).endswith("::kRetained")
+    state = str(atomic(entry.payload["ownership"]["state_"]))
+    return state.endswith(("::kRetained", "::kRetainedCounted"))
 
 
 def printers():

@@ -211,6 +211,9 @@ class CensusCore final : public WatcherOwner {
   ~CensusCore() = default;
 
   void OnExpired(Watcher* watcher) noexcept override;
+  WatcherInfo Describe(const Watcher*) const noexcept override {
+    return {.kind = WatcherInfo::Kind::kCensus};
+  }
 
   // Enters the entry and takes it over. If that throws, the caller keeps it.
   void Enter(CensusEntry* entry);

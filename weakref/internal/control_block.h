@@ -113,6 +113,14 @@ class BasicControlBlock {
   bool RemoveWatcher(Watcher* watcher) { return watchers_.Remove(watcher); }
   size_t watcher_count() { return watchers_.size(); }
   bool HasWatcherOf(const BasicWatcherOwner<Policy>* owner) { return watchers_.Has(owner); }
+  // See BasicWatcherList.
+  template <typename Visit>
+  void DescribeWatchers(const Visit& visit) {
+    watchers_.DescribeEach(visit);
+  }
+  // Returns the entry of the container in whose slot the block is, while the object is in that
+  // container; such an entry needs no watcher. The caller holds a strong reference.
+  virtual WatcherInfo DescribeOwnEntry() const noexcept { return {}; }
 
   // Returns the address of the T through which the block owns its referent (a deleter or a
   // std::shared_ptr<void>), or null. T is exactly the type that the block's class names; no

@@ -70,6 +70,10 @@ class BasicExpiryCallback : private BasicWatcher<Policy>, private BasicWatcherOw
     DropOwner();
   }
 
+  WatcherInfo Describe(const BasicWatcher<Policy>*) const noexcept override {
+    return {.kind = WatcherInfo::Kind::kExpiryCallback};
+  }
+
   void AwaitDone() {
     Progress progress = Progress::kPending;
     // Acquire, here and below: see OnExpired.

@@ -74,6 +74,10 @@ class FinalizerNode : private Watcher, private WatcherOwner {
     DropOwner();
   }
 
+  WatcherInfo Describe(const Watcher*) const noexcept override {
+    return {.kind = WatcherInfo::Kind::kFinalizer};
+  }
+
   void JoinExitRegistry() noexcept;
   void LeaveExitRegistry() noexcept;
 

@@ -4,7 +4,7 @@
 //
 // A thread that holds a strong reference may add watchers, and one that holds a weak reference may
 // remove its own, while another thread notifies. A lock in the lowest bit of the list's head guards
-// the links. It is held for a few instructions, or to count the watchers; OnExpired runs outside
+// the links. It is held for a few instructions, or to look at each watcher; OnExpired runs outside
 // it.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_WATCHER_LIST_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_WATCHER_LIST_H_
@@ -14,6 +14,7 @@
 
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/internal/pointer_lock.h"
+#include "weakcache/weakref/internal/watcher_info.h"
 
 namespace weakcache::internal {
 
@@ -33,6 +34,12 @@ class BasicWatcherOwner {
   // Reports the expiry, once, after OnClaimed and outside the lock. The list does not touch the
   // watcher after the call has begun, so the owner may reuse or destroy it.
   virtual void OnExpired(BasicWatcher<Policy>* watcher) noexcept = 0;
+
+  // Says what a watcher is for. Runs under the list's lock, so it reads constants and atomics.
+  virtual WatcherInfo Describe(
+      [[maybe_unused]] const BasicWatcher<Policy>* watcher) const noexcept {
+    return {};
+  }
 
  protected:
   ~BasicWatcherOwner() = default;
@@ -129,6 +136,17 @@ class BasicWatcherList {
     while (watcher != nullptr && watcher->owner_ != owner) watcher = watcher->next_;
     Unlock(first);
     return watcher != nullptr;
+  }
+
+  // Calls `visit(info)` for each watcher, newest first, under the lock: it may store and nothing
+  // else.
+  template <typename Visit>
+  void DescribeEach(const Visit& visit) {
+    Watcher* const first = Lock();
+    for (Watcher* watcher = first; watcher != nullptr; watcher = watcher->next_) {
+      visit(watcher->owner_->Describe(watcher));
+    }
+    Unlock(first);
   }
 
   // Counts the watchers.

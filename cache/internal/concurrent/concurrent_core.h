@@ -12,6 +12,7 @@
 
 #include "weakcache/cache/internal/concurrent/concurrent_slot.h"
 #include "weakcache/cache/internal/slot/page_header.h"
+#include "weakcache/cache/internal/slot/payload_description.h"
 #include "weakcache/cache/internal/slot/retire_list.h"
 #include "weakcache/cache/internal/slot/slot_pages.h"
 #include "weakcache/cache/internal/slot/table_pages.h"
@@ -21,6 +22,14 @@
 #include "weakcache/weakref/internal/referent_storage.h"
 
 namespace weakcache::internal {
+
+// The name of the container whose table has such entries.
+template <typename H, typename Payload>
+inline constexpr ContainerType kContainerOfConcurrentTable = {
+    PayloadDescription<Payload>::container.empty() ? "ConcurrentWeakValueMap"
+                                                   : PayloadDescription<Payload>::container,
+    ArgumentName<typename PayloadDescription<Payload>::Argument>(),
+    ArgumentName<typename HandleTraits<H>::element_type>()};
 
 template <typename H, typename Payload>
 class ConcurrentCore {
@@ -37,6 +46,12 @@ class ConcurrentCore {
     static void DestroyPayload(ConcurrentSlot<H, Payload>* slot) {
       ConcurrentCore::DestroyPayload(slot);
     }
+    // The caller keeps the slot's payload alive.
+    static WatcherInfo EntryInfo(const ConcurrentSlot<H, Payload>* slot) {
+      return {.kind = WatcherInfo::Kind::kEntry,
+              .container = &kContainerOfConcurrentTable<H, Payload>,
+              .retained = PayloadDescription<Payload>::IsRetained(slot->payload())};
+    }
 
    protected:
     ~PageHeader() = default;
@@ -52,6 +67,12 @@ class ConcurrentCore {
         }
         if (!this->retire_list().Push(external)) external->ReleaseStrong();
       }
+    }
+    // While the watcher is on its list, the table has its slot reference, and the payload lives.
+    WatcherInfo Describe(
+        [[maybe_unused]] const BasicWatcher<Policy>* watcher) const noexcept override {
+      if constexpr (kNotifies) return EntryInfo(static_cast<const External*>(watcher));
+      return {};
     }
   };
 

@@ -184,6 +184,12 @@ class alignas(kSlotAlignment<ConcurrentSlot<H, Payload>>) ConcurrentEmbeddedSlot
     }
   }
 
+  // The object's reference keeps the payload. After the table's end the state stays as it was.
+  WatcherInfo DescribeOwnEntry() const noexcept override {
+    if (this->state() != State::kVisible || owner()->retire_list().closed()) return {};
+    return Owner::EntryInfo(this);
+  }
+
  private:
   Owner* owner() const { return static_cast<Owner*>(this->page()); }
   Object* object() const { return static_cast<Object*>(this->pointer()); }

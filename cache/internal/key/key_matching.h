@@ -124,9 +124,6 @@ class ValueKeys {
   [[no_unique_address]] Equal equal_;
 };
 
-// The payload of containers that keep nothing beside the key.
-struct Nothing {};
-
 }  // namespace weakcache::internal
 
 #endif  // WEAKCACHE_CACHE_INTERNAL_KEY_KEY_MATCHING_H_

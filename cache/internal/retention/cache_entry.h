@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include "absl/time/time.h"
@@ -17,6 +18,7 @@
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/expiry_queue.h"
 #include "weakcache/cache/internal/slot/mutex.h"
+#include "weakcache/cache/internal/slot/payload_description.h"
 #include "weakcache/cache/internal/stats/cache_counters.h"
 #include "weakcache/cache/internal/stats/load_time.h"
 #include "weakcache/cache/removal_cause.h"
@@ -240,6 +242,15 @@ struct CacheKey {
   // The tick before which a look-up need not look at the object's times, nor change them: see
   // Freshness, whose Arm and BeginLife alone write it. 0 if a look-up always has to.
   std::atomic<uint32_t> fresh_until{0};
+};
+
+template <typename K, EvictionPolicy Policy>
+struct PayloadDescription<CacheKey<K, Policy>> {
+  static constexpr std::string_view container = "LargeObjectCache";
+  using Argument = K;
+  static bool IsRetained(const CacheKey<K, Policy>& payload) {
+    return payload.ownership.retained();
+  }
 };
 
 // The cold part. A thread that holds a reference to the slot may read the key and the load time,

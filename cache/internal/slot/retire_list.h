@@ -56,6 +56,9 @@ class BasicRetireList {
     return reinterpret_cast<Node*>(head_.exchange(0, std::memory_order_acquire));
   }
 
+  // Returns whether Close has been called. Relaxed: a hint.
+  bool closed() const { return head_.load(std::memory_order_relaxed) == kClosed; }
+
   // Takes all nodes; later pushes are refused.
   Node* Close() {
     return reinterpret_cast<Node*>(head_.exchange(kClosed, std::memory_order_acquire));

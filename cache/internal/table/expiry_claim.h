@@ -36,6 +36,9 @@ class BasicExpiryClaim {
     return true;
   }
 
+  // Returns whether the container has neither detached the object nor lost it. Relaxed: a hint.
+  bool unclaimed() const { return state_.load(std::memory_order_relaxed) == kUnclaimed; }
+
   // Detaches the object for the container. Returns false if the expiry was claimed first.
   [[nodiscard]] bool Detach() {
     uint32_t state = kUnclaimed;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "weakcache/cache/held_value.h"
+#include "weakcache/cache/internal/slot/payload_description.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/referent_storage.h"
 #include "weakcache/weakref/ref.h"
@@ -38,6 +39,11 @@ class SeparateValue {
  private:
   using Object = std::remove_const_t<V>;
   Object* value_;
+};
+
+template <typename V>
+struct PayloadDescription<SeparateValue<V>> : PayloadDescription<V> {
+  using Argument = V;
 };
 
 // Stores large values separately, small ones in the slot.

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "weakcache/cache/internal/slot/page_header.h"
+#include "weakcache/cache/internal/slot/payload_description.h"
 #include "weakcache/cache/internal/slot/polling_ring.h"
 #include "weakcache/cache/internal/slot/retire_list.h"
 #include "weakcache/cache/internal/slot/slot_pages.h"
@@ -40,6 +41,19 @@ std::unique_ptr<T, ObjectDestroyer<T>> NewObjectIn(ObjectInSlot<T>& memory, Args
   return std::unique_ptr<T, ObjectDestroyer<T>>(memory.get());
 }
 
+// The name of the container whose table has such entries.
+template <typename H, typename Payload, PayloadLifetime kLifetime>
+constexpr ContainerType NameContainerOfTable() {
+  using Description = PayloadDescription<Payload>;
+  const auto object = ArgumentName<typename HandleTraits<H>::element_type>();
+  const auto argument = ArgumentName<typename Description::Argument>();
+  if (kLifetime == PayloadLifetime::kUntilReferentDies) return {"WeakKeyMap", object, argument};
+  if (Description::container.empty()) return {"WeakValueMap", argument, object};
+  return {Description::container, object, {}};
+}
+template <typename H, typename Payload, PayloadLifetime kLifetime>
+inline constexpr ContainerType kContainerOfTable = NameContainerOfTable<H, Payload, kLifetime>();
+
 template <typename H, typename Payload, PayloadLifetime kLifetime, typename Allocator>
 class TableCore {
   static constexpr bool kNotifies = HandleTraits<H>::kNotifiesExpiry;
@@ -51,6 +65,11 @@ class TableCore {
    public:
     explicit PageHeader(TableCore* core) : PageHeaderBase<TableCore, Policy>(core) {}
 
+    static WatcherInfo EntryInfo() {
+      return {.kind = WatcherInfo::Kind::kEntry,
+              .container = &kContainerOfTable<H, Payload, kLifetime>};
+    }
+
    protected:
     ~PageHeader() = default;
 
@@ -61,6 +80,9 @@ class TableCore {
         if constexpr (kLifetime == PayloadLifetime::kUntilReferentDies) slot->DestroyPayload();
         this->Push(slot);
       }
+    }
+    WatcherInfo Describe(const BasicWatcher<Policy>*) const noexcept override {
+      return EntryInfo();
     }
   };
 

@@ -14,11 +14,13 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
 #include "weakcache/cache/internal/slot/handle_atomics.h"
 #include "weakcache/cache/internal/slot/hash_bits.h"
+#include "weakcache/cache/internal/slot/payload_description.h"
 #include "weakcache/cache/internal/slot/slot_alignment.h"
 #include "weakcache/cache/internal/table/expiry_claim.h"
 #include "weakcache/weakref/handle_traits.h"
@@ -61,6 +63,12 @@ template <typename Payload>
 inline constexpr bool kIsObjectInSlot = false;
 template <typename T>
 inline constexpr bool kIsObjectInSlot<ObjectInSlot<T>> = true;
+
+template <typename T>
+struct PayloadDescription<ObjectInSlot<T>> {
+  static constexpr std::string_view container = "WeakInterner";
+  using Argument = void;
+};
 
 template <typename H, typename Payload>
 class EmbeddedSlotBase;
@@ -227,6 +235,10 @@ class alignas(kSlotAlignment<EmbeddedSlotBase<H, Payload>>) EmbeddedSlot final
   }
   // Stops the expiry from being told. Returns false if the object expired first.
   bool Detach() { return this->claim_.Detach(); }
+
+  WatcherInfo DescribeOwnEntry() const noexcept override {
+    return this->claim_.unclaimed() ? Owner::EntryInfo() : WatcherInfo();
+  }
 
  private:
   Owner* owner() const { return static_cast<Owner*>(this->page()); }
