@@ -4,26 +4,12 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
-#include <string>
+#include "examples/golden.h"
 
 namespace cycles {
 namespace {
 
-std::string Contents(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-TEST(CyclesExampleTest, PrintsTheGoldenText) {
-  const std::string output = ::testing::TempDir() + "/cycles_output";
-  ASSERT_EQ(std::system(("examples/cycles/cycles >'" + output + "'").c_str()), 0);
-  const std::string golden = Contents("examples/cycles/cycles_golden.txt");
-  EXPECT_NE(golden, "");
-  EXPECT_EQ(Contents(output), golden);
-}
+TEST(CyclesExampleTest, PrintsTheGoldenText) { examples::ExpectGoldenText("cycles"); }
 
 }  // namespace
 }  // namespace cycles

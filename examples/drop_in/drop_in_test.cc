@@ -5,13 +5,11 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <string>
 #include <unordered_map>
 
+#include "examples/golden.h"
 #include "weakcache/cache/weak_value_map.h"
 #include "weakcache/weakref/handle_traits.h"
 
@@ -25,18 +23,7 @@ struct Page {
 };
 using K = std::string;
 
-std::string Contents(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-TEST(DropInTest, PrintsTheGoldenTextAndFindsNoDifference) {
-  const std::string output = ::testing::TempDir() + "/drop_in_output";
-  ASSERT_EQ(std::system(("examples/drop_in/drop_in >'" + output + "'").c_str()), 0);
-  const std::string golden = Contents("examples/drop_in/drop_in_golden.txt");
-  EXPECT_NE(golden, "");
-  EXPECT_EQ(Contents(output), golden);
-}
+TEST(DropInTest, PrintsTheGoldenTextAndFindsNoDifference) { examples::ExpectGoldenText("drop_in"); }
 
 // The left column.
 TEST(DropInTableTest, Today) {

@@ -4,26 +4,12 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
-#include <string>
+#include "examples/golden.h"
 
 namespace weakref_tour {
 namespace {
 
-std::string Contents(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-TEST(WeakrefTourTest, PrintsTheGoldenText) {
-  const std::string output = ::testing::TempDir() + "/weakref_tour_output";
-  ASSERT_EQ(std::system(("examples/weakref_tour/weakref_tour >'" + output + "'").c_str()), 0);
-  const std::string golden = Contents("examples/weakref_tour/weakref_tour_golden.txt");
-  EXPECT_NE(golden, "");
-  EXPECT_EQ(Contents(output), golden);
-}
+TEST(WeakrefTourTest, PrintsTheGoldenText) { examples::ExpectGoldenText("weakref_tour"); }
 
 }  // namespace
 }  // namespace weakref_tour
