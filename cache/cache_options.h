@@ -250,9 +250,10 @@ struct LargeObjectCacheOptions {
   absl::Duration stale_if_error = absl::ZeroDuration();
   // How long the failure of a load is kept, by its status: those who ask for the key meanwhile get
   // it at once, and no loader is called. Zero or less: not at all. Exceptions are never kept.
-  // Invalidate, Put, InvalidateIf and Clear drop a failure. It has no weight: at most 512 for each
-  // shard are kept, and a new one takes another's place then. Called like the weigher, at the end
-  // of a load that has failed; it may not use the cache. Empty: failures are not kept.
+  // Invalidate, Put, InvalidateIf and Clear drop a failure. It has no weight: each shard keeps 512,
+  // eight of keys with the same six bits of the hash, and another one takes the place of the one of
+  // these that ends first. Called at the end of a load that has failed; it may not use the cache,
+  // and if it throws, the failure is not kept. Empty: none is.
   std::function<absl::Duration(const absl::Status&)> failure_ttl = {};
   // How many loaders may run at a time; further loads wait. Those that wait for each other do not
   // count. A refresh that would have to wait is left for later. 0: no limit.
