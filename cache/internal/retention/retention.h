@@ -71,6 +71,9 @@ class Retention {
   using MutexLock = BasicMutexLock<StdAtomics>;
   using Node = typename Policy::Node;
   static constexpr size_t kLooksPerTurn = 256;
+  // After how many turns without a victim an eviction spares no objects any more because they have
+  // been used: so many were that it would not matter which of them goes, but how long it takes.
+  static constexpr size_t kMostTurnsInVain = 16;
   // How many objects that are set aside, and are in use still, an eviction looks at before it takes
   // a victim; and how many of all that are set aside an operation looks at.
   static constexpr size_t kFewAside = 4;
@@ -602,6 +605,7 @@ class Retention {
   template <typename Target>
   void EvictInTurns(PendingRemovals& removals, const Target& target, Eviction eviction) {
     size_t size = 0;
+    size_t turns_in_vain = 0;
     for (size_t looked = 0;; looked += kLooksPerTurn) {
       {
         MutexLock lock(mutex_);
@@ -610,11 +614,14 @@ class Retention {
         eviction.looks = kLooksPerTurn;
         eviction.looks_by_age = kLooksByAge;
         eviction.looks_by_expiry = kLooksByExpiry;
-        eviction.spare_used = looked / 2 <= size;
+        eviction.spare_used =
+            looked / 2 <= size && (eviction.thorough || turns_in_vain < kMostTurnsInVain);
+        const size_t before = policy_.size();
         if (EvictDownTo(target(), eviction, removals) || looked / 5 > size) {
           evicting_ -= eviction.for_budget ? 1u : 0u;
           return;
         }
+        turns_in_vain = policy_.size() < before ? 0 : turns_in_vain + 1;
       }
       // Threads that look for the lock get it in the gap. To yield each time would cost a busy
       // machine's whole time slices.
@@ -780,12 +787,15 @@ class Retention {
                       .looks_in_use = effort == Effort::kIdle ? kLooksPerTurn : SIZE_MAX};
     uint64_t dying = 0;  // what has been evicted, and dies after the listener has been called
     size_t size = 0;
+    size_t turns_in_vain = 0;
     for (size_t looked = 0;; looked += kLooksPerTurn) {
       {
         MutexLock lock(mutex_);
         if (looked == 0) size = policy_.size();
         if (looked == 0 && even_in_vain) eviction.looks_aside = size;
-        eviction.spare_used = 2 * size >= looked;
+        eviction.spare_used =
+            2 * size >= looked && (even_in_vain || turns_in_vain < kMostTurnsInVain);
+        const size_t before = policy_.size();
         if (AddFreeRoomLocked(bytes, reservation)) return;
         const uint64_t missing = MissingRoom(bytes - reservation.room_);
         const bool in_vain = missing > dying + policy_.bytes() && !even_in_vain;
@@ -802,6 +812,7 @@ class Retention {
         // Nothing idle has been found that is not among the dying.
         const bool has_finished = eviction.looks != 0 && idle < still_missing;
         if (has_finished && effort != Effort::kAny) return;
+        turns_in_vain = policy_.size() < before ? 0 : turns_in_vain + 1;
       }
       StdAtomics::Pause(0);
     }
