@@ -29,9 +29,10 @@
 //
 // Under the lock no more than a few hundred nodes of the policy are looked at. An operation that
 // has to look at more (the first eviction after all objects were hit, a Trim of half of the cache)
-// takes turns: it releases the lock in between. An eviction that begins under a shard's lock leaves
-// the other turns to the destructor of its PendingRemovals, so that the budget is kept when the
-// operation ends. Other operations meanwhile leave those turns to that thread.
+// takes turns: it releases the lock in between. It takes a few turns at most to find a victim,
+// unless the application asks for thoroughness, as by Trim. An eviction that begins under a shard's
+// lock leaves the other turns to the destructor of its PendingRemovals, so that the budget is kept
+// when the operation ends. Other operations meanwhile leave those turns to that thread.
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_RETENTION_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_RETENTION_H_
 
