@@ -43,11 +43,13 @@
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/core/cache_core.h"
 #include "weakcache/cache/internal/core/cache_settings.h"
+#include "weakcache/cache/internal/core/completion_loader.h"
 #include "weakcache/cache/internal/core/core_owner.h"
 #include "weakcache/cache/internal/core/load_awaiter.h"
 #include "weakcache/cache/internal/key/key_lookup.h"
 #include "weakcache/cache/internal/loading/accepted_types.h"
 #include "weakcache/cache/internal/slot/stored_handle.h"
+#include "weakcache/cache/load_completion.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/cache/loaded.h"
 #include "weakcache/cache/object_info.h"
@@ -113,12 +115,16 @@ class LargeObjectCache {
   // again. All must have their results before the cache's end; that of a task that is dropped is a
   // std::future_error. Stops are heeded at once, deadlines as the task begins.
   // If the object is stale, the task refreshes it, and the old object is the result, at once.
+  //
+  // A loader that is itself asynchronous takes a LoadCompletion<V> as its last argument, returns
+  // nothing, and has the completion called later, on any thread: see load_completion.h. Such a
+  // loader refreshes nothing.
   template <typename Key = K, typename Loader, typename Executor>
   auto GetOrLoadAsync(Key&& key, Loader&& loader, Executor&& executor,
                       const LoadOptions& options = {}) -> std::future<absl::StatusOr<Strong>> {
     std::promise<absl::StatusOr<Strong>> promise;
     auto future = promise.get_future();
-    if constexpr (internal::CheckLoader<V, K, std::decay_t<Loader>>()) {
+    if constexpr (internal::CheckAsyncLoader<V, K, std::decay_t<Loader>>()) {
       core_->asks().LoadAsync(std::forward<Key>(key), std::forward<Loader>(loader),
                               std::forward<Executor>(executor),
                               internal::FutureReceiver<V>(std::move(promise)), options);
@@ -132,7 +138,7 @@ class LargeObjectCache {
   requires std::is_invocable_v<std::decay_t<Callback>, absl::StatusOr<Strong>>
   void GetOrLoadAsync(Key&& key, Loader&& loader, Executor&& executor, Callback&& callback,
                       const LoadOptions& options = {}) {
-    if constexpr (internal::CheckLoader<V, K, std::decay_t<Loader>>()) {
+    if constexpr (internal::CheckAsyncLoader<V, K, std::decay_t<Loader>>()) {
       core_->asks().LoadAsync(
           std::forward<Key>(key), std::forward<Loader>(loader), std::forward<Executor>(executor),
           internal::CallbackReceiver<V, std::decay_t<Callback>>(std::forward<Callback>(callback)),
@@ -144,7 +150,7 @@ class LargeObjectCache {
   template <typename Key = K, typename Loader, typename Executor>
   [[nodiscard]] auto CoGetOrLoad(Key&& key, Loader&& loader, Executor&& executor,
                                  LoadOptions options = {}) {
-    static_assert(internal::CheckLoader<V, K, std::decay_t<Loader>>());
+    static_assert(internal::CheckAsyncLoader<V, K, std::decay_t<Loader>>());
     using Stored = internal::StoredExecutor<Executor>;
     return internal::LoadAwaiter<typename Core::Asks, K, V, std::decay_t<Loader>, Stored>(
         core_->asks(), std::forward<Key>(key), std::forward<Loader>(loader),

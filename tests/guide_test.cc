@@ -16,12 +16,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/concurrent_weak_value_map.h"
 #include "weakcache/cache/large_object_cache.h"
+#include "weakcache/cache/load_completion.h"
 #include "weakcache/cache/loaded.h"
 #include "weakcache/cache/object_info.h"
 #include "weakcache/cache/removal_cause.h"
@@ -215,6 +217,34 @@ TEST(GuideTest, Executor) {
                           if (page.ok()) Show(**page);
                         });
   // end
+}
+
+struct Network {
+  using Callback = absl::AnyInvocable<void(absl::StatusOr<Image>)>;
+  void Fetch(const std::string& /*url*/, Callback callback) {
+    callbacks.push_back(std::move(callback));
+  }
+  std::vector<Callback> callbacks;
+};
+
+TEST(GuideTest, Completion) {
+  Images images = NewCache();
+  Network network;
+  const auto executor = [](const std::function<void()>& task) { task(); };
+  // snippet: completion
+  const auto request_image = [&](const std::string& url, weakcache::LoadCompletion<Image> done) {
+    network.Fetch(url, [done = std::move(done)](absl::StatusOr<Image> image) mutable {
+      done(std::move(image));  // on a thread of the network's
+    });
+  };
+  images.GetOrLoadAsync("https://example.org/map.png", request_image, executor,
+                        [](absl::StatusOr<weakcache::Ref<Image>> map) {
+                          if (map.ok()) Show(**map);
+                        });
+  // end
+  ASSERT_EQ(network.callbacks.size(), 1u);
+  network.callbacks.front()(Image{"map"});
+  EXPECT_NE(images.Get("https://example.org/map.png"), nullptr);
 }
 
 TEST(GuideTest, Prefetch) {

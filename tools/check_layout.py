@@ -47,7 +47,7 @@ LAYERS = {
 # What the folders above use of cache/: headers that stand alone, so that no circle arises.
 STANDALONE = {
     "cache/cache_options.h", "cache/cache_stats.h", "cache/held_value.h", "cache/key_policy.h",
-    "cache/load_options.h", "cache/loaded.h", "cache/object_info.h",
+    "cache/load_completion.h", "cache/load_options.h", "cache/loaded.h", "cache/object_info.h",
     "cache/recursive_creation_error.h", "cache/removal_cause.h",
 }
 # Folders that see public headers only.

@@ -28,6 +28,7 @@ HEADERS = [
     *sorted(glob.glob("weakref/internal/*.h")),
     "cache/internal/concurrent/concurrent_index.h",
     "cache/internal/creation/single_flight.h",
+    "cache/internal/loading/completion_handoff.h",
     "cache/internal/loading/load_limiter.h",
     "cache/internal/retention/byte_limit.h",
     "cache/internal/slot/retire_list.h",
@@ -76,6 +77,8 @@ CACHE_MODELS_OF = {
     "weak_table.h": ["weak_table"],
     "load_limiter.h": ["wait_graph"],
     "byte_limit.h": ["byte_limit"],
+    "completion_handoff.h": ["completion_handoff"],
+    "pending_completions.h": ["completion_handoff"],
 }
 CONTAINER_TESTS = [
     "tests/cache/weak_value_map_test",
@@ -110,6 +113,8 @@ CACHE_TESTS = [
     "tests/cache/large_object_cache_failures_test",
     "tests/cache/large_object_cache_freshness_test",
     "tests/cache/large_object_cache_async_test",
+    "tests/cache/large_object_cache_completion_test",
+    "tests/cache/large_object_cache_completion_end_test",
     "tests/cache/large_object_cache_waiting_test",
     "tests/cache/large_object_cache_reentrancy_test",
     "tests/cache/large_object_cache_end_test",

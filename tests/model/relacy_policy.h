@@ -23,7 +23,9 @@
 
 // The headers under test come first: Relacy redefines words of the language and of <pthread.h>.
 #include "weakcache/cache/internal/creation/wait_graph.h"
+#include "weakcache/cache/internal/loading/completion_handoff.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
+#include "weakcache/cache/internal/loading/pending_completions.h"
 #include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/internal/slot/new_object.h"

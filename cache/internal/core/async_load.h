@@ -19,6 +19,8 @@
 // The receiver is called without a lock, a flight or a permit: on the thread that has ended the
 // flight, or cancelled the ask, or asked if the object is there. A task is through with the cache
 // by then: whoever has all results may end that.
+//
+// A loader that takes a LoadCompletion ends its load later: see completion_load.h.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_ASYNC_LOAD_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_ASYNC_LOAD_H_
 
@@ -37,6 +39,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "weakcache/cache/internal/core/cache_loads.h"
+#include "weakcache/cache/internal/core/completion_load.h"
+#include "weakcache/cache/internal/core/completion_loader.h"
 #include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/creation/single_flight.h"
 #include "weakcache/cache/internal/creation/stop_token.h"
@@ -100,12 +104,14 @@ class AsyncLoad : public Loads::Flights::Continuation,
  protected:
   using Outcome = LoadOutcome<V>;
 
-  AsyncLoad(Loads& loads, TaskCount& tasks, K key, LoadOptions options)
+  AsyncLoad(Loads& loads, TaskCount& tasks, PendingCompletions& pending, K key, LoadOptions options)
       : loads_(loads),
         store_(loads.store()),
         shared_(store_.shared()),
         tasks_(tasks),
-        maker_(loads.limiter().CurrentLoad()),
+        pending_(pending),
+        limiter_(loads.limiter()),
+        maker_(limiter_.CurrentMaker()),
         key_(std::move(key)),
         options_(std::move(options)),
         location_(Locate(store_, key_)),
@@ -120,6 +126,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
   virtual void ReceiveDrop() = 0;
 
   Loads& loads() { return loads_; }
+  PendingCompletions& pending() { return pending_; }
   K& key() { return key_; }
   const LoadOptions& options() const { return options_; }
   const typename Loads::KeyLocation& location() const { return location_; }
@@ -248,10 +255,10 @@ class AsyncLoad : public Loads::Flights::Continuation,
     typename Loads::QueuedRun run{*this};
     PostLater post;
     const TaskCount::Running running(tasks_);
+    const TaskEnd end{*this, run, post};
     // The load that has made the task may wait for it.
     const LoadLimiter::TaskScope scope(loads_.limiter(), maker_);
-    if (IsLate()) Leave(departure, post);
-    const TaskEnd end{*this, run, post};
+    if (IsLate()) Leave(departure);
     CatchErrors([&] { Load(run); }, [&] { run.outcome.error = std::current_exception(); });
   }
   // On whatever way the task's thread leaves.
@@ -278,11 +285,35 @@ class AsyncLoad : public Loads::Flights::Continuation,
       }
     }
     loads_.limiter().PostNext(post);
+    // While the cache is certain to be there: it may end before asks of a pending load have their
+    // results.
+    run.ended.Prepare();
+    if (!run.ended.result.abandoned) return;
+    post.PostAll();
+    run.ended.AskAnew();
   }
   // The task will not run, because of the error, or if that is null, because the executor has
   // dropped it.
   void Drop(std::exception_ptr error) {
     if (!Claim()) return;
+    Outcome others;
+    others.abandoned = true;
+    EndWithoutRun(std::move(others), [&] {
+      dropped_ = this->flight() == &flight_;
+      drop_error_ = std::move(error);
+    });
+  }
+  // The task will not run, because it is put off, and the cache ends.
+  void EndPutOff() {
+    if (!Claim()) return;
+    Outcome outcome;
+    outcome.status = NoThrowStatus(absl::StatusCode::kAborted,
+                                   "the cache has ended before there was a permit to load");
+    EndWithoutRun(std::move(outcome), [] {});
+  }
+  // Calls `on_end()` under the shard's lock, unless the flight has been taken over.
+  template <typename OnEnd>
+  void EndWithoutRun(Outcome outcome, const OnEnd& on_end) {
     const std::shared_ptr<AsyncLoad> self = this->shared_from_this();
     // As in RunTask.
     typename Flights::EndedContinuations ended;
@@ -291,12 +322,12 @@ class AsyncLoad : public Loads::Flights::Continuation,
     {
       MutexLock lock(location_.shard->table.mutex);
       if (taken_) return;
-      dropped_ = this->flight() == &flight_;
-      drop_error_ = std::move(error);
+      on_end();
       location_.shard->flights.EndQueued(flight_, &ended);
     }
-    ended.result.abandoned = true;
+    ended.result = std::move(outcome);
     loads_.limiter().PostNext(post);
+    ended.Prepare();
   }
   // True for the one who decides what becomes of the task, and of its place in the count.
   bool Claim() {
@@ -337,6 +368,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
   void PostAgain() override {
     const std::shared_ptr<AsyncLoad> self = std::move(keep_deferred_);
     if (!wanted()) return;
+    if (pending_.ends()) return EndPutOff();
     CatchErrors([&] { PostTask(std::make_shared<Task>(self)); },
                 [&] { Drop(std::current_exception()); });
   }
@@ -344,14 +376,18 @@ class AsyncLoad : public Loads::Flights::Continuation,
   // The stop callback.
   void LeaveIfWaiting() {
     Departure departure;
-    PostLater post;
-    Leave(departure, post);
+    Leave(departure);
   }
-  void Leave(Departure& departure, PostLater& post) {
+  void Leave(Departure& departure) {
     if (shared_->ended()) return;  // by the user code that stops this, on this thread
+    std::optional<TaskCount::Running> leaving;
+    PostLater post;
     {
       MutexLock lock(location_.shard->table.mutex);
       if (this->flight() == nullptr) return;
+      // The cache may end once its pending loads have, and so the asks that wait for them.
+      pending_.count().Begin();
+      leaving.emplace(pending_.count());
       location_.shard->flights.Leave(*this, &departure.to_stop);
       departure.load = std::move(keep_);
       departure.outcome.status = LeftStatus(options_.stop_token.stop_requested());
@@ -360,29 +396,41 @@ class AsyncLoad : public Loads::Flights::Continuation,
   }
   // Waits for the stop callback, if another thread runs it: it finds nothing to do.
   void PrepareToComplete() override { stop_callback_.reset(); }
+  bool TryAskAnew() override {
+    if (dropped_) return false;
+    if (IsLate()) {
+      cannot_ask_ = LeftStatus(/*cancelled=*/false);
+    } else if (shared_->ended() || pending_.ends()) {
+      cannot_ask_ = CacheHasEnded();
+    }
+    if (!cannot_ask_.ok()) return false;
+    const std::shared_ptr<AsyncLoad> self = std::move(keep_);
+    CatchErrors(
+        [&] {
+          WatchStop();
+          Ask();
+        },
+        [&] {
+          Outcome own;
+          own.error = std::current_exception();
+          Deliver(std::move(own));
+        });
+    return true;
+  }
   void Complete(const Outcome& outcome) override {
+    if (outcome.abandoned && cannot_ask_.ok() && TryAskAnew()) return;
     const std::shared_ptr<AsyncLoad> self = std::move(keep_);
     Outcome own;
     if (std::exchange(dropped_, false)) {
-      if (drop_error_ == nullptr && stale_.get() == nullptr) return ReceiveDrop();
+      if (drop_error_ == nullptr && stale_.get() == nullptr) {
+        const LoadLimiter::TaskScope scope(limiter_, maker_);
+        return ReceiveDrop();
+      }
       own.error = std::exchange(drop_error_, nullptr);
     } else if (!outcome.abandoned) {
       own = outcome;
-    } else if (IsLate()) {
-      own.status = LeftStatus(/*cancelled=*/false);
-    } else if (shared_->ended()) {
-      own.status = CacheHasEnded();
-    } else if (CatchErrors(
-                   [&] {
-                     WatchStop();
-                     Ask();
-                     return true;
-                   },
-                   [&] {
-                     own.error = std::current_exception();
-                     return false;
-                   })) {
-      return;
+    } else {
+      own.status = std::exchange(cannot_ask_, absl::OkStatus());
     }
     Deliver(std::move(own));
   }
@@ -397,6 +445,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
       outcome.error = nullptr;
       outcome.status = absl::OkStatus();
     }
+    // What the receiver asks for may be what a load that runs waits for, as it has for this.
+    const LoadLimiter::TaskScope scope(limiter_, maker_);
     Receive(std::move(outcome));
   }
 
@@ -409,6 +459,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
   Store& store_;
   const std::shared_ptr<typename Store::Shared> shared_;
   TaskCount& tasks_;
+  PendingCompletions& pending_;
+  LoadLimiter& limiter_;
   const LoadLimiter::LoadId maker_;
   K key_;
   const LoadOptions options_;
@@ -421,6 +473,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
   // Of who drops the task, until it completes those that wait.
   bool dropped_ = false;
   std::exception_ptr drop_error_ = nullptr;
+  absl::Status cannot_ask_;  // why it does not ask anew, until it completes
   std::shared_ptr<AsyncLoad> keep_deferred_;
   enum class State {
     kTaken,   // there is no task, or it has nothing to do
@@ -441,9 +494,10 @@ class AsyncLoadBy final : public AsyncLoad<Loads> {
 
  public:
   template <typename Key, typename AnyLoader, typename AnyExecutor>
-  AsyncLoadBy(Loads& loads, TaskCount& tasks, Key&& key, AnyLoader&& loader, AnyExecutor&& executor,
-              Receiver receiver, const LoadOptions& options)
-      : Base(loads, tasks, K(std::forward<Key>(key)), options),
+  AsyncLoadBy(Loads& loads, TaskCount& tasks, PendingCompletions& pending, Key&& key,
+              AnyLoader&& loader, AnyExecutor&& executor, Receiver receiver,
+              const LoadOptions& options)
+      : Base(loads, tasks, pending, K(std::forward<Key>(key)), options),
         loader_(std::forward<AnyLoader>(loader)),
         executor_(std::forward<AnyExecutor>(executor)),
         receiver_(std::move(receiver)) {}
@@ -454,7 +508,12 @@ class AsyncLoadBy final : public AsyncLoad<Loads> {
   }
   void Load(typename Loads::QueuedRun& run) override {
     const typename Base::Store::template LookupKeyOf<K> lookup = this->key();
-    if constexpr (kTakesStopToken<Loader, K>) {
+    if constexpr (TakesCompletion<Loader, K, typename Base::V>()) {
+      constexpr bool kTakesToken = kTakesTokenAndCompletion<Loader, K, typename Base::V>;
+      const auto load = std::make_shared<CompletionLoad<Loads>>(
+          this->loads(), this->pending(), this->location(), this->options(), kTakesToken);
+      load->Run(lookup, std::move(this->key()), std::move(loader_), run);
+    } else if constexpr (kTakesStopToken<Loader, K>) {
       StoppableLoader<K, Loader> bound(loader_, this->options());
       static_cast<void>(this->loads().Load(this->location(), lookup, std::move(this->key()), bound,
                                            bound.Request(), IfOtherFails::kFail, kNeverProvedAbsent,
@@ -479,16 +538,25 @@ using StoredExecutor =
     std::conditional_t<std::is_constructible_v<std::decay_t<Executor>, Executor>,
                        std::decay_t<Executor>, std::reference_wrapper<std::decay_t<Executor>>>;
 
-inline absl::Status StatusOfError([[maybe_unused]] const std::exception_ptr& error) {
+inline absl::Status StatusOfError([[maybe_unused]] const std::exception_ptr& error) noexcept {
 #ifdef __cpp_exceptions
   try {
     std::rethrow_exception(error);
   } catch (const std::exception& thrown) {
-    return absl::UnknownError(absl::StrCat("the load threw: ", thrown.what()));
+    return CatchErrors(
+        [&] { return absl::UnknownError(absl::StrCat("the load threw: ", thrown.what())); },
+        [] { return absl::Status(absl::StatusCode::kUnknown, {}); });
   } catch (...) {
   }
 #endif
-  return absl::UnknownError("the load threw");
+  return NoThrowStatus(absl::StatusCode::kUnknown, "the load threw");
+}
+// The result of an ask whose load has neither an object nor an error.
+inline absl::Status ThreadHasEnded() {
+  return NoThrowStatus(absl::StatusCode::kAborted, "the loading thread has ended");
+}
+inline absl::Status TaskWasDropped() {
+  return NoThrowStatus(absl::StatusCode::kAborted, "the executor has dropped the task");
 }
 
 // Calls a function that takes an absl::StatusOr<Ref<V>>.
@@ -506,10 +574,10 @@ class CallbackReceiver {
     } else if (!outcome.status.ok()) {
       Call(std::move(outcome.status));
     } else {
-      Call(absl::AbortedError("the loading thread has ended"));
+      Call(ThreadHasEnded());
     }
   }
-  void Drop() noexcept { Call(absl::AbortedError("the executor has dropped the task")); }
+  void Drop() noexcept { Call(TaskWasDropped()); }
 
  private:
   void Call(absl::StatusOr<Ref<V>> result) {
@@ -535,7 +603,7 @@ class FutureReceiver {
     } else if (!outcome.status.ok()) {
       promise_.set_value(std::move(outcome.status));
     } else {
-      promise_.set_value(absl::AbortedError("the loading thread has ended"));
+      promise_.set_value(ThreadHasEnded());
     }
   }
   void Drop() { const std::promise<absl::StatusOr<Ref<V>>> dropped = std::move(promise_); }

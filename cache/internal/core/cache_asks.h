@@ -28,10 +28,13 @@
 #include "weakcache/cache/internal/core/async_load.h"
 #include "weakcache/cache/internal/core/cache_loads.h"
 #include "weakcache/cache/internal/core/cache_refresh.h"
+#include "weakcache/cache/internal/core/completion_loader.h"
 #include "weakcache/cache/internal/core/load_failures.h"
 #include "weakcache/cache/internal/core/refresh_task.h"
+#include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/load_task.h"
+#include "weakcache/cache/internal/loading/pending_completions.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/weakref/ref.h"
@@ -56,8 +59,15 @@ class CacheAsks {
                                            : nullptr) {}
   CacheAsks(const CacheAsks&) = delete;
   CacheAsks& operator=(const CacheAsks&) = delete;
-  // At the cache's end: no task uses it after this.
+  // At the cache's end: no task and no completion uses it after this.
   void Close() {
+    // First of all what others may wait for, the tasks of refreshes too.
+    pending_.Close();
+    {
+      PostLater put_off;  // ends them instead
+      loads_.limiter().PostAllDeferred(put_off);
+    }
+    pending_.EndAll();
     refresh_.CloseTasks();
     tasks_.AwaitReturns();
   }
@@ -131,10 +141,12 @@ class CacheAsks {
       Ref<V> found = store_.Find(location, lookup, look);
       // User code may run and end the cache.
       if (found.get() != nullptr && store_.RecordHit(look)) {
-        if (look.refresh_due() && !shared->ended() &&
-            store_.freshness().ClaimRefresh(*look.entry())) {
-          PostRefresh(location, look.entry(), std::forward<Key>(key), std::forward<Loader>(loader),
-                      executor, options);
+        if constexpr (!TakesCompletion<std::decay_t<Loader>, K, V>()) {
+          if (look.refresh_due() && !shared->ended() &&
+              store_.freshness().ClaimRefresh(*look.entry())) {
+            PostRefresh(location, look.entry(), std::forward<Key>(key),
+                        std::forward<Loader>(loader), executor, options);
+          }
         }
         outcome.object = std::move(found);
       } else if (found.get() != nullptr && !look.removable()) {
@@ -158,9 +170,9 @@ class CacheAsks {
       return;
     }
     using Load = AsyncLoadBy<Loads, std::decay_t<Loader>, StoredExecutor<Executor>, Receiver>;
-    const auto load =
-        std::make_shared<Load>(loads_, tasks_, std::forward<Key>(key), std::forward<Loader>(loader),
-                               std::forward<Executor>(executor), std::move(receiver), options);
+    const auto load = std::make_shared<Load>(
+        loads_, tasks_, pending_, std::forward<Key>(key), std::forward<Loader>(loader),
+        std::forward<Executor>(executor), std::move(receiver), options);
     load->SetStale(std::move(stale));
     load->Start();
   }
@@ -290,6 +302,7 @@ class CacheAsks {
   CacheRefresh<Loads> refresh_;
   const std::shared_ptr<const Executor> refresh_executor_;  // null if there is none
   TaskCount tasks_;
+  PendingCompletions pending_;
 };
 
 }  // namespace weakcache::internal

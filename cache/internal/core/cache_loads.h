@@ -60,6 +60,7 @@
 #include "weakcache/cache/internal/creation/stop_token.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/removal_cause.h"
@@ -70,13 +71,18 @@ namespace weakcache::internal {
 
 // The result of an operation in which user code has ended the cache.
 inline absl::Status CacheHasEnded() {
-  return absl::AbortedError("a destructor or the listener has ended the cache during the call");
+  return NoThrowStatus(absl::StatusCode::kAborted,
+                       "a destructor or the listener has ended the cache during the call");
 }
 
 // The result of a caller that has left.
 inline absl::Status LeftStatus(bool cancelled) {
-  if (cancelled) return absl::CancelledError("the caller was cancelled before its object came");
-  return absl::DeadlineExceededError("the caller's deadline came before its object");
+  if (cancelled) {
+    return NoThrowStatus(absl::StatusCode::kCancelled,
+                         "the caller was cancelled before its object came");
+  }
+  return NoThrowStatus(absl::StatusCode::kDeadlineExceeded,
+                       "the caller's deadline came before its object");
 }
 
 inline absl::Status HasLeft(const BoundedWait& wait) { return LeftStatus(wait.cancelled()); }
@@ -90,6 +96,8 @@ enum class IfOtherFails {
 // Thread-safe. Store is a CacheStore, which outlives this.
 template <typename Store>
 class CacheLoads {
+  class RoomQueue;
+
  public:
   using K = typename Store::Key;
   using V = typename Store::Value;
@@ -128,9 +136,12 @@ class CacheLoads {
     Queued& load;
     // Completed when the task is through with the cache.
     typename Flights::EndedContinuations ended = {};
-    // For those that wait for the queued flight, if that is still there in the end.
+    // For those that wait for the queued flight, if that is still there in the end. (Nothing that
+    // allocates: the task has begun.)
     LoadOutcome<V> outcome = {};
     bool deferred = false;  // then it may run again already, on another thread
+    // Of a load whose end comes later, for the cache's end to wait until the task has returned.
+    std::optional<TaskCount::Running> returning = std::nullopt;
   };
 
   // `limit`: see LoadLimiter.
@@ -231,6 +242,7 @@ class CacheLoads {
     removals.FinishEviction();
     reservation.Release();
     completion.Complete();
+    if (run != nullptr) run->ended.Prepare();  // the user code that follows may end the cache
     if (!outcome.status.ok()) return std::move(outcome.status);
     return std::move(outcome.object);
   }
@@ -332,9 +344,7 @@ class CacheLoads {
     completion.CompleteLocked(table);
   }
 
- private:
-  class RoomQueue;
-
+  // Steps 1 and 2. In a task, `run` is not null.
   template <bool kEmbedded, typename Lookup>
   StartOutcome StartOrJoin(const KeyLocation& location, const Lookup& lookup,
                            typename Flights::Flight& flight, PreparedSlot& prepared,
@@ -388,6 +398,8 @@ class CacheLoads {
       }
     }
   }
+
+ private:
   template <typename Lookup>
   auto MatchingNow(const Lookup& lookup) const {
     return store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());

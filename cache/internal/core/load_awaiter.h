@@ -59,7 +59,7 @@ class LoadAwaiter {
     void operator()(LoadOutcome<V> outcome) const noexcept { awaiter->Receive(std::move(outcome)); }
     void Drop() const noexcept {
       LoadOutcome<V> outcome;
-      outcome.status = absl::AbortedError("the executor has dropped the task");
+      outcome.status = TaskWasDropped();
       awaiter->Receive(std::move(outcome));
     }
     LoadAwaiter* awaiter;

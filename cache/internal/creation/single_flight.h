@@ -55,9 +55,11 @@ class SingleFlight {
     Continuation() = default;
     Continuation(const Continuation&) = delete;
     Continuation& operator=(const Continuation&) = delete;
-    // Both are called once the flight has ended, without a lock: the first for all that have waited
-    // for it, and then the second, which may run user code.
+    // All are called once the flight has ended, without a lock: the first for all that have waited
+    // for it, and then the others, which may run user code.
     virtual void PrepareToComplete() {}
+    // Looks for another flight. False if this gets the result of the one that has ended.
+    virtual bool TryAskAnew() { return false; }
     virtual void Complete(const Result& result) = 0;
 
     // The flight that this waits for, or null.
@@ -125,11 +127,26 @@ class SingleFlight {
     EndedContinuations(const EndedContinuations&) = delete;
     EndedContinuations& operator=(const EndedContinuations&) = delete;
     ~EndedContinuations() {
-      list.PrepareToComplete();
+      Prepare();
       while (Continuation* const continuation = list.TakeFirst()) continuation->Complete(result);
+    }
+    // Does the first step for all. To be called earlier if the container may end before the
+    // destructor of this: from then on no other thread comes to it by one of them.
+    void Prepare() {
+      if (!std::exchange(is_prepared, true)) list.PrepareToComplete();
+    }
+    // The same, and has them ask anew that will not have the result. User code runs.
+    void AskAnew() {
+      Prepare();
+      Continuations rest;
+      while (Continuation* const continuation = list.TakeFirst()) {
+        if (!continuation->TryAskAnew()) rest.Append(*continuation);
+      }
+      rest.MoveTo(list, nullptr);
     }
     Continuations list;
     Result result;
+    bool is_prepared = false;
   };
 
   // Tells who has a queued flight that another one has taken it over, or nobody waits for it any
@@ -179,7 +196,8 @@ class SingleFlight {
     };
 
     const typename Policy::template Plain<uint32_t> hash_;
-    typename WaitGraph::Thread* const thread_;
+    // Who works on the flight. Changes under the shard's lock.
+    typename WaitGraph::Thread* thread_;
     bool uncontended_ = false;  // started by StartUncontended
     bool cancelled_ = false;
     bool superseded_ = false;
@@ -304,6 +322,16 @@ class SingleFlight {
     Unlink(queued);
     if (ended != nullptr) queued.continuations_.MoveTo(ended->list, nullptr);
     queued.owner_->SetTaken();
+  }
+  // Has a flight go on without its thread: any other will end it. The flight has a key.
+  void Detach(Flight& flight) {
+    // If no thread waits for it, then no search comes to it, as that is under the shard's lock.
+    auto& graph = WaitGraph::Get();
+    if (flight.waiters_ == nullptr) {
+      flight.thread_ = &graph.AnyThread();
+    } else {
+      graph.Redirect(flight.waiters_, flight.thread_, graph.AnyThread());
+    }
   }
   // Cancels all flights that have a key. The others have not called a factory yet.
   void CancelAll() {

@@ -119,6 +119,18 @@ class [[gnu::visibility("default")]] BasicWaitGraph {
     Lock lock(mutex_);
     EndLocked(wait);
   }
+  // Has a creation be that of the thread `to`, instead of `thread`, and so the waits for it, from
+  // `first` on.
+  template <typename Waiter>
+  void Redirect(Waiter * first, Thread * &thread, Thread & to) {
+    Lock lock(mutex_);
+    thread = &to;
+    for (Waiter* waiter = first; waiter != nullptr; waiter = waiter->next) {
+      if (waiter->wait.target_ != nullptr) waiter->wait.target_ = &to;
+    }
+  }
+  // Stands for whoever ends a wait if it is not known which thread that will be: never waits.
+  Thread& AnyThread() { return any_thread_; }
   // Returns when every search is over that was under way.
   void AwaitSearch() { Lock lock(mutex_); }
   // Ends all waits from `first` on, which have `wait` and `next`.
@@ -250,9 +262,11 @@ class [[gnu::visibility("default")]] BasicWaitGraph {
   static void AfterForkInChild() {
     ::new (static_cast<void*>(&Get().mutex_)) Mutex;
     ThisThread().is_reached = false;
+    Get().any_thread_ = {};
   }
 
   Mutex mutex_;
+  Thread any_thread_{};  // guarded as any other thread is
 };
 
 template <typename Policy>

@@ -12,6 +12,11 @@
 //              thread 2 loads c in the cache, which needs a of the map    waits for thread 1
 //              now nobody would run, so thread 1 gets a permit
 //
+// A load whose loader has a completion (completion_load.h) keeps its permit when its thread goes on
+// to other things: the permit is *detached* from the thread. Nobody knows who will return it, so a
+// wait for it closes no circle. What a continuation asks for that a load waits for, directly or
+// through others, counts as made by that load.
+//
 // A cache without a limit takes no part in this, and a hit never does.
 #ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_LIMITER_H_
 #define WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_LIMITER_H_
@@ -88,7 +93,7 @@ class PostLater {
 template <typename Policy>
 class [[gnu::visibility("default")]] BasicLoadLimiter {
  public:
-  // Identifies a load that has a permit; no other load of the limiter ever has the same.
+  // Identifies a load that has a permit; no other load ever has the same, of whatever limiter.
   using LoadId = uint64_t;
   static constexpr LoadId kNoLoad = 0;
 
@@ -99,7 +104,7 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   // Lets go of tasks that are not wanted any more.
   ~BasicLoadLimiter() {
     PostLater post;
-    while (deferred_ != nullptr) Undefer(&deferred_, post);
+    PostAllDeferred(post);
   }
 
   // Wakes the threads that wait for a permit. Has to be called after an object has entered the
@@ -122,11 +127,14 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   }
 
   // Returns the load with a permit of this limiter that the calling thread runs, or kNoLoad.
-  LoadId CurrentLoad() const {
+  LoadId CurrentLoad() const { return limit_ == 0 ? kNoLoad : CurrentLoadOf(this); }
+  // Returns the load for which the calling thread acts: that one, or the maker of the task that it
+  // runs, whichever has begun later; or kNoLoad.
+  LoadId CurrentMaker() const {
     if (limit_ == 0) return kNoLoad;
-    const Permit* permit = ThisThread().innermost;
-    while (permit != nullptr && &permit->limiter_ != this) permit = permit->outer_;
-    return permit == nullptr ? kNoLoad : permit->id_;
+    const TaskScope* const task = InnermostTask();
+    const LoadId load = CurrentLoad();
+    return task != nullptr && (load == kNoLoad || load == task->load_) ? task->maker_ : load;
   }
 
   // Puts a task off, unless it may run by now; then returns false.
@@ -150,6 +158,12 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
     while (*link != &task) link = &(*link)->next_;
     Undefer(link, post);
   }
+  // Has all tasks posted that are put off.
+  void PostAllDeferred(PostLater & post) {
+    if (limit_ == 0) return;
+    Lock lock(mutex_);
+    while (deferred_ != nullptr) Undefer(&deferred_, post);
+  }
   // Has the next task posted that is put off, if there is a permit. To be called by who was posted
   // for that, and takes none.
   void PostNext(PostLater & post) {
@@ -159,12 +173,14 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   }
 
   // Makes the calling thread's loads, for its lifetime, count as made by the load `maker`. Does
-  // nothing if that is kNoLoad.
+  // nothing if that is kNoLoad. The limiter may have ended.
   class TaskScope {
    public:
     TaskScope(const BasicLoadLimiter& limiter, LoadId maker)
-        : limiter_(limiter), maker_(maker), outer_(nullptr) {
-      if (maker_ != kNoLoad) outer_ = std::exchange(ThisThread().task, this);
+        : limiter_(limiter), maker_(maker), load_(kNoLoad), outer_(nullptr) {
+      if (maker_ == kNoLoad) return;
+      load_ = CurrentLoadOf(&limiter);
+      outer_ = std::exchange(ThisThread().task, this);
     }
     TaskScope(const TaskScope&) = delete;
     TaskScope& operator=(const TaskScope&) = delete;
@@ -176,6 +192,7 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
     friend class BasicLoadLimiter;
     const BasicLoadLimiter& limiter_;
     const LoadId maker_;
+    LoadId load_;  // the thread's current one when this began
     const TaskScope* outer_;
   };
 
@@ -218,10 +235,21 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
     task.deferred_ = false;
     post.Add(task);
   }
-  // Whether a load runs that has made the calling thread's task.
-  bool MakerRuns() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  // Returns the load with a permit of the limiter, which may have ended, that the thread runs.
+  static LoadId CurrentLoadOf(const BasicLoadLimiter* limiter) {
+    const Permit* permit = ThisThread().innermost;
+    while (permit != nullptr && &permit->limiter_ != limiter) permit = permit->outer_;
+    return permit == nullptr ? kNoLoad : permit->id_;
+  }
+  // Returns the task of this limiter's that the calling thread runs, or null.
+  const TaskScope* InnermostTask() const {
     const TaskScope* task = ThisThread().task;
     while (task != nullptr && &task->limiter_ != this) task = task->outer_;
+    return task;
+  }
+  // Whether a load runs that has made the calling thread's task.
+  bool MakerRuns() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const TaskScope* const task = InnermostTask();
     if (task == nullptr) return false;
     const Permit* permit = permits_;
     while (permit != nullptr && permit->id_ != task->maker_) permit = permit->next_;
@@ -237,8 +265,11 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   // How many permits are on the list that begins at `permits_`.
   size_t running_ ABSL_GUARDED_BY(mutex_) = 0;
   Permit* permits_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  LoadId last_id_ ABSL_GUARDED_BY(mutex_) = kNoLoad;
   uint64_t changes_ ABSL_GUARDED_BY(mutex_) = 0;
+  // The number of permits that all limiters have given. Unique, since what a thread or a task does
+  // for a load may outlast that load's limiter, and another one may come to the same address.
+  // Relaxed: nothing is read by reason of it.
+  inline static std::atomic<LoadId> last_id_{kNoLoad};
   // Tasks that are put off, in order of arrival. If there are any, then a load runs, or a task has
   // been taken from here that will run or call PostNext.
   DeferrableTask* deferred_ ABSL_GUARDED_BY(mutex_) = nullptr;
@@ -286,6 +317,28 @@ class BasicLoadPermit {
     if (acquired_) StopWaiting();
     return acquired_;
   }
+  // Two steps, before and after the user code of a load that is to go on without its thread. The
+  // first has to come before TryAcquire: this will not be among the thread's permits. By the second
+  // it does not count any more as held by that thread. From then on any thread may release it.
+  void PrepareToDetach(DeferrableTask& task, PostLater& post) {
+    is_detached_ = true;
+    task_ = &task;
+    post_ = &post;
+  }
+  void LeaveThread() {
+    if (!is_listed_) return;
+    bool has_waiters;
+    {
+      Lock lock(limiter_.mutex_);
+      thread_ = &Graph::Get().AnyThread();
+      has_waiters = limiter_.waiters_.load(std::memory_order_relaxed) != 0;  // as in Unlist
+    }
+    if (has_waiters) Graph::Get().AwaitSearch();
+  }
+  // Where the tasks go that are to be posted when this is released: see the constructor.
+  void set_post(PostLater* post) { post_ = post; }
+  typename Limiter::LoadId id() const { return id_; }
+
   void Release() {
     if (!std::exchange(acquired_, false)) return;
     if (is_listed_) {
@@ -370,7 +423,9 @@ class BasicLoadPermit {
   };
 
   // Whether the load needs no permit of its own.
-  bool IsFree() const { return unlimited() || limiter_.CurrentLoad() != Limiter::kNoLoad; }
+  bool IsFree() const {
+    return unlimited() || (!is_detached_ && limiter_.CurrentLoad() != Limiter::kNoLoad);
+  }
 
   bool TryList() {
     {
@@ -378,22 +433,24 @@ class BasicLoadPermit {
       if (!limiter_.MayAcquire(*this)) return false;
       granted_ = false;
       ++limiter_.running_;
-      id_ = ++limiter_.last_id_;
+      id_ = Limiter::last_id_.fetch_add(1, std::memory_order_relaxed) + 1;
       thread_ = &Graph::ThisThread();
       previous_ = nullptr;
       next_ = limiter_.permits_;
       if (next_ != nullptr) next_->previous_ = this;
       limiter_.permits_ = this;
     }
-    outer_ = std::exchange(Limiter::ThisThread().innermost, this);
+    if (!is_detached_) outer_ = std::exchange(Limiter::ThisThread().innermost, this);
     is_listed_ = true;
     return true;
   }
   void Unlist() {
     is_listed_ = false;
-    BasicLoadPermit** link = &Limiter::ThisThread().innermost;
-    while (*link != this) link = &(*link)->outer_;
-    *link = outer_;
+    if (!is_detached_) {
+      BasicLoadPermit** link = &Limiter::ThisThread().innermost;
+      while (*link != this) link = &(*link)->outer_;
+      *link = outer_;
+    }
     bool has_waiters;
     {
       Lock lock(limiter_.mutex_);
@@ -416,10 +473,11 @@ class BasicLoadPermit {
   }
 
   Limiter& limiter_;
-  PostLater* const post_;
-  DeferrableTask* const task_;  // whose load this is for, or null: a thread's
+  PostLater* post_;
+  DeferrableTask* task_;  // whose load this is for, or null: a thread's
   bool acquired_ = false;
-  bool is_listed_ = false;   // acquired, and counted in the limiter
+  bool is_listed_ = false;  // acquired, and counted in the limiter
+  bool is_detached_ = false;
   bool is_waiting_ = false;  // counted in the limiter's `waiters_`
   // Guarded by the limiter's mutex: whether a permit beyond the limit is this one's.
   bool granted_ = false;
@@ -429,7 +487,7 @@ class BasicLoadPermit {
   BasicLoadPermit* previous_ = nullptr;
   BasicLoadPermit* next_ = nullptr;
   typename Limiter::LoadId id_ = Limiter::kNoLoad;
-  typename Graph::Thread* thread_ = nullptr;
+  typename Graph::Thread* thread_ = nullptr;  // who is to return it
   // The thread's list, which is that thread's only:
   BasicLoadPermit* outer_ = nullptr;
 };

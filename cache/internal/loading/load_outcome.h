@@ -15,6 +15,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -81,6 +82,14 @@ __attribute__((no_sanitize("null"))) auto CatchErrors(Function&& function, OnErr
 #else
   std::abort();
 #endif
+}
+// Returns a status without an exception: if there is no memory for the message, without that.
+inline absl::Status NoThrowStatus(absl::StatusCode code, std::string_view message) noexcept {
+  return CatchErrors(
+      [&] {
+        return absl::Status(code, {message.data(), message.size()});
+      },
+      [&] { return absl::Status(code, {}); });
 }
 
 template <typename T>

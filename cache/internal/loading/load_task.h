@@ -31,7 +31,10 @@ class TaskCount {
     Running(const Running&) = delete;
     Running& operator=(const Running&) = delete;
     ~Running() {
-      Innermost() = outer_;
+      // Mostly the innermost one.
+      Running** link = &Innermost();
+      while (*link != this) link = &(*link)->outer_;
+      *link = outer_;
       if (count_ != nullptr) count_->End();
     }
 
@@ -43,7 +46,7 @@ class TaskCount {
     static Running*& Innermost() { return StdAtomics::ThreadLocal<OfThread>().innermost; }
 
     TaskCount* count_;  // null once the cache has ended
-    Running* const outer_;
+    Running* outer_;
   };
 
   TaskCount() = default;
@@ -59,13 +62,17 @@ class TaskCount {
   }
   // Waits for tasks of other threads that have given their results, and are about to return.
   void AwaitReturns() const {
-    size_t own = 0;
-    for (const Running* task = Running::Innermost(); task != nullptr; task = task->outer_) {
-      own += task->count_ == this ? 1 : 0;
-    }
+    const size_t own = OnThisThread();
     const auto latest = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
     for (int attempt = 0; count_.load(std::memory_order_acquire) > own; ++attempt) {
       if (std::chrono::steady_clock::now() > latest) return;  // the destructor says what is wrong
+      StdAtomics::Pause(attempt);
+    }
+  }
+  // Waits for all that other threads are at, which is certain to end.
+  void AwaitCertainReturns() const {
+    const size_t own = OnThisThread();
+    for (int attempt = 0; count_.load(std::memory_order_acquire) > own; ++attempt) {
       StdAtomics::Pause(attempt);
     }
   }
@@ -73,6 +80,14 @@ class TaskCount {
   void End() { count_.fetch_sub(1, std::memory_order_release); }
 
  private:
+  size_t OnThisThread() const {
+    size_t own = 0;
+    for (const Running* task = Running::Innermost(); task != nullptr; task = task->outer_) {
+      own += task->count_ == this ? 1 : 0;
+    }
+    return own;
+  }
+
   // A caller adds 1 for its task, and who runs or drops that takes it off. Release pairs with the
   // acquire at the end: by then the tasks have done all that they do with the cache.
   std::atomic<size_t> count_{0};
