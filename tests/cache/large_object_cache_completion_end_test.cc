@@ -216,8 +216,10 @@ TEST_F(CompletionEndTest, ARefreshWaitsForAPendingLoad) {
   Make(std::move(options));
   Cache& cache = *cache_;
   cache.Put("refreshed", Page(1));
+  std::atomic<bool> loads_b{false};
   const auto refresh = [&](const std::string&) {
     const auto needs_pending = [&]() -> absl::StatusOr<Page> {
+      loads_b = true;
       absl::Status status = absl::FailedPreconditionError("");
       // It closes the circle if it comes while the other thread looks for b.
       while (absl::IsFailedPrecondition(status)) {
@@ -235,6 +237,7 @@ TEST_F(CompletionEndTest, ARefreshWaitsForAPendingLoad) {
       [&](Done done) {
         done_.push_back(std::move(done));
         runs = std::thread([&] { EXPECT_TRUE(refreshes.RunOne()); });
+        while (!loads_b) std::this_thread::yield();
         // Until the refresh waits for this thread.
         absl::Status status;
         while (!absl::IsFailedPrecondition(status)) {
