@@ -16,6 +16,7 @@
 #include "weakcache/cache/weak_value_map.h"
 #include "weakcache/weakref/atomic_ref.h"
 #include "weakcache/weakref/dump_object.h"
+#include "weakcache/weakref/edge_ref.h"
 #include "weakcache/weakref/enable_ref_from_this.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/finalizer.h"
@@ -115,6 +116,8 @@ void UseHandles() {
   atomic.compare_exchange_strong(expected, weakcache::MakeRef<Image>());
   weakcache::AtomicWeakRef<Image> atomic_weak(image);
   atomic_weak.store(atomic_weak.exchange(expected));
+  weakcache::EdgeRef<Image> edge(image);
+  edge.store(edge.exchange(edge.load()));
   const weakcache::Ref<std::string[][2]> rows = weakcache::MakeRef<std::string[][2]>(3);
   const weakcache::Ref<int[2]> pair =
       weakcache::AllocateRef<int[2]>(std::allocator<int>(), rows[0][0].empty() ? 1 : 2);

@@ -11,6 +11,8 @@
 #include "weakcache/weakref/internal/census_entry.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/internal/cycle_search.h"
+#include "weakcache/weakref/internal/edge_state.h"
+#include "weakcache/weakref/internal/shared_ptr_block.h"
 
 namespace weakcache {
 namespace internal {
@@ -124,10 +126,47 @@ void CycleSearch::EnterEdges() {
   told_count_ = 0;
 }
 
+void CycleSearch::TellEdgeState(const EdgeState& edge, const char* name) {
+  const EdgeState::Look look = edge.LookAt();
+  if (phase_ == Phase::kFirstLook) {
+    first_looks_.insert_or_assign(&edge, look);
+    return;
+  }
+  if (look.block == nullptr) return;
+  if (phase_ == Phase::kSecondLook) {
+    const auto first = first_looks_.find(&edge);
+    if (first == first_looks_.end() || first->second != look || holder_ != tracing_) return;
+  }
+  TellEdge(look.block, &edge, name);
+}
+
+void CycleSearch::TraceConcurrently() {
+  MakeIndex();
+  phase_ = Phase::kFirstLook;
+  TraceEach();
+  ReadCounts();
+  phase_ = Phase::kSecondLook;
+  BuildGraph();
+}
+
+void CycleSearch::ReadCounts() {
+  counts_.assign(count(), kReachable);
+  for (Number i = 0; i < count(); ++i) {
+    ControlBlock* const block = entries_[i]->block;
+    // Whoever has a std::shared_ptr reaches an object of FromSharedPtr.
+    if (block == nullptr || SharedPtrBlock::Owner(block) != nullptr) continue;
+    const auto [strong, sole_weak] = block->ReadBothCounts();
+    if (sole_weak) counts_[i] = strong;  // that of the census's entry
+  }
+}
+
 void CycleSearch::Trace() {
   MakeIndex();
-  first_edge_.assign(size_t{count()} + 1, 0);  // at first, the number of each object's edges
-  Tracer tracer(this);
+  BuildGraph();
+}
+
+void CycleSearch::TraceEach() {
+  Tracer tracer(this, phase_ != Phase::kQuiet);
   for (tracing_ = 0; tracing_ < count(); ++tracing_) {
     if (tracing_ + kAhead < count()) {
       __builtin_prefetch(entries_[tracing_ + kAhead]);
@@ -137,6 +176,11 @@ void CycleSearch::Trace() {
     holder_ = tracing_;
     entry.type->trace(entry.object, tracer);
   }
+}
+
+void CycleSearch::BuildGraph() {
+  first_edge_.assign(size_t{count()} + 1, 0);  // at first, the number of each object's edges
+  TraceEach();
   EnterEdges();
   AddressSet emptied;
   std::swap(handles_, emptied);
@@ -185,7 +229,7 @@ void CycleSearch::CountOutside() {
     const CensusEntry& entry = *entries_[i];
     if (entry.is_root()) continue;  // the pin stands for what keeps it
     const size_t explained = outside_[i];
-    const size_t all = entry.strong_count();
+    const size_t all = CountOf(i);
     if (all < explained) {
       std::string problem = "more edges than references to an object of type ";
       problem += entry.type->name;
@@ -452,6 +496,10 @@ void Tracer::TellForeign(const void* object, const internal::OwnerTest& test, co
   }
 }
 
+void Tracer::TellEdgeState(const internal::EdgeState& edge, const char* name) {
+  search_->TellEdgeState(edge, name);
+}
+
 size_t Tracer::StartHolder(const void* identity) {
   return search_->SetHolder(search_->NumberOf(identity));
 }
@@ -463,6 +511,12 @@ size_t Tracer::StartHolder(const void* object, const internal::OwnerTest& test,
 }
 void Tracer::EndHolder(size_t former) {
   search_->SetHolder(static_cast<internal::CycleSearch::Number>(former));
+}
+
+CycleReport FindCyclesConcurrently(const Census& census) {
+  internal::CycleSearch search(census);
+  search.TraceConcurrently();
+  return search.Report();
 }
 
 CycleReport FindCycles(const Census& census) {

@@ -13,6 +13,7 @@
 //
 // Thread safety: Add and size may be called on any threads at once; FindCycles and WhyAlive need
 // quiet: no other thread uses the census, its objects or references to them meanwhile.
+// FindCyclesConcurrently does not.
 //
 // Unlike Python's gc, this frees nothing: it reports. An edge that WeakcacheTrace does not tell may
 // hide a cycle, and never makes one up. Without a Census, MakeRef of a type that has a
@@ -36,10 +37,12 @@
 #include <variant>
 #include <vector>
 
+#include "weakcache/weakref/edge_ref.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/census_entry.h"
 #include "weakcache/weakref/internal/census_type.h"
 #include "weakcache/weakref/internal/check.h"
+#include "weakcache/weakref/internal/edge_state.h"
 #include "weakcache/weakref/internal/ref_access.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
@@ -56,6 +59,11 @@ template <typename T>
 inline constexpr bool kIsWeakHandle<WeakRef<T>> = true;
 template <typename T>
 inline constexpr bool kIsWeakHandle<std::weak_ptr<T>> = true;
+
+template <typename T>
+inline constexpr bool kIsEdgeRef = false;
+template <typename T>
+inline constexpr bool kIsEdgeRef<EdgeRef<T>> = true;
 
 template <typename T>
 inline constexpr bool kIsVariant = false;
@@ -98,7 +106,7 @@ constexpr bool AreTellable(std::index_sequence<kIndices...>) {
 }
 template <typename T>
 constexpr bool IsTellable() {
-  if constexpr (kIsWeakHandle<T> || HoldsNothing<T> || Handle<T> || Traceable<T>) {
+  if constexpr (kIsWeakHandle<T> || HoldsNothing<T> || Handle<T> || kIsEdgeRef<T> || Traceable<T>) {
     return true;
   } else if constexpr (kIsVariant<T>) {
     return AreTellable(static_cast<const T*>(nullptr));
@@ -123,7 +131,7 @@ class Tracer {
   Tracer(const Tracer&) = delete;
   Tracer& operator=(const Tracer&) = delete;
 
-  // Tells what `held` holds under the name `name`, a string literal. `held` is a Ref, a
+  // Tells what `held` holds under the name `name`, a string literal. `held` is a Ref, an EdgeRef, a
   // std::shared_ptr or another Handle (a strong edge), a WeakRef or a std::weak_ptr (none), a
   // std::optional, variant, unique_ptr, pair, tuple, array or owning range of such, or a part with
   // its own WeakcacheTrace: cache/cycles.h has those of the containers. It is part of the traced
@@ -137,15 +145,22 @@ class Tracer {
   friend class internal::CycleSearch;
   friend struct internal::TracerAccess;
 
-  explicit Tracer(internal::CycleSearch* search) : search_(search) {}
+  Tracer(internal::CycleSearch* search, bool others_run)
+      : search_(search), others_run_(others_run) {}
 
   template <typename T>
   void Tell(const Ref<T>& ref, const char* name) {
+    if (others_run_) return;  // anybody may copy it, unseen
     if (const void* const block = internal::RefAccess::Block(ref)) TellBlock(block, &ref, name);
+  }
+  template <typename T>
+  void Tell(const EdgeRef<T>& edge, const char* name) {
+    TellEdgeState(edge.state_, name);
   }
   template <Handle H>
   void Tell(const H& handle, const char* name) {
     static_assert(sizeof(H) >= sizeof(void*), "handles are told apart by their addresses");
+    if (others_run_) return;
     if (HandleTraits<H>::Owns(handle)) {
       TellForeign(internal::WholeObject(handle.get()), internal::kOwnerTest<H>, &handle, name);
     }
@@ -154,6 +169,7 @@ class Tracer {
   void TellBlock(const void* block, const void* handle, const char* name);
   void TellForeign(const void* object, const internal::OwnerTest& test, const void* handle,
                    const char* name);
+  void TellEdgeState(const internal::EdgeState& edge, const char* name);
 
   // What is told between the two is held by another object, that of a handle. StartHolder returns
   // what EndHolder takes.
@@ -162,6 +178,7 @@ class Tracer {
   void EndHolder(size_t former);
 
   internal::CycleSearch* const search_;
+  const bool others_run_;
 };
 
 template <typename Held>
@@ -323,6 +340,15 @@ class CensusRoot {
 // reference to each object of the census; it traces and counts. An exception of a WeakcacheTrace
 // passes through, and changes nothing.
 [[nodiscard]] CycleReport FindCycles(const Census& census);
+
+// Finds such groups while other threads use the objects and references. Reports only what nobody
+// can reach any more, strongly or weakly: references to it are in EdgeRefs of its own objects alone
+// (weakref/edge_ref.h), and it has no WeakRefs, registrations or entries; plain pointers are not
+// seen. A group that was used during the call is left out; a later call finds it. WeakcacheTrace is
+// called twice, beside the threads that change the object, and must be safe there. Holds a
+// reference to each object meanwhile, so destructors may run here. Preconditions: no other search
+// of the census runs meanwhile, and none of its roots ends.
+[[nodiscard]] CycleReport FindCyclesConcurrently(const Census& census);
 
 namespace internal {
 AlivePath FindAlivePath(const Census& census, const void* identity, bool is_strong);

@@ -170,6 +170,33 @@ class CopiesAgainstDrop : public BlockModel<CopiesAgainstDrop, 2> {
   }
 };
 
+// A search for cycles has a strong and a weak reference. If nobody else has one, what others did to
+// the object happened before.
+class BothCountsAgainstDrop : public BlockModel<BothCountsAgainstDrop, 2> {
+ public:
+  void Prepare() {
+    label_.Create(1);
+    block().AddStrong();
+    block().AddWeak();
+  }
+  void Thread(unsigned index) {
+    if (index == 0) {
+      *label_.get() = 2;
+      block().UseAndRelease();
+      return;
+    }
+    const auto [strong, sole_weak] = block().ReadBothCounts();
+    RL_ASSERT(sole_weak);
+    if (strong == 1) RL_ASSERT(*label_.get() == 2);
+    block().UseAndRelease();
+    block().ReleaseWeak();
+  }
+  void Finish() { std::destroy_at(label_.get()); }
+
+ private:
+  Storage<RelacyPlain<int>> label_;
+};
+
 class WeakDropAgainstStrongDrop : public BlockModel<WeakDropAgainstStrongDrop, 2> {
  public:
   void Prepare() { block().AddWeak(); }
@@ -329,6 +356,7 @@ int RunAll() {
   runner.Exhaustive<TwoLastDropsWhileWeaklyHeld>("two last drops while weakly held");
   runner.Exhaustive<ExpiredBeforeItsDestructorRuns>("expired before the destructor runs");
   runner.Exhaustive<CopiesAgainstDrop>("copies against a drop");
+  runner.Exhaustive<BothCountsAgainstDrop>("a look at both counts against a drop");
   runner.Exhaustive<WeakDropAgainstStrongDrop>("a weak drop against the last strong one");
   runner.Exhaustive<TwoWeakDropsAgainstStrongDrop>("two weak drops against the last strong one");
   runner.Exhaustive<WeakCopyAgainstStrongDrop>("a weak copy against the last strong drop");

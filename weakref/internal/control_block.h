@@ -105,6 +105,7 @@ class BasicControlBlock {
   bool expired() const { return counts_.expired(); }
   size_t strong_count() const { return counts_.strong_count(); }
   size_t weak_count() const { return counts_.weak_count(); }
+  auto ReadBothCounts() const { return counts_.ReadBoth(); }
 
   // Adds a watcher. The caller holds a strong reference now, and a weak one for as long as it may
   // call RemoveWatcher.

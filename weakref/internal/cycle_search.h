@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "weakcache/weakref/internal/census_entry.h"
+#include "weakcache/weakref/internal/edge_state.h"
 
 namespace weakcache {
 
@@ -75,6 +76,9 @@ class CycleSearch {
 
   // Builds the graph, and counts the references to each object that no edge explains.
   void Trace();
+  // The same while other threads run. The edges are those of which nobody else made use between two
+  // looks at each; between them, the counts are read.
+  void TraceConcurrently();
   // Leaves one reference to an object out of account.
   void DiscountReference(const void* identity) {
     const Number number = FindNumber(identity);
@@ -86,6 +90,7 @@ class CycleSearch {
   Number SetHolder(Number holder) { return std::exchange(holder_, holder); }
   Number NumberOf(const void* identity) const { return FindNumber(identity); }
   void TellEdge(const void* identity, const void* handle, const char* name);
+  void TellEdgeState(const EdgeState& edge, const char* name);
   const CensusEntry* FindEntry(const void* identity) const {
     const Number number = FindNumber(identity);
     return number == kNone ? nullptr : entries_[number];
@@ -119,7 +124,14 @@ class CycleSearch {
     Number explained = 0;  // references to the object, by pins and edges
   };
 
+  enum class Phase { kQuiet, kFirstLook, kSecondLook };
+
   void MakeIndex();
+  // Calls the trace function of each object.
+  void TraceEach();
+  void BuildGraph();
+  // Reads how many references there are to each object, for TraceConcurrently.
+  void ReadCounts();
   // Returns the slot of the identity, or the unused one where it belongs.
   size_t FindSlot(const void* identity) const;
   Number FindNumber(const void* identity) const {
@@ -134,6 +146,10 @@ class CycleSearch {
   // Puts the edges of `held_edges_` among those of the objects that they begin at.
   void InsertHeldEdges();
   void CountOutside();
+  // Returns the number of references to an object, those of pins and edges included.
+  size_t CountOf(Number node) const {
+    return counts_.empty() ? entries_[node]->strong_count() : counts_[node];
+  }
   Number NumberOfName(const char* name);
   Number count() const { return static_cast<Number>(entries_.size()); }
   CycleObject Describe(Number node) const;
@@ -172,6 +188,12 @@ class CycleSearch {
   size_t edges_seen_ = 0;    // also those to objects that are not in the census
   std::vector<Slot> index_;  // open-addressed, by identity
   int index_shift_ = 0;
+
+  // Of a search beside other threads.
+  Phase phase_ = Phase::kQuiet;
+  std::unordered_map<const EdgeState*, EdgeState::Look> first_looks_;
+  std::vector<size_t> counts_;  // between the looks; kReachable if there is another way to it
+  static constexpr size_t kReachable = ~size_t{0};
 
   // While tracing.
   Number tracing_ = 0;  // the object that is traced

@@ -198,6 +198,18 @@ class BasicReferenceCounts {
     return strong == 0 ? 1 : static_cast<size_t>(strong);
   }
 
+  // Returns whether, at one moment, there is exactly one weak reference besides the one that the
+  // strong references share, and how many strong references there are then; the caller holds one.
+  // Acquire pairs with the release in ReleaseStrong of every former holder.
+  struct StrongAndSoleWeak {
+    size_t strong;
+    bool sole_weak;
+  };
+  StrongAndSoleWeak ReadBoth() const {
+    const Word word = word_.load(std::memory_order_acquire);
+    return {static_cast<size_t>(word & kStrongMask), word >> kHalfBits == 2};
+  }
+
   // Returns the number of weak references, without the one that the strong references share.
   size_t weak_count() const {
     const Word word = word_.load(std::memory_order_relaxed);

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+// EdgeRef, and FindCyclesConcurrently beside threads that use the objects.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/support/race.h"
+#include "weakcache/weakref/cycles.h"
+#include "weakcache/weakref/edge_ref.h"
+#include "weakcache/weakref/expiry.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/shared_ptr_interop.h"
+#include "weakcache/weakref/weak_ref.h"
+
+namespace weakcache {
+namespace {
+
+struct Node {
+  explicit Node(std::string label = "") : label(std::move(label)) {}
+  const std::string label;
+  EdgeRef<Node> next;
+  EdgeRef<Node> other;
+  std::optional<EdgeRef<Node>> replaceable;
+  Ref<Node> plain;
+  std::function<void()> before_trace;  // stands for a thread that runs then
+};
+void WeakcacheTrace(const Node& node, Tracer& trace) {
+  if (node.before_trace) node.before_trace();
+  trace(node.next, "next");
+  trace(node.other, "other");
+  trace(node.replaceable, "replaceable");
+  trace(node.plain, "plain");
+}
+std::string WeakcacheLabel(const Node& node) { return node.label; }
+
+size_t Groups(const Census& census) { return FindCyclesConcurrently(census).groups.size(); }
+
+// A cycle of two objects, traced in this order, and what breaks it: plain pointers, which no search
+// knows of.
+struct Pair {
+  Pair() : held(MakeRef<Node>("a")), a(held.get()) {
+    Ref<Node> second = MakeRef<Node>("b");
+    b = second.get();
+    second->next.store(held);
+    a->next.store(std::move(second));
+  }
+  ~Pair() {
+    if (held != nullptr) a = held.get();
+    const Ref<Node> last = a->next.exchange(nullptr);
+    if (last != nullptr) b->next.store(nullptr);
+    held.reset();
+  }
+
+  Ref<Node> held;
+  Node* a;
+  Node* b;
+};
+
+TEST(EdgeRefTest, HoldsOneReference) {
+  Ref<Node> node = MakeRef<Node>();
+  const WeakRef<Node> weak = node;
+  std::optional<EdgeRef<Node>> edge(std::in_place, node);
+  EXPECT_EQ(edge->load(), node);
+  EXPECT_EQ(weak.use_count(), 2u);
+  EXPECT_EQ(edge->exchange(nullptr), node);
+  EXPECT_EQ(edge->load(), nullptr);
+  edge->store(std::move(node));
+  EXPECT_EQ(weak.use_count(), 1u);
+  edge.reset();
+  EXPECT_TRUE(weak.expired());
+  EXPECT_EQ(EdgeRef<const int>(MakeRef<const int>(7)).load().get()[0], 7);
+}
+
+TEST(EdgeRefTest, RacesLoadsWithStores) {
+  EdgeRef<Node> edge;
+  testing::Race(
+      testing::RaceRounds(100000), [&](int) { edge.store(MakeRef<Node>("first")); },
+      {[&] {
+         const Ref<Node> node = edge.load();
+         EXPECT_FALSE(node->label.empty());
+       },
+       [&] { edge.store(MakeRef<Node>("second")); },
+       [&] { EXPECT_FALSE(edge.exchange(MakeRef<Node>("third"))->label.empty()); }},
+      [&](int) { EXPECT_EQ(edge.load().use_count(), 2u); });
+}
+
+TEST(ConcurrentCyclesTest, FindsACycleAndWhatItHolds) {
+  Census census;
+  Pair pair;
+  pair.b->other.store(MakeRef<Node>("leaf"));
+  EXPECT_EQ(Groups(census), 0u) << "somebody holds it";
+  pair.held.reset();
+  const CycleReport report = FindCyclesConcurrently(census);
+  ASSERT_EQ(report.groups.size(), 1u);
+  EXPECT_EQ(report.groups[0].objects.size(), 2u);
+  EXPECT_EQ(report.groups[0].objects[0].label, "a");
+  ASSERT_EQ(report.groups[0].edges.size(), 2u);
+  EXPECT_EQ(report.groups[0].edges[0].name, "next");
+  EXPECT_EQ(report.groups[0].held_objects, 1u);
+  EXPECT_EQ(FindCycles(census).groups.size(), 1u) << "the edges are those of both searches";
+}
+
+TEST(ConcurrentCyclesTest, ARootReachesWhatItHolds) {
+  Census census;
+  Pair pair;
+  const Node root("root");
+  const_cast<Node&>(root).next.store(std::move(pair.held));
+  {
+    const CensusRoot in_census(census, root, "root");
+    EXPECT_EQ(Groups(census), 0u);
+  }
+  EXPECT_EQ(Groups(census), 0u) << "a reference that no object explains";
+}
+
+TEST(ConcurrentCyclesTest, AnotherWayToAnObjectHidesTheCycle) {
+  Census census;
+  Pair pair;
+  {
+    const WeakRef<Node> weak = pair.held;
+    pair.held.reset();
+    EXPECT_EQ(Groups(census), 0u) << "somebody may upgrade it";
+  }
+  EXPECT_EQ(Groups(census), 1u);
+  pair.held = pair.b->next.load();
+  {
+    const ExpiryRegistration registration = OnExpire(pair.held, [] {});
+    pair.held.reset();
+    EXPECT_EQ(Groups(census), 0u);
+  }
+  EXPECT_EQ(Groups(census), 1u);
+  pair.b->plain = pair.b->next.load();
+  EXPECT_EQ(Groups(census), 0u) << "a plain member may be copied unseen";
+  pair.b->plain.reset();
+  EXPECT_EQ(Groups(census), 1u);
+}
+
+TEST(ConcurrentCyclesTest, WhoHasTheSharedPtrReachesTheObject) {
+  Census census;
+  std::shared_ptr<Node> shared = std::make_shared<Node>();
+  Ref<Node> ref = FromSharedPtr(shared);
+  census.Add(ref);
+  shared->next.store(std::move(ref));
+  EXPECT_EQ(Groups(census), 0u);
+  shared->next.store(nullptr);
+}
+
+TEST(ConcurrentCyclesTest, AnEdgeThatWasFollowedProvesNothing) {
+  Census census;
+  Pair pair;
+  pair.held.reset();
+  pair.b->before_trace = [&] { static_cast<void>(pair.a->next.load()); };
+  EXPECT_EQ(Groups(census), 0u);
+  pair.b->before_trace = nullptr;
+  EXPECT_EQ(Groups(census), 1u);
+}
+
+// One reference is moved from outside into an edge when that is looked at, and another one out of
+// the edge that was looked at before. All counts stay, all edges seem to, and somebody always holds
+// an object.
+TEST(ConcurrentCyclesTest, ReferencesThatMoveAlongTheEdgesAreSeen) {
+  Census census;
+  Pair pair;
+  static_cast<void>(pair.b->next.exchange(nullptr));
+  pair.a->before_trace = [&] {
+    if (pair.held.get() == pair.a) return;
+    Ref<Node> a = pair.b->next.exchange(nullptr);
+    pair.a->next.store(std::exchange(pair.held, std::move(a)));
+  };
+  pair.b->before_trace = [&] {
+    Ref<Node> b = pair.a->next.exchange(nullptr);
+    pair.b->next.store(std::exchange(pair.held, std::move(b)));
+  };
+  EXPECT_EQ(Groups(census), 0u);
+  EXPECT_EQ(pair.held.get(), pair.b);
+  EXPECT_EQ(pair.held.use_count(), 1u);
+  pair.a->before_trace();
+  pair.b->before_trace = nullptr;
+  pair.a->before_trace = nullptr;
+}
+
+// The same by another edge at the same address.
+TEST(ConcurrentCyclesTest, AnEdgeInTheSamePlaceIsAnotherOne) {
+  Census census;
+  Ref<Node> held = MakeRef<Node>("a");
+  Node* const a = held.get();
+  const Ref<Node> last = MakeRef<Node>("traced last");
+  a->before_trace = [&] {
+    if (held != nullptr) a->replaceable.emplace(std::move(held));
+  };
+  last->before_trace = [&] {
+    held = a->replaceable->exchange(nullptr);
+    a->replaceable.reset();
+  };
+  EXPECT_EQ(Groups(census), 0u);
+  EXPECT_NE(held, nullptr);
+}
+
+TEST(ConcurrentCyclesTest, ReportsNothingThatAWalkerHolds) {
+  std::optional<Census> census;
+  std::vector<Node*> ring(4);
+  Ref<Node> walker, upgrader;
+  WeakRef<Node> weak;
+  testing::Race(
+      testing::RaceRounds(100000),
+      [&](int round) {
+        census.emplace();
+        walker = MakeRef<Node>("first");
+        Ref<Node> last = walker;
+        for (size_t i = 0; i < ring.size(); ++i) {
+          ring[i] = last.get();
+          Ref<Node> next = i + 1 < ring.size() ? MakeRef<Node>() : walker;
+          last->next.store(next);
+          last = std::move(next);
+        }
+        upgrader = round % 2 == 0 ? walker->next.load() : nullptr;
+        weak = upgrader;
+      },
+      {[&] { EXPECT_EQ(Groups(*census), 0u); },
+       [&] {
+         for (int step = 0; step < 5; ++step) walker = walker->next.load();
+         // Take one reference out of the ring, and put it back.
+         Ref<Node> next = walker->next.exchange(nullptr);
+         std::swap(walker, next);
+         next->next.store(walker);
+         next.reset();
+       },
+       [&] {
+         if (upgrader == nullptr) return;
+         for (int step = 0; step < 3; ++step) {
+           // The walker may have taken it out.
+           if (Ref<Node> next = upgrader->next.load()) upgrader = std::move(next);
+           if (Ref<Node> again = weak.lock()) upgrader = std::move(again);
+         }
+       }},
+      [&](int) {
+        EXPECT_EQ(Groups(*census), 0u);
+        walker.reset();
+        upgrader.reset();
+        weak.reset();
+        const CycleReport report = FindCyclesConcurrently(*census);
+        ASSERT_EQ(report.groups.size(), 1u);
+        EXPECT_EQ(report.groups[0].objects.size(), ring.size());
+        static_cast<void>(ring[0]->next.exchange(nullptr));
+        EXPECT_EQ(census->size(), 0u);
+      });
+}
+
+}  // namespace
+}  // namespace weakcache
