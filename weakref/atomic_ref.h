@@ -15,10 +15,11 @@
 //    ported, and has no effect. (How the lock gives that order: internal/atomic_reference.h.)
 //  - compare_exchange_weak does not fail spuriously.
 //  - There is no wait, notify_one or notify_all.
-//  - An AtomicWeakRef compares as its peer does, by address and owner.
+//  - compare_exchange on an AtomicWeakRef compares address and owner, as std's does; == of two
+//    WeakRefs compares owners only.
 //
-// Complexity: O(1), and no allocation. Not lock-free, and is_lock_free() says so: a lock in the
-// control block's address is held for a few instructions. No destructor runs under it.
+// Complexity: O(1), and no allocation. Not lock-free, and is_lock_free() says so: one bit of the
+// stored block's address is a lock, held for a few instructions. No destructor runs under it.
 #ifndef WEAKCACHE_WEAKREF_ATOMIC_REF_H_
 #define WEAKCACHE_WEAKREF_ATOMIC_REF_H_
 
@@ -62,7 +63,7 @@ class AtomicReferenceTo {
   }
 
   // Replaces the reference. The former one is dropped on this thread, after the replacement: a
-  // destructor that runs may use this very object.
+  // destructor that runs may use this AtomicRef.
   void store(Reference desired, std::memory_order = std::memory_order_seq_cst) noexcept {
     static_cast<void>(exchange(std::move(desired)));
   }

@@ -15,11 +15,11 @@
 // quiet: no other thread uses the census, its objects or references to them meanwhile.
 // FindCyclesConcurrently does not.
 //
-// Unlike Python's gc, this frees nothing: it reports. An edge that WeakcacheTrace does not tell may
-// hide a cycle, and never makes one up. Without a Census, MakeRef of a type that has a
+// Unlike Python's gc, this frees nothing: it reports. An edge that WeakcacheTrace leaves out may
+// hide a cycle, but never invents one. Without a Census, MakeRef of a type that has a
 // WeakcacheTrace costs a load and a branch more; declare that function beside the type.
 //
-// Complexity: Add is O(1) amortised, and in the object's watchers. FindCycles and WhyAlive are
+// Complexity: Add is O(1) amortised, plus O(watchers of the object). FindCycles and WhyAlive are
 // linear in the objects and edges on average, and take a fixed amount of stack.
 #ifndef WEAKCACHE_WEAKREF_CYCLES_H_
 #define WEAKCACHE_WEAKREF_CYCLES_H_
@@ -70,8 +70,8 @@ inline constexpr bool kIsVariant = false;
 template <typename... Ts>
 inline constexpr bool kIsVariant<std::variant<Ts...>> = true;
 
-// Holds its elements itself: a view or a span refers to elements of others, as do this
-// library's containers.
+// A range that owns its elements, unlike a view or a span, which refers to those of another, and
+// unlike this library's containers.
 template <typename T>
 concept OwningRange = std::ranges::input_range<const T> && !std::ranges::view<T> && !requires {
   typename T::Weak;
@@ -125,7 +125,7 @@ struct TracerAccess;
 }  // namespace internal
 
 // Receives the references that an object holds: WeakcacheTrace calls it once for each member that
-// is one or contains some.
+// is a reference or contains references.
 class Tracer {
  public:
   Tracer(const Tracer&) = delete;
@@ -171,8 +171,8 @@ class Tracer {
                    const char* name);
   void TellEdgeState(const internal::EdgeState& edge, const char* name);
 
-  // What is told between the two is held by another object, that of a handle. StartHolder returns
-  // what EndHolder takes.
+  // Between the two calls, references count as held by another object, that of a handle.
+  // StartHolder returns what EndHolder takes.
   size_t StartHolder(const void* identity);
   size_t StartHolder(const void* object, const internal::OwnerTest& test, const void* handle);
   void EndHolder(size_t former);
@@ -205,7 +205,7 @@ void Tracer::operator()(const Held& held, const char* name) {
 
 namespace internal {
 
-// What the traces of containers need besides.
+// What the traces of containers need beside the Tracer.
 struct TracerAccess {
   // Tells a strong reference of another form than a Ref; `handle` is an address of its own.
   template <typename T>
@@ -213,7 +213,7 @@ struct TracerAccess {
                             const char* name) {
     trace.TellBlock(RefAccess::Block(target), handle, name);
   }
-  // Tells what is held on behalf of the holder's object, and goes with it.
+  // Tells what lives as long as the holder's object, so that it counts as held by that.
   template <typename T, typename Held>
   static void TellHeldBy(Tracer& trace, const Ref<T>& holder, const Held& held, const char* name) {
     const Scope scope{trace, trace.StartHolder(RefAccess::Block(holder))};
@@ -265,9 +265,9 @@ struct CycleReport {
   size_t edges_seen = 0;  // those to objects outside the census included
 };
 
-// What keeps an object alive: a shortest path that begins at an object with references from outside
-// or at a root, and ends at the asked one. Empty if there is none: the object is unreachable or not
-// in the census.
+// What keeps an object alive: a shortest path that begins at a root, or at an object with
+// references from outside, and ends at the object itself. Empty if there is none: the object is
+// unreachable, or not in the census.
 struct AlivePath {
   std::vector<CycleObject> objects;
   std::vector<std::string_view> edges;  // edges[i] leads from objects[i] to objects[i + 1]
@@ -306,8 +306,8 @@ class Census {
         &internal::kCensusType<typename HandleTraits<H>::element_type>));
   }
 
-  // Returns the number of objects added and not known to be dead, without the roots. Only a Ref's
-  // object tells of its death at once; that of another handle when a later call looks.
+  // Returns the number of objects added and not known to be dead, without the roots. The death of a
+  // Ref's object counts at once; that of another handle's object when a later call looks.
   [[nodiscard]] size_t size() const { return core_->size(); }
 
  private:
@@ -316,8 +316,9 @@ class Census {
   internal::CensusCore* const core_;
 };
 
-// Tells a census of something that holds objects and is none itself, such as a cache or a variable
-// with a WeakcacheTrace: paths of WhyAlive begin at it, under its name. It must end before both.
+// Tells a census of a holder that is no object of the census, such as a cache or a variable with a
+// WeakcacheTrace: paths of WhyAlive begin at it, under its name. A root must end before the census
+// and the holder.
 class CensusRoot {
  public:
   template <typename T>

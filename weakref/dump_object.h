@@ -13,7 +13,7 @@
 //   //   callbacks of OnExpire: 1
 //
 // Thread safety: may be called on any threads at once, also while others use the object's
-// references, containers and registrations; then each number is true for a moment of its own.
+// references, containers and registrations; each number may then be of another moment.
 //
 // Unlike WhyAlive (weakref/cycles.h), this needs no census, and names nothing that holds the object
 // except a cache.
@@ -38,11 +38,12 @@ namespace weakcache {
 
 // What is known about one object. Refers to nothing.
 struct ObjectDump {
-  // Containers of one type that know the object. Those of std::shared_ptr can't be told from it.
+  // Containers of one type that have the object. Containers of std::shared_ptr are not among them,
+  // as they register nothing with it.
   struct Containers {
     std::string type;     // such as "WeakValueMap<int, app::Image>"
     size_t entries = 0;   // of the object; a map may have several
-    size_t retained = 0;  // those of them by which a LargeObjectCache holds a reference
+    size_t retained = 0;  // the entries through which a LargeObjectCache holds a reference
   };
 
   std::string type;   // the object's own, if it is polymorphic and there is RTTI; else the handle's
@@ -54,7 +55,7 @@ struct ObjectDump {
   size_t shared_ptr_count = 0;    // std::shared_ptrs that FromSharedPtr found as owners
   size_t expiry_callbacks = 0;    // of OnExpire, pending
   size_t finalizers = 0;          // of Finalize, pending
-  size_t censuses = 0;            // that know it
+  size_t censuses = 0;            // that the object is in
   std::vector<Containers> containers;
 };
 
@@ -95,15 +96,16 @@ ObjectDump DumpObject(const Ref<T>& ref, ControlBlock* block) {
 
 }  // namespace internal
 
-// Returns what is known about an object. T is complete, or void. A null reference gives a dump
-// without anything. The type's function WeakcacheLabel(const T&), if there is one, is called, and
-// reads the object as any other function of the caller's does; its exceptions pass through.
+// Returns what is known about an object; an empty dump for a null reference. T is complete, or
+// void. Calls the type's function WeakcacheLabel(const T&), if there is one, which reads the object
+// on this thread; its exceptions pass through.
 template <typename T>
 [[nodiscard]] ObjectDump DumpObject(const Ref<T>& ref) {
   return internal::DumpObject(ref, internal::RefAccess::Block(ref));
 }
-// Holds the object meanwhile, which does not count: if all others let go of it, it dies here. Of
-// one that has expired, shows the weak count and the watchers that have not been told.
+// Does the same through a weak reference. Holds the object during the call, without counting that
+// reference; if it becomes the last one, the object dies here. Of an expired object, returns the
+// weak count and the watchers that have not been notified yet.
 template <typename T>
 [[nodiscard]] ObjectDump DumpObject(const WeakRef<T>& weak) {
   const Ref<T> ref = weak.lock();

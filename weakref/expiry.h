@@ -41,9 +41,9 @@ ExpiryErrorHandler SetExpiryErrorHandler(ExpiryErrorHandler handler);
 // Owns the registration of a callback: destroying it cancels.
 //
 // If the callback is running on another thread, cancelling waits for it to return, so that what the
-// callback uses can be destroyed next. On the callback's own thread it returns at once. So two
-// callbacks on two threads must not cancel each other, and a thread that cancels must not hold a
-// lock that the callback takes.
+// callback uses can be destroyed next. On the callback's own thread, cancelling returns at once.
+// Two callbacks on two threads must not cancel each other, as each would wait for the other; and a
+// thread that cancels must not hold a lock that the callback takes.
 class ExpiryRegistration {
  public:
   // Owns no registration.
@@ -63,7 +63,8 @@ class ExpiryRegistration {
   void swap(ExpiryRegistration& other) noexcept { std::swap(callback_, other.callback_); }
   friend void swap(ExpiryRegistration& a, ExpiryRegistration& b) noexcept { a.swap(b); }
 
-  // Returns true until the callback has returned. Another thread may make it false at any time.
+  // Returns whether this owns a callback that has not returned yet. Another thread may make it
+  // false at any time.
   [[nodiscard]] bool active() const { return callback_ != nullptr && !callback_->done(); }
 
  private:

@@ -13,8 +13,8 @@
 // Thread safety: all operations may race on any threads, also on one Finalizer, except assigning
 // to it, moving from it and destroying it.
 //
-// Differences from Python's weakref.finalize: it runs at exit only with {.at_exit = true}; peek()
-// returns the referent, not the function; a bound argument that is a Ref to the referent is
+// Differences from Python's weakref.finalize: a finalizer runs at exit only with {.at_exit = true};
+// peek() returns the referent, not the function; a bound argument that is a Ref to the referent is
 // refused, as the referent would never die. (A Ref in a lambda's captures can't be seen: it keeps
 // the referent alive until detach(), a call, or exit.)
 //
@@ -88,7 +88,8 @@ class BoundFunction {
 // cancels nor runs the finalizer. Finalizer<Callback> is a handle without the referent's type.
 //
 // The function goes to the first of these: the expiry of the referent, a call through a handle,
-// detach(), and the run at exit. That one runs or takes it at once, and the others do not wait.
+// detach(), and the run at exit. That one runs or takes the function at once; the others do
+// nothing, and do not wait for it.
 template <typename Callback, typename T = const void>
 class Finalizer {
  public:

@@ -13,9 +13,9 @@
 // Thread safety: calls may be made on any threads at once, also while the last Ref is being
 // dropped, if the bound function allows it; otherwise as safe as a plain pointer.
 //
-// Differences from Python's WeakMethod and from std::bind_front: calling it calls the method, with
-// the object held meanwhile; the result is a std::optional, or a bool for a method that returns
-// nothing; two bindings are equal if object and function are.
+// Differences from Python's WeakMethod and from std::bind_front: calling a binding calls the
+// method, and holds the object during the call; the result is a std::optional, or a bool for a
+// method that returns nothing; two bindings are equal if object and function are.
 //
 // Complexity: a call adds one lock() and one release, O(1) and lock-free; binding copies or moves
 // the function and allocates nothing.
