@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a LargeObjectCache is told: its options, and what an object weighs unless these have a
-// weigher. For the options of one load see load_options.h.
+// LargeObjectCacheOptions: the budget, the weigher, the expiry and the other settings of a
+// LargeObjectCache; and DefaultWeight, which weighs objects if no weigher is set. For the options
+// of one load see load_options.h.
 //
 // Why: a cache without a budget, or one that weighs an object of many megabytes by its sizeof,
 // looks right until the memory is gone. So a budget has to be set, and a type whose memory the
@@ -97,7 +98,7 @@ uint64_t DefaultWeight(const V& object) {
 //   void(const K& key, const Ref<V>& object, RemovalCause cause)
 //   void(const K& key, RemovalCause cause, uint64_t weight)
 //
-// The object is alive even if nobody else uses it any more, and null if it has died: kDied.
+// `object` is alive, even if nobody else uses it any more; only if the cause is kDied it is null.
 template <typename K, typename V>
 class RemovalListener {
  public:
@@ -130,7 +131,7 @@ class RemovalListener {
     }
   }
 
-  // Whether there is a function.
+  // Returns whether there is a function.
   explicit operator bool() const { return static_cast<bool>(function_); }
   void operator()(const K& key, const Ref<V>& object, RemovalCause cause, uint64_t weight) const {
     function_(key, object, cause, weight);
@@ -149,22 +150,22 @@ class RemovalListener {
   std::function<void(const K&, const Ref<V>&, RemovalCause, uint64_t)> function_;
 };
 
-// What becomes of a load for whose object the hard limit of a cache leaves no room.
+// What happens to a load if the hard limit of its cache leaves no room for its object.
 enum class AtHardLimit {
-  kFail,          // it gives absl::StatusCode::kResourceExhausted, and its object is destroyed
-  kServeUncached  // its callers get the object, which does not enter the cache, nor count
+  kFail,          // it fails with absl::StatusCode::kResourceExhausted, its object is destroyed
+  kServeUncached  // its callers get the object, which neither enters the cache nor counts
 };
 
-// What a cache keeps the objects for that it keeps, beside their use lately and their weight.
+// What makes an object worth keeping, beside recent use and low weight.
 enum class ObjectValue {
   kHits,      // each hit counts as one
   kTimeSaved  // each hit counts for the time that the object's load took
 };
 
-// When the refresh of an object that has failed is tried again: after `initial`, and twice as long
-// after each further failure, up to `limit`. Each time is shortened by up to the part `jitter` of
-// it, by the hash of the key, so that a source is not asked for all keys at once. An `initial` of
-// zero: at the next request.
+// How long after a failure a refresh is tried again: `initial` after the first one, and twice as
+// long after each further one, up to `limit`. Each delay is shortened by up to the fraction
+// `jitter` of it, so that a source is not asked for all keys at once; the key's hash and the number
+// of failures determine by how much. With an `initial` of zero, the next request tries again.
 struct RefreshBackoff {
   absl::Duration initial = absl::Seconds(1);
   absl::Duration limit = absl::Minutes(1);
@@ -174,22 +175,23 @@ struct RefreshBackoff {
 // Options are given to LargeObjectCache::Create, or to CreateWeak.
 template <typename K, typename V>
 struct LargeObjectCacheOptions {
-  // What the cache's live objects may weigh together, those in use included; has to be set. Idle
-  // objects, which nobody but the cache holds, are evicted before any that are in use; a new object
-  // stays until newer ones that weigh a twentieth of the budget together have come. An object that
-  // is heavier than the budget is handed out, and found while it is used, but neither retained nor
-  // counted. The largest value is PTRDIFF_MAX, half of the address space. Larger ones are refused,
-  // because they are negative numbers: so is 2 << 30, an int, where uint64_t{2} << 30 was meant.
+  // What the cache's live objects, idle or in use, may weigh together; has to be set. Idle objects,
+  // which only the cache holds, are evicted before any that are in use. A new object stays until
+  // newer objects that together weigh a twentieth of the budget have come. An object that is
+  // heavier than the budget is handed out, and found while it is in use, but neither retained nor
+  // counted. Values above PTRDIFF_MAX, half of the address space, are refused, because they were
+  // negative numbers: 2 << 30 is one, an int, where uint64_t{2} << 30 was meant.
   uint64_t budget_bytes = 0;
-  // False: the budget bounds the idle objects alone. As the cache is not told when an object
-  // becomes idle, those that have become idle since may exceed it: each load notices up to 64.
+  // Whether the budget bounds objects in use, too. If false, it bounds the idle objects alone, and
+  // objects that have become idle lately may exceed it: the cache is not told when an object
+  // becomes idle, but each load looks at up to 64 objects to find out.
   bool budget_covers_in_use = true;
-  // What all live objects in the cache, idle and in use, and the estimates of loads under way never
-  // exceed together; 0: no hard limit. If idle objects have to go for that, they do. A load whose
-  // weight_estimate leaves it no room waits, before it begins, until objects in use have died, for
-  // up to `hard_limit_wait` by std::chrono::steady_clock; then `at_hard_limit` says what becomes of
-  // it. An object without an estimate, or heavier than it, enters the cache only if there is room
-  // when it has been loaded; it does not wait, and if there is a listener nothing goes for it. So
+  // What all live objects in the cache, idle or in use, and the estimates of loads under way never
+  // exceed together; 0: no hard limit. Idle objects are evicted to make room. A load whose
+  // weight_estimate finds no room waits, before it begins, until objects in use have died: for up
+  // to `hard_limit_wait` by std::chrono::steady_clock; then `at_hard_limit` says what happens. A
+  // loaded object that had no estimate, or is heavier than it, enters the cache only if there is
+  // room at that time; it does not wait, and if there is a listener nothing is evicted for it. So
   // give estimates, or leave some room between the budget and the limit. An object that is put and
   // finds no room does not enter the cache, and one that outgrows the room leaves it. Objects that
   // have left the cache do not count, even if they live.
@@ -197,66 +199,72 @@ struct LargeObjectCacheOptions {
   absl::Duration hard_limit_wait = absl::ZeroDuration();
   AtHardLimit at_hard_limit = AtHardLimit::kFail;
   // Returns the weight of an object; called once for each new object, and by UpdateWeight. Empty:
-  // DefaultWeight, if V has one. If it has none, a weigher has to be set.
+  // DefaultWeight, if V has one. If V has none, a weigher has to be set.
   std::function<uint64_t(const V&)> weigher = {};
-  // Whether each object also weighs what its entry takes in memory, some 300 bytes with a key of 8,
-  // so that even objects which weigh nothing have a limit. Without it, the budget may be in another
-  // unit: with a weigher that returns 1 it is a number of objects. Listeners are told the object's
-  // own weight in either case.
+  // Whether the memory of its entry, some 300 bytes with a key of 8, is added to each object's
+  // weight, so that even objects of weight 0 have a limit. If false, the budget may be in another
+  // unit: with a weigher that returns 1 it is a number of objects. Listeners get the object's own
+  // weight in either case.
   bool count_entry_memory = true;
   // kTimeSaved: an object whose load took ten times as long is worth ten times as many hits, and
   // Stats() has the time that hits have saved. The times are those of loaders and weighers by
   // `clock`, those of GetAll in equal parts; Loaded has a field for other costs. A load counts for
-  // at least a microsecond and at most four hours. It costs some hits: about as many objects fewer
-  // are found as those that are take longer to load.
+  // at least a microsecond and at most four hours. It costs some hits: fewer objects are found, but
+  // the loads that they save took longer.
   ObjectValue value = ObjectValue::kHits;
   // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
   size_t shards = 0;
-  // Called for each object that leaves the cache or is evicted from its budget, not at the cache's
-  // end: without a lock, while the calling thread holds nothing that other threads wait for, and
-  // before the object's last reference goes. Calls about one object come one after the other, in
-  // order; calls about different objects may overlap. An evicted object that is used, also by a
-  // listener that keeps it, stays in the cache: for its later removal or death there is another
-  // call, for being retained again there is none. A thread that drops a last reference while the
-  // cache ends may still be in a call.
+  // Called for each object that leaves the cache or is evicted from its budget, except at the
+  // cache's end. The calling thread holds no lock, and nothing else that other threads wait for; it
+  // still holds the object, unless that has died. Calls about one object come one after the other,
+  // in order; calls about different objects may overlap. An evicted object that is in use, perhaps
+  // by a listener that keeps it, stays in the cache: there is another call when it is removed or
+  // dies, but none if it is retained again. A thread that drops a last reference while the cache
+  // ends may still be in a call.
   RemovalListener<K, V> removal_listener = {};
-  // What ages and the times of loads are measured by; only differences count. Must not throw.
+  // The clock that measures ages and the times of loads; only differences count. Must not throw.
   // Empty: std::chrono::steady_clock, which nobody sets back.
   std::function<absl::Time()> clock = {};
-  // How long after it was entered, or last found, an object expires: it is not found any more, and
-  // is removed when somebody looks for it, when it is evicted, or by Purge. And how long after it
-  // was entered it is stale: one GetOrLoad loads it anew, while all others get the stale object.
-  // The first and the last are defaults: see Loaded. A hit is recorded for expire_after_access only
-  // if the one recorded last is a sixteenth of the time ago, or a second: so an object may expire
-  // by as much too early, and never too late.
+  // An object expires so long after it was entered (`expire_after_write`) or last found
+  // (`expire_after_access`): it is not found any more, and is removed when somebody looks for it,
+  // when it is evicted, or by Purge. So long after it was entered it is stale
+  // (`refresh_after_write`): one GetOrLoad loads it anew, while all others get the stale object.
+  // Loaded can set the first and the last for one object. A hit is recorded for expire_after_access
+  // only if the one recorded last is a sixteenth of that time ago, or a second: so an object may
+  // expire too early by as much, and never too late.
   absl::Duration expire_after_write = absl::InfiniteDuration();
   absl::Duration expire_after_access = absl::InfiniteDuration();
   absl::Duration refresh_after_write = absl::InfiniteDuration();
   RefreshBackoff refresh_backoff = {};
   // Runs the refreshes that GetOrLoad and Refresh find due: called as `refresh_executor(task)`, it
   // has the task run once, on any thread, while everybody gets the stale object. The loader is then
-  // moved or copied into the task and called after GetOrLoad has returned, so it must not refer to
-  // what has gone by then. Empty: the caller that finds an object stale loads it. A task that runs
-  // or is dropped after the cache's end does nothing; that end waits for tasks that run.
+  // moved or copied into the task and called after GetOrLoad has returned, so whatever it refers to
+  // must live until then. Empty: the caller that finds an object stale loads it. A task that runs
+  // or is dropped after the cache's end does nothing; the cache's end waits for tasks that are
+  // running.
   std::function<void(std::function<void()>)> refresh_executor = {};
-  // Up to which part of its life, by the options or its own, an object expires earlier, and is due
-  // for a refresh earlier, so that what was loaded together is not all loaded together again: 0.1
-  // spreads it over the last tenth. By the hash of the key, so the same in each run. 0 to 1.
+  // By up to which fraction of its life, from 0 to 1, an object expires earlier, and is due for a
+  // refresh earlier, so that objects which were loaded together are not all loaded again together:
+  // 0.1 spreads the ends over the last tenth. The key's hash determines by how much, the same in
+  // each run. Applies to lives from Loaded, too.
   double expiry_jitter = 0;
   // How long after its expiry an object is still handed out by GetOrLoad, GetOrLoadAsync and GetAll
   // if the load of a new one fails, for whatever reason but the caller's own stop token. Nothing
-  // else finds it. Until then it is evicted in its turn, instead of first. Such requests are
-  // misses, and stale_served of CacheStats. With `failure_ttl` not each of them asks the source.
+  // else finds it. During that time it is evicted in its turn, while other expired objects are
+  // evicted first. Such requests count as misses, and in stale_served of CacheStats. With
+  // `failure_ttl`, only some of them ask the source.
   absl::Duration stale_if_error = absl::ZeroDuration();
-  // How long the failure of a load is kept, by its status: those who ask for the key meanwhile get
-  // it at once, and no loader is called. Zero or less: not at all. Exceptions are never kept.
-  // Invalidate, Put, InvalidateIf and Clear drop a failure. It has no weight: each shard keeps 512,
-  // eight of keys with the same six bits of the hash, and another one takes the place of the one of
-  // these that ends first. Called at the end of a load that has failed; it may not use the cache,
-  // and if it throws, the failure is not kept. Empty: none is.
+  // Returns for how long the failure of a load is kept, given its status: requests for the key get
+  // the failure at once meanwhile, and no loader is called. Zero or less: not at all. Exceptions
+  // are never kept. Invalidate, Put, InvalidateIf and Clear drop a failure. Failures weigh nothing,
+  // but each shard keeps at most 512, and at most eight of keys with the same six bits of hash: a
+  // further one replaces that of the eight which ends first. Called at the end of a load that has
+  // failed; it may not use the cache, and if it throws, the failure is not kept. Empty: no failure
+  // is kept.
   std::function<absl::Duration(const absl::Status&)> failure_ttl = {};
-  // How many loaders may run at a time; further loads wait. Those that wait for each other do not
-  // count. A refresh that would have to wait is left for later. 0: no limit.
+  // How many loaders may run at a time; further loads wait. A load inside another one, and one that
+  // all running loads wait for, may exceed this. A refresh that would have to wait is left for
+  // later. 0: no limit.
   size_t max_concurrent_loads = 0;
 };
 

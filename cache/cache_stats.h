@@ -61,30 +61,31 @@ struct CacheStats {
   // because there was no other (`stale_if_error`).
   uint64_t failures_served = 0;
   uint64_t stale_served = 0;
-  absl::Duration load_time;  // of all loads together; those at the same time count in full
-  // How long it would have taken to load what hits and weak hits have found, by what the load of
-  // each object took. Of each object to within a sixteenth, in whole microseconds and at least one.
-  // Counted with ObjectValue::kTimeSaved only; else 0.
+  absl::Duration load_time;  // of all loads, added up, also of those at the same time
+  // The sum over all hits and weak hits of the time that the load of the object took. Each time to
+  // within a sixteenth, in whole microseconds, and at least one. Counted with
+  // ObjectValue::kTimeSaved only; else 0.
   absl::Duration time_saved;
   std::array<uint64_t, kLoadTimeBuckets> load_time_histogram{};
-  // Weights of the objects that loads gave, with their entries; not of those above 2^48, which
-  // stand for objects that are never to be retained.
+  // Weights of loaded objects, with their entries; without weights above 2^48, which mark objects
+  // that are never to be retained.
   uint64_t bytes_loaded = 0;
   uint64_t evictions_budget = 0;
   uint64_t evictions_expired = 0;
   uint64_t removals_replaced = 0;
   uint64_t removals_invalidated = 0;
   uint64_t removals_died = 0;
-  // Of evictions_budget: the weights of the objects, likewise; and how long ago they had been
-  // entered, to within 10 ms unless objects expire or the cache has a clock of yours.
+  // Of evictions_budget: the weights of the objects, as in bytes_loaded; and how long ago they had
+  // been entered, to within 10 ms unless objects expire or `clock` was set in the options.
   uint64_t bytes_evicted = 0;
   absl::Duration eviction_age;
   std::array<uint64_t, kEvictionAgeBuckets> eviction_age_histogram{};
 
   // Gauges: what is true at the moment.
 
-  // Weights of the live objects in the cache, by whether anybody but the cache holds them; and what
-  // is kept free for loads under way. Exact while no other thread uses the cache or its objects.
+  // Weights of the live objects in the cache, by whether anybody but the cache holds them; and the
+  // bytes that are kept free for loads under way. Exact while no other thread uses the cache or its
+  // objects.
   uint64_t bytes_idle = 0;
   uint64_t bytes_in_use = 0;
   uint64_t bytes_reserved = 0;
@@ -105,12 +106,12 @@ struct CacheStats {
   absl::Duration mean_load_time() const;
 
   // Estimates the time that a fraction of the loads, such as 0.99, did not exceed; 0 if there were
-  // no loads. Takes the loads of a bucket to be evenly spread over it, and those of the last bucket
-  // for its lower limit. From 1 µs to that limit the result is between half and twice the true
-  // time. A fraction below 0, or not a number, is 0; one above 1 is 1.
+  // no loads. Assumes that the loads of a bucket are spread over it evenly, and that those of the
+  // last bucket took its lower limit. From 1 µs to that limit the result is between half and twice
+  // the true time. A fraction below 0, or not a number, is 0; one above 1 is 1.
   absl::Duration LoadTimeQuantile(double fraction) const;
   // Does the same for the ages of evicted objects: how long an object stays that nobody asks for.
-  // The result is that close from 1 ms on.
+  // The result is as close, from 1 ms on.
   absl::Duration EvictionAgeQuantile(double fraction) const;
 
   // Return the bucket of a load, 0 for a negative time; and the longest time in a bucket,

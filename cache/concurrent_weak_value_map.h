@@ -16,7 +16,7 @@
 // Thread safety: thread-safe, except for construction, moves and destruction.
 //
 // Main differences from WeakValueMap: there are no iterators; get_or_create makes other threads
-// wait that ask for the same key; a look-up may briefly hold an unrelated object; memory stays
+// that ask for the same key wait; a look-up may briefly hold an unrelated object; memory stays
 // until the map's end. The guide has the details.
 //
 // Complexity: O(1) for all operations on a key. A hit takes no lock, and writes only to the
@@ -103,9 +103,9 @@ class ConcurrentWeakValueMap {
 
   // Returns the object under the key, or null.
   //
-  // It may briefly hold another object, whose key has the same 28 bits of hash or whose slot has
-  // just been reused, and so drop its last reference. A stalled look-up delays the death of at most
-  // one object.
+  // The look-up may briefly hold another object, whose key has the same 28 bits of hash or whose
+  // slot has just been reused, and so drop that object's last reference. A stalled look-up delays
+  // the death of at most one object.
   template <typename Key = K>
   [[nodiscard]] Strong get(const Key& key) const {
     const LookupKey<Key> lookup = key;
@@ -121,10 +121,10 @@ class ConcurrentWeakValueMap {
   // handle.
   //
   // One factory runs for a key at a time; other threads that ask for the key wait for it, and get
-  // the same object. If it throws or returns null, they get the same exception or null, nothing is
-  // left behind, and the next call tries again. Throws RecursiveCreationError if the factory asks
-  // for its own key, directly or by waiting, perhaps through other threads and containers, for a
-  // creation that waits for this one. Other threads wait busily while the key is copied.
+  // the same object. If the factory throws or returns null, they get the same exception or null,
+  // nothing is entered, and the next call tries again. Throws RecursiveCreationError if the factory
+  // asks for its own key, directly or by waiting, perhaps through other threads and containers, for
+  // a creation that waits for this one. Other threads wait busily while the key is copied.
   template <typename Key = K, typename Factory>
   Strong get_or_create(Key&& key, Factory&& factory) {
     const LookupKey<Key> lookup = key;

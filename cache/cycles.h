@@ -8,11 +8,12 @@
 //   weakcache::CensusRoot root(census, images, "images");   // a LargeObjectCache
 //   std::cerr << ToText(WhyAlive(census, weak));  // cache "images" --retained--> app::Image
 //
-// A WeakKeyMap's value lives only as long as its key. So what the value holds is held by the key's
-// object: a value that holds its own key is found as a cycle of the key alone, though the map is
-// alive. Keys of maps are traced if a Tracer takes their type. Nothing else holds any object.
+// A WeakKeyMap's value lives only as long as its key. So references in a value count as references
+// in the key's object: a value that holds its own key is reported as a cycle of the key alone, even
+// while the map is alive. Keys of maps are traced if a Tracer takes their type. Containers hold no
+// other objects.
 //
-// Thread safety: as FindCycles, needs quiet.
+// Thread safety: as FindCycles: no other thread may use the container or its objects meanwhile.
 //
 // Differences from the traces of std's containers: weak values are no edges, as they hold nothing.
 //

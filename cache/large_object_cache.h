@@ -93,7 +93,7 @@ class LargeObjectCache {
   // Returns the object under the key, or else the one that `loader(key)` or `loader()` returns: a
   // V, a std::unique_ptr or a Ref to one, a Loaded of any of these, an absl::StatusOr of any of all
   // these, or an absl::Status. A caller leaves at the deadline or stop of its options, and a loader
-  // may take a std::stop_token, after the key or instead: see load_options.h.
+  // may take a std::stop_token, after the key or instead of it: see load_options.h.
   //
   // One loader runs for a key at a time, without a lock; it may use the cache. Other callers for
   // the key wait, and get the same object, status or exception; after a failure the next caller
@@ -110,11 +110,12 @@ class LargeObjectCache {
     }
   }
 
-  // As GetOrLoad, but no thread waits: a miss calls `executor(task)`, once for a load, however many
-  // ask; the task is a copyable function without arguments. A task that finds no permit is posted
-  // again. All must have their results before the cache's end; that of a task that is dropped is a
-  // std::future_error. Stops are heeded at once, deadlines as the task begins.
-  // If the object is stale, the task refreshes it, and the old object is the result, at once.
+  // Does the same as GetOrLoad, but no thread waits: a miss calls `executor(task)`, once for a
+  // load, however many ask; the task is a copyable function without arguments. A task that finds no
+  // permit is posted again. The cache must not end before all requests have their results; if a
+  // task is dropped, the result is a std::future_error. A stop ends a request at once, a deadline
+  // as the task begins. If the object is stale, the result is the old object, at once, and the task
+  // refreshes it.
   //
   // A loader that is itself asynchronous takes a LoadCompletion<V> as its last argument, returns
   // nothing, and has the completion called later, on any thread: see load_completion.h. Such a
@@ -131,9 +132,9 @@ class LargeObjectCache {
     }
     return future;
   }
-  // The same with a callback, which takes an absl::StatusOr<Strong> and must not throw; exceptions
-  // of the loader become Unknown, a dropped task Aborted. It is called at once, on this thread, if
-  // the object is there; else on the one whose load has ended, or which has cancelled this ask.
+  // Does the same with a callback, which takes an absl::StatusOr<Strong> and must not throw;
+  // exceptions of the loader become Unknown, a dropped task Aborted. Calls it at once if the object
+  // is there; otherwise the thread that ends the load, or that cancels this request, calls it.
   template <typename Key = K, typename Loader, typename Executor, typename Callback>
   requires std::is_invocable_v<std::decay_t<Callback>, absl::StatusOr<Strong>>
   void GetOrLoadAsync(Key&& key, Loader&& loader, Executor&& executor, Callback&& callback,
@@ -146,7 +147,7 @@ class LargeObjectCache {
     }
   }
 #ifdef __cpp_impl_coroutine
-  // The same for coroutines, by co_await: resumes where the callback would be called.
+  // Does the same for coroutines, by co_await: resumes on the thread that would call the callback.
   template <typename Key = K, typename Loader, typename Executor>
   [[nodiscard]] auto CoGetOrLoad(Key&& key, Loader&& loader, Executor&& executor,
                                  LoadOptions options = {}) {
@@ -158,10 +159,11 @@ class LargeObjectCache {
   }
 #endif
 
-  // The objects under the keys, in the same order; `loader(missing)` is called once for those that
-  // are neither there nor being loaded, a std::vector<K>, and returns a std::vector of as many
-  // objects, or of what GetOrLoad's loader may return, or an absl::StatusOr of one. What it throws
-  // leaves GetAll. A key that another fails to load, or whose task is queued, is loaded on its own.
+  // Returns the objects under the keys, in the same order. Calls `loader(missing)` once for the
+  // keys whose objects are neither there nor being loaded, a std::vector<K>; it returns a
+  // std::vector of as many objects, or of what GetOrLoad's loader may return, or an absl::StatusOr
+  // of one. Its exceptions pass through. A key that another thread fails to load, or whose task is
+  // queued, is loaded on its own.
   template <typename Loader>
   std::vector<absl::StatusOr<Strong>> GetAll(absl::Span<const K> keys, Loader&& loader,
                                              const LoadOptions& options = {}) {
@@ -172,11 +174,11 @@ class LargeObjectCache {
     }
   }
 
-  // Has the object under the key loaded anew, even if it is fresh: by the options'
-  // refresh_executor, or else on this thread. Everybody gets the old one meanwhile, and after a
-  // failure. Does nothing if that is being done already. If there is no object, loads one as
-  // GetOrLoad does; a failure that is kept does not prevent it. Returns how the load on this thread
-  // has failed; Unavailable if it would have to wait for a permit. Does not count as a use.
+  // Loads the object under the key anew, even if it is fresh: by the options' refresh_executor, or
+  // else on this thread. Everybody gets the old object meanwhile, and after a failure. Does nothing
+  // if the object is being refreshed already. If there is no object, loads one as GetOrLoad does,
+  // even if a failure is kept. Returns how the load on this thread has failed; Unavailable if it
+  // would have to wait for a permit. Does not count as a use.
   template <typename Key = K, typename Loader>
   absl::Status Refresh(Key&& key, Loader&& loader, const LoadOptions& options = {}) {
     if constexpr (internal::CheckLoader<V, K, Loader>()) {
@@ -191,7 +193,7 @@ class LargeObjectCache {
   [[nodiscard]] Strong Get(const Key& key) {
     return core_->Get(key);
   }
-  // As Get, but does not count as a use, nor in the figures.
+  // Does the same as Get, but counts neither as a use nor in the figures.
   template <typename Key = K>
   [[nodiscard]] Strong Peek(const Key& key) const {
     return core_->store().Peek(key);
@@ -208,7 +210,7 @@ class LargeObjectCache {
   Strong Put(Key&& key, std::remove_cv_t<V>&& object) {
     return core_->Put(std::forward<Key>(key), internal::MakeObject<Strong>(std::move(object)));
   }
-  // The same for a std::unique_ptr to an object, a Ref to one of a derived class, or a Loaded.
+  // Does the same for a std::unique_ptr to an object, a Ref to one of a derived class, or a Loaded.
   template <typename Key = K, typename Object>
   Strong Put(Key&& key, Object&& object) {
     if constexpr (internal::CheckPut<V, Object>()) {
@@ -217,9 +219,10 @@ class LargeObjectCache {
       return Strong();
     }
   }
-  // As Put, unless there is an object under the key. Returns the object that is in the cache then,
-  // and whether it is this one; if it is not, this one is destroyed if nobody holds it. Of threads
-  // that put under one key at a time, one puts. Does not count as a use of the present object.
+  // Puts the object unless there is one under the key. Returns the object that is in the cache
+  // then, and whether it is the new one; if it is not, the new one is destroyed unless somebody
+  // holds it. Of several threads that call this for one key at a time, one puts. Does not count as
+  // a use of the present object.
   template <typename Key = K, typename Object = std::remove_cv_t<V>>
   std::pair<Strong, bool> PutIfAbsent(Key&& key, Object&& object) {
     if constexpr (internal::CheckPut<V, Object>()) {
@@ -234,8 +237,8 @@ class LargeObjectCache {
     for (auto& [key, object] : objects) Put(std::move(key), std::move(object));
   }
 
-  // Removes the object; it lives on if somebody holds it. Returns false if there was none. What a
-  // load under way returns will not be cached.
+  // Removes the object; it lives on if somebody holds it. Returns false if there was none. The
+  // object of a load under way will not be cached.
   template <typename Key = K>
   bool Invalidate(const Key& key) {
     return core_->store().Invalidate(key);
@@ -253,24 +256,24 @@ class LargeObjectCache {
     return removed;
   }
   // Removes each object for which `condition(key)` or `condition(key, object)` is true; returns how
-  // many. It is called as ForEach calls its argument. What a load or a refresh returns that is
-  // under way of a key for which `condition(key)` is true will not be cached. A condition that
-  // takes the object can't be asked about those, so after it none of what they return is cached.
+  // many. The condition is called as ForEach calls `visit`. The object of a load or a refresh under
+  // way will not be cached if `condition(key)` is true for its key. A condition that takes the
+  // object can't be asked about loads under way: none of their objects will be cached.
   template <typename Condition>
   size_type InvalidateIf(Condition&& condition) {
     return core_->InvalidateIf(condition);
   }
-  // Removes each object that is in the cache when it gets to it. What loads and refreshes under way
-  // return will not be cached.
+  // Removes all objects; one that is entered during the call may stay. The objects of loads and
+  // refreshes under way will not be cached.
   void Clear() { core_->Clear(); }
 
   // Removes expired objects, and the entries of dead objects, of which each change of the cache
   // also removes a few.
   void Purge() { core_->Purge(); }
 
-  // Evicts what is necessary before it returns. With 0 nothing is retained any more. Returns the
-  // weight of the objects that have died of it; others may be in use. Precondition: a budget of at
-  // most PTRDIFF_MAX.
+  // Sets another budget, and evicts what is necessary before it returns. With 0 nothing is retained
+  // any more. Returns the weight of the objects that have died of it; other evicted ones are in
+  // use. Precondition: a budget of at most PTRDIFF_MAX.
   uint64_t SetBudget(uint64_t budget_bytes) { return core_->SetBudget(budget_bytes); }
   [[nodiscard]] uint64_t budget_bytes() const { return core_->store().retention().budget(); }
   // Sets another hard limit. If it is lower, evicts idle objects; objects in use may exceed it
@@ -290,7 +293,7 @@ class LargeObjectCache {
     return core_->UpdateWeight(key);
   }
 
-  // Has the object expire that long after this call, without jitter; at once if that is not
+  // Sets the object to expire that long after this call, without jitter; at once if that is not
   // positive. Returns false if there is none, or it has expired. Does not count as a use.
   template <typename Key = K>
   bool SetExpiry(const Key& key, absl::Duration expires_after) {
@@ -323,7 +326,8 @@ class LargeObjectCache {
     return core_->RankedKeys(count, /*hottest_first=*/false);
   }
 
-  // O(the most entries that the cache has had), as it looks at each object, without a lock.
+  // Returns the figures. O(the most entries that the cache has had), as it looks at each object,
+  // without a lock.
   [[nodiscard]] CacheStats Stats() const { return core_->Stats(); }
 
   // Returns how many live objects there are, retained or not; exact while no other thread changes

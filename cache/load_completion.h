@@ -18,8 +18,8 @@
 // Thread safety: thread-compatible. May be called on any thread, also before the loader returns,
 // and after the end of the cache, which then ignores it.
 //
-// Unlike std::promise it is its last use that counts, not its construction: one that is destroyed
-// without a call fails the load with Aborted. docs/guide.md says what holds during such a load.
+// Unlike std::promise, it is called as a function, and never throws; one that is destroyed without
+// a call fails the load with Aborted. docs/guide.md says what holds during such a load.
 //
 // Complexity: that of entering the object, and of the continuations, which run in the call.
 #ifndef WEAKCACHE_CACHE_LOAD_COMPLETION_H_
@@ -37,8 +37,8 @@
 
 namespace weakcache {
 
-// Movable, not copyable. Neither a call nor the destructor throws: what the weigher throws, or the
-// object as it is moved, goes to those that wait for the object.
+// Movable, not copyable. Neither a call nor the destructor throws: exceptions of the weigher, and
+// of the object's move constructor, go to those that wait for the object.
 template <typename V>
 class LoadCompletion {
  public:
@@ -55,8 +55,8 @@ class LoadCompletion {
 
   // Ends the load with what a loader may return: an object, as a V, a std::unique_ptr or a Ref to
   // one, or a Loaded of any of these, an absl::StatusOr of any of all these, or an absl::Status.
-  // All that wait for the load get it, and callbacks run before this returns; unless the loader
-  // itself has not returned yet: then they run on its thread as soon as it has. Precondition:
+  // All that wait for the load get the result, and callbacks run before this returns. But if the
+  // loader itself has not returned yet, they run on its thread as soon as it has. Precondition:
   // neither called nor moved from.
   template <typename Result>
   void operator()(Result&& result) noexcept {

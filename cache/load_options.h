@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one load of a LargeObjectCache is told: how long its caller waits for it, and what the
+// LoadOptions: how long the caller of one load of a LargeObjectCache waits for it, and what the
 // object will probably weigh.
 //
 // Why: an object that takes seconds to load is asked for by many, and each has its own patience. A
@@ -12,10 +12,10 @@
 //
 // Thread safety: thread-compatible, plain values.
 //
-// Unlike Go's context, neither is handed on to what the loader calls by itself: a loader that wants
-// to know takes a std::stop_token, which fires when nobody waits for the load any more.
+// Unlike Go's context, deadline and token are not passed on to the loader: a loader that wants to
+// know takes a std::stop_token, which fires when nobody waits for the load any more.
 //
-// Complexity: without a deadline and a token, none. A hit looks at neither.
+// Complexity: a load without a deadline and a token does nothing for them. A hit looks at neither.
 #ifndef WEAKCACHE_CACHE_LOAD_OPTIONS_H_
 #define WEAKCACHE_CACHE_LOAD_OPTIONS_H_
 
@@ -28,22 +28,22 @@ namespace weakcache {
 
 struct LoadOptions {
   // The probable weight of the object, without its entry. Other objects are evicted before the load
-  // until that many bytes are free, so that the budget is kept during it, too; in vain, if the load
-  // then fails. If so many can't be had beside other loads' estimates, none are evicted. A hard
-  // limit makes the load wait or fail then.
+  // until that many bytes are free, so that the budget holds during the load, too; they are gone
+  // even if the load then fails. If so many bytes can't be freed beside other loads' estimates, no
+  // object is evicted. A hard limit makes the load wait or fail then.
   uint64_t weight_estimate = 0;
-  // When the caller stops waiting, for another's load, a permit to load or room below a hard limit:
-  // it gets DeadlineExceeded. The load goes on for the others, and its object is cached. A deadline
-  // does not interrupt the caller's own loader, and none begins after it; a time in the past gets
-  // what is cached, and waits for nothing. An asynchronous ask heeds it when it asks, and when its
-  // task begins.
+  // When the caller stops waiting for another thread's load, for a permit to load, or for room
+  // below a hard limit: it gets DeadlineExceeded. The load goes on for the others, and its object
+  // is cached. A deadline does not interrupt the caller's own loader, and no loader begins after
+  // it. With a deadline in the past, a caller gets what is cached, and waits for nothing. An
+  // asynchronous request looks at it when it is made, and when its task begins.
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
   // A std::stop_token: when its stop is requested the caller leaves in the same way, and gets
   // Cancelled. (An empty class with libc++ before version 18.)
   //
-  // The loader's own std::stop_token fires when the last caller has left, the one on whose thread
-  // it runs included. If that one's stop or deadline ends the loader, this fails no other caller:
-  // one of them calls its own loader, and the others wait on.
+  // The std::stop_token that a loader takes fires when the last caller has left, including the one
+  // on whose thread the loader runs. If the loader fails because that caller's stop or deadline has
+  // come, the other callers do not: one of them calls its own loader, and the others wait on.
   internal::StopToken stop_token = {};
 };
 

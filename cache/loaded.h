@@ -17,8 +17,8 @@
 //
 // Thread safety: thread-compatible, a plain value.
 //
-// Unlike Caffeine's Expiry, this is not a callback of the cache: who makes the object says how long
-// it lives.
+// Unlike Caffeine's Expiry, this is not a callback of the cache: whoever makes the object says how
+// long it lives.
 //
 // Complexity: that of the object's own operations.
 #ifndef WEAKCACHE_CACHE_LOADED_H_
@@ -35,7 +35,7 @@ namespace weakcache {
 template <typename Object>
 struct Loaded {
   Object object;
-  // Empty: what the weigher returns, which otherwise is not called, except by UpdateWeight.
+  // Empty: what the weigher returns. If this is set, only UpdateWeight calls the weigher.
   std::optional<uint64_t> weight = {};
   // In place of the options `expire_after_write` and `refresh_after_write`; `expiry_jitter` applies
   // to them, too. absl::InfiniteDuration(): never. Zero or less: at once, so that the object is
@@ -43,8 +43,8 @@ struct Loaded {
   std::optional<absl::Duration> expires_after = {};
   std::optional<absl::Duration> refresh_after = {};
   // What a hit on the object saves, for `ObjectValue::kTimeSaved`. Empty: the time that the cache
-  // has measured; an object that is put counts as one whose load took as long as others lately, but
-  // its hits are not known to save anything.
+  // has measured; an object that is put is valued as if its load had taken as long as others
+  // lately, but its hits are not counted as time saved.
   std::optional<absl::Duration> load_time = {};
 };
 

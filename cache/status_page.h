@@ -61,7 +61,7 @@ std::vector<std::string> TextsOf(const Keys& keys, KeyText& key_text) {
   return texts;
 }
 
-// The text of a key that is text or a number.
+// Returns the text of a key that is text or a number.
 struct PlainKeyText {
   template <typename K>
   std::string operator()(const K& key) const {
@@ -90,7 +90,7 @@ template <typename Cache, std::invocable<const typename Cache::key_type&> KeyTex
                                      internal::TextsOf(cache.ColdestKeys(keys), key_text)});
 }
 
-// The same where the keys are text or numbers.
+// Does the same where the keys are text or numbers.
 template <typename Cache>
 [[nodiscard]] std::string StatusPage(const Cache& cache, const StatusPageOptions& options = {}) {
   static_assert(internal::HasPlainText<typename Cache::key_type>,

@@ -185,7 +185,7 @@ class WeakInterner
   [[nodiscard]] const_iterator begin() const { return const_iterator(&table_); }
   [[nodiscard]] std::default_sentinel_t end() const { return {}; }
 
-  // Return the live objects; an interner of the same objects, which keeps none alive either.
+  // Return the live objects: as a vector, or as another interner, which keeps none alive either.
   [[nodiscard]] std::vector<Strong> snapshot() const {
     return Base::template Collect<Strong>(begin(), [](const Strong& object) { return object; });
   }

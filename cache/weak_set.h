@@ -142,7 +142,7 @@ class WeakSet
   [[nodiscard]] const_iterator begin() const { return const_iterator(&table_); }
   [[nodiscard]] std::default_sentinel_t end() const { return {}; }
 
-  // Return the live members; a set of them, which keeps none alive either.
+  // Return the live members: as a vector, or as another set, which keeps none alive either.
   [[nodiscard]] std::vector<Strong> snapshot() const {
     return Base::template Collect<Strong>(begin(), [](const Strong& member) { return member; });
   }
