@@ -9,7 +9,7 @@
 //      all continuations, and goes on as any load (cache_loads.h). If a thread that calls GetOrLoad
 //      for the key comes first, it takes the flight over instead of waiting for the task, which may
 //      be in the queue of that very thread; then the task finds nothing to do.
-//   4. If there is no permit for the load, the task is put off: see load_limiter.h.
+//   4. If there is no permit for the load, the task is deferred: see load_limiter.h.
 //
 // An ask that is cancelled leaves the flight, on the thread that cancels it; so does one whose
 // deadline is over when its task begins (there is no timer). A queued flight that everybody has
@@ -17,8 +17,8 @@
 // each with its own loader and executor; and so do those whose flight has been abandoned.
 //
 // The receiver is called without a lock, a flight or a permit: on the thread that has ended the
-// flight, or cancelled the ask, or asked if the object is there. A task is through with the cache
-// by then: whoever has all results may end that.
+// flight, or cancelled the ask, or asked if the object is there. A task no longer uses the cache by
+// then: whoever has all results may end the cache.
 //
 // A loader that takes a LoadCompletion ends its load later: see completion_load.h.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_ASYNC_LOAD_H_
@@ -55,8 +55,8 @@
 
 namespace weakcache::internal {
 
-// Without the types of loader, executor and receiver. Owned by its task, and, while it waits for a
-// flight, or its task is put off, by itself.
+// The part of an ask that does not depend on the types of loader, executor and receiver. Owned by
+// its task, and, while it waits for a flight, or its task is deferred, by itself.
 template <typename Loads>
 class AsyncLoad : public Loads::Flights::Continuation,
                   public Loads::Flights::QueuedOwner,
@@ -68,7 +68,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
   using Flights = typename Loads::Flights;
   using Store = std::remove_cvref_t<decltype(std::declval<Loads>().store())>;
 
-  // What the executor gets: runs once, or is dropped when its last copy goes.
+  // The function that the executor gets. It runs once, or is dropped when its last copy is
+  // destroyed.
   class Task {
    public:
     explicit Task(std::shared_ptr<AsyncLoad> load) : load_(std::move(load)) {}
@@ -79,7 +80,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
       if (Claim()) load_->RunTask();
     }
     void SetPosted() { posted_.store(true, std::memory_order_relaxed); }
-    // Has the ask fail, unless the task has begun.
+    // Makes the ask fail, unless the task has begun.
     void Fail(std::exception_ptr error) {
       if (Claim()) load_->Drop(std::move(error));
     }
@@ -88,12 +89,13 @@ class AsyncLoad : public Loads::Flights::Continuation,
     bool Claim() { return posted_.exchange(false, std::memory_order_relaxed); }
 
     const std::shared_ptr<AsyncLoad> load_;
-    // Whether the task is to run. Set before the executor gets the task, and cleared once, by who
-    // runs it or has it fail. Relaxed: whoever clears it goes on under the shard's lock.
+    // Whether the task is to run. Set before the executor gets the task, and cleared once, by the
+    // thread that runs it or makes it fail. Relaxed: whoever clears it goes on under the shard's
+    // lock.
     std::atomic<bool> posted_{false};
   };
 
-  // Sets what the ask gets if the load fails. Before Start.
+  // Sets what the ask gets if the load fails. Called before Start.
   void SetStale(Ref<V> stale) { stale_ = std::move(stale); }
   // Begins.
   void Start() {
@@ -145,13 +147,13 @@ class AsyncLoad : public Loads::Flights::Continuation,
     return store.shards().Locate(lookup);
   }
 
-  // Has the ask leave when its stop is requested.
+  // Makes the ask leave when its stop is requested.
   void WatchStop() {
     if (options_.stop_token.stop_possible()) {
       stop_callback_.emplace(options_.stop_token, OnStop{this});
     }
   }
-  // Waits for the flight of the key, or queues one.
+  // Joins the flight of the key, or queues one.
   void Ask() {
     Outcome outcome;
     std::shared_ptr<Task> task;
@@ -163,7 +165,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
     if (asked == Asked::kAnswered) Deliver(std::move(outcome));
     if (asked == Asked::kQueued) PostTask(std::move(task));
   }
-  // What the executor throws is the result of the ask, whose task will not run then.
+  // Posts the task. An exception of the executor is the result of the ask, whose task will not run
+  // then.
   void PostTask(std::shared_ptr<Task> task) {
     task->SetPosted();
     CatchErrors([&] { Post(task); }, [&] { task->Fail(std::current_exception()); });
@@ -221,7 +224,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     }
   }
 
-  // Under the shard's lock.
+  // Joins a flight, under the shard's lock.
   void JoinFlight(Flight& other, PostLater& post) {
     location_.shard->flights.Join(other, *this);
     // The load that asks may wait for this one.
@@ -245,12 +248,12 @@ class AsyncLoad : public Loads::Flights::Continuation,
     Outcome outcome;
   };
 
-  // The task.
+  // Runs the task.
   void RunTask() {
     if (!Claim()) return;
     const std::shared_ptr<AsyncLoad> self = this->shared_from_this();
-    // Destroyed in reverse order: this thread is through with the cache before anybody gets a
-    // result, and may end the cache then.
+    // Destroyed in reverse order: this thread no longer uses the cache when anybody gets a result,
+    // and may end the cache.
     Departure departure;
     typename Loads::QueuedRun run{*this};
     PostLater post;
@@ -261,7 +264,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     if (IsLate()) Leave(departure);
     CatchErrors([&] { Load(run); }, [&] { run.outcome.error = std::current_exception(); });
   }
-  // On whatever way the task's thread leaves.
+  // Ends the task, on whatever way its thread leaves.
   struct TaskEnd {
     ~TaskEnd() { load.EndTask(run, post); }
     AsyncLoad& load;
@@ -292,8 +295,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
     post.PostAll();
     run.ended.AskAnew();
   }
-  // The task will not run, because of the error, or if that is null, because the executor has
-  // dropped it.
+  // Ends the ask's task, which will not run, because of the error, or if that is null, because the
+  // executor has dropped it.
   void Drop(std::exception_ptr error) {
     if (!Claim()) return;
     Outcome others;
@@ -303,7 +306,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
       drop_error_ = std::move(error);
     });
   }
-  // The task will not run, because it is put off, and the cache ends.
+  // Ends the ask's task, which will not run, because it is deferred and the cache ends.
   void EndPutOff() {
     if (!Claim()) return;
     Outcome outcome;
@@ -329,7 +332,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
     loads_.limiter().PostNext(post);
     ended.Prepare();
   }
-  // True for the one who decides what becomes of the task, and of its place in the count.
+  // Returns true once: to the thread that decides what happens to the task and to its place in the
+  // count.
   bool Claim() {
     // Acquire and release: who has taken the flight over has done all with this load, and the task
     // must not use the cache any more.
@@ -337,7 +341,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     return state_.compare_exchange_strong(posted, State::kRunning, std::memory_order_acq_rel);
   }
 
-  // Under the shard's lock: the flight has been taken over, or has ended.
+  // Records, under the shard's lock, that the flight has been taken over, or has ended.
   void SetTaken() override {
     taken_ = true;
     // Orders as in Claim.
@@ -356,7 +360,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     State posted = State::kPosted;
     const bool taken = !given_back || !state_.compare_exchange_strong(posted, State::kRunning,
                                                                       std::memory_order_acq_rel);
-    // If it was taken in between, then by who has ended its place in the count.
+    // If it was taken in between, whoever took it has ended its place in the count.
     if (!given_back || !taken) tasks_.End();
     keep_deferred_.reset();
     return taken ? StartOutcome::kTaken : StartOutcome::kRefused;
@@ -373,7 +377,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
                 [&] { Drop(std::current_exception()); });
   }
 
-  // The stop callback.
+  // Leaves the flight, as the stop callback.
   void LeaveIfWaiting() {
     Departure departure;
     Leave(departure);
@@ -394,7 +398,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     }
     loads_.limiter().PostNext(post);
   }
-  // Waits for the stop callback, if another thread runs it: it finds nothing to do.
+  // Removes the stop callback, or waits for it if another thread runs it: it finds nothing to do.
   void PrepareToComplete() override { stop_callback_.reset(); }
   bool TryAskAnew() override {
     if (dropped_) return false;
@@ -434,7 +438,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     }
     Deliver(std::move(own));
   }
-  // Comes last, since the receiver may end the cache.
+  // Calls the receiver. Comes last, since the receiver may end the cache.
   void Deliver(Outcome outcome) {
     // Waits for the callback, if another thread runs it: it finds nothing to do.
     stop_callback_.reset();
@@ -477,16 +481,17 @@ class AsyncLoad : public Loads::Flights::Continuation,
   std::shared_ptr<AsyncLoad> keep_deferred_;
   enum class State {
     kTaken,   // there is no task, or it has nothing to do
-    kPosted,  // the executor has the task, or it is put off; it has a place in the count of tasks
+    kPosted,  // the executor has the task, or it is deferred; it has a place in the count of tasks
     kRunning  // the task runs, or has been dropped
   };
-  // kPosted: by who posts or puts off the task. From there kRunning: by the task; or kTaken: under
-  // the shard's lock, by who takes the queued flight out. Who leaves kPosted ends the task's place.
+  // Set to kPosted by the thread that posts or defers the task. From there to kRunning by the task,
+  // or to kTaken, under the shard's lock, by the thread that takes the queued flight out. The
+  // thread that leaves kPosted ends the task's place in the count.
   std::atomic<State> state_{State::kTaken};
   std::optional<StopCallback<OnStop>> stop_callback_;
 };
 
-// With the types of a call. Loader is a decayed type, called once, as an rvalue.
+// An ask with the types of a call. Loader is a decayed type, called once, as an rvalue.
 template <typename Loads, typename Loader, typename Executor, typename Receiver>
 class AsyncLoadBy final : public AsyncLoad<Loads> {
   using Base = AsyncLoad<Loads>;
@@ -532,7 +537,7 @@ class AsyncLoadBy final : public AsyncLoad<Loads> {
   Receiver receiver_;
 };
 
-// An executor that can't be copied or moved is referred to.
+// Stores an executor; one that can't be copied or moved by reference.
 template <typename Executor>
 using StoredExecutor =
     std::conditional_t<std::is_constructible_v<std::decay_t<Executor>, Executor>,

@@ -17,8 +17,8 @@
 // When the caller's wait ends, it leaves step 1 or 5, and the keys that have no result get an
 // error.
 //
-// User code runs in the middle of all that, without a flight or a permit. If it has ended the
-// cache, the keys that have no result yet get an error.
+// User code also runs between these steps, without a flight or a permit. If it has ended the cache,
+// the keys that have no result yet get an error.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_BULK_LOAD_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_BULK_LOAD_H_
 
@@ -105,14 +105,15 @@ class BulkLoad {
     typename Loads::Flights::EndedContinuations ended;
     Flight flight;
     typename Loads::PreparedSlot prepared;
-    // For those that wait, unless something else becomes of it.
+    // The result for those that wait, unless the part gets another one.
     LoadOutcome<V> outcome{nullptr, absl::AbortedError("the bulk load came to nothing")};
     Made made{};
     typename Store::TableEntry present;  // what the made object replaces
     typename Loads::FlightCompletion completion{location.shard, nullptr, outcome, &ended};
   };
 
-  // What LoadMissing ends in this order: the permit, the flights, and then what runs user code.
+  // Ends what LoadMissing has begun: the permit, the flights, and then what runs user code, in this
+  // order.
   struct Ending {
     explicit Ending(BulkLoad& bulk_load)
         : load(bulk_load),
@@ -133,8 +134,8 @@ class BulkLoad {
     LoadPermit permit;
   };
 
-  // Sets the results of the missing keys that are there. User code may run; if that ends the cache,
-  // no key is missing any more.
+  // Sets the results of missing keys whose objects have come. User code may run; if that ends the
+  // cache, no key is missing any more.
   void LookUpMissing() {
     std::erase_if(missing_, [&](size_t index) {
       if (shared_->ended()) return false;
@@ -161,7 +162,7 @@ class BulkLoad {
     return true;
   }
 
-  // Puts expired objects in the place of failures.
+  // Replaces failures by expired objects.
   void ServeStale() {
     if (wait_.cancelled()) return;
     for (auto& [index, stale] : stale_) {
@@ -231,8 +232,8 @@ class BulkLoad {
       store_.counters().CountMiss();
     }
   }
-  // False if the object has come in by now, or the key is being loaded. If it is this very thread
-  // that loads the key, mostly for an earlier part, then `own` is the flight.
+  // Starts a part. Returns false if the object has come by now, or the key is being loaded; if this
+  // very thread loads it, mostly for an earlier part, `own` is that flight.
   bool TryStart(Part& part, const Flight*& own, PendingRemovals& removals) {
     typename Store::Shard& shard = *part.location.shard;
     typename Store::MutexLock lock(shard.table.mutex);

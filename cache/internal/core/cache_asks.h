@@ -12,8 +12,8 @@
 //   * The object has expired, but is kept for loads that fail: the same, and if the load fails, the
 //     caller gets the expired object, unless it was cancelled.
 //
-// What is found, refreshed or removed may run user code that ends the cache: then the result is
-// CacheHasEnded(), and nothing of the cache is used any more.
+// Finding, refreshing or removing an object may run user code that ends the cache: then the result
+// is CacheHasEnded(), and nothing of the cache is used any more.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_ASKS_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_ASKS_H_
 
@@ -59,7 +59,7 @@ class CacheAsks {
                                            : nullptr) {}
   CacheAsks(const CacheAsks&) = delete;
   CacheAsks& operator=(const CacheAsks&) = delete;
-  // At the cache's end: no task and no completion uses it after this.
+  // Ends all asks, at the cache's end: no task and no completion uses the cache after this.
   void Close() {
     // First of all what others may wait for, the tasks of refreshes too.
     pending_.Close();
@@ -82,8 +82,8 @@ class CacheAsks {
                          options);
   }
 
-  // Has the object loaded anew, if nobody does already; or else loads one. Returns how that has
-  // failed, unless it happens in the background.
+  // Loads the object anew, unless that is being done already; or loads one if there is none.
+  // Returns how the load has failed, unless it runs in the background.
   template <typename Key, typename Loader>
   absl::Status Refresh(Key&& key, Loader&& loader, const LoadOptions& options) {
     const typename Store::template LookupKeyOf<Key> lookup = key;
@@ -177,7 +177,7 @@ class CacheAsks {
     load->Start();
   }
 
-  // Loads an object although an expired one may be kept for loads that fail.
+  // Loads an object, while an expired one may be kept for loads that fail.
   template <typename Lookup, typename Key, typename Loader>
   absl::Status LoadAnew(const KeyLocation& location, const Lookup& lookup, Key&& key,
                         Loader&& loader, const LoadOptions& options) {
@@ -255,7 +255,7 @@ class CacheAsks {
     return refresh_.Refresh(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
                             estimate);
   }
-  // The same by the executor of an asynchronous ask.
+  // Does the same by the executor of an asynchronous ask.
   template <typename Key, typename Loader, typename Executor>
   void PostRefresh(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
                    Executor&& executor, const LoadOptions& options) {
@@ -277,7 +277,8 @@ class CacheAsks {
     return loads_.Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
                        request, IfOtherFails::kFail, absent_as_of);
   }
-  // The same; the result is an expired object if the load fails, unless the caller is cancelled.
+  // Does the same; if the load fails, the result is an expired object, unless the caller is
+  // cancelled.
   template <typename Lookup, typename Key, typename Loader>
   [[gnu::noinline]] Result LoadOrServeStale(const KeyLocation& location, const Lookup& lookup,
                                             Key&& key, Loader&& loader, const LoadRequest& request,

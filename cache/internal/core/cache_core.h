@@ -5,10 +5,10 @@
 //                CacheRefresh   LoadLimiter     Freshness      Retention ──── Policy
 //
 // The store finds objects, puts them in and removes them (cache_store.h walks through a hit); the
-// loads make the missing ones (cache_loads.h walks through a miss); the refresh replaces stale
-// ones; the asks decide which of these there is to do. This file puts them together, and has what
-// looks at all of a cache: weights, ranks, figures and invariants. What removes many objects is in
-// cache_invalidation.h.
+// loads make missing ones (cache_loads.h walks through a miss); the refresh replaces stale ones;
+// the asks decide which of these is to be done. This file puts the parts together, and has the
+// operations on the whole cache: weights, ranks, figures and invariants. Those that remove many
+// objects are in cache_invalidation.h.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_CORE_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_CORE_H_
 
@@ -67,7 +67,7 @@ class CacheCore {
 
   Store& store() { return store_; }
   const Store& store() const { return store_; }
-  // For GetOrLoad, GetOrLoadAsync and Refresh.
+  // Returns the part for GetOrLoad, GetOrLoadAsync and Refresh.
   Asks& asks() { return asks_; }
   const LoadLimiter& limiter() { return loads_.limiter(); }
 
@@ -93,7 +93,7 @@ class CacheCore {
     }
   }
 
-  // What a user gives to Put and PutIfAbsent.
+  // Put what a user gives to Put and PutIfAbsent.
   template <typename Key, typename Object>
   Ref<V> PutMade(Key&& key, Object&& object) {
     const ObjectTerms terms = TermsOf(object);
@@ -110,7 +110,7 @@ class CacheCore {
                               [&] { loads_.limiter().NotifyChange(); });
   }
 
-  // The semantics of these are LargeObjectCache's.
+  // Do the same as LargeObjectCache's functions of the same names.
   template <typename Condition>
   size_t InvalidateIf(Condition& condition) {
     return CacheInvalidation<Store>(store_).InvalidateIf(condition);
@@ -143,7 +143,7 @@ class CacheCore {
     return store_.retention().hard_limit().used();
   }
 
-  // Weighs an object anew. False if there is none.
+  // Weighs an object anew. Returns false if there is none.
   template <typename Key>
   bool UpdateWeight(const Key& key) {
     const typename Store::template LookupKeyOf<Key> lookup = key;
@@ -169,7 +169,7 @@ class CacheCore {
     return true;
   }
 
-  // Has an object expire that long after now. False if there is none.
+  // Sets an object to expire that long after now. Returns false if there is none.
   template <typename Key>
   bool SetExpiry(const Key& key, absl::Duration duration) {
     const typename Store::template LookupKeyOf<Key> lookup = key;
@@ -242,8 +242,8 @@ class CacheCore {
     return stats;
   }
 
-  // For tests, while no other thread uses the cache. Purges, because entries of dead objects in
-  // external slots weigh something until then.
+  // Aborts if the cache is inconsistent. For tests, while no other thread uses the cache. Purges,
+  // because entries of dead objects in external slots weigh something until then.
   void CheckInvariantsForTesting() const {
     constexpr const char* kCall = "CheckInvariantsForTesting";
     PurgeDead();
@@ -299,8 +299,8 @@ class CacheCore {
     store_.shards().ForEachShard([](auto& shard) { shard.table.Purge(); });
   }
 
-  // Whether others than the cache and the caller hold the object. The cache has a reference if it
-  // retains the object; and the caller has one to the slot and one to the object, which have the
+  // Returns whether others than the cache and the caller hold the object. The cache has a reference
+  // if it retains the object. The caller has one to the slot and one to the object; both are in the
   // same count if the slot is an embedded one.
   static bool IsInUse(const Entry& entry) {
     const size_t own = (entry.retained() ? 1u : 0u) + (entry.is_embedded() ? 2u : 1u);

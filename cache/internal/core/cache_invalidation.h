@@ -27,8 +27,8 @@ class CacheInvalidation {
   CacheInvalidation(const CacheInvalidation&) = delete;
   CacheInvalidation& operator=(const CacheInvalidation&) = delete;
 
-  // See LargeObjectCache::InvalidateIf. Cancels the loads first: what one of them has entered
-  // before then is found.
+  // Does LargeObjectCache::InvalidateIf. Cancels the loads first: then every object that one of
+  // them has entered before is found.
   template <typename Condition>
   size_t InvalidateIf(Condition& condition) {
     constexpr bool kOnObject = std::is_invocable_v<Condition&, const K&, const Ref<V>&>;
@@ -76,8 +76,8 @@ class CacheInvalidation {
     });
   }
 
-  // As above, only those of keys for which `condition(key)` is true, which is called without a
-  // lock. Keys that can't be copied for that are not asked about: all their loads are cancelled.
+  // Does the same only for keys for which `condition(key)` is true, which is called without a lock.
+  // Where keys can't be copied for that, cancels all loads.
   template <typename Condition>
   void CancelLoadsIf(Condition& condition) {
     if constexpr (!std::is_copy_constructible_v<K>) {
@@ -89,8 +89,8 @@ class CacheInvalidation {
       });
     }
   }
-  // The same for the loads whose keys' hashes have those lowest bits. Under the lock no more than
-  // 64 keys are copied, unless more have the same hash: otherwise they are asked about in two
+  // Does the same for the loads whose keys' hashes have those lowest bits. Copies no more than 64
+  // keys under the lock, unless more have the same hash: if there are more, splits them into two
   // parts.
   template <typename Condition>
   void CancelLoadsIf(Shard& shard, Condition& condition, uint32_t hash, int bits) {

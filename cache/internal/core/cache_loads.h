@@ -24,13 +24,13 @@
 //   5. Under a hard limit, the room is made exact. EnterLoaded takes the shard's lock. If the
 //      flight is neither cancelled nor superseded the object enters the table. Whatever the
 //      outcome, the flight ends and those that wait get it.
-//   6. The permit is returned, and a task that it was wanted for is posted. Only then the
-//      continuations are completed, the listener is notified of what had to go, and objects die.
-//      While the thread has a flight or a permit no user code runs but the loader, the weigher, the
-//      clock, and the key's copy, hash and equality: all else may wait for other threads that wait
-//      for either. It also may end the cache, so it comes last.
+//   6. The permit is returned, and a deferred task that waits for it is posted. Only then the
+//      continuations are completed, the listener is notified of evictions, and objects die. While
+//      the thread has a flight or a permit, no user code runs but the loader, the weigher, the
+//      clock, and the key's copy, hash and equality: any other user code may wait for threads that
+//      wait for either. It may also end the cache, so it comes last.
 //
-// An exception, of the loader, the weigher or an allocation, ends the flight too: FlightCompletion
+// An exception of the loader, the weigher or an allocation ends the flight, too: FlightCompletion
 // ends it on whatever way the thread leaves, and those that wait throw the same exception.
 //
 // What a loader returns is a `Made`: an Owned<V>, if the object can live in the table with its
@@ -87,7 +87,7 @@ inline absl::Status LeftStatus(bool cancelled) {
 
 inline absl::Status HasLeft(const BoundedWait& wait) { return LeftStatus(wait.cancelled()); }
 
-// What a thread does whose awaited load, another thread's, has failed.
+// What a thread does if another thread's load, for which it waits, has failed.
 enum class IfOtherFails {
   kFail,  // in the same way
   kLoad,  // it loads, as if it had come later
@@ -109,11 +109,11 @@ class CacheLoads {
   using Reservation = typename Store::Reservation;
   using Result = absl::StatusOr<Ref<V>>;
 
-  // What `loader` makes: a Ref or an Owned<V>.
+  // The object that `loader` makes: a Ref or an Owned<V>.
   template <typename Loader>
   using MadeBy = typename MadeOf<V, std::remove_cvref_t<decltype(CallLoader(
                                         std::declval<Loader>(), std::declval<const K&>()))>>::type;
-  // Keeps what `loader` returns.
+  // Keeps the result of `loader`.
   template <typename Loader>
   using ResultBy = LoaderResult<V, std::remove_cvref_t<decltype(CallLoader(
                                        std::declval<Loader>(), std::declval<const K&>()))>>;
@@ -125,8 +125,8 @@ class CacheLoads {
   class Queued : public DeferrableTask {
    public:
     virtual const typename Flights::Flight& queued_flight() const = 0;
-    // Puts the task off until there is a permit: kDeferred. Or else kRefused, if there is one by
-    // now, or kTaken.
+    // Defers the task until there is a permit, and returns kDeferred. Or returns kRefused, if there
+    // is a permit by now, or kTaken.
     virtual StartOutcome TryDefer() = 0;
 
    protected:
@@ -184,9 +184,9 @@ class CacheLoads {
     std::optional<int64_t> ended_;
   };
 
-  // Serves a miss, which another thread may have served by now; `absent_as_of` is a version of the
-  // table as of which there was nothing under the key, if that is known. In a task `run` is not
-  // null: then the result goes to those that wait for the queued flight.
+  // Serves a miss, which another thread may have served by now. `absent_as_of` is a version of the
+  // table at which there was nothing under the key, if one is known. In a task, `run` is not null:
+  // then the result goes to those that wait for the queued flight.
   template <typename Lookup, typename Key, typename Loader>
   [[gnu::noinline]] Result Load(const KeyLocation& location, const Lookup& lookup, Key&& key,
                                 Loader&& loader, const LoadRequest& request,
@@ -262,7 +262,7 @@ class CacheLoads {
     permit.AwaitChange(wait);
   }
 
-  // The same as Make, unless a failure is kept under the key. The one that this makes is kept.
+  // Does the same as Make, unless a failure is kept under the key. Keeps its own failure.
   template <typename Made, typename Loader>
   absl::Status MakeUnlessFailed(const KeyLocation& location, const typename Flights::Flight& flight,
                                 const StoppableCall& call, Entry& entry, Loader&& loader,
@@ -291,11 +291,11 @@ class CacheLoads {
     return status;
   }
 
-  // Enters a loaded object and ends its flight. If the key has got another object meanwhile, that
-  // one is the outcome, and `made` is dropped. If the key was invalidated meanwhile, or that other
-  // object has left again, `made` is the outcome but does not enter the cache; and so it is, or
-  // else an error, if the hard limit leaves no room for it beside the reservation. `present` takes
-  // the entry that is replaced.
+  // Enters a loaded object and ends its flight. If another object has been put under the key
+  // meanwhile, that one is the outcome, and `made` is dropped. If the key was invalidated
+  // meanwhile, or that other object has left again, `made` is the outcome but does not enter the
+  // cache. If the hard limit leaves no room for it beside the reservation, the outcome is the same,
+  // or an error. `present` takes the entry that is replaced.
   template <typename Made>
   void EnterLoaded(const KeyLocation& location, PreparedSlot& prepared, Made& made,
                    typename Store::TableEntry& present, FlightCompletion& completion,
@@ -334,7 +334,7 @@ class CacheLoads {
     completion.CompleteLocked(table);
   }
 
-  // Ends a flight, if it has not ended; leaves the user code that this calls for to `removals`.
+  // Ends a flight, unless it has ended. Leaves user code to `removals`.
   static void EndFlight(FlightCompletion& completion, typename Store::PendingRemovals& removals) {
     if (completion.flight == nullptr) return;
     auto& table = completion.shard->table;
@@ -344,7 +344,7 @@ class CacheLoads {
     completion.CompleteLocked(table);
   }
 
-  // Steps 1 and 2. In a task, `run` is not null.
+  // Does steps 1 and 2. In a task, `run` is not null.
   template <bool kEmbedded, typename Lookup>
   StartOutcome StartOrJoin(const KeyLocation& location, const Lookup& lookup,
                            typename Flights::Flight& flight, PreparedSlot& prepared,
@@ -421,7 +421,7 @@ class CacheLoads {
     permit.TryAcquire();
     return StartUncontended<kEmbedded>(*location.shard, flight, prepared, completion, version);
   }
-  // Returns kRefused after a wait for a permit; else what has become of the task.
+  // Waits for a permit, and returns kRefused; or defers the task, and returns what TryDefer does.
   StartOutcome AwaitPermitOrDefer(LoadPermit& permit, BoundedWait& wait, QueuedRun* run) {
     if (run != nullptr) return run->load.TryDefer();
     AwaitPermit(permit, wait);
@@ -446,7 +446,7 @@ class CacheLoads {
     return StartOutcome::kJoined;
   }
 
-  // A load's place among those that wait for room below the hard limit.
+  // The place of a load among those that wait for room below the hard limit.
   class RoomQueue {
    public:
     using Room = typename Reservation::Room;
@@ -457,11 +457,12 @@ class CacheLoads {
           table_(location.shard->table),
           waiter_(shared_->hard_limit, location.key_hash) {}
 
-    // Has to be called before each look for the object and for a flight.
+    // Remembers the table's version. Has to be called before each look for the object and for a
+    // flight.
     void BeforeLookUp() { version_ = table_.version(); }
-    // Waits until there is room; or until the object may have come, or the caller has to leave:
-    // then returns kNone, and look_again() is true. Else kNone says that the time is over. User
-    // code may run, while this thread is not in the queue.
+    // Waits until there is room. If the object may have come meanwhile, or the caller has to leave,
+    // returns kNone, and look_again() is true; any other kNone says that the time is over. User
+    // code may run while this thread is not in the queue.
     Room GetRoom(uint64_t weight, Reservation& reservation, const BoundedWait& wait) {
       look_again_ = false;
       if (!shared_->hard_limit.HasWaiters()) {
@@ -501,7 +502,8 @@ class CacheLoads {
       const WakeIfCancelled wake(wait, [this] { waiter_.Interrupt(); });
       return waiter_.Await(std::min(*deadline_, wait.deadline()));
     }
-    // If there is none, this thread is in the queue, and has looked since it came there.
+    // Looks for room. If there is none, this thread is in the queue, and has looked since it
+    // joined.
     Room GetRoomInTurn(uint64_t weight, Reservation& reservation) {
       waiter_.Join();
       if (!waiter_.IsFirst()) return Room::kNone;
@@ -521,8 +523,9 @@ class CacheLoads {
     bool look_again_ = false;
   };
 
-  // Reserves what an object will weigh, in the budget and below the hard limit if there is one.
-  // False: look again whether there is an object. User code runs: Aborted if it ends the cache.
+  // Reserves what an object will weigh, in the budget, and below the hard limit if there is one.
+  // Returns false if the caller has to look for the object again. User code runs; if it ends the
+  // cache, returns Aborted.
   absl::StatusOr<bool> ReserveBytes(uint64_t weight, bool for_budget, Reservation& reservation,
                                     std::optional<RoomQueue>& queue, const BoundedWait& wait) {
     using Room = typename Reservation::Room;
@@ -545,7 +548,7 @@ class CacheLoads {
                      " bytes leaves no room for an object of ", weight));
   }
 
-  // The result of a load that this thread has not made itself. (kLeft: see HasLeft.)
+  // Returns the result of a load that this thread has not made itself. (kLeft: see HasLeft.)
   static Result ResultOfOther(StartOutcome start, LoadOutcome<V> outcome) {
     if (start == StartOutcome::kRecursive) {
       return absl::FailedPreconditionError("the loader asks for the key that it loads");

@@ -19,8 +19,9 @@
 //      another object has come under the key meanwhile, that one is newer: it is the result, and
 //      the loaded one is dropped. If there is none, because the key was invalidated, the caller
 //      gets the loaded one, which is not kept. InvalidateIf and Clear cancel all refreshes that may
-//      concern them, before they look at the objects: an entry that came by a refresh could be
-//      where they have looked already. Until they have removed the stale entry, that is the result.
+//      concern them before they look at the objects: a refresh could enter its object where they
+//      have looked already. Until they have removed the stale entry, a cancelled refresh returns
+//      the stale object.
 //
 // If the refresh fails, by a status or an exception, its caller gets the stale object; the failure
 // only shows in the figures. The object becomes due again later, each time after a longer time, and
@@ -84,7 +85,7 @@ class CacheRefresh {
     if (has_failed && !shared->ended()) BackOff(*entry);
     return result;
   }
-  // The same in a task. False if there is no free permit, or no task could be posted.
+  // Does the same in a task. Returns false if there is no free permit, or no task could be posted.
   template <typename Key, typename Loader, typename Executor>
   [[gnu::noinline]] bool Post(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
                               uint64_t estimate, Executor&& executor) {
@@ -108,16 +109,16 @@ class CacheRefresh {
         },
         [] { return false; });
   }
-  // After a refresh that has failed, whose claim the caller has.
+  // Makes the object due again later, after a refresh that has failed. The caller has the claim.
   void BackOff(Entry& entry) const {
     store_.freshness().BackOff(entry, entry.refresh.CountFailure());
   }
-  // The same by a task that has been dropped.
+  // Does the same for a task that has been dropped.
   void GiveUp(Entry& entry) const {
     BackOff(entry);
     store_.freshness().ReleaseRefresh(entry);
   }
-  // At the cache's end.
+  // Lets no task begin any more, at the cache's end, and waits for those that run.
   void CloseTasks() { tasks_->Close(); }
 
  private:
@@ -130,8 +131,8 @@ class CacheRefresh {
     Entry& entry;
   };
 
-  // A refresh among those of its shard, so that it can be cancelled. Ends on whatever way its
-  // thread leaves.
+  // Lists a refresh among those of its shard, so that it can be cancelled, until its thread leaves
+  // on whatever way.
   class Registration {
    public:
     Registration(typename Store::Shard& shard, uint32_t hash)
@@ -163,8 +164,8 @@ class CacheRefresh {
     bool under_way_ = false;
   };
 
-  // False if no permit is to be had now, or no room below the hard limit. Bytes are reserved
-  // without one, as user code runs then.
+  // Acquires a permit, and room below the hard limit. Returns false if either is not to be had now.
+  // Bytes are reserved without a permit, as user code runs then.
   template <bool kEmbedded>
   bool AcquirePermit(LoadPermit& permit, uint64_t estimate, Reservation& reservation) {
     if (!permit.TryAcquire()) return false;
@@ -186,7 +187,7 @@ class CacheRefresh {
     return permit.TryAcquire();
   }
 
-  // See Refresh. Whether the load has failed, unless this throws.
+  // Does Refresh. Returns whether the load has failed, unless this throws.
   template <typename Key, typename Loader>
   Result LoadAndEnter(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
                       uint64_t estimate, bool& has_failed) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a LargeObjectCache is made of its options.
+// What a LargeObjectCache makes of its options.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_SETTINGS_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_SETTINGS_H_
 

@@ -59,7 +59,8 @@ class CacheShards {
   }
   KeyLocation LocateHash(uint64_t hash) const { return {&shards_.ForHash(hash), hash}; }
 
-  // Conditions on slots and on flights' keys. They refer to `key`, unless it is cheap to copy.
+  // Return conditions on slots and on flights' keys. They refer to `key`, unless it is cheap to
+  // copy.
   template <typename Lookup>
   auto Matching(const Lookup& key) const {
     if constexpr (kIsCheapToCompare<K, Equal>) {
@@ -90,7 +91,7 @@ class CacheShards {
       });
     });
   }
-  // Before the end, while all of the cache can still be used: see ShardArray.
+  // Drops all entries, before the end, while all of the cache can still be used: see ShardArray.
   void DropEntries() const { shards_.DropEntries(); }
 
  private:

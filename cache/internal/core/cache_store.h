@@ -6,22 +6,23 @@
 // the table; and the flights, which are the loads under way for keys of that shard. The Retention
 // decides which of the objects the cache itself keeps alive.
 //
-// A hit, GetIfPresent(key) or the first lines of GetOrLoad, goes like this:
+// A hit, by GetIfPresent(key) or in the first lines of CacheAsks::GetOrLoad, goes through these
+// steps:
 //
 //   1. CacheShards::Locate hashes the key. Some bits choose the shard, others the place in its
 //      index.
 //   2. FindFast asks the table for an embedded slot at the first place where the key may be. The
 //      table adds one to the slot's count, which is the object's, and then compares the key.
-//   3. CacheKey::RecordAccess, in the cache line of the key: if the object is retained, which is
-//      one byte, the policy's counter goes up, which is the next byte.
+//   3. CacheKey::RecordAccess, in the cache line of the key, reads one byte that says whether the
+//      object is retained; if it is, the next byte, the policy's counter, goes up.
 //   4. The counters of this thread count a hit. The slot's count becomes the caller's Ref.
 //
 // So a hit takes no lock, and writes to nothing but the object's count, its counter until that is
-// saturated, and the thread's own figures. With ages it also reads a coarse time, and compares it
-// with a tick beside the key. Everything else is FindSlow: an object in an external slot or further
-// on in the index; one whose tick has come, where LookupOutcome notes what is to be done about the
-// object once the look-up holds it; a weak hit, which asks the Retention to retain the object
-// again; and a miss.
+// saturated, and the thread's own figures. If objects may expire, it also reads a coarse time, and
+// compares it with a tick beside the key. FindSlow does everything else: it finds an object in an
+// external slot or further on in the index; an object whose tick has come, for which LookupOutcome
+// records what is to be done once the look-up holds it; a weak hit, which asks the Retention to
+// retain the object again; and a miss.
 //
 // Put prepares a slot with the key, outside the lock, then takes the shard's lock, and Enter
 // exchanges the old entry for the new one and has the Retention admit the object. Locks are taken
@@ -103,7 +104,8 @@ class CacheStore {
             freshness_.expires_by_default(), counts_time_saved_) {}
   CacheStore(const CacheStore&) = delete;
   CacheStore& operator=(const CacheStore&) = delete;
-  // Destructors of objects and keys may use all of the cache until both have been let go of.
+  // Destructors of objects and keys may use all of the cache until Retention and shards have
+  // released them.
   ~CacheStore() {
     Check(!shared_->hard_limit.active() || shared_->hard_limit.Sleeping() == 0, "~LargeObjectCache",
           "a load still waits for room below the hard limit");
@@ -118,7 +120,8 @@ class CacheStore {
   const Freshness& freshness() const { return freshness_; }
   const HardLimitSettings& hard_limit() const { return hard_limit_; }
   CacheCounters& counters() const { return shared_->counters; }
-  // For an operation that goes on after user code, to see whether that has ended the cache.
+  // Returns the part that tells an operation which goes on after user code whether that has ended
+  // the cache.
   const std::shared_ptr<Shared>& shared() const { return shared_; }
   // Returns the object's own weight.
   uint64_t Weigh(const V& object) const { return weigher_(object); }
@@ -126,7 +129,7 @@ class CacheStore {
     return terms.weight.has_value() ? *terms.weight : Weigh(object);
   }
 
-  // As Shards::Matching, for objects that have not expired by time.
+  // Does the same as Shards::Matching, for objects that have not expired by time.
   template <typename Lookup>
   auto MatchingUnexpired(const Lookup& key, int64_t now) const {
     return [this, match = shards_.Matching(key), now](Slot& slot) {
@@ -140,12 +143,13 @@ class CacheStore {
   Ref<V> Get(const AnyKey& key) {
     return GetOr<IfAbsent::kRemoveExpiredAndCountMiss>(key);
   }
-  // The same without counting a miss.
+  // Does the same without counting a miss.
   template <typename AnyKey>
   Ref<V> GetIfPresent(const AnyKey& key) {
     return GetOr<IfAbsent::kRemoveExpired>(key);
   }
-  // The same; an object that has expired by time, but is kept for loads that fail, goes to `stale`.
+  // Does the same; an object that has expired by time, but is kept for loads that fail, goes to
+  // `stale`.
   template <typename AnyKey>
   Ref<V> GetIfPresent(const AnyKey& key, Ref<V>& stale) {
     const LookupKeyOf<AnyKey> lookup = key;
@@ -158,13 +162,13 @@ class CacheStore {
     if (!outcome.removable()) stale = std::move(found);
     return Ref<V>();
   }
-  // The same without removing an object that has expired by time.
+  // Does the same without removing an object that has expired by time.
   template <typename AnyKey>
   Ref<V> GetIfUnexpired(const AnyKey& key) {
     return GetOr<IfAbsent::kNothing>(key);
   }
 
-  // As GetIfPresent, but counts nothing at all.
+  // Does the same as GetIfPresent, but counts nothing at all.
   template <typename AnyKey>
   Ref<V> Peek(const AnyKey& key) const {
     const LookupKeyOf<AnyKey> lookup = key;
@@ -174,7 +178,8 @@ class CacheStore {
   }
 
   // Serves nearly every hit: an object in an embedded slot at the first place where its key may be,
-  // in a cache without ages. Null says nothing. The caller gets a reference to the slot.
+  // in a cache without ages. Null means that FindSlow has to look. The caller gets a reference to
+  // the slot.
   template <typename Lookup>
   [[gnu::always_inline]] Embedded* FindFast(KeyLocation location, const Lookup& lookup) {
     Embedded* const found = freshness_.needed() ? FindFastIfFresh(location, lookup)
@@ -190,7 +195,8 @@ class CacheStore {
     return found;
   }
 
-  // The same in a cache with ages, if there is nothing to be done about the object's.
+  // Does the same in a cache whose objects may expire, if nothing is to be done about the object's
+  // times.
   template <typename Lookup>
   [[gnu::always_inline]] Embedded* FindFastIfFresh(KeyLocation location,
                                                    const Lookup& lookup) const {
@@ -207,8 +213,8 @@ class CacheStore {
   Ref<V> Find(const KeyLocation& location, const Lookup& lookup, Outcome& outcome) const {
     return location.shard->table.Find(location.hash(), Recording(lookup, outcome));
   }
-  // The same after FindFast has found nothing. If there is no object, `*absent_as_of` is the
-  // table's version as of which that was so.
+  // Does the same after FindFast has found nothing. If there is no object, `*absent_as_of` is the
+  // table's version at which that was so.
   template <typename Lookup>
   Ref<V> FindOrProveAbsent(const KeyLocation& location, const Lookup& lookup, Outcome& outcome,
                            uint64_t* absent_as_of) const {
@@ -222,7 +228,7 @@ class CacheStore {
     return std::move(found.object);
   }
 
-  // Finds an object, and has `outcome` hold its entry.
+  // Finds an object, and lets `outcome` hold its entry.
   template <typename Match>
   Ref<V> FindHeld(const KeyLocation& location, const Match& match, Outcome& outcome) const {
     return location.shard->table.Find(location.hash(), [&](auto& slot) {
@@ -238,8 +244,8 @@ class CacheStore {
     return FindHeld(location, match, outcome);
   }
 
-  // Does what the look-up of an object calls for. False if the object has expired by time, which
-  // makes it a miss.
+  // Does what the look-up of an object calls for. Returns false if the object has expired by time,
+  // which makes it a miss.
   bool RecordHit(const Outcome& outcome) {
     if (outcome.entry() == nullptr) [[likely]] {
       shared_->counters.CountHit();
@@ -256,8 +262,8 @@ class CacheStore {
   Ref<V> Put(AnyKey&& key, Made made, const ObjectTerms& terms, OnEntered&& on_entered) {
     return PutObject</*kReplaces=*/true>(std::forward<AnyKey>(key), made, terms, on_entered).first;
   }
-  // The same unless there is an object under the key. Returns the object that is in the cache then,
-  // and whether it is this one.
+  // Does the same unless there is an object under the key. Returns the object that is in the cache
+  // then, and whether it is the new one.
   template <typename AnyKey, typename Made, typename OnEntered>
   std::pair<Ref<V>, bool> PutIfAbsent(AnyKey&& key, Made made, const ObjectTerms& terms,
                                       OnEntered&& on_entered) {
@@ -316,7 +322,8 @@ class CacheStore {
     prepared.MakePayload(std::in_place, std::forward<AnyKey>(key));
     prepared.cold().SetUp(shared_.get(), location.key_hash);
   }
-  // Before a made object is entered, at that time. If it was loaded, its load time is set.
+  // Sets up the entry of a made object before it is entered. If the object was loaded, its load
+  // time is set already.
   void SetUp(Entry& entry, uint64_t weight, const ObjectTerms& terms, int64_t now,
              bool loaded = true) const {
     entry.set_object_weight(weight);
@@ -328,7 +335,7 @@ class CacheStore {
       entry.hot.load_time = LoadTime(static_cast<int64_t>(std::min(entry.load_time, 1e18f)));
     }
   }
-  // The same, and counts what a load has given.
+  // Does the same, and counts what a load has given.
   template <bool kEmbedded>
   void SetUpLoaded(Entry& entry, uint64_t weight, const ObjectTerms& terms, int64_t now) const {
     SetUp(entry, weight, terms, now);
@@ -336,7 +343,7 @@ class CacheStore {
   }
 
   // Reserves room below the hard limit for a weighed object, beside what is reserved for it
-  // already. Runs no user code. False if there is none; true if there is no hard limit.
+  // already. Runs no user code. Returns false if there is no room, true if there is no hard limit.
   template <bool kEmbedded>
   bool GrowRoom(const Entry& entry, Reservation& reservation, PendingRemovals& removals,
                 typename Budget::Effort effort = Budget::Effort::kAny) {
@@ -346,8 +353,9 @@ class CacheStore {
                                 effort);
   }
 
-  // Enters a made object, in place of `present` if that is something; returns it. The reservation
-  // ends. If the hard limit leaves no room, only removes what is present, and returns null.
+  // Enters a made object, in place of `present` if that is an entry; returns the object. The
+  // reservation ends. If the hard limit leaves no room, only removes what is present, and returns
+  // null.
   template <typename Made>
   Ref<V> Enter(Table& table, uint32_t hash, PreparedSlot& prepared, Made& made,
                const TableEntry& present, int64_t now, Reservation& reservation,
@@ -402,7 +410,7 @@ class CacheStore {
     bool operator()(const Ref<V>&) const { return true; }
   };
 
-  // What a look-up does that finds no object, or one that has expired by time.
+  // What a look-up does if it finds no object, or one that has expired by time.
   enum class IfAbsent { kNothing, kRemoveExpired, kRemoveExpiredAndCountMiss };
 
   template <IfAbsent kIfAbsent, typename AnyKey>
@@ -428,7 +436,7 @@ class CacheStore {
     return RefAccess::TakeApart(std::move(found));
   }
 
-  // See Put and PutIfAbsent.
+  // Does Put or PutIfAbsent.
   template <bool kReplaces, typename AnyKey, typename Made, typename OnEntered>
   std::pair<Ref<V>, bool> PutObject(AnyKey&& key, Made& made, const ObjectTerms& terms,
                                     OnEntered& on_entered) {

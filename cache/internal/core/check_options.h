@@ -16,11 +16,11 @@
 
 namespace weakcache::internal {
 
-// Whether a budget can be meant: at most half of the address space.
+// Returns whether a budget is plausible: at most half of the address space.
 constexpr bool IsBudget(uint64_t bytes) { return std::in_range<ptrdiff_t>(bytes); }
 
-// Returns InvalidArgument unless the budget can be meant and is set, or for a purely weak cache is
-// not set.
+// Returns InvalidArgument unless the budget is set and plausible, or for a purely weak cache is not
+// set.
 inline absl::Status CheckBudget(uint64_t budget_bytes, bool weak) {
   if (weak && budget_bytes != 0) {
     return absl::InvalidArgumentError(
@@ -71,7 +71,7 @@ inline absl::Status CheckJitter(double jitter) {
       absl::StrCat("expiry_jitter: ", jitter, " is not between 0 and 1"));
 }
 
-// Returns InvalidArgument unless there is no hard limit, or one that can be meant.
+// Returns InvalidArgument unless the hard limit is plausible, or there is none.
 template <typename Options>
 absl::Status CheckHardLimit(const Options& options) {
   if (options.hard_limit_wait < absl::ZeroDuration() ||

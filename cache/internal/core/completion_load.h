@@ -11,12 +11,12 @@
 //   3. It returns. Flight and permit are taken off the thread. The load is on the list of the
 //      cache's PendingCompletions.
 //   4. The completion is called or dropped, on any thread: that one weighs the object, enters it,
-//      ends the flight and returns the permit. It waits for nothing but a shard's lock. Then it
-//      completes the continuations, as the very last, for they may end the cache.
+//      ends the flight and returns the permit. It waits for nothing but a shard's lock. Last of all
+//      it completes the continuations, for they may end the cache.
 //
-// Who ends the load is decided by a CompletionHandoff. If the completion comes before step 3, that
-// is the loader's thread. At the end of the cache it is the ending thread: those that wait for the
-// load get Aborted, and the completion will do nothing.
+// A CompletionHandoff decides which thread ends the load. If the completion comes before step 3,
+// that is the loader's thread. At the end of the cache it is the ending thread: those that wait for
+// the load get Aborted, and the completion will do nothing.
 //
 // The cache may end as soon as nobody has a place in the count of PendingCompletions. A load has
 // one from step 2 on, and its end gives it back; its task has another one, until it has returned.
@@ -78,7 +78,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
         reservation_(store_.retention()),
         permit_(loads.limiter()) {}
 
-  // Steps 1 to 3, in a task.
+  // Does steps 1 to 3, in a task.
   template <typename Lookup, typename Loader>
   void Run(const Lookup& lookup, K&& key, Loader&& loader, QueuedRun& run) {
     typename LoadFailures<Store>::Held held_failures;
@@ -124,7 +124,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
   // Why the load ends.
   enum class Cause { kCompletion, kLoaderFailed, kCacheEnds };
 
-  // On whatever way the loader's thread leaves the loader.
+  // Calls FinishLoader, on whatever way the loader's thread leaves the loader.
   struct LoaderEnd {
     ~LoaderEnd() { load.FinishLoader(*this); }
     CompletionLoad& load;
@@ -171,7 +171,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     bool has_load = false;
   };
 
-  // The end of step 2, and step 3 if the completion has not come.
+  // Ends step 2, and does step 3 if the completion has not come.
   void FinishLoader(LoaderEnd& end) {
     const std::shared_ptr<CompletionLoad> self = this->shared_from_this();
     if (!end.has_returned) return FailLoader(end);
@@ -196,7 +196,8 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     const TaskCount::Running running(pending_.count());
     End(result, cause, end.run.ended);
   }
-  // The loader has thrown, or its thread ends; or an earlier failure is kept.
+  // Ends the load after the loader has thrown, or as its thread ends, or because an earlier failure
+  // is kept.
   void FailLoader(LoaderEnd& end) {
     const TaskCount::Running running(pending_.count());
     Result unwanted;
@@ -224,9 +225,10 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
                          "the cache has ended before the loader's completion was called");
   }
 
-  // Step 4, without the continuations, which go to `ended`, prepared. Runs user code in the end.
+  // Does step 4, except for the continuations, which go to `ended`, prepared. Runs user code in the
+  // end.
   void End(Result& given, Cause cause, Ended& ended) {
-    // Destroyed in reverse order: put-off tasks are posted before user code runs.
+    // Destroyed in reverse order: deferred tasks are posted before user code runs.
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Result result = std::move(given);

@@ -23,7 +23,7 @@ inline constexpr bool kTakesCompletionImpl =
     kTakesTokenAndCompletion<Loader, K, V> ||
     std::is_invocable_v<Loader, const K&, LoadCompletion<V>> ||
     std::is_invocable_v<Loader, LoadCompletion<V>>;
-// Any other kind of loader is asked for first, so that a generic parameter is never a completion.
+// The other kinds of loaders are tried first, so that a generic parameter is never a completion.
 template <typename Loader, typename K>
 inline constexpr bool kReturnsResult =
     kTakesStopToken<Loader, K> || std::is_invocable_v<Loader, const K&> ||
@@ -37,7 +37,7 @@ constexpr bool TakesCompletion() {
   }
 }
 
-// Calls it with what it takes.
+// Calls such a loader with the arguments that it takes.
 template <typename Loader, typename K, typename V>
 void CallCompletionLoader(Loader&& loader, const K& key, const StopToken& token,
                           LoadCompletion<V> completion) {
@@ -52,7 +52,7 @@ void CallCompletionLoader(Loader&& loader, const K& key, const StopToken& token,
   }
 }
 
-// As CheckLoader, for GetOrLoadAsync, which takes loaders of both kinds.
+// Does the same as CheckLoader for GetOrLoadAsync, which takes loaders of both kinds.
 template <typename V, typename K, typename Loader>
 constexpr bool CheckAsyncLoader() {
   if constexpr (TakesCompletion<Loader, K, V>()) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a cache holds its core by.
+// CoreOwner: the pointer by which a cache owns its core.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CORE_OWNER_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CORE_OWNER_H_
 
@@ -13,9 +13,9 @@ namespace weakcache::internal {
 // The library's own way into a cache: see cache/cycles.h.
 struct CacheAccess;
 
-// As a std::unique_ptr, with two differences. The core stays reachable until it is gone, because
-// destructors of its objects may use the cache: libc++'s unique_ptr is null by then. And a use
-// after a move aborts with a message.
+// A std::unique_ptr with two differences. The core stays reachable until its destructor has
+// returned, because destructors of its objects may use the cache: libc++'s unique_ptr is null by
+// then. And a use after a move aborts with a message.
 template <typename Core>
 class CoreOwner {
  public:

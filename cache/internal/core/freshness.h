@@ -65,41 +65,42 @@ class Freshness {
   // Whether any object may expire or become due. If none may, no look-up reads the clock.
   bool needed() const { return needed_.load(std::memory_order_relaxed); }     // see the field
   void SetNeeded() const { needed_.store(true, std::memory_order_relaxed); }  // see the field
-  // Whether objects expire that have no life of their own.
+  // Returns whether objects without a life of their own expire.
   bool expires_by_default() const {
     return expire_after_write_ != kNever || expire_after_access_ != kNever;
   }
-  // How long an expired object is kept for loads that fail, in nanoseconds.
+  // Returns how long an expired object is kept for loads that fail, in nanoseconds.
   int64_t stale_if_error() const { return stale_if_error_; }
-  // In nanoseconds since some time or other.
+  // Returns the time in nanoseconds since some fixed time.
   int64_t Now() const {
     if (clock_) return absl::ToUnixNanos(clock_());
     return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
   int64_t NowIfNeeded() const { return needed() ? Now() : 0; }
-  // For ages that are only told: if no object may expire, and there is no clock of the user's, up
-  // to 10 ms ago, and several times as fast.
+  // Returns the time for ages that are only reported: if no object may expire, and the user has set
+  // no clock, up to 10 ms ago, and several times as fast.
   int64_t RoughNow() const { return needed() || clock_ ? Now() : CoarseNow(); }
-  // Before an object is entered on these terms.
+  // Prepares for an object on these terms, before it is entered.
   void PrepareFor(const ObjectTerms& terms) const {
     if (terms.has_life()) SetNeeded();
   }
-  // For an object that is about to be entered on these terms: see BeginLife.
+  // Returns the time for an object that is about to be entered on these terms: see BeginLife.
   int64_t NowFor(const ObjectTerms& terms) const {
     PrepareFor(terms);
     return RoughNow();
   }
 
-  // For an object that has just been made, without reading a clock unless objects may expire.
+  // Begins the life of an object that has just been made, without reading a clock unless objects
+  // may expire.
   template <typename Entry>
   int64_t NowOrWritten(const Entry& entry) const {
     return needed() ? Now() : entry.written.load(std::memory_order_relaxed);
   }
 
-  // The present tick, which a hit compares with CacheKey::fresh_until; kNoTick, which is later than
-  // all of these, if the clock has been set back.
+  // Returns the present tick, which a hit compares with CacheKey::fresh_until; or kNoTick, which is
+  // later than every tick, if the clock has been set back.
   uint32_t Tick() const { return clock_ ? TickOfOwnClock(Now()) : TickOf(CoarseNow()); }
-  // The same of a time that the user's clock has just shown.
+  // Returns the tick of a time that the user's clock has just shown, in the same way.
   [[gnu::noinline]] uint32_t TickOfOwnClock(int64_t now) const {
     // A clock that has been set back makes no object fresh for longer: then look-ups go by the
     // exact times, and correct them, until the clock has caught up.
@@ -142,7 +143,7 @@ class Freshness {
       if (again >= until) return;
     }
   }
-  // Has an object expire that long after this time.
+  // Sets an object to expire that long after this time.
   template <typename Entry>
   void SetExpiry(Entry& entry, absl::Duration duration) const {
     SetNeeded();
@@ -159,7 +160,7 @@ class Freshness {
     return IsDue(entry.written, now, entry.expires_after.load(std::memory_order_relaxed)) ||
            IsDue(entry.accessed, now, expire_after_access_);
   }
-  // Whether an object has been expired for longer than it is kept for loads that fail.
+  // Returns whether an object has been expired for longer than it is kept for loads that fail.
   template <typename Entry>
   bool IsRemovable(const Entry& entry, int64_t now) const {
     const int64_t life = entry.expires_after.load(std::memory_order_relaxed);
@@ -194,22 +195,22 @@ class Freshness {
     Arm(entry);
     return true;
   }
-  // By the thread that has claimed it: see RefreshClaim::Release.
+  // Releases the claim of the thread that calls this: see RefreshClaim::Release.
   template <typename Entry>
   void ReleaseRefresh(Entry& entry) const {
     entry.refresh.Release();
     Arm(entry);
   }
-  // Whether a time of the entry is later than `now`: the caller was delayed after it had read the
-  // clock, while others entered or found the object; or else the clock has been set back.
+  // Returns whether a time of the entry is later than `now`: either the caller was delayed after it
+  // had read the clock, while others entered or found the object; or the clock has been set back.
   template <typename Entry>
   bool SeemsToComeFromTheFuture(const Entry& entry, int64_t now) const {
     return entry.written.load(std::memory_order_relaxed) > now ||
            entry.accessed.load(std::memory_order_relaxed) > now;
   }
-  // Then, if the clock has been set back, makes the object new; otherwise it would not age until
-  // the clock has caught up. The clock has been set back if it is before a time that was stored
-  // already when it was read. Calls the user's clock.
+  // Makes such an object new if the clock has been set back; otherwise it would not age until the
+  // clock has caught up. The clock has been set back if it is before a time that had been stored
+  // when the clock was read. Calls the user's clock.
   template <typename Entry>
   void CorrectTimes(Entry& entry) const {
     int64_t written = entry.written.load(std::memory_order_relaxed);
@@ -225,8 +226,8 @@ class Freshness {
     }
     Arm(entry);
   }
-  // Of two look-ups at the same time the earlier one may store its time last. The object then ages
-  // from that time, earlier by as long as the thread was delayed.
+  // Records an access. Of two look-ups at the same time the earlier one may store its time last.
+  // The object then ages from that time, earlier by as long as the thread was delayed.
   template <typename Entry>
   void RecordAccess(Entry& entry, int64_t now) const {
     if (expire_after_access_ != kNever && entry.accessed.load(std::memory_order_relaxed) < now) {
@@ -242,7 +243,7 @@ class Freshness {
   static constexpr int kTickBits = 26;  // nanoseconds: a tick is 67 ms
   static constexpr uint32_t kNoTick = UINT32_MAX;
 
-  // In nanoseconds of std::chrono::steady_clock, up to 10 ms ago; several times as fast.
+  // Returns nanoseconds of std::chrono::steady_clock, up to 10 ms ago; several times as fast.
   static int64_t CoarseNow() {
 #ifdef CLOCK_MONOTONIC_COARSE
     timespec now;
@@ -278,7 +279,7 @@ class Freshness {
     }
     return static_cast<uint32_t>(ticks);
   }
-  // How long after one access the next one is recorded.
+  // Returns how long after one access the next one is recorded.
   int64_t AccessResolution() const {
     return std::min(expire_after_access_ / 16, int64_t{1'000'000'000});
   }
@@ -302,7 +303,8 @@ class Freshness {
   int64_t Spread(const Entry& entry, int64_t life) const {
     return life == kNever ? life : life - PartOf(life, jitter_, entry.key_hash);
   }
-  // Returns a part of a time, from none of it up to the jitter, which the hash determines.
+  // Returns the part of a time, between 0 and the fraction `jitter` of it, that the hash
+  // determines.
   static int64_t PartOf(int64_t time, double jitter, uint64_t hash) {
     if (jitter <= 0) return 0;
     // The golden ratio's multiples spread evenly also hashes that differ in few bits.
@@ -311,7 +313,8 @@ class Freshness {
     return static_cast<int64_t>(static_cast<double>(time) * jitter * part);
   }
   static int64_t Sum(int64_t a, int64_t b) { return a > kNever - b ? kNever : a + b; }
-  // The clock may go back; and the difference of two times may be too large for an int64_t.
+  // Returns the time since `then`. The clock may go back; and the difference of two times may be
+  // too large for an int64_t.
   static int64_t Elapsed(int64_t then, int64_t now) {
     if (now <= then) return 0;
     const uint64_t elapsed = static_cast<uint64_t>(now) - static_cast<uint64_t>(then);
@@ -336,8 +339,8 @@ class Freshness {
   // enters the object. Relaxed: a look-up that still reads false, and finds the object, began
   // before the object's life.
   mutable std::atomic<bool> needed_;
-  // The latest time that the user's clock has shown, nearly: threads at the same time may lose the
-  // later one. Relaxed: it only has to be found out some time that the clock was set back.
+  // The latest time that the user's clock has shown, nearly: of two threads at the same time, the
+  // later time may be lost. Relaxed: that the clock was set back may be noticed later.
   mutable std::atomic<int64_t> latest_;
 };
 

@@ -3,16 +3,14 @@
 //
 // A load that fails asks that option how long, keeps its failure in the shard's table, and only
 // then ends its flight. A load that has begun its own flight looks into the table before it calls
-// its loader. So of all that ask for the key, at the same time or later, nobody calls a loader
-// until the failure is over. Before a flight, callers look as well, only because they need neither
-// a permit nor a task then.
+// its loader. So nobody who asks for the key, at the same time or later, calls a loader until the
+// failure is over. Callers also look before they begin a flight, only to save a permit or a task.
 //
-// Whatever makes the key's next load another one takes the failure out, under the shard's lock: an
-// object that is entered under the key, and the invalidation of the key. That also cancels the
-// flight of a load under way, which then keeps no failure.
+// Entering an object under the key, and invalidating the key, take the failure out, under the
+// shard's lock. Both also cancel the flight of a load under way, which then keeps no failure.
 //
-// Keys and statuses of failures have destructors of the user's, so whoever takes failures out, or
-// looks at one, passes them to its Held, which outlives its flight and its permit.
+// Keys and statuses of failures have destructors of the user's. So an operation that takes failures
+// out, or looks at one, passes them to its Held, which outlives its flight and its permit.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_LOAD_FAILURES_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_LOAD_FAILURES_H_
 
@@ -56,9 +54,9 @@ class LoadFailures {
     return FindSlow(location, lookup, held);
   }
 
-  // Keeps the failure of a load, if the option says so and the load has not been cancelled. Before
-  // its flight ends. Calls the option and the clock, and copies the key; if one of these throws, or
-  // there is no memory, the failure is not kept.
+  // Keeps the failure of a load, if the option says so and the load has not been cancelled. Called
+  // before its flight ends. Calls the option and the clock, and copies the key; if one of these
+  // throws, or there is no memory, the failure is not kept.
   void Keep(const KeyLocation& location, const Flight& flight, const K& key,
             const absl::Status& status, Held& held) const {
     if (!ttl_) return;
@@ -73,8 +71,8 @@ class LoadFailures {
     typename Store::MutexLock lock(location.shard->table.mutex);
     failure = location.shard->failures.Take(location.hash(), store_.shards().MatchingKey(lookup));
   }
-  // Forgets all failures of a shard that are kept of a key for which `condition(key)` is true,
-  // which is called without a lock.
+  // Forgets all failures of a shard under keys for which `condition(key)` is true, which is called
+  // without a lock.
   template <typename Condition>
   static void ForgetIf(Shard& shard, Condition&& condition) {
     if (shard.failures.empty()) return;

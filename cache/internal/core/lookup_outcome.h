@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a look-up that is not the simplest of hits has found, and what is to be done about it.
+// What a look-up has found that is not a fast hit, and what is to be done about it.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_LOOKUP_OUTCOME_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_LOOKUP_OUTCOME_H_
 
@@ -38,7 +38,7 @@ class LookupOutcome {
     if (Entry* const held = std::exchange(entry_, nullptr)) held->slot->ReleaseStrong();
   }
 
-  // Records that the look-up has found the entry, whose slot the caller holds a reference to. A
+  // Records that the look-up has found the entry, to whose slot the caller holds a reference. A
   // look-up that starts over may record several, of which the last one counts.
   void Record(Entry& entry) {
     weak_ = !entry.hot.RecordAccessSlow();
@@ -55,17 +55,17 @@ class LookupOutcome {
     if (held != nullptr) held->slot->ReleaseStrong(deferred_);
   }
 
-  // Null after a hit that leaves nothing to do.
+  // Returns the entry, or null after a hit that leaves nothing to do.
   Entry* entry() const { return entry_; }
   bool weak() const { return weak_; }
-  // What the hit saves, if that is to be counted.
+  // Returns the time that the hit saves, if that is to be counted.
   LoadTime load_time() const { return load_time_; }
   bool expired() const { return expired_; }
-  // Whether it is not even kept for loads that fail.
+  // Returns whether the object is not even kept for loads that fail.
   bool removable() const { return removable_; }
   bool refresh_due() const { return refresh_due_; }
-  // Whether to call Freshness::CorrectTimes, which calls the user's clock: after the look-up,
-  // because that may hold a lock.
+  // Returns whether to call Freshness::CorrectTimes, which calls the user's clock, after the
+  // look-up, which may hold a lock.
   bool times_are_doubtful() const { return times_are_doubtful_; }
 
  private:

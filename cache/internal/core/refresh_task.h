@@ -18,7 +18,7 @@
 
 namespace weakcache::internal {
 
-// Has the caller's claim on the refresh of an entry. Keeps the memory of its slot, but the object
+// Owns the claim on the refresh of an entry. Keeps the memory of the entry's slot, but the object
 // only while the task runs, which the cache's end waits for: the object's destructor may use the
 // cache. Does nothing if the object is gone, or the cache has ended. If the task is dropped, the
 // refresh has failed. Refresh is a CacheRefresh; Loader is a decayed type.
@@ -55,7 +55,7 @@ class RefreshTask {
   void Run() {
     if (begun_.exchange(true, std::memory_order_relaxed)) return;
     WithEntry([&] {
-      // Nobody finds a new object by an entry that has left.
+      // The entry has left the cache: nobody would find the new object by it.
       if (entry_->refresh.closed()) return;
       static_cast<void>(
           refresh_.Refresh(location_, entry_, std::move(key_), std::move(loader_), estimate_));
