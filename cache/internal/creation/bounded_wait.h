@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How long a thread waits for another's creation, and who still waits for one.
+// Bounds how long a thread waits for another's creation, and counts those that still wait for one.
 //
 // A thread leaves a wait at its deadline, or when its stop token says so; the creation goes on for
 // the others. A creation whose factory can be stopped counts those that wait for it, its own caller
@@ -42,7 +42,7 @@ class BoundedWait {
     if (to_stop_.stop_possible()) to_stop_.request_stop();
   }
 
-  // Whether the thread has to leave.
+  // Returns whether the thread has to leave.
   bool ended() const { return cancelled() || late(); }
   bool cancelled() const { return token_.stop_requested(); }
   bool late() const { return has_deadline() && std::chrono::steady_clock::now() >= deadline_; }
@@ -50,7 +50,7 @@ class BoundedWait {
   SteadyTime deadline() const { return deadline_; }
   const StopToken& stop_token() const { return token_; }
 
-  // Has the destructor stop a factory. Allocates nothing, so that it may be called under a lock.
+  // Lets the destructor stop a factory. Allocates nothing, so that it may be called under a lock.
   void StopLater(StopSource source) { to_stop_ = std::move(source); }
 
  private:
@@ -59,8 +59,9 @@ class BoundedWait {
   StopSource to_stop_{kNoStopState};
 };
 
-// Waits on a condition until the predicate is true, or the wait's deadline. Whoever cancels the
-// wait has to wake its thread, and the predicate to look at that.
+// Waits on a condition until the predicate is true, or the wait's deadline has come. Whoever
+// cancels the wait has to wake its thread, and the predicate has to look whether the wait was
+// cancelled.
 template <typename Policy, typename Predicate, typename Wait>
 void WaitFor(BasicCondition<Policy>& condition, BasicMutex<Policy>& mutex, Predicate&& predicate,
              const Wait& wait) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
@@ -71,19 +72,20 @@ void WaitFor(BasicCondition<Policy>& condition, BasicMutex<Policy>& mutex, Predi
   }
 }
 
-// Those that wait for one creation, or for several that one call of a factory makes. Any thread.
+// Counts those that wait for one creation, or for several that one call of a factory makes.
+// Thread-safe.
 template <typename Policy>
 class BasicInterest {
  public:
-  // Begins with the caller, who runs the factory. Nothing wakes at that deadline: if the last
-  // other one leaves after it, the caller counts as gone, too.
+  // Begins with the caller, who runs the factory. No timer watches the caller's deadline: if the
+  // last other one leaves after it, the caller counts as gone, too.
   explicit BasicInterest(SteadyTime deadline_of_caller, StopSource source = StopSource())
       : deadline_of_caller_(deadline_of_caller), source_(std::move(source)) {}
   BasicInterest(const BasicInterest&) = delete;
   BasicInterest& operator=(const BasicInterest&) = delete;
 
   const StopSource& source() const { return source_; }
-  // Whether the factory has been asked to stop.
+  // Returns whether the factory has been asked to stop.
   bool stopped() const { return source_.stop_requested(); }
 
   void Join() { waiting_.fetch_add(1, std::memory_order_relaxed); }
@@ -92,7 +94,7 @@ class BasicInterest {
   void Join(const Continuations& continuations) {
     waiting_.fetch_add(continuations.size(), std::memory_order_relaxed);
   }
-  // Both return whether nobody is left: then stop the factory, without a lock.
+  // Both return whether nobody is left: then the caller has to stop the factory, without a lock.
   bool Leave() {
     const size_t before = waiting_.fetch_sub(1, std::memory_order_relaxed);
     if (before == 2 && deadline_of_caller_ != SteadyTime::max() &&
@@ -118,8 +120,8 @@ class BasicInterest {
 };
 using Interest = BasicInterest<StdAtomics>;
 
-// Has the caller of a load leave, for as long as this lives, when its stop token says so. Declare
-// it before flights and permits: its destructor waits for callbacks of the factory.
+// Makes the caller of a load leave when its stop token says so, as long as this lives. Declare it
+// before flights and permits: its destructor waits for callbacks of the factory.
 class CallerCancellation {
  public:
   CallerCancellation() = default;

@@ -48,21 +48,21 @@ class SingleFlight {
   using Result = AnyResult;
   class Flight;
 
-  // Gets a flight's result without a thread that waits for it. The fields are guarded by the
-  // shard's lock. After the flight has ended, only the thread that has ended it uses the links.
+  // Gets a flight's result, without a waiting thread. The fields are guarded by the shard's lock.
+  // After the flight has ended, only the thread that has ended it uses the links.
   class Continuation {
    public:
     Continuation() = default;
     Continuation(const Continuation&) = delete;
     Continuation& operator=(const Continuation&) = delete;
-    // All are called once the flight has ended, without a lock: the first for all that have waited
-    // for it, and then the others, which may run user code.
+    // All three are called without a lock once the flight has ended: first this one for all
+    // continuations of the flight, and then the others, which may run user code.
     virtual void PrepareToComplete() {}
-    // Looks for another flight. False if this gets the result of the one that has ended.
+    // Looks for another flight. Returns false if this gets the result of the one that has ended.
     virtual bool TryAskAnew() { return false; }
     virtual void Complete(const Result& result) = 0;
 
-    // The flight that this waits for, or null.
+    // Returns the flight that this waits for, or null.
     Flight* flight() const { return flight_; }
 
    protected:
@@ -97,7 +97,7 @@ class SingleFlight {
       (previous == nullptr ? first_ : previous->next_) = next;
       (next == nullptr ? last_ : next->previous_) = previous;
     }
-    // Moves all to the end of another list; they wait for `flight` then, or for nothing.
+    // Moves all to the end of another list; from then on they wait for `flight`, which may be null.
     void MoveTo(Continuations& other, Flight* flight) {
       while (first_ != nullptr) {
         Continuation& moved = *first_;
@@ -130,12 +130,12 @@ class SingleFlight {
       Prepare();
       while (Continuation* const continuation = list.TakeFirst()) continuation->Complete(result);
     }
-    // Does the first step for all. To be called earlier if the container may end before the
-    // destructor of this: from then on no other thread comes to it by one of them.
+    // Calls PrepareToComplete for all. Has to be called if the container may end before this
+    // object's destructor: afterwards no other thread comes to the container through one of them.
     void Prepare() {
       if (!std::exchange(is_prepared, true)) list.PrepareToComplete();
     }
-    // The same, and has them ask anew that will not have the result. User code runs.
+    // Does the same, and lets those ask anew that do not take the result. User code runs.
     void AskAnew() {
       Prepare();
       Continuations rest;
@@ -149,8 +149,8 @@ class SingleFlight {
     bool is_prepared = false;
   };
 
-  // Tells who has a queued flight that another one has taken it over, or nobody waits for it any
-  // more. Called under the shard's lock.
+  // Tells the owner of a queued flight that another flight has taken it over, or that nobody waits
+  // for it any more. Called under the shard's lock.
   class QueuedOwner {
    public:
     virtual void SetTaken() = 0;
@@ -173,8 +173,8 @@ class SingleFlight {
       // Release pairs with the acquire in Find.
       key_.store(key, std::memory_order_release);
     }
-    // Has those that wait counted, before others can find the flight. `interest` may be null, and
-    // has to stay until the flight has ended.
+    // Sets where those that wait are counted, before others can find the flight. `interest` may be
+    // null, and has to stay until the flight has ended.
     void SetInterest(Interest* interest) { interest_ = interest; }
     bool IsThisThreads() const { return thread_ == &WaitGraph::ThisThread(); }
     bool queued() const { return owner_ != nullptr; }
@@ -182,7 +182,7 @@ class SingleFlight {
     // The next three: for a thread that holds the shard's lock.
     bool cancelled() const { return cancelled_; }
     bool superseded() const { return superseded_; }
-    // Whether this thread may use the spare slots of the shard.
+    // Returns whether this thread may use the spare slots of the shard.
     bool has_spares() const { return uncontended_ && !cancelled_; }
 
    private:
@@ -215,8 +215,8 @@ class SingleFlight {
   SingleFlight(const SingleFlight&) = delete;
   SingleFlight& operator=(const SingleFlight&) = delete;
 
-  // Starts the flight if there is no other; without the lock. Until it is cancelled or has ended,
-  // no other one starts like this. No thread cancels it before it has a key.
+  // Starts the flight, without the lock, if there is no other. Until it is cancelled or has ended,
+  // no other flight starts in this way. No thread cancels it before it has a key.
   bool StartUncontended(Flight& flight) {
     Flight* none = nullptr;
     // Release pairs with the acquire in Find. Acquire pairs with the release in Unlink: this thread
@@ -271,8 +271,9 @@ class SingleFlight {
     return started;
   }
 
-  // Takes a flight out: nobody joins it any more, and another one under its key may start at once.
-  // Not one that is queued: it has not begun, so what it creates will be new enough.
+  // Takes a flight out of the tree: nobody joins it any more, and another one under its key may
+  // start at once. Leaves a queued flight alone: it has not begun, so what it creates will be new
+  // enough.
   void Cancel(Flight& flight) {
     if (flight.queued()) return;
     Unlink(flight);
@@ -284,7 +285,7 @@ class SingleFlight {
     flight.superseded_ = true;
   }
 
-  // Has a continuation wait for a flight that has not ended.
+  // Lets a continuation wait for a flight that has not ended.
   void Join(Flight& flight, Continuation& continuation) {
     continuation.flight_ = &flight;
     flight.continuations_.Append(continuation);
@@ -302,7 +303,7 @@ class SingleFlight {
       *to_stop = flight.interest_->source();
     }
   }
-  // Puts the calling thread's flight in place of a queued one, with those that wait for that.
+  // Puts the calling thread's flight in place of a queued one, whose continuations it takes over.
   void TakeOver(Flight& flight, Flight& queued) {
     Flight** const link = FindLink(queued);
     std::copy_n(queued.children_, 2, flight.children_);
@@ -323,7 +324,8 @@ class SingleFlight {
     if (ended != nullptr) queued.continuations_.MoveTo(ended->list, nullptr);
     queued.owner_->SetTaken();
   }
-  // Has a flight go on without its thread: any other will end it. The flight has a key.
+  // Lets a flight go on without its thread: any thread may end it. Precondition: the flight has a
+  // key.
   void Detach(Flight& flight) {
     // If no thread waits for it, then no search comes to it, as that is under the shard's lock.
     auto& graph = WaitGraph::Get();
@@ -369,8 +371,8 @@ class SingleFlight {
     kCircular,   // the flight's thread waits for this one, perhaps through others: did not wait
     kLeft,       // the wait has ended before the flight
   };
-  // Waits for another thread's flight. The mutex is unlocked meanwhile. Describes a circle. Who
-  // cancels the wait has to call WakeAll.
+  // Waits for another thread's flight. The mutex is unlocked meanwhile. If the wait would close a
+  // circle, describes that in `*circle`. Whoever cancels the wait has to call WakeAll.
   template <typename Wait>
   [[nodiscard]] AwaitOutcome Await(Flight& flight, Mutex& mutex, Result& result,
                                    std::string* circle, Wait& wait)
@@ -390,14 +392,15 @@ class SingleFlight {
     result = std::move(waiter.result);
     return AwaitOutcome::kCompleted;
   }
-  // The same without an end of the wait; false means kCircular.
+  // Does the same for a wait without an end of its own; false means kCircular.
   [[nodiscard]] bool Await(Flight& flight, Mutex& mutex, Result& result, std::string* circle)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     UnboundedWait wait;
     return Await(flight, mutex, result, circle, wait) == AwaitOutcome::kCompleted;
   }
-  // Has all threads that wait look whether they have been cancelled. Without the lock, which is
-  // `mutex`: a thread that has looked already is asleep once this has had it.
+  // Makes all waiting threads look whether they have been cancelled. Called without the lock, which
+  // is `mutex`: this takes it for a moment, after which each thread that has looked already is
+  // asleep.
   void WakeAll(Mutex& mutex) {
     { BasicMutexLock<Policy> lock(mutex); }
     completed_.NotifyAll();
@@ -405,8 +408,8 @@ class SingleFlight {
 
   // Waits a moment for a flight that has no key yet, which is mostly about to get one. (Its thread
   // wakes nobody when it sets the key, or every creation would pay for that.) The lock is released
-  // before this returns. But constructing a key may run any code: false if the flight's thread
-  // waits for this one, as in Await.
+  // before this returns. But constructing a key may run any code: returns false if the flight's
+  // thread waits for this one, as in Await.
   [[nodiscard]] bool AwaitKey(Flight& flight, BasicMutexLock<Policy>& lock,
                               std::string* circle) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     PendingKey pending(flight);
@@ -420,7 +423,7 @@ class SingleFlight {
     lock.unlock();
     return true;
   }
-  // For so many attempts a thread looks again without being in the graph.
+  // How many times a thread looks again before it enters the graph for AwaitKey.
   static constexpr int kSpins = 64;
 
   // Takes those that wait for a queued flight which is not in the tree any more.
@@ -428,8 +431,8 @@ class SingleFlight {
     queued.continuations_.MoveTo(ended.list, nullptr);
   }
 
-  // Ends a flight, and wakes the threads that wait for it. Only if `ended` is not null may there be
-  // continuations; they go there.
+  // Ends a flight, and wakes the threads that wait for it. Its continuations go to `ended`, which
+  // may be null only if there are none.
   void End(Flight& flight, const Result& result, EndedContinuations* ended = nullptr) {
     if (!flight.cancelled_) Unlink(flight);
     if (ended != nullptr && !flight.continuations_.empty()) {
@@ -466,7 +469,7 @@ class SingleFlight {
     if (waiter.next != nullptr) waiter.next->link = waiter.link;
     WaitGraph::Get().End(waiter.wait);
   }
-  // Takes an awaiting thread out on whatever way it leaves.
+  // Takes a waiting thread off the flight, on whatever way it leaves.
   template <typename Wait>
   struct AwaitGuard {
     ~AwaitGuard() {
@@ -495,7 +498,7 @@ class SingleFlight {
 
     Flight& flight_;
   };
-  // Calls `visit(flight)` for each one that there is now; it may cancel that one.
+  // Calls `visit(flight)` for each present flight, which `visit` may cancel.
   template <typename Visit>
   void ForEach(const Visit& visit) {
     Flight* const root = root_.load(std::memory_order_acquire);
@@ -586,11 +589,11 @@ enum class StartOutcome {
   kFound,      // there is an object under the key
   kJoined,     // another thread's creation has completed
   kRecursive,  // the creation under the key is this very thread's
-  kCircular,   // it is one whose thread waits for this one; the result says so
-  kRefused,    // there is neither, and `may_start()` was false
+  kCircular,   // that creation's thread waits for this one; the result says so
+  kRefused,    // no object and no creation, and `may_start()` was false
   kLeft,       // the caller's wait has ended before the other's creation
   kTaken,      // the caller's queued flight has been taken over, or nobody waits for it any more
-  kDeferred,   // the caller's task has been put off until it may start
+  kDeferred,   // the caller's task has been deferred until it may start
 };
 
 // Waits for another thread's flight. The caller holds the shard's lock.
@@ -611,12 +614,12 @@ StartOutcome JoinFlight(Table& table, Flights& flights, Flight& other, Result& r
   return StartOutcome::kCircular;
 }
 
-// Starts `flight` and prepares a slot for it. If there is an object for whose slot `match_slot` is
-// true, that goes to `result` instead; if there is a flight for whose key `match_key` is true, its
-// result does, for which the caller waits; before that it calls `before_wait()`, under the shard's
-// lock. The shard has a table and flights.
-// With `queued`, the caller's queued flight, the only flight that it starts is in place of that
-// one; it waits for no other.
+// Starts `flight` and prepares a slot for it, unless there is an object or another flight under the
+// key. An object, for whose slot `match_slot` is true, goes to `result`. For another flight, for
+// whose key `match_key` is true, this waits, and its result goes to `result`; `before_wait()` is
+// called before the wait, under the shard's lock. The shard has a table and flights. With `queued`,
+// the caller's queued flight, this starts a flight in place of that one or none, and waits for no
+// other.
 template <bool kEmbedded, typename Policy, typename Shard, typename MatchSlot, typename MatchKey,
           typename Flight, typename PreparedSlot, typename Result, typename MayStart,
           typename BeforeWait, typename Wait>
@@ -667,7 +670,7 @@ StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slo
   }
 }
 
-// The same for a caller that may always start, and waits as long as it takes.
+// Does the same for a caller that may always start, and waits as long as it takes.
 template <bool kEmbedded, typename Policy, typename Shard, typename MatchSlot, typename MatchKey,
           typename Flight, typename PreparedSlot, typename Result>
 StartOutcome StartOrJoin(Shard& shard, uint32_t hash, const MatchSlot& match_slot,
@@ -707,7 +710,7 @@ StartOutcome StartUncontended(Shard& shard, Flight& flight, PreparedSlot& prepar
 // No version of a table, for a thread that has its lock.
 inline constexpr uint64_t kNeverProvedAbsent = UINT64_MAX;
 
-// Ends a flight on whatever way its thread leaves.
+// Ends a flight, on whatever way its thread leaves.
 template <typename Shard, typename Flights>
 struct FlightCompletion {
   using Table = decltype(Shard::table);
@@ -722,14 +725,14 @@ struct FlightCompletion {
     table.PurgeUpTo(Table::kPurgesPerOperation, deferred);
     CompleteLocked(table);
   }
-  // The same under the lock of `table`, which is the shard's.
+  // Does the same under the lock of `table`, which is the shard's.
   void CompleteLocked(Table& table) ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
     static_cast<void>(table);
     shard->flights.End(*flight, result, ended);
     flight = nullptr;
   }
 
-  // Whether the table is still as of the version when the key was proved absent. By a thread that
+  // Returns whether the table still has the version at which the key was proved absent. The caller
   // has the lock.
   bool key_is_absent() const { return shard->table.version() == absent_as_of; }
 
@@ -741,7 +744,7 @@ struct FlightCompletion {
   uint64_t absent_as_of = kNeverProvedAbsent;
 };
 
-// Calls `function()`. What that throws goes to `result`, and to the caller.
+// Calls `function()`. Its exception goes to `result`, and to the caller.
 template <typename Result, typename Function>
 void CatchInto(Result& result, Function&& function) {
 #ifdef __cpp_exceptions

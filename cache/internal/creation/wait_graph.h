@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which thread waits for which other one, so that a circle of them is refused instead of hanging.
+// Knows which thread waits for which other one, so that a circle of waits is refused, instead of
+// hanging.
 //
 // A thread that creates an object may ask for another one, which another thread is creating; that
 // one may ask for the first. Each is right by itself, and together they would wait for ever, in
@@ -62,16 +63,16 @@ class [[gnu::visibility("default")]] BasicWaitGraph {
     ~Visitor() = default;
   };
 
-  // What a thread waits for that is not a creation: something that any one of several threads can
-  // give, such as a permit.
+  // Something, other than a creation, that a thread waits for, and that any one of several threads
+  // can give, such as a permit.
   class Resource {
    public:
-    // Visits those threads, unless the wait is over already; then returns false. Called under the
-    // graph's lock; may take one lock under it. The threads must not end before the search has.
+    // Visits those threads; or returns false if the wait is over already. Called under the graph's
+    // lock; may take one lock under it. The threads must not end before the search has.
     virtual bool VisitHolders(Visitor& visitor) const = 0;
     // Ends the wait without any of them, if possible. Called as VisitHolders.
     virtual bool Grant() { return false; }
-    // Says in a message what it is.
+    // Returns what messages call it.
     virtual const char* Name() const = 0;
 
    protected:
@@ -95,7 +96,7 @@ class [[gnu::visibility("default")]] BasicWaitGraph {
     void (*append_key_)(const void* key, std::string& message) = nullptr;
   };
 
-  // The process's graph.
+  // Returns the process's graph.
   static BasicWaitGraph& Get();
 
   // Begins to wait for a creation of the thread `target` under the key `*key`, which can't end
@@ -109,17 +110,19 @@ class [[gnu::visibility("default")]] BasicWaitGraph {
     };
     return Begin(wait, circle);
   }
-  // The same for a resource. True, too, if that has been granted: then the wait is over.
+  // Does the same for a resource. Also returns true if the resource has been granted: then the wait
+  // is over.
   [[nodiscard]] bool Begin(Wait & wait, Resource & resource, std::string * circle) {
     wait.resource_ = &resource;
     return Begin(wait, circle);
   }
-  // Ends a wait, by whoever ends it; afterwards the waiting thread counts as running.
+  // Ends a wait; afterwards the waiting thread counts as running. Called by the thread that ends
+  // the wait.
   void End(Wait & wait) {
     Lock lock(mutex_);
     EndLocked(wait);
   }
-  // Has a creation be that of the thread `to`, instead of `thread`, and so the waits for it, from
+  // Makes `to` the thread of a creation, instead of `thread`, also in the waits for it, from
   // `first` on.
   template <typename Waiter>
   void Redirect(Waiter * first, Thread * &thread, Thread & to) {
@@ -129,7 +132,8 @@ class [[gnu::visibility("default")]] BasicWaitGraph {
       if (waiter->wait.target_ != nullptr) waiter->wait.target_ = &to;
     }
   }
-  // Stands for whoever ends a wait if it is not known which thread that will be: never waits.
+  // Returns a thread that never waits, which stands for the one that will end a wait if nobody
+  // knows which that is.
   Thread& AnyThread() { return any_thread_; }
   // Returns when every search is over that was under way.
   void AwaitSearch() { Lock lock(mutex_); }
@@ -158,7 +162,7 @@ class [[gnu::visibility("default")]] BasicWaitGraph {
       }
     }
 
-    // Whether all threads that can be reached from `from` wait.
+    // Returns whether all threads that can be reached from `from` wait.
     bool AllWait(Thread& from) {
       Visit(from);
       for (Thread* thread = first_; thread != nullptr; thread = thread->next_reached) {
@@ -172,8 +176,8 @@ class [[gnu::visibility("default")]] BasicWaitGraph {
       }
       return true;
     }
-    // After AllWait: ends the wait of one of them, if that is possible. Each of the others can
-    // reach that one, or it would have been stuck before.
+    // Ends the wait of one of the threads that AllWait has reached, if that is possible. Each of
+    // the others can reach that one, or it would have been stuck before.
     bool GrantOne() {
       for (Thread* thread = first_; thread != nullptr; thread = thread->next_reached) {
         Wait& wait = *thread->wait;

@@ -13,11 +13,11 @@
 
 namespace weakcache::internal {
 
-// Which of a cache's tasks run. The cache and its tasks own this together. Any thread.
+// Knows which of a cache's tasks run. The cache and its tasks own this together. Thread-safe.
 class BackgroundTasks {
  public:
-  // A task that runs on this thread, in the scope of this. Until then the cache does not end,
-  // except by user code of this very task.
+  // A task that runs on this thread, as long as this lives. During that time the cache does not
+  // end, except by user code of this very task.
   class Running {
    public:
     explicit Running(std::shared_ptr<BackgroundTasks> tasks)
@@ -31,7 +31,7 @@ class BackgroundTasks {
       Innermost() = outer_;
       tasks_->End();
     }
-    // False if the cache has ended, or is about to.
+    // Returns false if the cache has ended, or is about to.
     bool may_run() const { return may_run_; }
 
    private:
@@ -50,7 +50,7 @@ class BackgroundTasks {
   BackgroundTasks(const BackgroundTasks&) = delete;
   BackgroundTasks& operator=(const BackgroundTasks&) = delete;
 
-  // At the cache's end: no task begins any more. Waits for those that run on other threads.
+  // Lets no task begin any more, at the cache's end. Waits for those that run on other threads.
   void Close() {
     size_t own = 0;
     for (const Running* task = Running::Innermost(); task != nullptr; task = task->outer_) {

@@ -28,8 +28,8 @@ class BasicCompletionHandoff {
   BasicCompletionHandoff(const BasicCompletionHandoff&) = delete;
   BasicCompletionHandoff& operator=(const BasicCompletionHandoff&) = delete;
 
-  // By the thread that completes; once. If false, then either `result` has been moved to the
-  // loader's thread, or the load has ended without it.
+  // Returns whether the calling thread, which completes the load, ends it. If not, then either
+  // `result` has been moved to the loader's thread, or the load has ended without it. Called once.
   [[nodiscard]] bool Complete(Result& result) {
     uint32_t state = kLoading;
     // Relaxed: TryEnd looks at any other state.
@@ -44,8 +44,8 @@ class BasicCompletionHandoff {
     }
     return TryEnd();
   }
-  // By the loader's thread, after all else that it does with the load. True if the completion has
-  // come, whose result goes to `result`.
+  // Returns whether the completion has come, whose result goes to `result`. Called by the loader's
+  // thread, after all else that it does with the load.
   [[nodiscard]] bool LoaderReturned(Result& result) {
     uint32_t state = kLoading;
     // Release pairs with the acquire in TryEnd. Acquire pairs with the release in Complete.
@@ -58,15 +58,15 @@ class BasicCompletionHandoff {
     state_.store(kEnded, std::memory_order_relaxed);
     return true;
   }
-  // By the loader's thread, which ends the load in any case. A result that has come goes to
-  // `unwanted`.
+  // Lets the loader's thread, which calls this, end the load in any case. A result that has come
+  // goes to `unwanted`.
   void LoaderFailed(Result& unwanted) {
     // Acquire as in LoaderReturned. No release: who finds kEnded does nothing more.
     if (state_.exchange(kEnded, std::memory_order_acquire) == kCompleted) {
       unwanted = std::move(result_);
     }
   }
-  // By anybody, after the loader has returned.
+  // Returns whether the caller ends the load. Called by any thread, after the loader has returned.
   [[nodiscard]] bool TryEnd() {
     uint32_t state = kReturned;
     // Acquire pairs with the release in LoaderReturned: who ends the load sees all that the

@@ -34,9 +34,9 @@ struct KeptFailure {
 };
 
 // The failures of one shard: at most kMost, as they have no weight that the budget could bound. The
-// hash chooses a row; one that comes to a full row takes the place of the one there that ends
-// first, whose key is loaded anew when somebody asks for it. Failures that are over leave with the
-// next look into their row.
+// hash chooses a row. A failure that comes to a full row replaces the one there that ends first,
+// whose key is loaded anew when somebody asks for it. Failures that are over leave with the next
+// look into their row.
 //
 // Guarded by the shard's lock, which callers hold except for empty(). Failures are handed out and
 // taken in as shared pointers, because their keys have destructors of the user's: declare those
@@ -81,13 +81,13 @@ class FailureTable {
     AddToSize(*place == nullptr ? 1 : 0);
     place->swap(failure);
   }
-  // Takes a failure out, if it is still in.
+  // Removes a failure, if it is still in the table.
   void Remove(const Failure& failure) {
     for (Failure& place : Row(failure->hash)) {
       if (place == failure) static_cast<void>(TakeFrom(place));
     }
   }
-  // Returns all.
+  // Returns all failures.
   std::vector<Failure> All() const {
     std::vector<Failure> all;
     if (empty()) return all;
@@ -138,9 +138,10 @@ class FailureTable {
   }
 
   std::unique_ptr<Rows> rows_;
-  // How many there are. Written under the lock; read also without it, by who then takes the lock if
-  // there are any. Relaxed: a thread whose own flight has begun sees what earlier flights of the
-  // shard have left, because the flights are in an order; any other looks only to save itself that.
+  // The number of failures. Written under the lock; also read without it, by threads that then take
+  // the lock if there are any. Relaxed: a thread whose own flight has begun sees what earlier
+  // flights of the shard have left, because the flights are in an order; any other thread looks
+  // only to save itself a flight.
   std::atomic<size_t> size_{0};
 };
 

@@ -37,18 +37,18 @@ namespace weakcache::internal {
 template <typename Policy>
 class BasicLoadPermit;
 
-// The task of a load that no thread waits for. If there is no permit for it, it is put off, instead
-// of its thread, and posted again when there is one: in order of arrival. The fields are the
-// limiter's, guarded by its mutex.
+// The task of a load that no thread waits for. If there is no permit for it, its thread does not
+// wait: the task is deferred, and posted again when there is a permit, in order of arrival. The
+// fields are the limiter's, guarded by its mutex.
 class DeferrableTask {
  public:
   DeferrableTask(const DeferrableTask&) = delete;
   DeferrableTask& operator=(const DeferrableTask&) = delete;
 
-  // Gives the task to its executor again, or lets go of it if it is not wanted any more. Called
-  // without a lock.
+  // Gives the task to its executor again, or drops it if it is not wanted any more. Called without
+  // a lock.
   virtual void PostAgain() = 0;
-  // Whether the load is still to be made. Called under the limiter's mutex.
+  // Returns whether the load is still to be made. Called under the limiter's mutex.
   virtual bool wanted() const = 0;
 
  protected:
@@ -64,8 +64,9 @@ class DeferrableTask {
   bool deferred_ = false;    // on the limiter's list
   DeferrableTask* next_ = nullptr;
 };
-// Tasks that are to be posted. Declare it before locks, flights and permits: its destructor posts
-// them. And after all that runs other user code, which may wait for one of these tasks.
+// Tasks that are to be posted. Declare it before locks, flights and permits, as its destructor
+// posts the tasks; and after everything whose destructor runs other user code, which may wait for
+// one of them.
 class PostLater {
  public:
   PostLater() = default;
@@ -101,7 +102,7 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   explicit BasicLoadLimiter(size_t limit) : limit_(limit) {}
   BasicLoadLimiter(const BasicLoadLimiter&) = delete;
   BasicLoadLimiter& operator=(const BasicLoadLimiter&) = delete;
-  // Lets go of tasks that are not wanted any more.
+  // Drops tasks that are not wanted any more.
   ~BasicLoadLimiter() {
     PostLater post;
     PostAllDeferred(post);
@@ -119,7 +120,7 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
     NotifyChangeLocked();
   }
 
-  // Has all threads that wait for a permit look whether they have been cancelled.
+  // Makes all threads that wait for a permit look whether they have been cancelled.
   void WakeAll() {
     if (limit_ == 0) return;
     { Lock lock(mutex_); }
@@ -137,7 +138,7 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
     return task != nullptr && (load == kNoLoad || load == task->load_) ? task->maker_ : load;
   }
 
-  // Puts a task off, unless it may run by now; then returns false.
+  // Defers a task. Returns false, and does nothing, if the task may run by now.
   bool Defer(DeferrableTask & task) {
     Lock lock(mutex_);
     if (MayRun(task)) return false;
@@ -148,7 +149,7 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
     task.deferred_ = true;
     return true;
   }
-  // Lets a task exceed the limit, because a load that runs waits for it; and has it posted.
+  // Lets a task exceed the limit, because a load that runs waits for it, and has the task posted.
   void LetExceed(DeferrableTask & task, PostLater & post) {
     if (limit_ == 0) return;
     Lock lock(mutex_);
@@ -158,14 +159,14 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
     while (*link != &task) link = &(*link)->next_;
     Undefer(link, post);
   }
-  // Has all tasks posted that are put off.
+  // Has all deferred tasks posted.
   void PostAllDeferred(PostLater & post) {
     if (limit_ == 0) return;
     Lock lock(mutex_);
     while (deferred_ != nullptr) Undefer(&deferred_, post);
   }
-  // Has the next task posted that is put off, if there is a permit. To be called by who was posted
-  // for that, and takes none.
+  // Has the next deferred task posted, if there is a permit. A task that was posted for a permit
+  // and takes none has to call this.
   void PostNext(PostLater & post) {
     if (limit_ == 0) return;
     Lock lock(mutex_);
@@ -247,7 +248,7 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
     while (task != nullptr && &task->limiter_ != this) task = task->outer_;
     return task;
   }
-  // Whether a load runs that has made the calling thread's task.
+  // Returns whether the load that has made the calling thread's task still runs.
   bool MakerRuns() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const TaskScope* const task = InnermostTask();
     if (task == nullptr) return false;
@@ -270,8 +271,8 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   // for a load may outlast that load's limiter, and another one may come to the same address.
   // Relaxed: nothing is read by reason of it.
   inline static std::atomic<LoadId> last_id_{kNoLoad};
-  // Tasks that are put off, in order of arrival. If there are any, then a load runs, or a task has
-  // been taken from here that will run or call PostNext.
+  // Deferred tasks, in order of arrival. If there are any, then a load runs, or a task has been
+  // taken from here that will run or call PostNext.
   DeferrableTask* deferred_ ABSL_GUARDED_BY(mutex_) = nullptr;
   uint64_t last_arrival_ ABSL_GUARDED_BY(mutex_) = 0;
   BasicCondition<Policy> changed_;
@@ -291,8 +292,8 @@ class BasicLoadPermit {
   using Lock = BasicMutexLock<Policy>;
 
  public:
-  // What is to be posted when the permit is returned goes to `*post`, which may be null where tasks
-  // are never put off.
+  // The tasks to be posted when the permit is returned go to `*post`, which may be null where tasks
+  // are never deferred.
   explicit BasicLoadPermit(Limiter& limiter, PostLater* post = nullptr,
                            DeferrableTask* task = nullptr)
       : limiter_(limiter), post_(post), task_(task) {}
@@ -303,23 +304,24 @@ class BasicLoadPermit {
     Release();
   }
 
-  // Whether TryAcquire always succeeds.
+  // Returns whether TryAcquire always succeeds.
   bool unlimited() const { return limiter_.limit_ == 0; }
-  // Whether TryAcquire would succeed, if no other thread came first.
+  // Returns whether TryAcquire would succeed, if no other thread came first.
   bool available() {
     if (acquired_ || IsFree()) return true;
     Lock lock(limiter_.mutex_);
     return limiter_.MayAcquire(*this);
   }
-  // Takes a permit, unless it has one. False if there is none to be had.
+  // Takes a permit, unless this has one. Returns false if there is none to be had.
   bool TryAcquire() {
     if (!acquired_) acquired_ = IsFree() || TryList();
     if (acquired_) StopWaiting();
     return acquired_;
   }
-  // Two steps, before and after the user code of a load that is to go on without its thread. The
-  // first has to come before TryAcquire: this will not be among the thread's permits. By the second
-  // it does not count any more as held by that thread. From then on any thread may release it.
+  // PrepareToDetach and Detach come before and after the user code of a load that is to go on
+  // without its thread. The first has to come before TryAcquire, and keeps this off the thread's
+  // list of permits. From the second on, this does not count as held by that thread, and any thread
+  // may release it.
   void PrepareToDetach(DeferrableTask& task, PostLater& post) {
     is_detached_ = true;
     task_ = &task;
@@ -335,7 +337,7 @@ class BasicLoadPermit {
     }
     if (has_waiters) Graph::Get().AwaitSearch();
   }
-  // Where the tasks go that are to be posted when this is released: see the constructor.
+  // Sets where the tasks go that are to be posted when this is released: see the constructor.
   void set_post(PostLater* post) { post_ = post; }
   typename Limiter::LoadId id() const { return id_; }
 
@@ -357,9 +359,9 @@ class BasicLoadPermit {
   void ForgetLimiter() { is_waiting_ = false; }
 
   // Returns when a permit has been returned or granted, or NotifyChange() called, since the last
-  // call of this; the first call returns at once, and from then on changes count. Precondition:
-  // there is a limit, and the caller holds no lock, flight or permit of the cache's. Returns also
-  // when the wait has ended; who cancels it has to call WakeAll.
+  // call of this; the first call returns at once, and from then on changes count. Also returns when
+  // the wait has ended; whoever cancels the wait has to call WakeAll. Precondition: there is a
+  // limit, and the caller holds no lock, flight or permit of the cache's.
   void AwaitChange() { AwaitChange(UnboundedWait()); }
   template <typename Wait>
   void AwaitChange(const Wait& wait) {
@@ -390,7 +392,8 @@ class BasicLoadPermit {
  private:
   friend Limiter;
 
-  // Is in the wait graph for its lifetime; also if the thread is cancelled while it waits.
+  // Puts the wait into the wait graph for its own lifetime, also if the thread is cancelled while
+  // it waits.
   class PermitWait final : public Graph::Resource {
    public:
     explicit PermitWait(BasicLoadPermit& permit) : permit_(permit) {
@@ -422,7 +425,7 @@ class BasicLoadPermit {
     typename Graph::Wait wait_;
   };
 
-  // Whether the load needs no permit of its own.
+  // Returns whether the load needs no permit of its own.
   bool IsFree() const {
     return unlimited() || (!is_detached_ && limiter_.CurrentLoad() != Limiter::kNoLoad);
   }

@@ -29,7 +29,7 @@
 
 namespace weakcache::internal {
 
-// What a load came to, for all that wait for it.
+// The result of a load, for all that wait for it.
 template <typename V>
 struct LoadOutcome {
   void SetCircular(const std::string& circle) {
@@ -54,9 +54,9 @@ decltype(auto) CallLoader(Loader&& loader, const K& key) {
   }
 }
 
-// Returns `function()`, or `on_error()` if that throws. A thread that is cancelled or exits inside
-// ends: what libstdc++ throws for that must not be kept from its way. (It is no object, and its
-// reference is null, which UndefinedBehaviorSanitizer would report here.)
+// Returns `function()`, or `on_error()` if that throws. A thread that is cancelled or exits in the
+// function ends: the exception that libstdc++ throws for that is passed on. (It is no object, and
+// its reference is null, which UndefinedBehaviorSanitizer would report here.)
 template <typename Function, typename OnError>
 __attribute__((no_sanitize("null"))) auto CatchErrors(Function&& function, OnError&& on_error) {
 #ifdef __cpp_exceptions
@@ -75,7 +75,7 @@ __attribute__((no_sanitize("null"))) auto CatchErrors(Function&& function, OnErr
 #endif
 }
 
-// Throws again what CatchErrors has caught: in its `on_error`.
+// Throws again what CatchErrors has caught. For use in its `on_error`.
 [[noreturn]] inline void Rethrow() {
 #ifdef __cpp_exceptions
   throw;

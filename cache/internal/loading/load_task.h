@@ -20,11 +20,11 @@
 
 namespace weakcache::internal {
 
-// How many tasks of a cache have neither run nor been dropped. Any thread.
+// Counts the tasks of a cache that have neither run nor been dropped. Thread-safe.
 class TaskCount {
  public:
-  // A task that runs on this thread, in the scope of this. The user code with which it ends may end
-  // the cache.
+  // A task that runs on this thread, as long as this lives. The user code with which it ends may
+  // end the cache.
   class Running {
    public:
     explicit Running(TaskCount& count) : count_(&count), outer_(std::exchange(Innermost(), this)) {}
@@ -52,7 +52,7 @@ class TaskCount {
   TaskCount() = default;
   TaskCount(const TaskCount&) = delete;
   TaskCount& operator=(const TaskCount&) = delete;
-  // At the cache's end, which a task must not outlive, unless it is what ends the cache.
+  // Checks, at the cache's end, that no task outlives the cache, except one that ends it.
   ~TaskCount() {
     for (Running* task = Running::Innermost(); task != nullptr; task = task->outer_) {
       if (task->count_ == this) std::exchange(task->count_, nullptr)->End();
@@ -69,7 +69,7 @@ class TaskCount {
       StdAtomics::Pause(attempt);
     }
   }
-  // Waits for all that other threads are at, which is certain to end.
+  // Waits for other threads' work that is certain to end.
   void AwaitCertainReturns() const {
     const size_t own = OnThisThread();
     for (int attempt = 0; count_.load(std::memory_order_acquire) > own; ++attempt) {
@@ -88,8 +88,8 @@ class TaskCount {
     return own;
   }
 
-  // A caller adds 1 for its task, and who runs or drops that takes it off. Release pairs with the
-  // acquire at the end: by then the tasks have done all that they do with the cache.
+  // A caller adds 1 for its task; the thread that runs or drops the task takes it off. Release
+  // pairs with the acquire at the end: by then the tasks have done all that they do with the cache.
   std::atomic<size_t> count_{0};
 };
 

@@ -45,9 +45,10 @@ class BasicPendingLoads {
   BasicPendingLoads(const BasicPendingLoads&) = delete;
   BasicPendingLoads& operator=(const BasicPendingLoads&) = delete;
 
-  // Hands a load over whose loader has returned. `completed()` says so to its CompletionHandoff,
-  // and whether the completion has come. Under the lock, so that the end of the cache, which takes
-  // the load from the list, finds it handed over, or has begun before and is heeded here.
+  // Hands over a load whose loader has returned. Calls `completed()`, which tells the load's
+  // CompletionHandoff, and returns whether the completion has come. That happens under the lock: so
+  // the end of the cache, which takes the load from the list, either finds it handed over, or has
+  // begun before and is noticed here.
   template <typename Completed>
   [[nodiscard]] HandOver Add(Load& load, std::shared_ptr<Load> keep, const Completed& completed) {
     Lock lock(mutex_);
@@ -59,17 +60,17 @@ class BasicPendingLoads {
     first_ = &load;
     return HandOver::kPending;
   }
-  // Does nothing if the load is not on the list. The caller keeps it.
+  // Takes the load off the list, if it is on it. The caller keeps it.
   void Remove(Load& load) {
     Lock lock(mutex_);
     static_cast<void>(Take(load));
   }
-  // Whether the cache is about to end.
+  // Returns whether the cache is about to end.
   bool ends() {
     Lock lock(mutex_);
     return ends_;
   }
-  // From now on no load becomes pending.
+  // Lets no load become pending from now on.
   void Close() {
     Lock lock(mutex_);
     ends_ = true;
@@ -98,13 +99,13 @@ class BasicPendingLoads {
 
 class PendingCompletions : public BasicPendingLoads<StdAtomics> {
  public:
-  // What the cache's end waits for, and what is certain to end soon: one for each load that has
-  // begun and not ended, one for each of their tasks until it has returned, and one for each ask
-  // that leaves its flight.
+  // Returns the count that the cache's end waits for; all that it counts is certain to end soon:
+  // one for each load that has begun and not ended, one for each of their tasks until it has
+  // returned, and one for each ask that is leaving its flight.
   TaskCount& count() { return count_; }
 
-  // At the cache's end, after Close. Waits for the threads that are in a call of a completion, in
-  // such a loader, or in a stop callback.
+  // Ends all pending loads, at the cache's end and after Close. Waits for the threads that are in a
+  // call of a completion, in such a loader, or in a stop callback.
   void EndAll() {
     while (const std::shared_ptr<Load> load = TakeFirst()) load->EndWithCache();
     count_.AwaitCertainReturns();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A loader that takes a stop token, as one that takes none.
+// Calls a loader that takes a stop token like one that takes none.
 #ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_STOPPABLE_LOADER_H_
 #define WEAKCACHE_CACHE_INTERNAL_LOADING_STOPPABLE_LOADER_H_
 
@@ -43,15 +43,16 @@ class StoppableCall {
 
   // For the flights; null if the loader takes no token.
   Interest* interest() { return interest_.has_value() ? &*interest_ : nullptr; }
-  // From now on the caller may leave by its stop token.
+  // Lets the caller leave by its stop token from now on.
   void Watch() { cancellation_.Watch(interest(), wait_.stop_token()); }
-  // There is no caller, but only others that wait, which have joined by now.
+  // Takes the caller off those that wait, because there is none: only others wait, which have
+  // joined by now.
   void RemoveCaller() {
     if (!interest_.has_value() || !interest_->CallerLeaves()) return;
     StopSource source = interest_->source();
     source.request_stop();
   }
-  // Marks, in its destructor, the outcome of a call that has failed. A LoadOutcome.
+  // Marks, in its destructor, the LoadOutcome of a call that has failed.
   template <typename Outcome>
   struct MarkIfAbandoned {
     ~MarkIfAbandoned() {
@@ -60,7 +61,8 @@ class StoppableCall {
     const StoppableCall& call;
     Outcome& outcome;
   };
-  // Whether a failure is none of the others': the caller has left, or the loader was told to stop.
+  // Returns whether a failure does not concern the other callers, because this caller has left, or
+  // the loader was told to stop.
   bool abandoned() const {
     return wait_.ended() || (interest_.has_value() && interest_->stopped());
   }
@@ -88,7 +90,7 @@ class StoppableLoader {
       return std::invoke(std::forward<Loader>(loader_), source_.get_token());
     }
   }
-  // Returns the loader, for a call that nobody stops and that may come after this has gone.
+  // Returns the loader, for a call that nobody stops, and that may come after this object's end.
   auto ForTask() {
     return [loader = std::decay_t<Loader>(std::forward<Loader>(loader_))](
                const K& key) mutable -> decltype(auto) {
