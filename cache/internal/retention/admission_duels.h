@@ -50,7 +50,7 @@ class AdmissionDuels {
     kept->duel = static_cast<uint8_t>(place + 1);
   }
 
-  // An evicted object has come back.
+  // Records that an evicted object has come back.
   void Returned(uint64_t hash) {
     for (size_t place = 0; place < kDuels; ++place) {
       const bool evicted = evicted_[place] == static_cast<uint32_t>(hash);
@@ -60,7 +60,8 @@ class AdmissionDuels {
     }
   }
 
-  // The node is evicted. If it was not used, it may still come back before the other one.
+  // Records that the node is evicted. If it was not used, it may still come back before the other
+  // one.
   void Evicted(Node* node) {
     if (node->duel == 0) return;
     const size_t place = node->duel - size_t{1};
@@ -72,7 +73,7 @@ class AdmissionDuels {
     duels_[place].kept = nullptr;
     evicted_later_[place] = static_cast<uint32_t>(node->hash);
   }
-  // The node is removed for another reason.
+  // Records that the node is removed for another reason.
   void Removed(Node* node) {
     if (node->duel != 0) Stop(node->duel - size_t{1});
   }

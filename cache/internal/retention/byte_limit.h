@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The hard limit of a cache: bytes that are never exceeded, and the loads that wait for room.
 //
-// All that counts is one word: what the objects in the cache weigh, with what is reserved for loads
-// under way; and one bit that says whether a load waits. So an object that dies takes no lock to
-// give its bytes back, unless somebody waits for them:
+// The whole state is one word: the weight of the objects in the cache and of what is reserved for
+// loads under way; and one bit that says whether a load waits. So a dying object gives its bytes
+// back without a lock, unless somebody waits for them:
 //
 //   a death      subtracts its bytes, and reads in the same step that there is a waiter: wakes it
 //   a waiter     joins the queue, which sets the bit, then looks for the last time, then sleeps
@@ -15,8 +15,8 @@
 // object's load is not starved by those of small ones; whoever leaves the front wakes the next one.
 // A thread that does not wait, such as one that puts an object, may still be quicker.
 //
-// A waiter is in no wait graph (wait_graph.h): what it waits for is held by anybody who uses an
-// object, which the graph can't know. Its deadline ends the wait in any case.
+// A waiter is in no wait graph (wait_graph.h): it waits for users of objects, whom the graph can't
+// know. Its deadline ends the wait in any case.
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_BYTE_LIMIT_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_BYTE_LIMIT_H_
 
@@ -102,7 +102,7 @@ class BasicByteLimit {
     Lock lock(mutex_);
     if (first_ != nullptr) Wake(*first_);
   }
-  // Under the mutex until the end, as the waiter may go once it is free.
+  // Wakes a waiter. Holds the mutex to the end, as the waiter may be destroyed once that is free.
   static void Wake(Waiter& waiter) {
     waiter.signalled_ = true;
     waiter.condition_.NotifyAll();
@@ -145,7 +145,7 @@ class BasicByteLimit<Policy>::Waiter {
   Waiter& operator=(const Waiter&) = delete;
   ~Waiter() { Leave(); }
 
-  // Joins the queue, unless it is there; at its old place if it has left.
+  // Joins the queue, unless this is in it; at its old place if it has left.
   void Join() {
     if (queued_) return;
     Lock lock(limit_.mutex_);
@@ -159,7 +159,7 @@ class BasicByteLimit<Policy>::Waiter {
     queued_ = true;
     signalled_ = entered_ = false;
   }
-  // Whether no other thread has waited longer.
+  // Returns whether no other thread has waited longer.
   bool IsFirst() const {
     Lock lock(limit_.mutex_);
     return limit_.first_ == this;
@@ -181,12 +181,12 @@ class BasicByteLimit<Policy>::Waiter {
     signalled_ = false;
     return entered_ ? Event::kEntered : Event::kRoom;
   }
-  // Has Await return as if there were room. Any thread.
+  // Makes Await return as if there were room. Called on any thread.
   void Interrupt() {
     Lock lock(limit_.mutex_);
     Wake(*this);
   }
-  // Leaves the queue, if it is there.
+  // Leaves the queue, if this is in it.
   void Leave() {
     if (!queued_) return;
     Lock lock(limit_.mutex_);

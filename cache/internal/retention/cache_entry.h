@@ -31,11 +31,11 @@ namespace weakcache::internal {
 // The part of a cache that its objects may need after the cache's end, when they die late.
 template <typename K>
 struct CacheShared {
-  // Takes the object's slot, to which the caller holds a reference, as to the object; null for one
-  // that has died.
+  // Takes the object's slot; null for an object that has died. The caller holds references to slot
+  // and object.
   using Listener = std::function<void(const K&, ControlBlock* slot, RemovalCause, uint64_t weight)>;
 
-  // What entries in slots of each kind weigh beside their objects; 0 if that does not count.
+  // What an entry weighs beside its object, by the kind of slot; 0 if that does not count.
   struct EntryWeights {
     uint64_t Of(bool is_embedded) const { return is_embedded ? embedded : external; }
 
@@ -84,7 +84,7 @@ struct CacheShared {
   // that is released at the same time, the listener may be called or not.
   std::atomic<bool> open{true};
 
-  // Returns what the objects weigh together that were evicted while they were in use, and live.
+  // Returns the total weight of the live objects that were evicted while they were in use.
   uint64_t evicted_in_use_bytes() const {
     return evicted_in_use_bytes_.load(std::memory_order_relaxed);  // see the field
   }
@@ -98,8 +98,8 @@ struct CacheShared {
     evicted_in_use_bytes_.fetch_sub(bytes, std::memory_order_relaxed);  // see the field
   }
 
-  // Whether the cache is gone. For an operation that goes on after user code, which may have ended
-  // the cache on the operation's own thread.
+  // Returns whether the cache has ended. For an operation that goes on after user code, which may
+  // have ended the cache on the operation's own thread.
   bool ended() const { return ended_.load(std::memory_order_relaxed); }
   void SetEnded() { ended_.store(true, std::memory_order_relaxed); }
 
@@ -113,13 +113,15 @@ struct CacheShared {
   std::atomic<bool> ended_{false};
 };
 
-// Whether a cache owns an object, in a byte beside the policy's counter.
+// Knows whether a cache owns an object, in a byte beside the policy's counter.
 class Ownership {
  public:
-  // Invariant: the cache holds a strong reference to the object, and its entry is in the policy.
+  // Returns whether the cache retains the object: then it holds a strong reference to the object,
+  // and the entry is in the policy.
   bool retained() const { return retained_uncounted() || retained_counted(); }
-  // The same, and whether hits on it count the time that they save. A hit tells the first from all
-  // others by one comparison, so the second costs nothing where nobody asks for it.
+  // Return the same, by whether hits on the object count the time that they save. A hit tells the
+  // first state from all others by one comparison, so counting costs nothing where nobody asks for
+  // it.
   bool retained_uncounted() const { return state() == State::kRetained; }
   bool retained_counted() const { return state() == State::kRetainedCounted; }
   // Both by a thread that holds the budget's lock.
@@ -128,9 +130,9 @@ class Ownership {
   }
   void SetNotRetained() { set_state(State::kNotRetained); }
 
-  // The object dies because of its eviction: nobody used it then, and whoever has found it since
-  // has let go of it. By the thread that has dropped the last reference, the cache's, before the
-  // object ends; no look-up finds it any more.
+  // Records that the object dies because of its eviction: nobody used it then, and whoever has
+  // found it since has released it. Called by the thread that has dropped the last reference, the
+  // cache's, before the object's destructor; no look-up finds the object any more.
   void SetEvictedUnused() { set_state(State::kEvictedUnused); }
   bool evicted_unused() const { return state() == State::kEvictedUnused; }
 
@@ -147,8 +149,8 @@ class Ownership {
   std::atomic<State> state_{State::kNotRetained};
 };
 
-// Who loads an object anew, in place of one that is due for a refresh: one thread at a time, and
-// nobody once the object has left the cache. Any thread.
+// Decides who refreshes an object: one thread at a time, and nobody once the object has left the
+// cache. Thread-safe.
 class RefreshClaim {
  public:
   bool available() const { return state_.load(std::memory_order_seq_cst) == State::kAvailable; }
@@ -158,19 +160,21 @@ class RefreshClaim {
     return state_.compare_exchange_strong(available, State::kClaimed, std::memory_order_relaxed,
                                           std::memory_order_relaxed);
   }
-  // By the thread that has claimed it, if the refresh has failed: the next one may try again.
+  // Lets the next thread try again, after a refresh that has failed. Called by the thread that has
+  // claimed it.
   void Release() {
     State claimed = State::kClaimed;
     state_.compare_exchange_strong(claimed, State::kAvailable, std::memory_order_seq_cst,
                                    std::memory_order_relaxed);
   }
-  // By the thread that takes the entry out of the cache. A thread that saw a refresh due before
-  // then does not load another object for an entry that nobody finds any more.
+  // Refuses all later claims. Called by the thread that takes the entry out of the cache: a thread
+  // that saw a refresh due before does not load another object for an entry that nobody finds any
+  // more.
   void Close() { state_.store(State::kClosed, std::memory_order_relaxed); }
   bool closed() const { return state_.load(std::memory_order_relaxed) == State::kClosed; }
 
-  // Counts a refresh that has failed, up to 255, and returns how many have. By the thread that has
-  // claimed it.
+  // Counts a refresh that has failed, up to 255, and returns how many have. Called by the thread
+  // that has claimed it.
   int CountFailure() {
     const int failures = std::min(failures_.load(std::memory_order_relaxed) + 1, 255);
     failures_.store(static_cast<uint8_t>(failures), std::memory_order_relaxed);
@@ -185,8 +189,8 @@ class RefreshClaim {
   // loads, which orders nothing: a read-modify-write sees the last change all the same. A release
   // shortens the time for which hits need not look at the entry: see Freshness::Arm.
   std::atomic<State> state_{State::kAvailable};
-  // Only who has the claim counts. Relaxed: if the claim's last owner is overlooked, the next
-  // refresh comes earlier.
+  // Written only by the thread that has the claim. Relaxed: if the last owner's count is not seen,
+  // the next refresh comes earlier.
   std::atomic<uint8_t> failures_{0};
 };
 
@@ -208,22 +212,22 @@ struct CacheKey {
   CacheKey(const CacheKey&) = delete;
   CacheKey& operator=(const CacheKey&) = delete;
 
-  // Counts a hit. False if this is not the place for it: see RecordAccessSlow.
+  // Counts a hit. Returns false if RecordAccessSlow has to count it.
   bool RecordAccess() {
     if (!ownership.retained_uncounted()) [[unlikely]]
       return false;
     counter.RecordAccess();
     return true;
   }
-  // The same for a hit that may count the time that it saves. False if the object is not retained:
-  // then it is a weak hit.
+  // Does the same for a hit that may count the time that it saves. Returns false if the object is
+  // not retained: then it is a weak hit.
   bool RecordAccessSlow() {
     if (!ownership.retained()) return false;
     counter.RecordAccess();
     return true;
   }
 
-  // Counts a weak hit. True for one of sixteen, the first not among them.
+  // Counts a weak hit. Returns true for each sixteenth one.
   bool IsSixteenthWeakHit() {
     // Relaxed, both: see the field.
     const uint8_t hits = weak_hits.load(std::memory_order_relaxed) + 1;
@@ -268,12 +272,12 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   CacheEntry(const CacheEntry&) = delete;
   CacheEntry& operator=(const CacheEntry&) = delete;
 
-  // Before the slot is entered. `shared` outlives the entry.
+  // Sets up the entry, before its slot is entered. `shared` outlives the entry.
   void SetUp(CacheShared<K>* shared, uint64_t hash_of_key) {
     shared_ = shared;
     key_hash = hash_of_key;
   }
-  // The same, once the object's own weight is set.
+  // Does the same for the object, once its own weight is set.
   void SetObject(ControlBlock* block) {
     object = block;
     set_object_weight(WithEntry(object_weight()));
@@ -303,7 +307,7 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   const K& key() const { return hot.key; }
   bool is_embedded() const { return object == slot; }
   bool retained() const { return hot.ownership.retained(); }
-  // What the object weighs with its entry, and alone. Relaxed, all: see the field.
+  // Return what the object weighs with its entry, and alone. Relaxed, all: see the field.
   uint64_t object_weight() const { return weight_.load(std::memory_order_relaxed); }
   void set_object_weight(uint64_t bytes) { weight_.store(bytes, std::memory_order_relaxed); }
   uint64_t own_weight() const {
@@ -314,10 +318,10 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
     return shared_->WithEntry(own_weight, is_embedded());
   }
 
-  // Whether the hard limit counts the object, as it does from just before it is entered until it
-  // has left the cache, or has died.
+  // Returns whether the hard limit counts the object: from just before it is entered until it has
+  // left the cache, or has died.
   bool charged() const { return charged_; }
-  // The caller has added the weight, or takes it off now.
+  // Records that the caller has added the weight, or takes it off now.
   void SetCharged() { charged_ = true; }
   void Uncharge() {
     if (!charged_) return;
@@ -325,7 +329,7 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
     shared_->hard_limit.Subtract(object_weight());
   }
 
-  // Whether the object was evicted while it was in use: then the budget still counts it.
+  // Returns whether the object was evicted while it was in use: then the budget still counts it.
   bool evicted_in_use() const { return evicted_in_use_; }
   void SetEvictedInUse(bool evicted_in_use) {
     if (evicted_in_use_ == evicted_in_use) return;
@@ -337,7 +341,7 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
     }
   }
 
-  // When the object has expired by its life, and is not kept for loads that fail any more, in
+  // Returns when the object has expired by its life, and is no longer kept for loads that fail, in
   // nanoseconds of the cache's clock; expire_after_access does not count here. Relaxed, both: see
   // the fields.
   int64_t expiry_time() const {
@@ -355,8 +359,8 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
     return now <= since ? absl::ZeroDuration() : absl::Nanoseconds(now) - absl::Nanoseconds(since);
   }
 
-  // Whether a look-up has found the object since it was written; only known if that matters for
-  // its age. Relaxed, both: see the fields.
+  // Returns whether a look-up has found the object since it was written; only known if that matters
+  // for its age. Relaxed, both: see the fields.
   bool WasFound() const {
     return accessed.load(std::memory_order_relaxed) != written.load(std::memory_order_relaxed);
   }
@@ -396,8 +400,8 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   // removed.
   bool in_cache = false;
 
-  // Whether a thread is notifying the listener about this object. That thread alone does, until
-  // nothing is left to report; `next_cause` is what has come meanwhile.
+  // Whether a thread is notifying the listener about this object. Only that thread does so until
+  // nothing is left to report; a cause that comes meanwhile is in `next_cause`.
   bool notifying = false;
   bool unused_at_eviction = false;  // nobody used the object when it was evicted last
   RemovalCause cause = RemovalCause::kBudget;

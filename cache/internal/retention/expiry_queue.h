@@ -92,7 +92,8 @@ class ExpiryQueue {
   static uint64_t TickOf(int64_t time) {
     return (static_cast<uint64_t>(time) ^ (uint64_t{1} << 63)) >> kTickBits;
   }
-  // An entry that expires earlier than now, or a clock that was set back, makes an entry due.
+  // Returns the due list if the entry has expired, or if the clock was set back; otherwise the
+  // entry's bucket.
   ExpiryLinks& ListFor(const Entry& entry) {
     const uint64_t tick = TickOf(entry.expiry_time());
     return lists_[tick < tick_ ? kDue : static_cast<size_t>(std::bit_width(tick ^ tick_))];

@@ -29,7 +29,8 @@ class GhostTable {
  public:
   static constexpr uint8_t kMaxFrequency = 15;
 
-  // Notes an eviction, and has room for about `room` of them, once that many have come.
+  // Remembers an eviction. The table grows to room for about `room` evictions, once that many have
+  // come.
   void Remember(uint64_t hash, uint8_t frequency, size_t room) {
     FitTo(room);
     ++now_;
@@ -42,8 +43,8 @@ class GhostTable {
                          .time = now_};
   }
 
-  // An eviction that is remembered: how often the object had been used, and how many there were
-  // since, itself not counted.
+  // A remembered eviction: how often the object had been used, and how many evictions there were
+  // since.
   struct Eviction {
     uint8_t frequency;
     uint32_t age;
@@ -110,12 +111,13 @@ class GhostTable {
   Bucket& BucketAt(size_t index) const {
     return segments_[index / Segment::kBuckets]->buckets[index % Segment::kBuckets];
   }
-  // The bucket that the last one was split from, and is merged with.
+  // Returns the bucket that the last bucket was split from, and is merged with.
   Bucket& BuddyOfLast() const {
     return BucketAt((bucket_count_ - 1) - std::bit_floor(bucket_count_ - 1));
   }
 
-  // Evictions since. The clock may go round: then an old entry looks young once in 2^32 evictions.
+  // Returns the number of evictions since. The counter may wrap: then an old entry looks young once
+  // in 2^32 evictions.
   uint32_t AgeOf(const Entry& entry) const {
     return entry.fingerprint == 0 ? UINT32_MAX : now_ - entry.time;
   }
@@ -154,14 +156,14 @@ class GhostTable {
 #pragma GCC unroll 8
     for (size_t i = kBucketEntries - 1; i > 0; --i) bucket.entries[i] = bucket.entries[i - 1];
   }
-  // Adds the entry, where it belongs by its age, unless the bucket has eight newer ones.
+  // Adds the entry at the place that its age gives it, unless the bucket has eight newer ones.
   void Move(Entry entry, Bucket& bucket) {
     for (Entry& other : bucket.entries) {
       if (AgeOf(entry) < AgeOf(other)) std::swap(entry, other);
     }
   }
 
-  // Has room for one more bucket. Returns false if there is no memory.
+  // Makes room for one more bucket. Returns false if there is no memory.
   bool AddSegmentIfFull() {
     if (bucket_count_ % Segment::kBuckets != 0) return true;
     const size_t count = bucket_count_ / Segment::kBuckets;

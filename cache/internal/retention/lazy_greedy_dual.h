@@ -20,7 +20,7 @@
 // uses than the other one. So of objects that are used once each in rounds the cache keeps the same
 // ones. One in 128 is kept all the same: the clock goes on, which lets old uses count less.
 //
-// What a hit on an object saves counts, too, if Insert is told.
+// The cost that a hit on an object saves counts, too, if Insert gets it.
 //
 // Guarantee: a new object stays until newer ones that weigh a twentieth of the budget together have
 // come, and the newest always stays, unless what is left of the budget beside reservations and
@@ -57,7 +57,7 @@ class LazyGreedyDual {
  public:
   static constexpr uint8_t kMaxFrequency = GhostTable::kMaxFrequency;
 
-  // A byte, which lies beside the key: a hit reads no other cache line, and writes at most here.
+  // One byte beside the key: a hit reads no other cache line, and writes to no other byte.
   class AccessCounter {
    public:
     // One more than the maximum, so that an object of maximal frequency can still show a hit.
@@ -94,7 +94,7 @@ class LazyGreedyDual {
     AccessCounter* const counter;     // outlives the node
     uint8_t accounted_frequency = 0;  // the part of the frequency that the priority accounts for
     uint8_t queue = 0;
-    bool newcomer = false;  // has not left the nursery but to be set aside
+    bool newcomer = false;  // has not left the nursery, except to be set aside
     bool returned = false;  // whether the ghost knew it; of a newcomer
     uint8_t duel = 0;       // see AdmissionDuels
     uint8_t cost = 0;       // 2 log2 of it, rounded down, up to kMaxCost
@@ -198,8 +198,8 @@ class LazyGreedyDual {
   }
   static bool IsAside(const Node& node) { return node.queue == kAside; }
   Node* OldestAside() const { return oldest_[kAside]; }
-  // Its users have let go of the object just now, which counts as a use. The newest are newcomers
-  // again, because they are to stay.
+  // Puts a node back whose object's users have released it just now, which counts as a use. The
+  // newest nodes become newcomers again, because they are to stay.
   void Return(Node* node) {
     Dequeue(node);
     if (node->newcomer && IsNew(*node)) {
@@ -259,7 +259,7 @@ class LazyGreedyDual {
   uint64_t bytes() const { return bytes_; }
   uint64_t aside_bytes() const { return aside_bytes_; }
   size_t size() const { return size_; }
-  // How many evictions the ghost has room for.
+  // Returns how many evictions the ghost has room for.
   size_t ghost_capacity() const { return ghost_.capacity(); }
 
   // Calls `visit(node)` for each node until it returns false, in the order of eviction, or the
@@ -382,9 +382,9 @@ class LazyGreedyDual {
   static constexpr size_t kFewNewcomers = 4;
 
   uint64_t BytesSince(const Node& newcomer) const { return arrived_bytes_ - newcomer.priority; }
-  // Whether the newcomer stays by the guarantee.
+  // Returns whether the newcomer stays by the guarantee.
   bool IsNew(const Node& newcomer) const { return BytesSince(newcomer) < budget_ / 20 + 1; }
-  // Whether the newcomer's time is not over.
+  // Returns whether the newcomer's time is not over.
   bool IsProtected(const Node& newcomer) const {
     if (BytesSince(newcomer) < NurseryBytes()) return true;
     uint64_t bytes = 0;
@@ -403,13 +403,14 @@ class LazyGreedyDual {
     if (oldest == nullptr || BytesSince(*oldest) < NurseryBytes()) return nullptr;
     return newcomers_ <= kFewNewcomers && IsProtected(*oldest) ? nullptr : oldest;
   }
-  // Whether a newcomer whose time is over is kept in any case. Small ones need no use: with the
-  // bytes of one victim the cache keeps two of them. Nor do those that cost as much more to make.
+  // Returns whether a newcomer whose time is over is kept in any case. A small one need not have
+  // been used: with the bytes of one victim the cache keeps two of them. Nor need one that costs as
+  // much more to make.
   bool DeservesQueue(const Node& newcomer) const {
     return WasHit(newcomer) || Price(newcomer) < evicted_price_ / 2;
   }
-  // Whether a newcomer that the ghost knows is kept, and the victim evicted for it. Its return
-  // itself, which counts as a use, is no reason.
+  // Returns whether a newcomer that the ghost knows is kept, and the victim evicted for it. The
+  // return itself, which counts as a use, is no reason.
   bool MayReplace(const Node& newcomer, const Node& victim) {
     constexpr uint32_t kAdmitted = 128;
     return duels_.ReturningObjectsWin() || newcomer.accounted_frequency > victim.frequency() + 1 ||
@@ -429,7 +430,7 @@ class LazyGreedyDual {
     average_cost_ += (bounded - average_cost_) / costs_;
     return static_cast<uint8_t>(bounded);
   }
-  // Returns what an object of the usual cost weighs whose value is the same.
+  // Returns what an object of the same value weighs if it has the usual cost.
   static double Price(const Node& node) {
     return static_cast<double>(node.weight) * kPrices[node.cost];
   }
@@ -446,11 +447,12 @@ class LazyGreedyDual {
     Enqueue(node, AccountFrequency(*node));
   }
 
-  // Whether the object was hit since it was queued.
+  // Returns whether the object was hit since it was queued.
   static bool WasHit(const Node& node) {
     return node.counter->frequency() != node.accounted_frequency;
   }
-  // Returns how often the object was used, up to the maximum, and lets it show a hit again.
+  // Returns how often the object was used, up to the maximum, and lowers a saturated counter, so
+  // that it can show a hit again.
   static uint8_t AccountFrequency(const Node& node) {
     const uint8_t frequency = node.counter->frequency();
     if (frequency <= kMaxFrequency) return frequency;
@@ -469,8 +471,9 @@ class LazyGreedyDual {
     evicted_price_ += kShare * (Price(evicted) - evicted_price_);
     ghost_.Remember(evicted.hash, frequency, 2 * (size_ + 1));
   }
-  // As many evictions as fill the budget twice, which is what it takes to recognise objects that a
-  // cache of three times the size would have kept; but where large objects go first, that is few.
+  // Returns as many evictions as fill the budget twice: so many have to be remembered to recognise
+  // objects that a cache of three times the size would have kept. Where large objects are evicted
+  // first, that is few.
   size_t GhostWindow() const {
     const double evictions = 2 * static_cast<double>(budget_) / std::max(evicted_weight_, 1.0);
     const auto residents = static_cast<double>(size_ + 1);
@@ -545,8 +548,8 @@ class LazyGreedyDual {
     }
   }
 
-  // The candidate that is first, or last if `sign` is all ones. Priorities wrap around like the
-  // clock, so only how far they lead it can be compared.
+  // Returns the candidate that is first, or last if `sign` is all ones. Priorities wrap around like
+  // the clock, so only how far they lead it can be compared.
   Node* First(const Queues& candidates, const QueueSet& used, uint64_t sign) const {
     Node* first = nullptr;
     uint64_t least = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one operation removes from a cache or from its budget, until user code may run.
+// Holds what one operation removes from a cache or from its budget, until user code may run.
 //
 // The listener and destructors are user code. They may use the cache, wait for other threads that
 // do, and even end the cache, so they must run after the operation has ended whatever others may
@@ -59,9 +59,9 @@ class PendingRemovals {
     }
   }
 
-  // Counts a removal, and if there is a listener has it notified. The object, whose reference the
-  // caller holds, then lives until this goes, so that its death is reported last. The caller holds
-  // the budget's lock.
+  // Counts a removal, and if there is a listener has it notified. The object, to which the caller
+  // holds a reference, then lives until this is destroyed, so that its death is reported last. The
+  // caller holds the budget's lock.
   void Add(Entry* entry, RemovalCause cause) {
     CacheShared<K>& shared = entry->shared();
     shared.counters.CountRemoval(cause);
@@ -78,7 +78,7 @@ class PendingRemovals {
     entry->next_pending = std::exchange(first_, entry);
   }
 
-  // The budget may still be exceeded: has more evicted, in turns, by FinishEviction.
+  // Records that the budget may still be exceeded, so that FinishEviction evicts more, in turns.
   void SetUnfinished(Retention<K, Policy>* retention) { unfinished_ = retention; }
   // Has to be called before any user code runs that might end the cache, without any lock. The
   // destructor calls it if nobody else has.
@@ -88,14 +88,14 @@ class PendingRemovals {
     }
   }
 
-  // Whether there is no user code to run.
+  // Returns whether there is no user code to run.
   bool empty() const { return first_ == nullptr && unfinished_ == nullptr && deferred.empty(); }
 
   // Counts an object whose last reference the operation has dropped.
   void CountFreed(uint64_t bytes) {
     if (freed_bytes != nullptr) *freed_bytes += bytes;
   }
-  // Where to, if anywhere.
+  // Where CountFreed adds the bytes; may be null.
   uint64_t* freed_bytes = nullptr;
 
   // The time by which objects may have expired that the operation evicts: see Freshness::Now.
@@ -104,8 +104,8 @@ class PendingRemovals {
   ControlBlock::DeferredReleases deferred;
 
  private:
-  // Reports all that there is to report about an entry, in order. Returns whether nobody used its
-  // object when it was evicted.
+  // Reports everything about an entry that is to be reported, in order. Returns whether nobody used
+  // its object when it was evicted.
   static bool NotifyListener(Entry* entry) {
     CacheShared<K>& shared = entry->shared();
     for (;;) {

@@ -72,11 +72,12 @@ class Retention {
   using MutexLock = BasicMutexLock<StdAtomics>;
   using Node = typename Policy::Node;
   static constexpr size_t kLooksPerTurn = 256;
-  // After how many turns without a victim an eviction spares no objects any more because they have
-  // been used: so many were that it would not matter which of them goes, but how long it takes.
+  // After how many turns without a victim an eviction no longer spares objects because they have
+  // been used: so many were used that it matters less which of them goes than how long the search
+  // takes.
   static constexpr size_t kMostTurnsInVain = 16;
-  // How many objects that are set aside, and are in use still, an eviction looks at before it takes
-  // a victim; and how many of all that are set aside an operation looks at.
+  // Of the objects that are set aside: how many that are still in use an eviction looks at before
+  // it takes a victim, and how many an operation looks at in all.
   static constexpr size_t kFewAside = 4;
   static constexpr size_t kLooksAside = 64;
   // How many objects that have not expired a turn looks at to find one that has; and how many of
@@ -105,8 +106,8 @@ class Retention {
     ~Reservation() { Release(); }
 
     // Evicts until `bytes` are free, before the object comes: that is what a reservation is for. If
-    // so many can't be had beside other reservations, it evicts and reserves nothing. User code
-    // runs; if that has ended the cache, returns false. `now`: see PendingRemovals.
+    // so many bytes can't be freed beside other reservations, evicts and reserves nothing. User
+    // code runs; if that has ended the cache, returns false. `now`: see PendingRemovals.
     bool Reserve(uint64_t bytes, int64_t now = 0) {
       if (bytes_ != 0 || !retention_.Fits(bytes)) return true;
       const std::shared_ptr<CacheShared<K>> shared = retention_.shared_;
@@ -119,17 +120,17 @@ class Retention {
       return !shared->ended();
     }
 
-    // What an attempt to get room below the hard limit comes to.
+    // The result of an attempt to get room below the hard limit.
     enum class Room { kGiven, kNone, kCacheEnded };
-    // Has so many bytes counted by the hard limit, for an object that comes later. Evicts for that,
+    // Reserves so many bytes below the hard limit, for an object that comes later. Evicts for that,
     // so user code runs. Precondition: the caller holds nothing that others wait for.
     Room GetRoom(uint64_t bytes, int64_t now, Effort effort = Effort::kAny) {
       const auto nothing = [] {};
       return GetRoom(bytes, now, effort, nothing, nothing);
     }
-    // The same; calls `before_look()` before each look for room, and `before_user_code()` between
-    // it and the user code that it calls for. So there is room, or there was none in a look
-    // after which no user code ran.
+    // Does the same; calls `before_look()` before each look for room, and `before_user_code()`
+    // after a look and before the user code that its evictions call for. When this returns, there
+    // is room, or there was none in a look after which no user code ran.
     template <typename BeforeLook, typename BeforeUserCode>
     Room GetRoom(uint64_t bytes, int64_t now, Effort effort, const BeforeLook& before_look,
                  const BeforeUserCode& before_user_code) {
@@ -151,8 +152,8 @@ class Retention {
       }
       return Room::kNone;
     }
-    // The same without user code, which is left to `removals`. Evicts only what dies without a
-    // listener; returns whether there is room.
+    // Does the same without user code, which is left to `removals`. Evicts nothing if there is a
+    // listener. Returns whether there is room.
     bool GrowRoom(uint64_t bytes, PendingRemovals& removals, Effort effort = Effort::kAny) {
       if (room_ < bytes) {
         if (retention_.shared_->listener) {
@@ -170,7 +171,7 @@ class Retention {
 
    private:
     friend class Retention;
-    // The cache is gone.
+    // Forgets the reservation, as the cache has ended.
     void Forget() { bytes_ = room_ = 0; }
 
     Retention& retention_;
@@ -180,7 +181,7 @@ class Retention {
 
   // Whether an object has expired by time, and whether it is not even kept for loads that fail.
   enum class Expiry { kNone, kExpired, kExpiredAndRemovable };
-  // Returns what an entry's is by `now`. No object may end in it.
+  // Returns the expiry of an entry by `now`. Must not drop a last reference.
   using ExpiryTest = std::function<Expiry(const Entry&, int64_t now)>;
 
   // `covers_in_use` says whether the budget bounds all live objects, or only those that are not in
@@ -200,7 +201,7 @@ class Retention {
   Retention(const Retention&) = delete;
   Retention& operator=(const Retention&) = delete;
   ~Retention() { Close(); }
-  // Lets go of all objects, and retains none from now on. Their destructors may use the cache.
+  // Releases all objects, and retains none from now on. Their destructors may use the cache.
   void Close() {
     PendingRemovals removals;
     MutexLock lock(mutex_);
@@ -221,7 +222,7 @@ class Retention {
     }
   }
 
-  // Whether an object of that weight is ever retained; and whether any is.
+  // Return whether an object of that weight is ever retained; and whether any is.
   bool Fits(uint64_t weight) const { return has_budget() && weight <= budget(); }
   bool has_budget() const { return budget() != 0; }
 
@@ -232,8 +233,8 @@ class Retention {
     MutexLock lock(mutex_);
     AdmitLocked(entry, removals);
   }
-  // Has the hard limit count a new entry, in place of what is reserved for it. False if there is no
-  // room: then the entry must not be entered. True if there is no hard limit.
+  // Lets the hard limit count a new entry, in place of what is reserved for it. Returns false if
+  // there is no room: then the entry must not be entered. Returns true if there is no hard limit.
   bool Charge(Entry* entry, Reservation& reservation) {
     if (!hard_limit().active()) return true;
     const uint64_t weight = entry->object_weight();
@@ -248,8 +249,9 @@ class Retention {
     }
     return true;
   }
-  // Admit for a new entry, which its table has just published, in place of the reserved bytes.
-  // Until now, a hit by another thread could not admit it, beside the reservation.
+  // Admits a new entry, which its table has just published, in place of the reserved bytes. Until
+  // now a hit by another thread could not admit it, as it would have counted beside the
+  // reservation.
   void AdmitNew(Entry* entry, Reservation& reservation, PendingRemovals& removals) {
     MutexLock lock(mutex_);
     entry->in_cache = true;
@@ -262,8 +264,8 @@ class Retention {
     }
   }
 
-  // Retains an object that a hit has found, which is in use therefore, if there is room, or if
-  // objects that nobody uses can make room: to evict one that is in use would free nothing.
+  // Retains an object that a hit has found, and that is in use therefore, if there is room, or if
+  // evicting idle objects can make room: to evict one that is in use would free nothing.
   void AdmitAtHit(Entry* entry, PendingRemovals& removals) {
     MutexLock lock(mutex_);
     if (!IsAdmissible(*entry)) {
@@ -274,8 +276,8 @@ class Retention {
     admissions_are_vain_.store(!has_room, std::memory_order_relaxed);  // see the field
     if (has_room) Retain(entry);
   }
-  // Whether to call AdmitAtHit. If an admission has been in vain lately, only one hit of sixteen on
-  // an object asks, so that all others take no lock.
+  // Returns whether to call AdmitAtHit. If the last admission was in vain, only one hit of sixteen
+  // on an object asks, so that all others take no lock.
   bool MayAdmitAtHit(typename Entry::Hot& hot) const {
     return !admissions_are_vain_.load(std::memory_order_relaxed) ||  // see the field
            hot.IsSixteenthWeakHit();
@@ -315,7 +317,7 @@ class Retention {
     }
   }
   // Evicts idle objects until the live ones weigh at most `bytes` together; all idle objects if
-  // that is 0. Of objects that are admitted or released meanwhile some may stay.
+  // that is 0. Objects that are admitted or released meanwhile may stay.
   void Trim(uint64_t bytes, PendingRemovals& removals) {
     // Objects that turn out to be idle may exceed the budget, if that leaves out those in use.
     const auto target = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
@@ -343,8 +345,8 @@ class Retention {
     return ++entry->weighings;
   }
   // Sets the object's weight, unless a later weighing has ended before. An object that has become
-  // too heavy is evicted, and no other for its sake. False if the hard limit leaves no room for
-  // what the object weighs more, beside what is reserved for that: then it has to leave the cache.
+  // too heavy is evicted, and no other for its sake. Returns false if the hard limit leaves no room
+  // for the growth, beside what is reserved for it: then the object has to leave the cache.
   bool SetWeight(Entry* entry, uint32_t weighing, uint64_t weight, Reservation& reservation,
                  PendingRemovals& removals) {
     MutexLock lock(mutex_);
@@ -369,13 +371,13 @@ class Retention {
     return true;
   }
 
-  // Finds the entry a place by its new life.
+  // Moves the entry to its place by its new life.
   void UpdateExpiry(Entry* entry) {
     MutexLock lock(mutex_);
     entry->has_own_life = true;
     RequeueByExpiry(entry);
   }
-  // The same after its times have been corrected.
+  // Does the same after its times have been corrected.
   void UpdateExpiryTime(Entry* entry) {
     MutexLock lock(mutex_);
     RequeueByExpiry(entry);
@@ -462,30 +464,32 @@ class Retention {
     std::array<uint64_t, CacheStats::kEvictionAgeBuckets> ages{};
   };
 
-  // What objects may weigh beside the reservations. Where the budget has become smaller than those
-  // they can't be honoured, and nothing is evicted for them.
+  // Returns what objects may weigh beside the reservations. If the budget has become smaller than
+  // the reservations, these can't be honoured, and nothing is evicted for them.
   uint64_t unreserved_budget() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const uint64_t budget = policy_.budget();
     return reserved_ <= budget ? budget - reserved_ : budget;
   }
 
-  // Returns what of the retained objects the budget bounds; and what it bounds in all, without the
-  // reservations.
+  // Return the bytes of retained objects that the budget bounds; and all bytes that it bounds,
+  // without the reservations.
   uint64_t held_bytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return covers_in_use_ ? policy_.bytes() : policy_.bytes() - policy_.aside_bytes();
   }
   uint64_t live_bytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return covers_in_use_ ? policy_.bytes() + shared_->evicted_in_use_bytes() : held_bytes();
   }
-  // Exact for an object that only its users and look-ups can be about to let go of.
+  // Returns whether anybody but the cache holds the object. Exact if only users and look-ups can be
+  // about to release it.
   static bool IsInUse(const Entry& entry) { return entry.object->strong_count() > 1; }
 
-  // Whether the object may be retained and is not, if there is room.
+  // Returns whether the object is not retained but may be, if there is room.
   bool IsAdmissible(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return entry.in_cache && !entry.retained() && !entry.notifying && has_budget() &&
            !LoadsWaitForRoom();
   }
-  // Under this lock a load that has joined the queue lets go of what is retained.
+  // Returns whether a load has joined the queue for room, which evicts retained objects under this
+  // lock.
   bool LoadsWaitForRoom() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return hard_limit().active() && hard_limit().HasWaiters();
   }
@@ -524,7 +528,7 @@ class Retention {
     MutexLock lock(mutex_);
     if (bytes > unreserved_budget()) return 0;
     reserved_ += bytes;
-    // Not left to another thread: the load begins when there is room.
+    // This is not left to another thread, since the load begins when there is room.
     if (!EvictOneTurn(removals)) LeaveEvictionTo(removals);
     return bytes;
   }
@@ -552,7 +556,8 @@ class Retention {
     reserved_room_ += missing;
     return true;
   }
-  // Accounts for a new weight of a charged object. False if it has grown and there is no room.
+  // Accounts for a new weight of a charged object. Returns false if it has grown and there is no
+  // room.
   bool ChargeDifference(uint64_t before, uint64_t weight, Reservation& reservation)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (weight <= before) {
@@ -565,8 +570,8 @@ class Retention {
     reserved_room_ -= more;
     return true;
   }
-  // Evicts until the budget is kept, beside what is reserved; or leaves the rest to `removals`,
-  // unless another thread is at it.
+  // Evicts until the budget is kept, beside what is reserved. If one turn is not enough, leaves the
+  // rest to `removals`, unless another thread is evicting.
   void EvictSurplus(PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (covers_in_use_ && live_bytes() <= unreserved_budget()) return;
     if (!EvictOneTurn(removals) && evicting_ == 0) LeaveEvictionTo(removals);
@@ -595,14 +600,15 @@ class Retention {
     size_t looks = kLooksPerTurn;
     size_t looks_by_age = kLooksByAge;
     size_t looks_by_expiry = kLooksByExpiry;
-    // What is left of the operation: how many objects it may find to be in use, when their turn has
-    // come, and how many that are set aside it may look at.
+    // What is left of the operation: how many victims it may find to be in use, and how many
+    // objects that are set aside it may look at.
     size_t looks_in_use = kLooksPerTurn;
     size_t looks_aside = kLooksAside;
   };
-  // Evicts down to `target()`, which is called under the lock. It ends, even if other threads admit
-  // and hit objects all the time: after two looks for each object that there was, no more are
-  // spared, and after three more each of them has been evicted, or set aside and looked at again.
+  // Evicts down to `target()`, which is called under the lock. Ends even if other threads admit and
+  // hit objects all the time: after two looks for each object that there was at the start, no
+  // object is spared any more, and after three more looks for each, every one of them has been
+  // evicted, or set aside and looked at again.
   template <typename Target>
   void EvictInTurns(PendingRemovals& removals, const Target& target, Eviction eviction) {
     size_t size = 0;
@@ -633,8 +639,8 @@ class Retention {
       }
     }
   }
-  // Evicts until the budget's objects weigh at most `bytes`, as far as it has to. Returns false if
-  // the looks were not enough.
+  // Evicts until the objects that the budget bounds weigh at most `bytes`. Returns false if the
+  // looks were not enough.
   bool EvictDownTo(uint64_t bytes, Eviction& eviction, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (eviction.for_budget && eviction.spare_used && bytes != 0) {
@@ -647,13 +653,13 @@ class Retention {
     }
     return eviction.looks != 0;
   }
-  // Whether there is something to evict while objects weigh `present`.
+  // Returns whether there is something to evict while objects weigh `present`.
   bool HasToEvict(uint64_t present, uint64_t bytes, const Eviction& eviction) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return present > bytes || (eviction.weightless_too && policy_.size() > 0);
   }
-  // Objects that weigh more than `bytes` have to go in any case, so they go first, and nothing else
-  // goes for their sake.
+  // Evicts objects that weigh more than `bytes`: they have to go in any case, so they go first, and
+  // nothing else goes for their sake.
   void EvictHeavierThan(uint64_t bytes, Eviction& eviction, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     while (held_bytes() > bytes) {
@@ -684,8 +690,8 @@ class Retention {
       }
     }
   }
-  // Looks at objects that are set aside, until it has seen `in_use` that still are in use. Returns
-  // whether any was idle, which is in the order of eviction again.
+  // Looks at objects that are set aside, until it has seen `in_use` that are still in use. Puts
+  // idle ones back into the order of eviction, and returns whether there were any.
   bool ReturnIdle(size_t in_use, Eviction& eviction) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const Node* first_in_use = nullptr;
     bool any = false;
@@ -705,8 +711,8 @@ class Retention {
     }
     return any;
   }
-  // Where the budget bounds the idle objects alone: notices some that have become idle, and some
-  // that are in use, instead of evicting for them.
+  // Notices some objects that have become idle, and some that have come into use, instead of
+  // evicting others for them. Called only where the budget bounds the idle objects alone.
   void UpdateAside(uint64_t bytes, Eviction& eviction) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ReturnIdle(kFewAside, eviction);
     for (size_t looks = kLooksAside; looks > 0 && eviction.looks > 0; --looks) {
@@ -717,7 +723,7 @@ class Retention {
       if (!policy_.IsAside(*entry) && IsInUse(*entry)) policy_.SetAside(entry);
     }
   }
-  // Evicts what has to go even though it is in use, or new.
+  // Evicts objects that have to go although they are in use, or new.
   void EvictInUse(uint64_t bytes, Eviction& eviction, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const bool all = covers_in_use_ || !has_budget();
@@ -747,10 +753,10 @@ class Retention {
     }
     return expires_by_default_ && EvictOldestExpired(eviction, removals);
   }
-  // Evicts the oldest object, if it has expired. With expire_after_write alone that finds the
-  // expired ones. An object that was found since it was entered, or has a life of its own, may
-  // expire later than newer ones, so it becomes the newest, to be looked at again in turn; and so
-  // does one that is in use.
+  // Evicts the oldest object, if it has expired. With expire_after_write alone, this finds all
+  // expired objects. An object that was found since it was entered, or has a life of its own, may
+  // expire later than newer ones, so it becomes the newest, to be looked at again in its turn; and
+  // so does one that is in use.
   bool EvictOldestExpired(Eviction& eviction, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     while (Entry* const entry = by_age_.oldest()) {
@@ -769,10 +775,10 @@ class Retention {
     return false;
   }
 
-  // As AddFreeRoom; evicts, in turns, until so much is free: idle objects first, then all others,
-  // because the next one among those may be idle, and because the deaths of those in use are heard
-  // from then on. It would be in vain if the reservations and pinned objects alone left no room.
-  // If there is a listener, what is evicted dies only once `removals` has ended.
+  // Does the same as AddFreeRoom, but evicts, in turns, until so much is free. Idle objects go
+  // first, then all others: the next one of these may be idle, and the deaths of those in use are
+  // noticed from then on. Evicts nothing if the reservations and pinned objects alone leave no
+  // room. If there is a listener, evicted objects die only once `removals` has ended.
   void AddRoom(uint64_t bytes, Reservation& reservation, Effort effort, PendingRemovals& removals) {
     AddRoomInTurns(bytes, reservation, effort, removals);
     if (covers_in_use_) return;
@@ -818,15 +824,15 @@ class Retention {
       StdAtomics::Pause(0);
     }
   }
-  // Returns how much has to go before `bytes` can be added; 0 if that has gone meanwhile.
+  // Returns how many bytes have to go before `bytes` can be added; 0 if none.
   uint64_t MissingRoom(uint64_t bytes) const {
     const uint64_t used = hard_limit().used();
     const uint64_t limit = hard_limit().limit();
     const uint64_t sum = used + bytes < used ? UINT64_MAX : used + bytes;
     return sum - std::min(sum, limit);
   }
-  // Evicts whatever comes, in use or not, until `idle` is as much as is missing. Adds to that what
-  // turns out to be idle.
+  // Evicts the next objects, in use or not, until `idle` is as much as is missing. Adds the bytes
+  // of those that turn out to be idle to `idle`.
   void EvictAnyForRoom(uint64_t missing, uint64_t& idle, Eviction& eviction,
                        PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     while (eviction.looks > 0 && idle < missing) {
@@ -843,9 +849,9 @@ class Retention {
     }
   }
 
-  // Makes room for an object of that weight, if there are enough objects that nobody uses, and that
-  // have not been hit since they were queued, among the next few to be evicted; or else does
-  // nothing, and returns false.
+  // Makes room for an object of that weight, if among the next few objects to be evicted there are
+  // enough that are idle and have not been hit since they were queued. Otherwise does nothing, and
+  // returns false.
   bool EvictUnusedFor(uint64_t weight, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (weight > unreserved_budget()) return false;
@@ -870,7 +876,7 @@ class Retention {
     return true;
   }
 
-  // Returns false if it has set the object aside, as in use.
+  // Evicts the object, or sets it aside if it is in use, and then returns false.
   bool EvictUnlessInUse(Entry* entry, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (IsInUse(*entry)) {
@@ -905,7 +911,8 @@ class Retention {
       entry->hot.ownership.SetEvictedUnused();
     }
   }
-  // One that is heavier than the budget can't be kept, and nothing else is evicted for its sake.
+  // Counts an object as evicted in use, unless it is heavier than the budget: then it can't be
+  // kept, and nothing else is evicted for its sake.
   void CountAsEvictedInUse(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (!has_budget() || entry->object_weight() <= policy_.budget()) entry->SetEvictedInUse(true);
   }
@@ -914,8 +921,8 @@ class Retention {
     by_expiry_.Remove(entry);
     QueueByExpiry(entry);
   }
-  // Makes a retained object pinned, which is out of the policy already. Returns whether that was
-  // the last reference.
+  // Makes a retained object pinned. It is out of the policy already. Returns whether the cache's
+  // was the last reference.
   bool ReleaseRetained(Entry* entry, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     StopRetaining(entry);
@@ -925,7 +932,7 @@ class Retention {
     removals.CountFreed(weight);
     return true;
   }
-  // Of an object that is out of the policy already.
+  // Records that an object is not retained any more. It is out of the policy already.
   void StopRetaining(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     by_age_.Remove(entry);
     by_expiry_.Remove(entry);
@@ -943,11 +950,11 @@ class Retention {
   Policy policy_ ABSL_GUARDED_BY(mutex_);
   // The retained entries in the order in which they were admitted.
   EntryList<K, Policy> by_age_ ABSL_GUARDED_BY(mutex_);
-  // Those of them that have a life of their own, and expire.
+  // The retained entries that have a life of their own, and expire.
   ExpiryQueue<Entry> by_expiry_ ABSL_GUARDED_BY(mutex_);
   // Bytes that are kept free for loads under way.
   uint64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
-  // Bytes that the hard limit counts for them.
+  // Bytes that the hard limit counts for loads under way.
   uint64_t reserved_room_ ABSL_GUARDED_BY(mutex_) = 0;
   EvictionFigures figures_ ABSL_GUARDED_BY(mutex_);
   // Threads that evict in turns until the budget is kept, or are about to.
