@@ -20,6 +20,7 @@
 #include "tests/support/race.h"
 #include "tests/support/rounds.h"
 #include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/shared_ptr_interop.h"
 #include "weakcache/weakref/testing.h"
 #include "weakcache/weakref/weak_ref.h"
 
@@ -105,6 +106,43 @@ TEST(CyclesTest, FindsAnObjectThatHoldsItself) {
   EXPECT_EQ(report.groups[0].edges[0].name, "children");
   Break(weak);
 }
+
+// Two kinds of handle to one object: whoever has one of the other kind reaches it, too.
+TEST(CyclesTest, AStdSharedPtrBehindTheRefsIsAReferenceFromOutside) {
+  Census census;
+  std::shared_ptr<Node> shared = std::make_shared<Node>();
+  Ref<Node> ref = FromSharedPtr(shared);
+  const WeakRef<Node> weak = ref;
+  census.Add(ref);
+  ref->next = std::move(ref);
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  EXPECT_EQ(WhyAlive(census, weak).references_from_outside, 1u);
+  Node* const node = shared.get();
+  shared.reset();
+  EXPECT_EQ(FindCycles(census).groups.size(), 1u);
+  static_cast<void>(std::exchange(node->next, nullptr));
+  EXPECT_TRUE(weak.expired());
+}
+
+struct SharedNode {
+  std::shared_ptr<SharedNode> self;
+};
+void WeakcacheTrace(const SharedNode& node, Tracer& trace) { trace(node.self, "self"); }
+
+#ifdef __cpp_rtti
+TEST(CyclesTest, ARefBehindTheStdSharedPtrsIsAReferenceFromOutside) {
+  Ref<SharedNode> ref = MakeRef<SharedNode>();
+  ref->self = ToSharedPtr(ref);
+  Census census;
+  census.Add(ref->self);
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+  SharedNode* const node = ref.get();
+  ref.reset();
+  EXPECT_EQ(FindCycles(census).groups.size(), 1u);
+  static_cast<void>(std::exchange(node->self, nullptr));
+  EXPECT_TRUE(FindCycles(census).groups.empty());
+}
+#endif
 
 TEST(CyclesTest, AForgottenEdgeHidesACycleAndInventsNone) {
   Census census;

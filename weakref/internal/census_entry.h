@@ -15,6 +15,7 @@
 
 #include "weakcache/weakref/internal/census_type.h"
 #include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/shared_ptr_block.h"
 #include "weakcache/weakref/internal/watcher_list.h"
 
 namespace weakcache {
@@ -47,6 +48,7 @@ struct CensusEntry : Watcher {
   // std::shared_ptr to one address may have separate owners.
   inline bool SameOwner(const CensusEntry& other) const;
   inline bool IsOwnedBy(const OwnerTest& test, const void* strong) const;
+  // Returns the number of references, those of another kind beside the entry's own included.
   // Precondition: pinned.
   inline size_t strong_count() const;
   // Takes a reference, so that the object lives until Unpin. Returns false if it is dead.
@@ -91,6 +93,8 @@ template <typename H>
 struct OwnerFamily {
   using Strong = H;
   using Weak = typename HandleTraits<H>::weak_type;
+  // Returns how many references of another kind keep the object, without the handles' own.
+  static size_t CountOtherOwners(const Strong&) { return 0; }
   static bool IsOwner(const void* weak, const void* strong) {
     return HandleTraits<H>::SameOwner(*static_cast<const Weak*>(weak),
                                       *static_cast<const H*>(strong));
@@ -100,6 +104,15 @@ template <typename T>
 struct OwnerFamily<std::shared_ptr<T>> {
   using Strong = std::shared_ptr<const void>;
   using Weak = std::weak_ptr<const void>;
+  static size_t CountOtherOwners([[maybe_unused]] const Strong& strong) {
+#ifdef __cpp_rtti
+    // One that ToSharedPtr made is a reference beside the other Refs.
+    if (const auto* const ref = std::get_deleter<ReleaseRef>(strong)) {
+      return ref->block()->strong_count() - 1;
+    }
+#endif
+    return 0;
+  }
   static bool IsOwner(const void* weak, const void* strong) {
     const auto& a = *static_cast<const Weak*>(weak);
     const auto& b = *static_cast<const std::shared_ptr<T>*>(strong);
@@ -122,7 +135,9 @@ struct HandleEntry final : ForeignEntry {
         whole(at) {}
   const void* whole_object() const override { return whole; }
   bool expired() const override { return Traits::Expired(weak); }
-  size_t count() const override { return static_cast<size_t>(pinned.use_count()); }
+  size_t count() const override {
+    return static_cast<size_t>(pinned.use_count()) + OwnerFamily<H>::CountOtherOwners(pinned);
+  }
   bool PinHandle() const override {
     pinned = Traits::Lock(weak);
     return Traits::Owns(pinned);
@@ -173,7 +188,11 @@ inline bool CensusEntry::IsOwnedBy(const OwnerTest& test, const void* strong) co
   return block == nullptr && AsForeign(*this).IsOwner(test, strong);
 }
 inline size_t CensusEntry::strong_count() const {
-  return block != nullptr ? block->strong_count() : AsForeign(*this).count();
+  if (block == nullptr) return AsForeign(*this).count();
+  // A Ref of FromSharedPtr is an owner beside the other std::shared_ptrs.
+  const std::shared_ptr<void>* const owner = SharedPtrBlock::Owner(block);
+  const auto others = owner == nullptr ? 0 : owner->use_count() - 1;
+  return block->strong_count() + static_cast<size_t>(others);
 }
 inline bool CensusEntry::Pin() const {
   return block != nullptr ? block->TryAddStrong() : AsForeign(*this).PinHandle();
