@@ -53,6 +53,7 @@
 #include "weakcache/cache/load_options.h"
 #include "weakcache/cache/loaded.h"
 #include "weakcache/cache/object_info.h"
+#include "weakcache/cache/prefetch_options.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
 
@@ -171,6 +172,20 @@ class LargeObjectCache {
       return core_->GetAll(keys, loader, options);
     } else {
       return {};
+    }
+  }
+
+  // Loads the objects that are missing, one after the other in tasks for the executor, for use
+  // later: they count as not used, and nothing is evicted for them. So it ends when the budget,
+  // less what is live, or `options.max_bytes` has no room for another one; or a stop is requested.
+  // Waits for no permit, and takes none that a task waits for. A failed load is passed over.
+  // Returns at once. The cache may end before the tasks: they do nothing then.
+  template <typename Loader, typename Executor>
+  void Prefetch(std::vector<K> keys, Loader&& loader, Executor&& executor,
+                const PrefetchOptions& options = {}) {
+    if constexpr (internal::CheckLoader<V, K, std::decay_t<Loader>&>()) {
+      core_->asks().Prefetch(std::move(keys), std::forward<Loader>(loader),
+                             std::forward<Executor>(executor), options);
     }
   }
 

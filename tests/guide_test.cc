@@ -26,6 +26,7 @@
 #include "weakcache/cache/load_completion.h"
 #include "weakcache/cache/loaded.h"
 #include "weakcache/cache/object_info.h"
+#include "weakcache/cache/prefetch_options.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/cache/status_page.h"
 #include "weakcache/cache/weak_interner.h"
@@ -250,10 +251,13 @@ TEST(GuideTest, Completion) {
 TEST(GuideTest, Prefetch) {
   Images images = NewCache();
   const auto executor = [](const std::function<void()>& task) { task(); };
+  std::stop_source chapter;
   // snippet: prefetch
-  for (const char* const path : {"page8.png", "page9.png"}) {
-    if (images.Peek(path) == nullptr) images.GetOrLoadAsync(path, DecodeImage, executor);
-  }
+  weakcache::PrefetchOptions options;
+  options.max_bytes = 64 << 20;
+  options.stop_token = chapter.get_token();  // stops when the reader leaves the chapter
+  images.Trim(images.budget_bytes() - options.max_bytes);
+  images.Prefetch({"page8.png", "page9.png"}, DecodeImage, executor, options);
   // end
   EXPECT_NE(images.Get("page8.png"), nullptr);
   EXPECT_NE(images.Get("page9.png"), nullptr);

@@ -48,6 +48,7 @@ LAYERS = {
 STANDALONE = {
     "cache/cache_options.h", "cache/cache_stats.h", "cache/held_value.h", "cache/key_policy.h",
     "cache/load_completion.h", "cache/load_options.h", "cache/loaded.h", "cache/object_info.h",
+    "cache/prefetch_options.h",
     "cache/recursive_creation_error.h", "cache/removal_cause.h",
 }
 # Folders that see public headers only.

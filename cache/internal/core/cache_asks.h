@@ -22,6 +22,7 @@
 #include <memory>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -30,6 +31,7 @@
 #include "weakcache/cache/internal/core/cache_refresh.h"
 #include "weakcache/cache/internal/core/completion_loader.h"
 #include "weakcache/cache/internal/core/load_failures.h"
+#include "weakcache/cache/internal/core/prefetch_run.h"
 #include "weakcache/cache/internal/core/refresh_task.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
@@ -37,6 +39,7 @@
 #include "weakcache/cache/internal/loading/pending_completions.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/cache/load_options.h"
+#include "weakcache/cache/prefetch_options.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache::internal {
@@ -121,6 +124,17 @@ class CacheAsks {
     }
     LoadAsyncSlow(std::forward<Key>(key), std::forward<Loader>(loader),
                   std::forward<Executor>(executor), std::move(receiver), options);
+  }
+
+  // Has the executor load what is missing: see prefetch_run.h.
+  template <typename Loader, typename AnyExecutor>
+  void Prefetch(std::vector<K> keys, Loader&& loader, AnyExecutor&& executor,
+                const PrefetchOptions& options) {
+    using Run = PrefetchRun<Loads, std::decay_t<Loader>, StoredExecutor<AnyExecutor>>;
+    const auto run = std::make_shared<Run>(loads_, pending_, refresh_.tasks(), std::move(keys),
+                                           std::forward<Loader>(loader),
+                                           std::forward<AnyExecutor>(executor), options);
+    run->Post();
   }
 
  private:

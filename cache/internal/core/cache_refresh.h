@@ -120,6 +120,8 @@ class CacheRefresh {
   }
   // Lets no task begin any more, at the cache's end, and waits for those that run.
   void CloseTasks() { tasks_->Close(); }
+  // For other tasks that nobody waits for.
+  const std::shared_ptr<BackgroundTasks>& tasks() const { return tasks_; }
 
  private:
   struct ClaimGuard {

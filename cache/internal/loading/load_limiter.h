@@ -52,14 +52,18 @@ class DeferrableTask {
   virtual bool wanted() const = 0;
 
  protected:
-  DeferrableTask() = default;
+  // One that comes last is for nobody who waits: all others come before it, threads too.
+  explicit DeferrableTask(bool comes_last = false) : arrival_(comes_last ? kLast : 0) {}
   virtual ~DeferrableTask() = default;
 
  private:
   template <typename Policy>
   friend class BasicLoadLimiter;
   friend class PostLater;
-  uint64_t arrival_ = 0;     // 0: has not yet asked for a permit
+  static constexpr uint64_t kLast = UINT64_MAX;
+  bool comes_last() const { return arrival_ == kLast; }
+
+  uint64_t arrival_;         // 0: has not yet asked for a permit
   bool may_exceed_ = false;  // a load that runs waits for this one
   bool deferred_ = false;    // on the limiter's list
   DeferrableTask* next_ = nullptr;
@@ -220,8 +224,10 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   }
   bool MayRun(DeferrableTask & task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (task.arrival_ == 0) task.arrival_ = ++last_arrival_;
-    const bool is_first = deferred_ == nullptr || task.arrival_ < deferred_->arrival_;
-    return (running_ < limit_ && is_first) || task.may_exceed_ || MakerRuns();
+    // Relaxed: what adds to it does so under the mutex.
+    const bool gives_way = task.comes_last() && waiters_.load(std::memory_order_relaxed) != 0;
+    const bool is_first = deferred_ == nullptr || task.arrival_ <= deferred_->arrival_;
+    return (running_ < limit_ && is_first && !gives_way) || task.may_exceed_ || MakerRuns();
   }
   void PostNextLocked(PostLater & post) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     while (deferred_ != nullptr && running_ < limit_) {
@@ -300,6 +306,11 @@ class BasicLoadPermit {
   BasicLoadPermit(const BasicLoadPermit&) = delete;
   BasicLoadPermit& operator=(const BasicLoadPermit&) = delete;
   ~BasicLoadPermit() {
+    // Tasks may have given way to this one, in vain.
+    if (is_waiting_ && post_ != nullptr) {
+      StopWaiting();
+      limiter_.PostNext(*post_);
+    }
     StopWaiting();
     Release();
   }

@@ -38,10 +38,12 @@ inline constexpr uint64_t kUnknownCost = UINT64_MAX;
 // Semantics, beyond what the types say:
 //  - Policy(budget), SetBudget(budget): a policy may lower a budget, such as UINT64_MAX; budget()
 //    returns the one that counts. Neither evicts.
-//  - Insert(node, hash, weight, cost): `weight` is at most budget(), and the node is not in the
+//  - Insert(node, hash, weight, cost, is_use): `weight` is at most budget(), and the node is not in
+//  the
 //    policy. bytes() may exceed budget() until the caller has taken enough victims. `hash` is that
 //    of the object's key, for policies that remember evicted keys. `cost` is what a hit on it
 //    saves, in microseconds, for policies that ask for it; kUnknownCost; or 0 if costs don't count.
+//    `is_use` says whether somebody has asked for the object.
 //  - NextVictim(looks, spare_used, spare_newest): returns the node that is to be evicted next; the
 //    caller then calls Evict or SetAside for it. It looks at no more than `looks` nodes and takes
 //    those off `looks`; null if there is no victim among them, which makes the next call go on from
@@ -80,7 +82,7 @@ concept EvictionPolicy = std::constructible_from<Policy, uint64_t> &&
              uint64_t number, size_t& looks) {
   { std::as_const(*node).frequency() } -> std::convertible_to<uint32_t>;
   counter.RecordAccess();
-  policy.Insert(node, number, number, number);
+  policy.Insert(node, number, number, number, true);
   { policy.NextVictim(looks, true, true) } -> std::same_as<typename Policy::Node*>;
   { policy.NextHeavierThan(number, looks) } -> std::same_as<typename Policy::Node*>;
   { const_policy.WouldSpare(*node) } -> std::same_as<bool>;

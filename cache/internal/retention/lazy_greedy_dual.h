@@ -116,11 +116,12 @@ class LazyGreedyDual {
   // Admits an object that is not heavier than the budget, as a newcomer. Its value is multiplied by
   // the cost, see eviction_policy.h; one that is not known is the average of the latest few
   // hundred.
-  void Insert(Node* node, uint64_t hash, uint64_t weight, uint64_t cost = 0) {
+  void Insert(Node* node, uint64_t hash, uint64_t weight, uint64_t cost = 0, bool is_use = true) {
     const std::optional<GhostTable::Eviction> past = ghost_.Take(hash);
     const bool returned = past.has_value() && past->age < GhostWindow();
-    if (returned) duels_.Returned(hash);
-    const int frequency = returned ? std::min(past->frequency + 1, int{kMaxFrequency}) : 0;
+    if (returned && is_use) duels_.Returned(hash);
+    const int uses = returned ? past->frequency + (is_use ? 1 : 0) : 0;
+    const int frequency = std::min(uses, int{kMaxFrequency});
     node->hash = hash;
     node->weight = weight;
     node->cost = CostOf(cost);

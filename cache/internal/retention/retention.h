@@ -120,6 +120,19 @@ class Retention {
       return !shared->ended();
     }
 
+    // Returns whether `bytes` are free for an object that nobody has asked for. Reserves nothing,
+    // since others may be evicted for the sake of what is reserved. Has the object admitted only if
+    // nothing has to go for it, and if it weighs at most `limit`.
+    bool BeginAhead(uint64_t bytes, uint64_t limit) {
+      is_ahead_ = true;
+      ahead_limit_ = limit;
+      return bytes <= limit && retention_.HasFree(bytes);
+    }
+
+    // Returns whether such an object was not retained, or not even entered, because it was too
+    // heavy.
+    bool refused() const { return refused_; }
+
     // The result of an attempt to get room below the hard limit.
     enum class Room { kGiven, kNone, kCacheEnded };
     // Reserves so many bytes below the hard limit, for an object that comes later. Evicts for that,
@@ -177,6 +190,9 @@ class Retention {
     Retention& retention_;
     uint64_t bytes_ = 0;  // of the budget
     uint64_t room_ = 0;   // counted by the hard limit
+    bool is_ahead_ = false;
+    uint64_t ahead_limit_ = 0;  // if it is
+    bool refused_ = false;
   };
 
   // Whether an object has expired by time, and whether it is not even kept for loads that fail.
@@ -239,7 +255,10 @@ class Retention {
     if (!hard_limit().active()) return true;
     const uint64_t weight = entry->object_weight();
     MutexLock lock(mutex_);
-    if (reservation.room_ < weight && !AddFreeRoomLocked(weight, reservation)) return false;
+    if (reservation.room_ < weight && !AddFreeRoomLocked(weight, reservation)) {
+      reservation.refused_ = true;
+      return false;
+    }
     const uint64_t reserved = std::exchange(reservation.room_, 0);
     reserved_room_ -= reserved;
     if (reserved != weight) hard_limit().Subtract(reserved - weight);
@@ -256,8 +275,11 @@ class Retention {
     MutexLock lock(mutex_);
     entry->in_cache = true;
     reserved_ -= std::exchange(reservation.bytes_, 0);
-    if (CanAdmit(*entry)) {
-      RetainUncounted(entry);
+    const bool is_ahead = reservation.is_ahead_;
+    const uint64_t weight = entry->object_weight();
+    reservation.refused_ = is_ahead && (weight > reservation.ahead_limit_ || !IsFree(weight));
+    if (!reservation.refused_ && CanAdmit(*entry)) {
+      RetainUncounted(entry, /*is_use=*/!is_ahead);
       EvictSurplus(removals);
     } else {
       shared_->counters.Pinned(entry->object_weight());
@@ -502,11 +524,11 @@ class Retention {
     RetainUncounted(entry);
   }
   // Retains an object that is not counted as pinned.
-  void RetainUncounted(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  void RetainUncounted(Entry* entry, bool is_use = true) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     entry->object->AddStrong();
     const LoadTime load_time = entry->hot.load_time;
     policy_.Insert(entry, entry->key_hash, entry->object_weight(),
-                   load_time.known() ? load_time.microseconds() : unknown_cost_);
+                   load_time.known() ? load_time.microseconds() : unknown_cost_, is_use);
     by_age_.PushNewest(entry);
     QueueByExpiry(entry);
     entry->hot.ownership.SetRetained(/*counts_time_saved=*/load_time.known());
@@ -523,6 +545,16 @@ class Retention {
     EvictSurplus(removals);
   }
 
+  // Returns whether so many bytes are free, beside what is reserved.
+  bool IsFree(uint64_t bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const uint64_t live = live_bytes();
+    const uint64_t budget = unreserved_budget();
+    return live <= budget && bytes <= budget - live;
+  }
+  bool HasFree(uint64_t bytes) const {
+    MutexLock lock(mutex_);
+    return IsFree(std::max(bytes, uint64_t{1})) && !LoadsWaitForRoom();
+  }
   // Returns how many bytes it has reserved.
   uint64_t Reserve(uint64_t bytes, PendingRemovals& removals) {
     MutexLock lock(mutex_);

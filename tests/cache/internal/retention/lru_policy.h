@@ -42,7 +42,7 @@ class LruPolicy {
 
   explicit LruPolicy(uint64_t budget) { SetBudget(budget); }
 
-  void Insert(Node* node, uint64_t, uint64_t weight, uint64_t) {
+  void Insert(Node* node, uint64_t, uint64_t weight, uint64_t, bool) {
     node->counter->RecordAccess();
     node->weight = weight;
     bytes_ += weight;

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one LargeObjectCache::Prefetch is told: how much it may load, and when it has to stop.
+//
+// Why: a viewer that shows one page knows which ones come next. To load them ahead must neither
+// push out what has proved useful, nor be in the way of what somebody waits for.
+//
+//   weakcache::PrefetchOptions options;
+//   options.max_bytes = 64 << 20;
+//   options.stop_token = chapter.stop_token();   // the reader has left the chapter
+//   pages.Prefetch({8, 9, 10}, LoadPage, executor, options);
+//
+// Thread safety: thread-compatible, plain values.
+//
+// Unlike LoadOptions it has no deadline: nobody waits.
+//
+// Complexity: none.
+#ifndef WEAKCACHE_CACHE_PREFETCH_OPTIONS_H_
+#define WEAKCACHE_CACHE_PREFETCH_OPTIONS_H_
+
+#include <cstdint>
+
+#include "weakcache/cache/internal/creation/stop_token.h"
+
+namespace weakcache {
+
+struct PrefetchOptions {
+  // What the loaded objects may weigh together, with their entries if options.count_entry_memory.
+  // An object that would exceed it is not kept, and nothing more is loaded.
+  uint64_t max_bytes = UINT64_MAX;
+  // The probable weight of each object, without its entry. If so many bytes are not free, nothing
+  // more is loaded. 0: as much as those that have been loaded so far, on average.
+  uint64_t weight_estimate = 0;
+  // A std::stop_token: once its stop is requested nothing more is loaded. If nobody else waits for
+  // the object under way, its loader's own std::stop_token fires. (An empty class with libc++
+  // before version 18.)
+  internal::StopToken stop_token = {};
+};
+
+}  // namespace weakcache
+
+#endif  // WEAKCACHE_CACHE_PREFETCH_OPTIONS_H_
