@@ -295,7 +295,7 @@ class Census {
                     "Census::Add", "the reference is null or owns nothing");
     core_->Add(internal::RefAccess::Block(ref), ref.get(), internal::kCensusType<T>);
   }
-  // The same for a std::shared_ptr or another Handle that has a use_count().
+  // Does the same for a std::shared_ptr or another Handle that has a use_count().
   template <Handle H>
   requires internal::Traceable<typename HandleTraits<H>::element_type>
   void Add(const H& handle) {

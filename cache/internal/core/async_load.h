@@ -556,7 +556,7 @@ inline absl::Status StatusOfError([[maybe_unused]] const std::exception_ptr& err
 #endif
   return NoThrowStatus(absl::StatusCode::kUnknown, "the load threw");
 }
-// The result of an ask whose load has neither an object nor an error.
+// Returns the result of an ask whose load has neither an object nor an error.
 inline absl::Status ThreadHasEnded() {
   return NoThrowStatus(absl::StatusCode::kAborted, "the loading thread has ended");
 }
@@ -570,7 +570,7 @@ class CallbackReceiver {
  public:
   explicit CallbackReceiver(Callback callback) : callback_(std::move(callback)) {}
 
-  // No exception may leave the callback, since it runs where others' calls end.
+  // Calls the callback. No exception may leave it, since it runs where others' calls end.
   void operator()(LoadOutcome<V> outcome) noexcept {
     if (outcome.error != nullptr) {
       Call(StatusOfError(outcome.error));

@@ -69,13 +69,13 @@
 
 namespace weakcache::internal {
 
-// The result of an operation in which user code has ended the cache.
+// Returns the result of an operation in which user code has ended the cache.
 inline absl::Status CacheHasEnded() {
   return NoThrowStatus(absl::StatusCode::kAborted,
                        "a destructor or the listener has ended the cache during the call");
 }
 
-// The result of a caller that has left.
+// Returns the result of a caller that has left.
 inline absl::Status LeftStatus(bool cancelled) {
   if (cancelled) {
     return NoThrowStatus(absl::StatusCode::kCancelled,
@@ -256,7 +256,7 @@ class CacheLoads {
     return absl::AbortedError("the task has nothing to load");
   }
 
-  // See LoadPermit::AwaitChange.
+  // Calls LoadPermit::AwaitChange.
   void AwaitPermit(LoadPermit& permit, const BoundedWait& wait) {
     const WakeIfCancelled wake(wait, [this] { limiter_.WakeAll(); });
     permit.AwaitChange(wait);

@@ -503,7 +503,8 @@ class CacheStore {
     if (retention_.MayAdmitAtHit(entry->hot)) AdmitFound(entry);
     return true;
   }
-  // The caller holds a reference to the slot.
+  // Counts a hit or a weak hit, and the time that it saves; has a weak hit's object retained again,
+  // if it fits. The caller holds a reference to the slot.
   [[gnu::noinline]] void RecordAccessSlow(Embedded* slot) {
     const LoadTime load_time = slot->payload().load_time;
     if (load_time.known()) shared_->counters.CountTimeSaved(load_time);

@@ -62,7 +62,7 @@ class Freshness {
         latest_(other.start_) {}
   Freshness& operator=(Freshness&&) = delete;
 
-  // Whether any object may expire or become due. If none may, no look-up reads the clock.
+  // Returns whether any object may expire or become due. If none may, no look-up reads the clock.
   bool needed() const { return needed_.load(std::memory_order_relaxed); }     // see the field
   void SetNeeded() const { needed_.store(true, std::memory_order_relaxed); }  // see the field
   // Returns whether objects without a life of their own expire.

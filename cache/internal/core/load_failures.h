@@ -119,7 +119,7 @@ class LoadFailures {
     store_.counters().CountFailureServed();
     return held.back()->status;
   }
-  // See Keep.
+  // Does Keep, but may throw.
   void KeepOrThrow(const KeyLocation& location, const Flight& flight, const K& key,
                    const absl::Status& status, Held& held) const {
     if constexpr (std::is_copy_constructible_v<K>) {
@@ -136,7 +136,7 @@ class LoadFailures {
       location.shard->failures.Insert(failure, store_.shards().MatchingKey(key), now, held);
     }
   }
-  // The caller's pointers keep them until after the unlock.
+  // Removes the failures, under the lock. The caller's pointers keep them until after the unlock.
   static void Forget(Shard& shard, const std::vector<Failure>& failures) {
     if (failures.empty()) return;
     typename Store::MutexLock lock(shard.table.mutex);

@@ -9,7 +9,7 @@
 //      it. They are not reserved either, as other loads would evict for that.
 //   2. The task starts a flight, as any load (cache_loads.h), so whoever asks for the key meanwhile
 //      waits for it. If the number of loads is limited, the task needs a permit as any other, but
-//      comes after all others that wait for one, as somebody waits for those. It is put off, too,
+//      comes after all others that wait for one, as somebody waits for those. It is deferred, too,
 //      instead of its thread (load_limiter.h).
 //   3. The loader runs, and the object enters the cache as one that nobody has used. The retention
 //      keeps it only if it fits in beside all others, since it may be heavier than estimated.
@@ -46,7 +46,7 @@
 
 namespace weakcache::internal {
 
-// Owned by its task, and by itself while that is put off. Loads is a CacheLoads. Loader and
+// Owned by its task, and by itself while that is deferred. Loads is a CacheLoads. Loader and
 // Executor are decayed types; the loader is called as an lvalue.
 template <typename Loads, typename Loader, typename Executor>
 class PrefetchRun final
@@ -135,7 +135,7 @@ class PrefetchRun final
         PostNext();
     }
   }
-  // Has others posted that are put off: this run may have been posted in their place.
+  // Has other deferred tasks posted: this run may have been posted in their place.
   void PostNext() {
     PostLater post;
     if (!shared_->ended()) loads_.limiter().PostNext(post);
@@ -291,7 +291,7 @@ class PrefetchRun final
   Executor executor_;
   const PrefetchOptions options_;
   LoadOptions load_options_;
-  std::shared_ptr<PrefetchRun> keep_;  // while it is put off
+  std::shared_ptr<PrefetchRun> keep_;  // while it is deferred
   // How many tasks have begun that no step has been made for. Who adds the first one makes a step
   // for each, and takes it off.
   std::atomic<size_t> begun_{0};

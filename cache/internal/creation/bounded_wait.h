@@ -89,7 +89,7 @@ class BasicInterest {
   bool stopped() const { return source_.stop_requested(); }
 
   void Join() { waiting_.fetch_add(1, std::memory_order_relaxed); }
-  // The same for each of a list.
+  // Does the same for each of a list.
   template <typename Continuations>
   void Join(const Continuations& continuations) {
     waiting_.fetch_add(continuations.size(), std::memory_order_relaxed);

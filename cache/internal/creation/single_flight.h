@@ -450,7 +450,7 @@ class SingleFlight {
     completed_.NotifyAll();
   }
 
-  // For tests, while all is quiet.
+  // Returns whether there is no flight. For tests, while no other thread uses the shard.
   bool empty() const { return root_.load(std::memory_order_relaxed) == nullptr; }
 
  private:

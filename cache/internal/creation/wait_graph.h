@@ -260,9 +260,9 @@ class [[gnu::visibility("default")]] BasicWaitGraph {
     }
   }
 
-  // In the child, whose only thread is this one. Another one may have had the lock, and may have
-  // been searching. (The parent does not take it for the fork: the application's handlers, which
-  // come later, may wait for threads that want it.)
+  // Makes the lock anew in the child, whose only thread is this one. Another thread may have had
+  // the lock, and may have been searching. (The parent does not take it for the fork: the
+  // application's handlers, which come later, may wait for threads that want it.)
   static void AfterForkInChild() {
     ::new (static_cast<void*>(&Get().mutex_)) Mutex;
     ThisThread().is_reached = false;

@@ -55,7 +55,7 @@ struct CompletionResult {
 template <typename V>
 class CompletionTarget {
  public:
-  // Called once.
+  // Ends the load with the result. Called once.
   virtual void Complete(CompletionResult<V>& result) noexcept = 0;
 
  protected:

@@ -22,7 +22,8 @@ struct KeptFailure {
   KeptFailure(const K& of_key, uint32_t hash_of_key, absl::Status how, int64_t now, int64_t end)
       : key(of_key), hash(hash_of_key), status(std::move(how)), since(now), until(end) {}
 
-  // A time before `since` is one of a clock that has been set back.
+  // Returns whether the failure is over. A time before `since` comes from a clock that has been set
+  // back.
   bool IsOver(int64_t now) const { return now >= until || now < since; }
 
   const K key;

@@ -77,7 +77,7 @@ class PostLater {
   PostLater(const PostLater&) = delete;
   PostLater& operator=(const PostLater&) = delete;
   ~PostLater() { PostAll(); }
-  // User code runs: the executors.
+  // Posts the tasks, which runs user code: the executors.
   void PostAll() {
     while (first_ != nullptr) {
       DeferrableTask* const task = first_;

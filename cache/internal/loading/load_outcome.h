@@ -228,7 +228,7 @@ absl::Status LoadInto(Load&& load, Made& made, ObjectTerms& terms,
   }
 }
 
-// The only reference to an object that was made for a table and is not entered there.
+// Return the only reference to an object that was made for a table and is not entered there.
 template <typename V>
 Ref<V> AsRef(Ref<V>&& made) {
   return std::move(made);

@@ -41,7 +41,7 @@ class StoppableCall {
   StoppableCall(const StoppableCall&) = delete;
   StoppableCall& operator=(const StoppableCall&) = delete;
 
-  // For the flights; null if the loader takes no token.
+  // Returns the interest for the flights; null if the loader takes no token.
   Interest* interest() { return interest_.has_value() ? &*interest_ : nullptr; }
   // Lets the caller leave by its stop token from now on.
   void Watch() { cancellation_.Watch(interest(), wait_.stop_token()); }

@@ -88,7 +88,7 @@ struct CacheShared {
   uint64_t evicted_in_use_bytes() const {
     return evicted_in_use_bytes_.load(std::memory_order_relaxed);  // see the field
   }
-  // Each counts up to 2^48 bytes of an object, so that the sum can't overflow.
+  // Adds, or subtracts, up to 2^48 bytes of an object, so that the sum can't overflow.
   void AddEvictedInUse(uint64_t bytes) {
     bytes = CacheCounters::AsPinned(bytes);
     evicted_in_use_bytes_.fetch_add(bytes, std::memory_order_relaxed);  // see the field

@@ -101,8 +101,9 @@ class GhostTable {
     const auto fingerprint = static_cast<uint32_t>(hash >> (64 - kFingerprintBits));
     return fingerprint == 0 ? 1 : fingerprint;
   }
-  // Of 2^n + s buckets, the first s and the last s have been split: a fingerprint's lowest n + 1
-  // bits say which one it belongs to. For the others it is the lowest n.
+  // Returns the bucket of a fingerprint. Of 2^n + s buckets, the first s and the last s have been
+  // split: a fingerprint's lowest n + 1 bits say which one it belongs to. For the others it is the
+  // lowest n.
   Bucket& BucketOf(uint32_t fingerprint) const {
     const size_t bits = std::bit_ceil(bucket_count_);
     const size_t index = fingerprint & (bits - 1);

@@ -243,7 +243,7 @@ class LazyGreedyDual {
     --size_;
   }
 
-  // The new weight is not above the budget either.
+  // Changes a node's weight, which is not above the budget either.
   void SetWeight(Node* node, uint64_t weight) {
     bytes_ += weight - node->weight;
     if (node->queue == kAside) aside_bytes_ += weight - node->weight;
@@ -352,7 +352,7 @@ class LazyGreedyDual {
   using Queues = std::array<Node*, kQueues + 2>;
   using QueueSet = std::array<uint64_t, (kQueues + 63) / 64>;
 
-  // 2 log2(weight^(3/4)), of a weight of 0 that of 1.
+  // Returns 2 log2(weight^(3/4)), for a weight of 0 that of 1.
   static size_t WeightPart(uint64_t weight) {
     weight |= uint64_t{weight == 0};
     const int exponent = static_cast<int>(std::bit_width(weight)) - 1;
@@ -367,16 +367,16 @@ class LazyGreedyDual {
   static size_t QueueOf(const Node& node) {
     return QueueFor(node.accounted_frequency, node.weight, node.cost);
   }
-  // 2^(queue/2); at least 1, so time passes whatever is evicted.
+  // Returns 2^(queue/2); at least 1, so that the clock advances whatever is evicted.
   static uint64_t ValueOf(size_t queue) {
     constexpr uint64_t kRootOfTwo = 0xb504f333;  // times 2^31
     const uint64_t mantissa = queue % 2 == 0 ? uint64_t{1} << 31 : kRootOfTwo;
     return (mantissa << (queue / 4)) >> 31 << (queue / 2 - queue / 4);
   }
 
-  // How much newer objects may weigh together before a newcomer's time is over: more than the
-  // twentieth of the budget that is promised. A larger nursery is better on real traces, by very
-  // little, and worse for a loop.
+  // Returns how much newer objects may weigh together before a newcomer's time is over: more than
+  // the twentieth of the budget that is promised. A larger nursery is better on real traces, by
+  // very little, and worse for a loop.
   uint64_t NurseryBytes() const { return budget_ / 18 + 1; }
   // The newest four also stay as long as they weigh at most half of the budget together, because a
   // twentieth of a small cache is less than one object.
@@ -510,8 +510,8 @@ class LazyGreedyDual {
     return nullptr;
   }
 
-  // The search for heavy nodes looks at the queues in this order, so that a node that leaves the
-  // nursery, or is used, moves to a queue that is searched later.
+  // Returns the queue that the search for heavy nodes looks at next. In this order, a node that
+  // leaves the nursery, or is used, moves to a queue that is searched later.
   static size_t QueueToSearchAfter(size_t queue) {
     if (queue == kNursery) return kAside;
     return queue == kAside ? 0 : queue + 1;

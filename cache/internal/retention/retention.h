@@ -447,7 +447,8 @@ class Retention {
     }
     return entries;
   }
-  // For more of them: see EvictionPolicy. An entry that is not retained has no rank.
+  // Return what ranks more entries than that: see EvictionPolicy. An entry that is not retained has
+  // no rank.
   uint64_t Epoch() const {
     MutexLock lock(mutex_);
     return policy_.Epoch();
@@ -458,7 +459,7 @@ class Retention {
     return policy_.RankSince(entry, epoch);
   }
 
-  // For tests, while no other thread uses the cache.
+  // Aborts if the retention is inconsistent. For tests, while no other thread uses the cache.
   void CheckInvariantsForTesting(size_t retained, uint64_t retained_bytes) const {
     constexpr const char* kCall = "CheckInvariantsForTesting";
     MutexLock lock(mutex_);
