@@ -52,7 +52,7 @@ class DeferrableTask {
   virtual bool wanted() const = 0;
 
  protected:
-  // One that comes last is for nobody who waits: all others come before it, threads too.
+  // Makes a task; one that comes last is for nobody who waits, so threads come before it, too.
   explicit DeferrableTask(bool comes_last = false) : arrival_(comes_last ? kLast : 0) {}
   virtual ~DeferrableTask() = default;
 
