@@ -175,11 +175,11 @@ class LargeObjectCache {
     }
   }
 
-  // Loads the objects that are missing, one after the other in tasks for the executor, for use
-  // later: they count as not used, and nothing is evicted for them. So it ends when the budget,
-  // less what is live, or `options.max_bytes` has no room for another one; or a stop is requested.
-  // Waits for no permit, and takes none that a task waits for. A failed load is passed over.
-  // Returns at once. The cache may end before the tasks: they do nothing then.
+  // Loads missing objects for later use, one after the other, in tasks for the executor. They count
+  // as not used, and nothing is evicted for them: ends when the budget, less the live objects, or
+  // `options.max_bytes` has no room for the next one, or a stop is requested. Waits for no permit,
+  // and takes none that others wait for. Passes over failed loads. Returns at once. If the cache
+  // ends before the tasks have run, they do nothing.
   template <typename Loader, typename Executor>
   void Prefetch(std::vector<K> keys, Loader&& loader, Executor&& executor,
                 const PrefetchOptions& options = {}) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one LargeObjectCache::Prefetch is told: how much it may load, and when it has to stop.
+// PrefetchOptions: how much one LargeObjectCache::Prefetch may load, and when it has to stop.
 //
-// Why: a viewer that shows one page knows which ones come next. To load them ahead must neither
-// push out what has proved useful, nor be in the way of what somebody waits for.
+// Why: a viewer that shows one page knows which ones come next. Loading them ahead must neither
+// evict objects that have proved useful, nor delay loads that somebody waits for.
 //
 //   weakcache::PrefetchOptions options;
 //   options.max_bytes = 64 << 20;
@@ -28,7 +28,7 @@ struct PrefetchOptions {
   // An object that would exceed it is not kept, and nothing more is loaded.
   uint64_t max_bytes = UINT64_MAX;
   // The probable weight of each object, without its entry. If so many bytes are not free, nothing
-  // more is loaded. 0: as much as those that have been loaded so far, on average.
+  // more is loaded. 0: the average of the objects loaded so far.
   uint64_t weight_estimate = 0;
   // A std::stop_token: once its stop is requested nothing more is loaded. If nobody else waits for
   // the object under way, its loader's own std::stop_token fires. (An empty class with libc++

@@ -342,13 +342,13 @@ class CensusRoot {
 // passes through, and changes nothing.
 [[nodiscard]] CycleReport FindCycles(const Census& census);
 
-// Finds such groups while other threads use the objects and references. Reports only what nobody
-// can reach any more, strongly or weakly: references to it are in EdgeRefs of its own objects alone
-// (weakref/edge_ref.h), and it has no WeakRefs, registrations or entries; plain pointers are not
-// seen. A group that was used during the call is left out; a later call finds it. WeakcacheTrace is
-// called twice, beside the threads that change the object, and must be safe there. Holds a
-// reference to each object meanwhile, so destructors may run here. Preconditions: no other search
-// of the census runs meanwhile, and none of its roots ends.
+// Finds such groups while other threads use the objects and references. Reports only objects that
+// nobody can reach any more, strongly or weakly: all references to them are in EdgeRefs of these
+// objects (weakref/edge_ref.h), and they have no WeakRefs, registrations or entries; plain pointers
+// are not seen. A group that was used during the call is left out; a later call finds it. Calls
+// WeakcacheTrace twice for an object, while other threads may change it, so the function must be
+// safe then. Holds a reference to each object meanwhile, so destructors may run here.
+// Preconditions: no other search of the census runs meanwhile, and none of its roots ends.
 [[nodiscard]] CycleReport FindCyclesConcurrently(const Census& census);
 
 namespace internal {

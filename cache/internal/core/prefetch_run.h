@@ -3,20 +3,20 @@
 //
 // A prefetch is a row of tasks of its caller's executor, one at a time. A task goes through the
 // keys, passes over those whose objects are there or are being loaded, loads one object, and posts
-// the next task: so on a pool of one thread what has been posted meanwhile comes first.
+// the next task: so on a pool of one thread, tasks that others have posted meanwhile run first.
 //
 //   1. The bytes for the object have to be free, or else the prefetch ends: nothing is evicted for
 //      it. They are not reserved either, as other loads would evict for that.
 //   2. The task starts a flight, as any load (cache_loads.h), so whoever asks for the key meanwhile
-//      waits for it. If the number of loads is limited, the task needs a permit as any other, but
-//      comes after all others that wait for one, as somebody waits for those. It is deferred, too,
-//      instead of its thread (load_limiter.h).
+//      waits for it. If the number of loads is limited, the task needs a permit, as any other, but
+//      comes after all others that wait for one, because somebody waits for those loads. Without a
+//      permit it is deferred, so its thread never waits (load_limiter.h).
 //   3. The loader runs, and the object enters the cache as one that nobody has used. The retention
 //      keeps it only if it fits in beside all others, since it may be heavier than estimated.
 //   4. The reference to it is dropped: it is idle.
 //
-// The tasks have the cache in common with refreshes' (BackgroundTasks): what the executor still has
-// at the end of the cache does nothing.
+// The tasks use the cache as those of refreshes do (BackgroundTasks): a task that the executor
+// still has at the end of the cache does nothing.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_PREFETCH_RUN_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_PREFETCH_RUN_H_
 
@@ -92,7 +92,7 @@ class PrefetchRun final
   using Reservation = typename Loads::Reservation;
   using PreparedSlot = typename Loads::PreparedSlot;
 
-  // What the executor gets.
+  // The function that the executor gets.
   class Task {
    public:
     explicit Task(std::shared_ptr<PrefetchRun> run) : run_(std::move(run)) {}
@@ -149,7 +149,7 @@ class PrefetchRun final
            bytes_ < options_.max_bytes && !is_full_ && !pending_.ends();
   }
 
-  // What a task, or one attempt to load, comes to.
+  // The result of a task, or of one attempt to load.
   enum class Step { kLoaded, kPutOff, kEnd };
   enum class Start { kStarted, kNotMissing, kNoPermit, kNoRoom };
 
@@ -255,7 +255,7 @@ class PrefetchRun final
       typename Store::MutexLock lock(table.mutex);
       present = table.FindLocked(location.hash(), match, deferred);
       if (present.slot != nullptr) return Start::kNotMissing;
-      // What that has removed is destroyed before others wait for the flight.
+      // Removed objects are destroyed before others wait for the flight.
       if (!deferred.empty()) continue;
       const auto found = flights.Find(location.hash(), store_.shards().MatchingKey(lookup));
       // One whose key is not known yet has most probably this key.
@@ -292,8 +292,8 @@ class PrefetchRun final
   const PrefetchOptions options_;
   LoadOptions load_options_;
   std::shared_ptr<PrefetchRun> keep_;  // while it is deferred
-  // How many tasks have begun that no step has been made for. Who adds the first one makes a step
-  // for each, and takes it off.
+  // How many tasks have begun without a step made for them. The thread that adds the first one
+  // makes a step for each, and takes it off.
   std::atomic<size_t> begun_{0};
 };
 
