@@ -28,9 +28,9 @@ namespace weakcache {
 
 struct LoadOptions {
   // The probable weight of the object, without its entry. Other objects are evicted before the load
-  // until that many bytes are free, so that the budget holds during the load, too; they are gone
-  // even if the load then fails. If so many bytes can't be freed beside other loads' estimates, no
-  // object is evicted. A hard limit makes the load wait or fail then.
+  // until that many bytes are free, so that the budget holds during the load, too. The evicted
+  // objects are gone even if the load fails. If so many bytes can't be freed beside other loads'
+  // estimates, no object is evicted. A hard limit makes the load wait or fail then.
   uint64_t weight_estimate = 0;
   // When the caller stops waiting for another thread's load, for a permit to load, or for room
   // below a hard limit: it gets DeadlineExceeded. The load goes on for the others, and its object

@@ -42,13 +42,13 @@ namespace weakcache {
 template <typename T>
 class EnableRefFromThis {
  public:
-  // Return a Ref to the object. Precondition: a Ref owns the object, and the last one has not gone.
-  // Aborts otherwise, as in a constructor or destructor.
+  // Return a Ref to the object. Precondition: a Ref owns the object, and the last one has not been
+  // dropped. Aborts otherwise, as in a constructor or destructor.
   [[nodiscard]] Ref<T> ref_from_this() { return StrongTo(static_cast<T*>(this)); }
   [[nodiscard]] Ref<const T> ref_from_this() const { return StrongTo(static_cast<const T*>(this)); }
 
   // Return a WeakRef to the object: null if no Ref has owned the object yet, expired once the last
-  // one has gone.
+  // one has been dropped.
   [[nodiscard]] WeakRef<T> weak_from_this() noexcept { return WeakTo(static_cast<T*>(this)); }
   [[nodiscard]] WeakRef<const T> weak_from_this() const noexcept {
     return WeakTo(static_cast<const T*>(this));

@@ -3,7 +3,7 @@
 //
 // Why: the memory of a std::make_shared object stays allocated while any weak_ptr remains, so a
 // cache of weak_ptrs pins what it has dropped. The referent of a Ref is destroyed *and its memory
-// is freed* when the last Ref goes, whatever weak references remain.
+// is freed* when the last Ref is dropped, whatever weak references remain.
 //
 //   weakcache::Ref<Image> image = weakcache::MakeRef<Image>(width, height);
 //   weakcache::WeakRef<Image> weak = image;                   // weakref/weak_ref.h

@@ -10,8 +10,9 @@
 //   weakcache::Ref<Image> drawn = weakcache::FromSharedPtr(library::Canvas());
 //
 // Either call makes a *family*: the result and its copies. The family together holds one reference
-// of the other kind until its last member goes. So the object lives until both sides have released
-// it, and weak references expire with their own family. A round trip returns to the first family.
+// of the other kind until its last member is destroyed. So the object lives until both sides have
+// released it, and weak references expire with their own family. A round trip returns to the first
+// family.
 //
 // Thread safety: as copying the argument.
 //

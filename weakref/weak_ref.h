@@ -74,7 +74,7 @@ class WeakRef {
     return Ref<T>(pointer_, block_);
   }
 
-  // Returns true once the last Ref has gone, even while the destructor runs, and for a null
+  // Returns true once the last Ref has been dropped, even while the destructor runs, and for a null
   // WeakRef. It never becomes false again, but false may be outdated at once: to use the object,
   // call lock().
   [[nodiscard]] bool expired() const noexcept { return block_ == nullptr || block_->expired(); }

@@ -11,14 +11,14 @@
 //      be in the queue of that very thread; then the task finds nothing to do.
 //   4. If there is no permit for the load, the task is deferred: see load_limiter.h.
 //
-// An ask that is cancelled leaves the flight, on the thread that cancels it; so does one whose
-// deadline is over when its task begins (there is no timer). A queued flight that everybody has
+// An ask that is cancelled leaves the flight, on the thread that cancels it. An ask whose deadline
+// is over when its task begins leaves then (there is no timer). A queued flight that everybody has
 // left ends. If the executor drops a task, or throws, its own ask fails, and the others ask anew,
-// each with its own loader and executor; and so do those whose flight has been abandoned.
+// each with its own loader and executor. The continuations of an abandoned flight ask anew, too.
 //
-// The receiver is called without a lock, a flight or a permit: on the thread that has ended the
-// flight, or cancelled the ask, or asked if the object is there. A task no longer uses the cache by
-// then: whoever has all results may end the cache.
+// The receiver is called without a lock, a flight or a permit: on the asking thread if the object
+// is there; otherwise on the thread that has ended the flight or cancelled the ask. A task no
+// longer uses the cache by then: whoever has all results may end the cache.
 //
 // A loader that takes a LoadCompletion ends its load later: see completion_load.h.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_ASYNC_LOAD_H_
@@ -233,7 +233,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     }
   }
 
-  // An ask that has left its flight, and what it stops by that, if anything.
+  // An ask that has left its flight, and the loader's stop source if it was the last that waited.
   struct Departure {
     Departure() = default;
     Departure(const Departure&) = delete;
@@ -477,7 +477,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
   // Of who drops the task, until it completes those that wait.
   bool dropped_ = false;
   std::exception_ptr drop_error_ = nullptr;
-  absl::Status cannot_ask_;  // why it does not ask anew, until it completes
+  absl::Status cannot_ask_;  // why this does not ask anew, until it completes
   std::shared_ptr<AsyncLoad> keep_deferred_;
   enum class State {
     kTaken,   // there is no task, or it has nothing to do
@@ -586,7 +586,7 @@ class CallbackReceiver {
 
  private:
   void Call(absl::StatusOr<Ref<V>> result) {
-    // What it has captured may be the last reference to something that it has just ended.
+    // Its captures may hold the last reference to something that the call has just ended.
     Callback callback = std::move(callback_);
     std::invoke(std::move(callback), std::move(result));
   }

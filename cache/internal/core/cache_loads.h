@@ -136,11 +136,11 @@ class CacheLoads {
     Queued& load;
     // Completed when the task is through with the cache.
     typename Flights::EndedContinuations ended = {};
-    // For those that wait for the queued flight, if that is still there in the end. (Nothing that
-    // allocates: the task has begun.)
+    // The result for those that wait for the queued flight, if that is still there in the end.
+    // (This allocates nothing, as the task has begun.)
     LoadOutcome<V> outcome = {};
     bool deferred = false;  // then it may run again already, on another thread
-    // Of a load whose end comes later, for the cache's end to wait until the task has returned.
+    // For a load that ends later: makes the cache's end wait until the task has returned.
     std::optional<TaskCount::Running> returning = std::nullopt;
   };
 

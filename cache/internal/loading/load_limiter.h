@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Limits how many loads run at a time.
 //
-// The limit bounds the loads that run, not those that wait. A load needs no permit of its own
-// inside another one of the same cache, on the same thread: the outer load would wait for the inner
-// one, and that for the outer one's permit. A task that a load has made may exceed the limit while
-// that load runs, because the load may wait for the task, in ways that nobody sees. And a thread
-// that waits for a permit is in the wait graph, like one that waits for another's creation (see
-// wait_graph.h): if all that hold permits wait for it in turn, it gets one beyond the limit.
+// The limit bounds the loads that run, not those that wait. A load inside another one of the same
+// cache, on the same thread, needs no permit of its own: otherwise the outer load would wait for
+// the inner one, and the inner one for the outer one's permit. A task that a load has made may
+// exceed the limit while that load runs, because the load may wait for the task in ways that the
+// limiter can't see. And a thread that waits for a permit is in the wait graph, like one that waits
+// for another thread's creation (see wait_graph.h): if all threads that hold permits wait for it in
+// turn, it gets a permit beyond the limit.
 //
 //   limit 1    thread 1 creates a in a map, which needs b of the cache    waits for a permit
 //              thread 2 loads c in the cache, which needs a of the map    waits for thread 1
@@ -14,8 +15,8 @@
 //
 // A load whose loader has a completion (completion_load.h) keeps its permit when its thread goes on
 // to other things: the permit is *detached* from the thread. Nobody knows who will return it, so a
-// wait for it closes no circle. What a continuation asks for that a load waits for, directly or
-// through others, counts as made by that load.
+// wait for it closes no circle. If a load waits for a continuation, directly or through others, the
+// requests of the continuation count as made by that load.
 //
 // A cache without a limit takes no part in this, and a hit never does.
 #ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_LIMITER_H_
@@ -224,7 +225,7 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   }
   bool MayRun(DeferrableTask & task) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (task.arrival_ == 0) task.arrival_ = ++last_arrival_;
-    // Relaxed: what adds to it does so under the mutex.
+    // Relaxed: the additions are under the mutex.
     const bool gives_way = task.comes_last() && waiters_.load(std::memory_order_relaxed) != 0;
     const bool is_first = deferred_ == nullptr || task.arrival_ <= deferred_->arrival_;
     return (running_ < limit_ && is_first && !gives_way) || task.may_exceed_ || MakerRuns();
@@ -284,9 +285,9 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   BasicCondition<Policy> changed_;
 };
 
-// RAII permit for one load, on one thread. A thread never waits for a permit as such, but for a
-// change, after which it looks again whether its object has come by now, whether another thread is
-// loading it, and only then whether it gets a permit:
+// RAII permit for one load, on one thread. A thread waits not for a permit itself but for a change.
+// After each change it looks again whether its object has come, whether another thread is loading
+// it, and only then whether it gets a permit:
 //
 //   while (!ObjectIsThere() && !AnotherThreadLoadsIt() && !permit.TryAcquire()) {
 //     permit.AwaitChange();

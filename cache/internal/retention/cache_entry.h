@@ -295,7 +295,7 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
     if (!was_in_cache) return;
     const uint64_t bytes = object_weight();
     shared_->counters.Unpinned(bytes);
-    // Its eviction has been reported, and its death is the consequence.
+    // Its eviction has been reported, and its death follows from that.
     if (hot.ownership.evicted_unused()) return;
     shared_->counters.CountRemoval(RemovalCause::kDied);
     // Relaxed: see the field.

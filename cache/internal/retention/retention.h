@@ -7,10 +7,10 @@
 // that the budget is exact and the victim is the worst of all objects, not of one shard. Hits never
 // come here.
 //
-// What the budget bounds are the live objects: the retained ones, and those that were evicted while
-// they were in use. To evict one that is in use frees nothing, so the victims are idle objects, as
-// long as there are any: first an expired one, which an ExpiryQueue finds, or, of those that all
-// live as long, a list by age; then the policy's choice. If that turns out to be in use, it is set
+// The budget bounds the live objects: the retained ones, and those that were evicted while they
+// were in use. Evicting an object in use frees nothing, so the victims are idle objects, as long as
+// there are any: first an expired one, found by an ExpiryQueue, or by a list in order of age if all
+// objects live equally long; then the policy's choice. If that turns out to be in use, it is set
 // aside, and looked at again by later evictions, a few at a time, until it is idle. Only when
 // nothing idle has been found, and the retained objects alone exceed the budget, objects in use are
 // evicted; they are counted until they die, or leave the cache, or a hit has them retained again.
@@ -19,20 +19,20 @@
 // reserved, in one count (byte_limit.h). Bytes are added before an object is entered, and only if
 // there is room; so the limit holds whatever the policy does. To make room, idle objects are
 // evicted, and if these are not enough, objects in use are evicted as well. That frees nothing yet,
-// but from then on each of them dies at its last release, which the count is told of, where a
-// retained object becomes idle in silence. For the same reason nothing is retained while a load
-// waits for room. If even the pinned objects and the reservations alone leave no room, evictions
-// would be in vain, and nothing is evicted.
+// but from then on each of them dies at its last release, and the count is told of that. (Nothing
+// tells it when a retained object becomes idle.) For the same reason nothing is retained while a
+// load waits for room. If even the pinned objects and the reservations alone leave no room,
+// evictions would be in vain, and nothing is evicted.
 //
-// What an operation removes goes to a PendingRemovals, which runs the user code that this calls for
-// after all locks have been released: see there.
+// Removed objects go to a PendingRemovals, which runs the user code for them after all locks have
+// been released: see there.
 //
 // Under the lock no more than a few hundred nodes of the policy are looked at. An operation that
 // has to look at more (the first eviction after all objects were hit, a Trim of half of the cache)
-// takes turns: it releases the lock in between. It takes a few turns at most to find a victim,
-// unless the application asks for thoroughness, as by Trim. An eviction that begins under a shard's
-// lock leaves the other turns to the destructor of its PendingRemovals, so that the budget is kept
-// when the operation ends. Other operations meanwhile leave those turns to that thread.
+// takes turns: it releases the lock in between. An eviction takes a few turns at most to find a
+// victim; only Trim and its like look at all objects. An eviction that begins under a shard's lock
+// leaves the other turns to the destructor of its PendingRemovals, so that the budget is kept when
+// the operation ends. Other operations meanwhile leave those turns to that thread.
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_RETENTION_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_RETENTION_H_
 
@@ -105,9 +105,9 @@ class Retention {
     Reservation& operator=(const Reservation&) = delete;
     ~Reservation() { Release(); }
 
-    // Evicts until `bytes` are free, before the object comes: that is what a reservation is for. If
-    // so many bytes can't be freed beside other reservations, evicts and reserves nothing. User
-    // code runs; if that has ended the cache, returns false. `now`: see PendingRemovals.
+    // Evicts until `bytes` are free, before the object comes, and keeps them free for it. If so
+    // many bytes can't be freed beside other reservations, evicts and reserves nothing. User code
+    // runs; if that has ended the cache, returns false. `now`: see PendingRemovals.
     bool Reserve(uint64_t bytes, int64_t now = 0) {
       if (bytes_ != 0 || !retention_.Fits(bytes)) return true;
       const std::shared_ptr<CacheShared<K>> shared = retention_.shared_;
@@ -341,7 +341,7 @@ class Retention {
   // Evicts idle objects until the live ones weigh at most `bytes` together; all idle objects if
   // that is 0. Objects that are admitted or released meanwhile may stay.
   void Trim(uint64_t bytes, PendingRemovals& removals) {
-    // Objects that turn out to be idle may exceed the budget, if that leaves out those in use.
+    // Objects that turn out to be idle may exceed the budget, if it leaves out objects in use.
     const auto target = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
       return covers_in_use_ ? bytes : std::min(bytes, unreserved_budget());
     };
@@ -409,7 +409,7 @@ class Retention {
     MutexLock lock(mutex_);
     return policy_.bytes();
   }
-  // Adds what the retention counts to the figures.
+  // Adds the retention's counts to the figures.
   void AddTo(CacheStats* stats) const {
     MutexLock lock(mutex_);
     stats->bytes_retained += policy_.bytes();
@@ -471,7 +471,7 @@ class Retention {
   }
 
  private:
-  // See CacheStats::bytes_evicted and what follows there.
+  // See CacheStats::bytes_evicted and the fields after it.
   struct EvictionFigures {
     void Count(const Entry& entry, int64_t now) {
       if (const uint64_t weight = entry.object_weight(); CacheCounters::IsWeight(weight)) {
@@ -895,7 +895,7 @@ class Retention {
     size_t count = 0;
     size_t looked = 0;
     policy_.ColdestFirst([&](Node& node) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      // To evict what the budget leaves out makes no room.
+      // Evicting objects that the budget leaves out makes no room.
       if (!covers_in_use_ && policy_.IsAside(node)) return ++looked < unused.size();
       auto& entry = static_cast<Entry&>(node);
       if (!IsInUse(entry) && entry.object_weight() != 0 && !policy_.WouldSpare(node)) {
@@ -929,7 +929,7 @@ class Retention {
     removals.Add(entry, expired ? RemovalCause::kExpired : RemovalCause::kBudget);
     if (entry->object->TryReleaseOnlyStrong(removals.deferred)) {
       StopRetaining(entry);
-      // So that its death, which is the consequence, is neither counted nor reported.
+      // So that its death, which follows from the eviction, is neither counted nor reported.
       entry->in_cache = false;
       removals.CountFreed(entry->object_weight());
       entry->Uncharge();  // it dies as soon as the caller holds no lock
