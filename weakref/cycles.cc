@@ -55,7 +55,7 @@ void AddressSet::Grow() {
 // ---- Tracing.
 
 CycleSearch::CycleSearch(const Census& census) {
-  // Here rather than above: whatever throws before has pinned nothing.
+  // In the body, not the initializers: whatever throws before this has pinned nothing.
   census.core_->PinAll().swap(pinned_);
 }
 
@@ -193,7 +193,7 @@ void CycleSearch::InsertHeldEdges() {
   std::vector<Number> next(first_edge_.size());
   for (const HeldEdge& edge : held_edges_) ++next[edge.from + 1];
   for (Number i = 0; i < count(); ++i) next[i + 1] += next[i];
-  // Edges move towards the end by the number of those that come before them.
+  // Each edge so far moves towards the end by the number of held edges that go before it.
   const size_t told = edge_targets_.size();
   edge_targets_.resize(told + held_edges_.size());
   edge_names_.resize(edge_targets_.size());
@@ -284,7 +284,7 @@ class CycleSearch::ComponentSearch {
   }
 
  private:
-  // A flag that exceeds all visits, so that a component that is complete lowers nothing.
+  // A flag that exceeds the numbers of all visits, so that a complete component lowers nothing.
   static constexpr Number kDone = ~(kNone >> 1);
 
   struct Call {
@@ -332,8 +332,8 @@ class CycleSearch::ComponentSearch {
   }
 
   const CycleSearch& graph_;
-  // Is 0 before the visit. While the object is on the stack, it is the lowest visit that the object
-  // is known to reach. Then it is the number of its component, and kDone.
+  // For each object: 0 before its visit; while the object is on the stack, the lowest visit that it
+  // is known to reach; afterwards the number of its component, with kDone.
   std::vector<Number>& low_;
   std::vector<Number> stack_;
   std::vector<Call> calls_;
@@ -374,14 +374,14 @@ bool CycleSearch::StartGroup(const Members& members, Number component, CycleRepo
 void CycleSearch::MakeGroups(const std::vector<Number>& component, Number components,
                              CycleReport* report) const {
   const Members members = MembersOf(component, components);
-  // Components come in the order of the edges, so a held object's holder has its group before.
+  // Components come in the order of the edges, so the holder of a held object gets its group first.
   std::vector<Number> group_of(components, kNone);
   for (Number c = components; c-- > 0;) {
     const bool cyclic = StartGroup(members, c, report);
     if (cyclic) {
       group_of[c] = static_cast<Number>(report->groups.size() - 1);
     } else if (group_of[c] == kNone) {
-      continue;  // its last reference has gone since it was pinned
+      continue;  // its last other reference was dropped since it was pinned
     }
     CycleGroup& group = report->groups[group_of[c]];
     for (Number m = members.begin[c]; m != members.begin[c + 1]; ++m) {

@@ -4,21 +4,22 @@
 // An object is worth keeping if it is used often, was used lately, and is small: with the bytes of
 // one large object the cache could keep many small ones. GreedyDual-Size-Frequency (Cherkasova,
 // 1998) orders objects by just that: priority = clock + uses / weight, where the clock is the
-// priority of the last victim, so what is not used any more is overtaken. But it moves an object on
-// each hit, under a lock. This policy makes it lazy, as S3-FIFO (SOSP 2023) and SIEVE (NSDI 2024)
-// do it for LRU: a hit counts in one byte of its object, and only when an object is about to go
-// does the policy look whether it was used, and gives it its new priority if so.
+// priority of the last victim, so an object that is not used any more is overtaken. But that
+// algorithm moves an object on each hit, under a lock. This policy makes it lazy, as S3-FIFO (SOSP
+// 2023) and SIEVE (NSDI 2024) do it for LRU: a hit counts in one byte of its object; only when the
+// object is about to be evicted, the policy looks whether it was used, and if so gives it its new
+// priority.
 //
-// A new object is a newcomer first: it waits in a FIFO nursery of an eighteenth of the budget. Only
-// then it enters the priority queues, and only if it was used, or is much smaller than what is
-// evicted otherwise, or if the ghost knows it, which remembers for a while how often the evicted
-// were used; otherwise it is the next victim. So a scan replaces the nursery and no more, and a
-// loop that does not fit keeps a part of itself.
+// A new object is a newcomer first: it waits in a FIFO nursery of an eighteenth of the budget. Then
+// it enters the priority queues if it was used, or is much smaller than other victims, or if the
+// ghost knows it; otherwise it is the next victim. The ghost remembers for a while how often
+// evicted objects were used. So a scan replaces the nursery and no more, and a loop that does not
+// fit keeps a part of itself.
 //
 // An object that the ghost knows, and that was not used in the nursery, takes another one's place.
-// Where that has turned out to be a mistake lately (admission_duels.h), it has to have had more
-// uses than the other one. So of objects that are used once each in rounds the cache keeps the same
-// ones. One in 128 is kept all the same: the clock goes on, which lets old uses count less.
+// Where that has turned out to be a mistake lately (admission_duels.h), it must have had more uses
+// than the other one. So of objects that are used once in each round the cache keeps the same ones.
+// One in 128 is admitted all the same, so that the clock advances and old uses count less.
 //
 // The cost that a hit on an object saves counts, too, if Insert gets it.
 //
