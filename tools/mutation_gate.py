@@ -84,10 +84,12 @@ CONTAINER_TESTS = [
     "tests/cache/weak_value_map_test",
     "tests/cache/weak_container_reentrancy_test",
     "tests/cache/weak_key_map_test",
+    "tests/cache/weak_key_map_weak_value_test",
     "tests/cache/weak_key_map_by_value_reentrancy_test",
     "tests/cache/weak_set_test",
     "tests/cache/weak_interner_test",
     "tests/cache/internal/table/embedded_slot_race_test",
+    "tests/cache/internal/table/slot_index_test",
     "tests/script/script_test",
 ]
 

@@ -44,6 +44,7 @@
 #include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/creation/single_flight.h"
 #include "weakcache/cache/internal/creation/stop_token.h"
+#include "weakcache/cache/internal/loading/any_loader.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/load_task.h"
@@ -498,12 +499,12 @@ class AsyncLoadBy final : public AsyncLoad<Loads> {
   using K = typename Base::K;
 
  public:
-  template <typename Key, typename AnyLoader, typename AnyExecutor>
+  template <typename Key, typename GivenLoader, typename AnyExecutor>
   AsyncLoadBy(Loads& loads, TaskCount& tasks, PendingCompletions& pending, Key&& key,
-              AnyLoader&& loader, AnyExecutor&& executor, Receiver receiver,
+              GivenLoader&& loader, AnyExecutor&& executor, Receiver receiver,
               const LoadOptions& options)
       : Base(loads, tasks, pending, K(std::forward<Key>(key)), options),
-        loader_(std::forward<AnyLoader>(loader)),
+        loader_(std::forward<GivenLoader>(loader)),
         executor_(std::forward<AnyExecutor>(executor)),
         receiver_(std::move(receiver)) {}
 
@@ -518,15 +519,13 @@ class AsyncLoadBy final : public AsyncLoad<Loads> {
       const auto load = std::make_shared<CompletionLoad<Loads>>(
           this->loads(), this->pending(), this->location(), this->options(), kTakesToken);
       load->Run(lookup, std::move(this->key()), std::move(loader_), run);
-    } else if constexpr (kTakesStopToken<Loader, K>) {
-      StoppableLoader<K, Loader> bound(loader_, this->options());
-      static_cast<void>(this->loads().Load(this->location(), lookup, std::move(this->key()), bound,
-                                           bound.Request(), IfOtherFails::kFail, kNeverProvedAbsent,
-                                           &run));
     } else {
-      static_cast<void>(this->loads().Load(this->location(), lookup, std::move(this->key()),
-                                           std::move(loader_), LoadRequest{this->options()},
-                                           IfOtherFails::kFail, kNeverProvedAbsent, &run));
+      WithAnyLoader<typename Base::V, K>(
+          std::move(loader_), this->options(), [&](auto& any, const LoadRequest& request) {
+            static_cast<void>(this->loads().Load(this->location(), lookup, std::move(this->key()),
+                                                 any, request, IfOtherFails::kFail,
+                                                 kNeverProvedAbsent, &run));
+          });
     }
   }
   void Receive(typename Base::Outcome outcome) override { receiver_(std::move(outcome)); }

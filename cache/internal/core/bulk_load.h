@@ -37,6 +37,7 @@
 #include "absl/types/span.h"
 #include "weakcache/cache/internal/core/cache_loads.h"
 #include "weakcache/cache/internal/creation/bounded_wait.h"
+#include "weakcache/cache/internal/loading/any_loader.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
@@ -346,7 +347,8 @@ class BulkLoad {
       if (values->size() != 1) return WrongCount(values->size(), 1);
       return std::move(values->front());
     };
-    return loads_.Load(store_.shards().Locate(lookup), lookup, key, loader, request_,
+    LoaderRef<V, K, decltype(loader)&> any(loader);
+    return loads_.Load(store_.shards().Locate(lookup), lookup, key, any.erased(), request_,
                        IfOtherFails::kLoad);
   }
   static absl::Status WrongCount(size_t objects, size_t keys) {

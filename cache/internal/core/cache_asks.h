@@ -33,6 +33,7 @@
 #include "weakcache/cache/internal/core/load_failures.h"
 #include "weakcache/cache/internal/core/prefetch_run.h"
 #include "weakcache/cache/internal/core/refresh_task.h"
+#include "weakcache/cache/internal/loading/any_loader.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/load_task.h"
@@ -99,16 +100,13 @@ class CacheAsks {
                       options);
     }
     if (!store_.freshness().ClaimRefresh(*outcome.entry())) return absl::OkStatus();
-    if constexpr (kTakesStopToken<Loader, K>) {
-      StoppableLoader<K, Loader> bound(loader, options);
-      return RefreshEntry(location, outcome.entry(), std::forward<Key>(key), bound,
-                          options.weight_estimate, found)
-          .status();
-    } else {
-      return RefreshEntry(location, outcome.entry(), std::forward<Key>(key),
-                          std::forward<Loader>(loader), options.weight_estimate, found)
-          .status();
-    }
+    return WithAnyLoader<V, K>(std::forward<Loader>(loader), options,
+                               [&](auto& any, const LoadRequest&) {
+                                 return RefreshEntry(location, outcome.entry(),
+                                                     std::forward<Key>(key), any,
+                                                     options.weight_estimate, found);
+                               })
+        .status();
   }
 
   // Asks for an object. `receiver(outcome)` is called once: at once, if the object is there.
@@ -196,30 +194,24 @@ class CacheAsks {
   absl::Status LoadAnew(const KeyLocation& location, const Lookup& lookup, Key&& key,
                         Loader&& loader, const LoadOptions& options) {
     store_.counters().CountMiss();
-    if constexpr (kTakesStopToken<Loader, K>) {
-      StoppableLoader<K, Loader> bound(loader, options);
-      return loads_.Load(location, lookup, std::forward<Key>(key), bound, bound.Request()).status();
-    } else {
-      return loads_
-          .Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                LoadRequest{options})
-          .status();
-    }
+    return WithAnyLoader<V, K>(std::forward<Loader>(loader), options,
+                               [&](auto& any, const LoadRequest& request) {
+                                 return loads_.Load(location, lookup, std::forward<Key>(key), any,
+                                                    request);
+                               })
+        .status();
   }
   template <typename Lookup, typename Key, typename Loader>
   [[gnu::noinline]] Result GetOrLoadSlow(const KeyLocation& location, const Lookup& lookup,
                                          Key&& key, Loader&& loader, const LoadOptions& options) {
-    if constexpr (kTakesStopToken<Loader, K>) {
-      StoppableLoader<K, Loader> bound(loader, options);
-      return FindOrLoad(location, lookup, std::forward<Key>(key), bound, bound.Request());
-    } else {
-      return FindOrLoad(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                        {options});
-    }
+    return WithAnyLoader<V, K>(
+        std::forward<Loader>(loader), options, [&](auto& any, const LoadRequest& request) {
+          return FindOrLoad(location, lookup, std::forward<Key>(key), any, request);
+        });
   }
-  template <typename Lookup, typename Key, typename Loader>
-  Result FindOrLoad(const KeyLocation& location, const Lookup& lookup, Key&& key, Loader&& loader,
-                    const LoadRequest& request) {
+  template <typename Lookup, typename Key, typename Made>
+  Result FindOrLoad(const KeyLocation& location, const Lookup& lookup, Key&& key,
+                    AnyLoader<K, Made>& loader, const LoadRequest& request) {
     typename Store::Outcome outcome(store_.freshness());
     uint64_t absent_as_of = kNeverProvedAbsent;
     Ref<V> found = store_.FindOrProveAbsent(location, lookup, outcome, &absent_as_of);
@@ -233,9 +225,8 @@ class CacheAsks {
       if (outcome.expired()) store_.counters().CountMiss();
       const bool is_hit = store_.RecordHit(outcome);  // user code may run and end the cache
       if (is_hit && !shared->ended() && store_.freshness().ClaimRefresh(*outcome.entry())) {
-        Result fresh =
-            RefreshEntry(location, outcome.entry(), std::forward<Key>(key),
-                         std::forward<Loader>(loader), request.options.weight_estimate, found);
+        Result fresh = RefreshEntry(location, outcome.entry(), std::forward<Key>(key), loader,
+                                    request.options.weight_estimate, found);
         if (fresh.ok()) return fresh;
       }
       if (is_hit) return found;
@@ -246,62 +237,58 @@ class CacheAsks {
       absent_as_of = kNeverProvedAbsent;
     }
     if (found.get() != nullptr) {
-      return LoadOrServeStale(location, lookup, std::forward<Key>(key),
-                              std::forward<Loader>(loader), request, std::move(found));
+      return LoadOrServeStale(location, lookup, std::forward<Key>(key), loader, request,
+                              std::move(found));
     }
-    return LoadUnlessFailed(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                            request, absent_as_of);
+    return LoadUnlessFailed(location, lookup, std::forward<Key>(key), loader, request,
+                            absent_as_of);
   }
   // Refreshes an entry that the caller has claimed, whose object is `found`: in the background, if
   // there is an executor, and then returns that.
-  template <typename Key, typename Loader>
-  Result RefreshEntry(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
-                      uint64_t estimate, const Ref<V>& found) {
-    if constexpr (kCanBePosted<Loader, K>) {
-      if (const auto executor = refresh_executor_) {  // the cache may end in the call
-        if (!refresh_.Post(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
-                           estimate, *executor)) {
+  template <typename Key, typename Made>
+  Result RefreshEntry(const KeyLocation& location, Entry* entry, Key&& key,
+                      AnyLoader<K, Made>& loader, uint64_t estimate, const Ref<V>& found) {
+    if constexpr (std::is_move_constructible_v<K>) {  // a task owns the key
+      const auto executor = refresh_executor_;        // the cache may end in the call
+      if (executor != nullptr && loader.can_outlive_call()) {
+        if (!refresh_.Post(location, entry, std::forward<Key>(key), loader, estimate, *executor)) {
           return absl::UnavailableError("there is no permit for a refresh, or no task of it");
         }
         return found;
       }
     }
-    return refresh_.Refresh(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
-                            estimate);
+    return refresh_.Refresh(location, entry, std::forward<Key>(key), loader, estimate);
   }
   // Does the same by the executor of an asynchronous ask.
   template <typename Key, typename Loader, typename Executor>
   void PostRefresh(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
                    Executor&& executor, const LoadOptions& options) {
-    if constexpr (kTakesStopToken<std::decay_t<Loader>, K>) {
-      StoppableLoader<K, Loader> bound(loader, options);
-      refresh_.Post(location, entry, std::forward<Key>(key), bound, options.weight_estimate,
+    WithAnyLoader<V, K>(std::forward<Loader>(loader), options, [&](auto& any, const LoadRequest&) {
+      refresh_.Post(location, entry, std::forward<Key>(key), any, options.weight_estimate,
                     executor);
-    } else {
-      refresh_.Post(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
-                    options.weight_estimate, executor);
-    }
+    });
   }
-  template <typename Lookup, typename Key, typename Loader>
+  template <typename Lookup, typename Key, typename Made>
   Result LoadUnlessFailed(const KeyLocation& location, const Lookup& lookup, Key&& key,
-                          Loader&& loader, const LoadRequest& request, uint64_t absent_as_of) {
+                          AnyLoader<K, Made>& loader, const LoadRequest& request,
+                          uint64_t absent_as_of) {
     typename LoadFailures<Store>::Held held_failures;
     absl::Status failure = loads_.failures().Find(location, lookup, held_failures);
     if (!failure.ok()) return failure;
-    return loads_.Load(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                       request, IfOtherFails::kFail, absent_as_of);
+    return loads_.Load(location, lookup, std::forward<Key>(key), loader, request,
+                       IfOtherFails::kFail, absent_as_of);
   }
   // Does the same; if the load fails, the result is an expired object, unless the caller is
   // cancelled.
-  template <typename Lookup, typename Key, typename Loader>
+  template <typename Lookup, typename Key, typename Made>
   [[gnu::noinline]] Result LoadOrServeStale(const KeyLocation& location, const Lookup& lookup,
-                                            Key&& key, Loader&& loader, const LoadRequest& request,
-                                            Ref<V> stale) {
+                                            Key&& key, AnyLoader<K, Made>& loader,
+                                            const LoadRequest& request, Ref<V> stale) {
     const auto shared = store_.shared();  // the load's user code may end the cache
     Result result = CatchErrors(
         [&] {
-          return LoadUnlessFailed(location, lookup, std::forward<Key>(key),
-                                  std::forward<Loader>(loader), request, kNeverProvedAbsent);
+          return LoadUnlessFailed(location, lookup, std::forward<Key>(key), loader, request,
+                                  kNeverProvedAbsent);
         },
         [&] {
           if (request.options.stop_token.stop_requested()) Rethrow();

@@ -58,6 +58,7 @@
 #include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/creation/single_flight.h"
 #include "weakcache/cache/internal/creation/stop_token.h"
+#include "weakcache/cache/internal/loading/any_loader.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/load_task.h"
@@ -109,15 +110,7 @@ class CacheLoads {
   using Reservation = typename Store::Reservation;
   using Result = absl::StatusOr<Ref<V>>;
 
-  // The object that `loader` makes: a Ref or an Owned<V>.
-  template <typename Loader>
-  using MadeBy = typename MadeOf<V, std::remove_cvref_t<decltype(CallLoader(
-                                        std::declval<Loader>(), std::declval<const K&>()))>>::type;
-  // Keeps the result of `loader`.
-  template <typename Loader>
-  using ResultBy = LoaderResult<V, std::remove_cvref_t<decltype(CallLoader(
-                                       std::declval<Loader>(), std::declval<const K&>()))>>;
-  // Whether such an object goes to an embedded slot.
+  // Says whether what a loader makes, a Ref or an Owned<V>, goes to an embedded slot.
   template <typename Made>
   static constexpr bool kIsEmbedded = !std::is_same_v<Made, Ref<V>>;
 
@@ -187,22 +180,20 @@ class CacheLoads {
   // Serves a miss, which another thread may have served by now. `absent_as_of` is a version of the
   // table at which there was nothing under the key, if one is known. In a task, `run` is not null:
   // then the result goes to those that wait for the queued flight.
-  template <typename Lookup, typename Key, typename Loader>
+  template <typename Lookup, typename Key, typename Made>
   [[gnu::noinline]] Result Load(const KeyLocation& location, const Lookup& lookup, Key&& key,
-                                Loader&& loader, const LoadRequest& request,
+                                AnyLoader<K, Made>& loader, const LoadRequest& request,
                                 IfOtherFails if_other_fails = IfOtherFails::kFail,
                                 uint64_t absent_as_of = kNeverProvedAbsent,
                                 QueuedRun* run = nullptr) {
-    using Made = MadeBy<Loader>;
     // Destroyed in reverse order: what others wait for ends before user code runs.
     BoundedWait asker(request.options.deadline, request.options.stop_token);
-    BoundedWait unbounded(SteadyTime::max(), StopToken());
-    BoundedWait& wait = run == nullptr ? asker : unbounded;
+    std::optional<BoundedWait> unbounded;  // of a task, which no caller waits for
+    BoundedWait& wait = run == nullptr ? asker : unbounded.emplace(SteadyTime::max(), StopToken());
     StoppableCall call(asker, request);
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Made made{};
-    ResultBy<Loader> loader_result;
     typename LoadFailures<Store>::Held held_failures;
     typename Flights::EndedContinuations own_ended;
     PostLater post;
@@ -232,8 +223,7 @@ class CacheLoads {
       store_.MakePayload(location, prepared, std::forward<Key>(key));
       flight.SetKey(&prepared.payload().key);
       outcome.status =
-          MakeUnlessFailed(location, flight, call, prepared.cold(), std::forward<Loader>(loader),
-                           made, loader_result, held_failures);
+          MakeUnlessFailed(location, flight, call, prepared.cold(), loader, made, held_failures);
       if (!outcome.status.ok()) return;
       store_.template GrowRoom<kIsEmbedded<Made>>(prepared.cold(), reservation, removals);
       EnterLoaded(location, prepared, made, present, completion, reservation, removals);
@@ -263,26 +253,23 @@ class CacheLoads {
   }
 
   // Does the same as Make, unless a failure is kept under the key. Keeps its own failure.
-  template <typename Made, typename Loader>
+  template <typename Made>
   absl::Status MakeUnlessFailed(const KeyLocation& location, const typename Flights::Flight& flight,
-                                const StoppableCall& call, Entry& entry, Loader&& loader,
-                                Made& made, ResultBy<Loader>& loader_result,
-                                typename LoadFailures<Store>::Held& held) {
+                                const StoppableCall& call, Entry& entry, AnyLoader<K, Made>& loader,
+                                Made& made, typename LoadFailures<Store>::Held& held) {
     absl::Status status = failures_.Find(location, entry.key(), held);
     if (!status.ok()) return status;
-    status = Make(entry, std::forward<Loader>(loader), made, loader_result);
+    status = Make(entry, loader, made);
     if (status.ok() || call.abandoned()) return status;
     failures_.Keep(location, flight, entry.key(), status, held);
     return status;
   }
   // Runs the loader and the weigher.
-  template <typename Made, typename Loader>
-  absl::Status Make(Entry& entry, Loader&& loader, Made& made, ResultBy<Loader>& loader_result) {
+  template <typename Made>
+  absl::Status Make(Entry& entry, AnyLoader<K, Made>& loader, Made& made) {
     Timer timer(store_);
     ObjectTerms terms;
-    absl::Status status = LoadInto<V>(
-        [&]() -> decltype(auto) { return CallLoader(std::forward<Loader>(loader), entry.key()); },
-        made, terms, loader_result);
+    absl::Status status = loader.Load(entry.key(), made, terms);
     if (!status.ok()) return status;
     const uint64_t weight = store_.WeightOf(*made, terms);
     const int64_t now = timer.Succeed();

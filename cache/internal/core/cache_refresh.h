@@ -39,6 +39,7 @@
 #include "absl/status/status.h"
 #include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/core/refresh_task.h"
+#include "weakcache/cache/internal/loading/any_loader.h"
 #include "weakcache/cache/internal/loading/background_tasks.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
@@ -67,16 +68,16 @@ class CacheRefresh {
 
   // Returns the object that the cache has after the refresh, or how that has failed. The caller has
   // claimed the refresh, and holds a reference to the entry's slot.
-  template <typename Key, typename Loader>
+  template <typename Key, typename Made>
   [[gnu::noinline]] Result Refresh(const KeyLocation& location, Entry* entry, Key&& key,
-                                   Loader&& loader, uint64_t estimate) {
+                                   AnyLoader<K, Made>& loader, uint64_t estimate) {
     const auto shared = store_.shared();  // destructors of what was loaded may end the cache
     const ClaimGuard guard{store_.freshness(), *shared, *entry};
     bool has_failed = false;
     Result result = CatchErrors(
         [&] {
-          return LoadAndEnter(location, entry, std::forward<Key>(key), std::forward<Loader>(loader),
-                              estimate, has_failed);
+          return LoadAndEnter(location, entry, std::forward<Key>(key), loader, estimate,
+                              has_failed);
         },
         [&] {
           has_failed = true;
@@ -86,15 +87,17 @@ class CacheRefresh {
     return result;
   }
   // Does the same in a task. Returns false if there is no free permit, or no task could be posted.
-  template <typename Key, typename Loader, typename Executor>
-  [[gnu::noinline]] bool Post(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
-                              uint64_t estimate, Executor&& executor) {
-    using Task = RefreshTask<CacheRefresh, decltype(LoaderForTask(std::forward<Loader>(loader)))>;
+  template <typename Key, typename Made, typename Executor>
+  [[gnu::noinline]] bool Post(const KeyLocation& location, Entry* entry, Key&& key,
+                              AnyLoader<K, Made>& loader, uint64_t estimate, Executor&& executor) {
+    using Task = RefreshTask<CacheRefresh, Made>;
     std::shared_ptr<Task> task = CatchErrors(
         [&] {
-          if (!LoadPermit(loads_.limiter()).available()) return std::shared_ptr<Task>();
+          if (!loader.can_outlive_call() || !LoadPermit(loads_.limiter()).available()) {
+            return std::shared_ptr<Task>();
+          }
           return std::make_shared<Task>(*this, tasks_, location, entry, std::forward<Key>(key),
-                                        LoaderForTask(std::forward<Loader>(loader)), estimate);
+                                        loader.ForTask(), estimate);
         },
         [] { return std::shared_ptr<Task>(); });
     if (task == nullptr) {
@@ -190,16 +193,14 @@ class CacheRefresh {
   }
 
   // Does Refresh. Returns whether the load has failed, unless this throws.
-  template <typename Key, typename Loader>
-  Result LoadAndEnter(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
-                      uint64_t estimate, bool& has_failed) {
-    using Made = typename Loads::template MadeBy<Loader>;
+  template <typename Key, typename Made>
+  Result LoadAndEnter(const KeyLocation& location, Entry* entry, Key&& key,
+                      AnyLoader<K, Made>& loader, uint64_t estimate, bool& has_failed) {
     constexpr bool kEmbedded = Loads::template kIsEmbedded<Made>;
     // Destroyed in reverse order: the permit is returned before user code runs.
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Made made{};
-    typename Loads::template ResultBy<Loader> loader_result;
     PostLater post;
     PreparedSlot prepared;
     Registration refresh(*location.shard, location.hash());
@@ -211,8 +212,7 @@ class CacheRefresh {
     store_.template Prepare<kEmbedded>(location, prepared, removals, [&] { refresh.Begin(); });
     store_.MakePayload(location, prepared, std::forward<Key>(key));
     refresh.SetKey(prepared.payload().key);
-    absl::Status status =
-        loads_.Make(prepared.cold(), std::forward<Loader>(loader), made, loader_result);
+    absl::Status status = loads_.Make(prepared.cold(), loader, made);
     has_failed = !status.ok();
     if (has_failed) return status;
     if (!store_.template GrowRoom<kEmbedded>(prepared.cold(), reservation, removals,

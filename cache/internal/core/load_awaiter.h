@@ -26,12 +26,12 @@ namespace weakcache::internal {
 template <typename Asks, typename K, typename V, typename Loader, typename Executor>
 class LoadAwaiter {
  public:
-  template <typename Key, typename AnyLoader, typename AnyExecutor>
-  LoadAwaiter(Asks& asks, Key&& key, AnyLoader&& loader, AnyExecutor&& executor,
+  template <typename Key, typename GivenLoader, typename AnyExecutor>
+  LoadAwaiter(Asks& asks, Key&& key, GivenLoader&& loader, AnyExecutor&& executor,
               LoadOptions options)
       : asks_(asks),
         key_(std::forward<Key>(key)),
-        loader_(std::forward<AnyLoader>(loader)),
+        loader_(std::forward<GivenLoader>(loader)),
         executor_(std::forward<AnyExecutor>(executor)),
         options_(std::move(options)) {}
   LoadAwaiter(const LoadAwaiter&) = delete;

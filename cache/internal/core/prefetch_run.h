@@ -36,6 +36,7 @@
 #include "weakcache/cache/internal/core/load_failures.h"
 #include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/creation/single_flight.h"
+#include "weakcache/cache/internal/loading/any_loader.h"
 #include "weakcache/cache/internal/loading/background_tasks.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
@@ -56,9 +57,9 @@ class PrefetchRun final
   using K = typename Loads::K;
   using V = typename Loads::V;
 
-  template <typename AnyLoader, typename AnyExecutor>
+  template <typename GivenLoader, typename AnyExecutor>
   PrefetchRun(Loads& loads, PendingCompletions& pending, std::shared_ptr<BackgroundTasks> tasks,
-              std::vector<K> keys, AnyLoader&& loader, AnyExecutor&& executor,
+              std::vector<K> keys, GivenLoader&& loader, AnyExecutor&& executor,
               const PrefetchOptions& options)
       : DeferrableTask(/*comes_last=*/true),
         loads_(loads),
@@ -67,7 +68,7 @@ class PrefetchRun final
         tasks_(std::move(tasks)),
         shared_(store_.shared()),
         keys_(std::move(keys)),
-        loader_(std::forward<AnyLoader>(loader)),
+        loader_(std::forward<GivenLoader>(loader)),
         executor_(std::forward<AnyExecutor>(executor)),
         options_(options) {
     load_options_.stop_token = options_.stop_token;
@@ -180,16 +181,12 @@ class PrefetchRun final
   }
 
   Start LoadOne(K& key) {
-    if constexpr (kTakesStopToken<Loader&, K>) {
-      StoppableLoader<K, Loader&> bound(loader_, load_options_);
-      return LoadOneBy(key, bound, bound.Request());
-    } else {
-      return LoadOneBy(key, loader_, LoadRequest{load_options_});
-    }
+    return WithAnyLoader<V, K>(loader_, load_options_, [&](auto& any, const LoadRequest& request) {
+      return LoadOneBy(key, any, request);
+    });
   }
-  template <typename AnyLoader>
-  Start LoadOneBy(K& key, AnyLoader& loader, const LoadRequest& request) {
-    using Made = typename Loads::template MadeBy<AnyLoader&>;
+  template <typename Made>
+  Start LoadOneBy(K& key, AnyLoader<K, Made>& loader, const LoadRequest& request) {
     constexpr bool kEmbedded = Loads::template kIsEmbedded<Made>;
     const Lookup lookup = key;
     const KeyLocation location = store_.shards().Locate(lookup);
@@ -199,7 +196,6 @@ class PrefetchRun final
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Made made{};
-    typename Loads::template ResultBy<AnyLoader&> loader_result;
     typename LoadFailures<Store>::Held held_failures;
     typename Flights::EndedContinuations ended;
     LoadOutcome<V> outcome;
@@ -224,7 +220,7 @@ class PrefetchRun final
           store_.MakePayload(location, prepared, std::move(key));
           flight.SetKey(&prepared.payload().key);
           outcome.status = loads_.MakeUnlessFailed(location, flight, call, prepared.cold(), loader,
-                                                   made, loader_result, held_failures);
+                                                   made, held_failures);
           if (!outcome.status.ok()) return;
           Count(shared_->WithEntry(prepared.cold().object_weight(), kEmbedded));
           loads_.EnterLoaded(location, prepared, made, present, completion, reservation, removals);
