@@ -282,6 +282,9 @@ TEST_F(PrefetchTest, ATaskThatIsDroppedPassesItsTurnOn) {
         [](const Result&) {});
     int posted = 0;
     cache_->Prefetch({1}, Loader(), queue_.executor());
+    cache_->Prefetch({3}, Loader(), queue_.executor());
+    queue_.RunAll();
+    // Comes before the others, as it is put off later.
     cache_->Prefetch({2}, Loader(), [&](std::function<void()> task) {
       if (++posted == 1) {
         task();  // is put off
@@ -289,8 +292,6 @@ TEST_F(PrefetchTest, ATaskThatIsDroppedPassesItsTurnOn) {
         throw std::runtime_error("full");
       }
     });
-    cache_->Prefetch({3}, Loader(), queue_.executor());
-    queue_.RunAll();
     EXPECT_TRUE(loaded_.empty());
     done[0](Page());
     queue_.RunAll();
@@ -416,6 +417,32 @@ TEST_F(PrefetchTest, Races) {
           cache_->CheckInvariantsForTesting();
         });
   }
+}
+
+// A prefetch that is stopped as its turn comes leaves it to the next one.
+TEST_F(PrefetchTest, RacesWithAStopAsItsTurnComes) {
+  testing::SharedTaskQueue tasks;
+  const auto load = [](int) { return Page(); };
+  std::optional<LoadCompletion<Page>> done;
+  std::optional<std::stop_source> stop;
+  Race(
+      RaceRounds(40'000),
+      [&](int) {
+        Make(NewOptions(/*max_loads=*/1));
+        stop.emplace();
+        cache_->GetOrLoadAsync(
+            1, [&](LoadCompletion<Page> own) { done.emplace(std::move(own)); }, RunInline,
+            [](const Result&) {});
+        cache_->Prefetch({2}, load, tasks.executor());
+        tasks.RunAll();
+        cache_->Prefetch({3}, load, tasks.executor(), {.stop_token = stop->get_token()});
+        tasks.RunAll();  // comes before the other
+      },
+      {[&] { (*done)(Page()); }, [&] { stop->request_stop(); }},
+      [&](int) {
+        tasks.RunAll();
+        EXPECT_TRUE(Has(2));
+      });
 }
 
 // Threads come first, but those that leave in vain leave no prefetch behind.

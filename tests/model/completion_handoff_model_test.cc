@@ -177,6 +177,13 @@ class NeverCompleted : public ListModel<NeverCompleted, 2> {
   static void CheckEnd(int with) { RL_ASSERT(with == kCacheEnded); }
 };
 
+// Leaves nothing on the list.
+class CompletedAsTheLoaderReturns : public ListModel<CompletedAsTheLoaderReturns, 2> {
+ public:
+  void thread(unsigned index) { index == 0 ? HandOver() : CompleteAndRemove(kObject); }
+  static void CheckEnd(int with) { RL_ASSERT(with == kObject); }
+};
+
 class CompletedAsTheCacheEnds : public ListModel<CompletedAsTheCacheEnds, 3> {
  public:
   void thread(unsigned index) {
@@ -199,6 +206,7 @@ int RunAll() {
   runner.Exhaustive<CalledAgainstTheEndOfTheCache>("a completion against the end of the cache");
   runner.Exhaustive<AllThree>("a drop, the loader's return and the end of the cache");
   runner.Exhaustive<NeverCompleted>("the loader's return against the end of the cache");
+  runner.Exhaustive<CompletedAsTheLoaderReturns>("a completion against the listing of its load");
   runner.Bounded<CompletedAsTheCacheEnds>("all three, with the list of pending loads", 3);
   return runner.result();
 }
