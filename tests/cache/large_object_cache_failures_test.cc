@@ -314,12 +314,13 @@ class KeptFailureKeyTest : public ::testing::Test {
   static absl::StatusOr<Page> Fail() { return absl::NotFoundError(""); }
   KeyCache Make() {
     KeyCache::Options options = testing::WithBudget<KeyCache>(1000);
-    options.clock = [this] { return now_; };
+    options.clock = [this] { return on_clock_ ? on_clock_() : now_; };
     options.failure_ttl = [](const absl::Status&) { return absl::Seconds(10); };
     return std::move(KeyCache::Create(options)).value();
   }
 
   absl::Time now_ = absl::UnixEpoch();
+  std::function<absl::Time()> on_clock_ = nullptr;
   KeyCache cache_ = Make();
 };
 
@@ -344,6 +345,30 @@ TEST_F(KeptFailureKeyTest, LeavesWithTheNextLookWhenItIsOver) {
   now_ += absl::Seconds(5);
   EXPECT_TRUE(cache_.GetOrLoad(TokenKey(), [] { return Page{}; }).ok());
   for (const TokenKey& key : keys) EXPECT_EQ(key.token.use_count(), 1);
+}
+
+// A thread that is delayed after it has read the clock takes nothing away that came meanwhile.
+TEST_F(KeptFailureKeyTest, OfAnotherKeyOutlastsADelayedLook) {
+  const TokenKey failing;
+  int loads = 0;
+  const auto fail = [&]() -> absl::StatusOr<Page> {
+    ++loads;
+    return absl::NotFoundError("");
+  };
+  ASSERT_FALSE(cache_.GetOrLoad(TokenKey(), Fail).ok());  // or no look would read the clock
+  bool delayed = false;
+  std::function<void()> meanwhile = [&] {
+    now_ += absl::Seconds(1);
+    EXPECT_FALSE(cache_.GetOrLoad(failing, fail).ok());
+  };
+  on_clock_ = [&] {
+    const absl::Time read = now_;
+    if (!std::exchange(delayed, true)) meanwhile();
+    return read;
+  };
+  EXPECT_TRUE(cache_.GetOrLoad(TokenKey(), [] { return Page{}; }).ok());
+  EXPECT_FALSE(cache_.GetOrLoad(failing, fail).ok());
+  EXPECT_EQ(loads, 1);
 }
 
 // A destructor that asks for the key that is being loaded would be refused otherwise.

@@ -14,6 +14,7 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_LOAD_FAILURES_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_LOAD_FAILURES_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -102,20 +103,26 @@ class LoadFailures {
  private:
   using Failure = typename FailureTable<K>::Failure;
 
-  // How many failures one operation adds to a Held.
-  static constexpr size_t kMostHeld = FailureTable<K>::kRowSize + 1;
+  // Makes room for what one operation adds. A bulk load has one Held for many operations, so the
+  // room grows by a factor.
+  static void Reserve(Held& held) {
+    constexpr size_t kMost = FailureTable<K>::kRowSize + 1;
+    if (held.capacity() - held.size() >= kMost) return;
+    held.reserve(std::max(2 * held.capacity(), held.size() + kMost));
+  }
 
   template <typename Lookup>
   [[gnu::noinline]] absl::Status FindSlow(const KeyLocation& location, const Lookup& lookup,
                                           Held& held) const {
     const int64_t now = store_.freshness().Now();
-    held.reserve(held.size() + kMostHeld);
+    Reserve(held);
     typename Store::MutexLock lock(location.shard->table.mutex);
     Failure failure = location.shard->failures.Find(location.hash(),
                                                     store_.shards().MatchingKey(lookup), now, held);
     lock.unlock();
     if (failure == nullptr) return absl::OkStatus();
     held.push_back(std::move(failure));
+    if (!held.back()->Holds(now)) return absl::OkStatus();
     store_.counters().CountFailureServed();
     return held.back()->status;
   }
@@ -127,7 +134,7 @@ class LoadFailures {
       if (life <= 0) return;
       const int64_t now = store_.freshness().Now();
       const int64_t until = now > INT64_MAX - life ? INT64_MAX : now + life;
-      held.reserve(held.size() + kMostHeld);
+      Reserve(held);
       held.push_back(
           std::make_shared<const KeptFailure<K>>(key, location.hash(), status, now, until));
       Failure& failure = held.back();

@@ -30,7 +30,8 @@ struct CompletionResult {
         [&] {
           typename MadeOf<V, Result>::type made{};
           if constexpr (std::is_same_v<Given, Result>) {
-            completed.status = TakeObject<V, Result>(std::move(given), made, completed.terms);
+            completed.status =
+                TakeObject<V, Result>(std::forward<Given>(given), made, completed.terms);
           } else {
             Result copy(std::forward<Given>(given));
             completed.status = TakeObject<V, Result>(std::move(copy), made, completed.terms);

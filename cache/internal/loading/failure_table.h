@@ -22,9 +22,11 @@ struct KeptFailure {
   KeptFailure(const K& of_key, uint32_t hash_of_key, absl::Status how, int64_t now, int64_t end)
       : key(of_key), hash(hash_of_key), status(std::move(how)), since(now), until(end) {}
 
-  // Returns whether the failure is over. A time before `since` comes from a clock that has been set
-  // back.
-  bool IsOver(int64_t now) const { return now >= until || now < since; }
+  // Returns whether the failure is over for good.
+  bool IsOver(int64_t now) const { return now >= until; }
+  // Returns whether it may be handed out. A time before `since` comes from a clock that has been
+  // set back; or from a thread that was delayed, for which another load has failed meanwhile.
+  bool Holds(int64_t now) const { return now >= since && now < until; }
 
   const K key;
   const uint32_t hash;
