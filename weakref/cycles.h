@@ -211,6 +211,7 @@ struct TracerAccess {
   template <typename T>
   static void TellReference(Tracer& trace, const Ref<T>& target, const void* handle,
                             const char* name) {
+    if (trace.others_run_) return;  // as of a Ref
     trace.TellBlock(RefAccess::Block(target), handle, name);
   }
   // Tells what lives as long as the holder's object, so that it counts as held by that.

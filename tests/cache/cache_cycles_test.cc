@@ -65,6 +65,23 @@ TEST(CacheCyclesTest, ACacheHoldsWhatItRetains) {
   EXPECT_NO_CYCLES(census);
 }
 
+TEST(CacheCyclesTest, AConcurrentSearchLeavesOutWhatACacheRetains) {
+  using Images = LargeObjectCache<int, Image>;
+  Images::Options options = testing::WithBudget<Images>(100'000);
+  options.weigher = [](const Image&) { return 100; };
+  Images images = *Images::Create(std::move(options));
+  Census census;
+  const CensusRoot root(census, images, "images");
+  for (int i = 0; i < 100; ++i) {  // more than a search enters at once
+    const Ref<Image> image = *images.GetOrLoad(i, [] { return Image{"cover", nullptr}; });
+    census.Add(image);
+    const CycleReport report = FindCyclesConcurrently(census);
+    EXPECT_TRUE(report.groups.empty()) << ToText(report);
+    EXPECT_EQ(report.edges_seen, 0u);
+    EXPECT_EQ(FindCycles(census).edges_seen, static_cast<size_t>(i) + 1);
+  }
+}
+
 TEST(CacheCyclesTest, AValueThatHoldsItsKeyIsACycleOfTheKey) {
   Census census;
   WeakKeyMap<Image, Preview> previews;
