@@ -66,18 +66,31 @@ void CycleSearch::MakeIndex() {
   index_.assign(size_t{1} << bits, Slot());
   index_shift_ = 64 - bits;
   entries_.reserve(pinned_.size());
+  std::vector<const CensusEntry*> of_both_kinds;  // those of handles beside Refs
   for (size_t i = 0; i < pinned_.size(); ++i) {
     if (i + 2 * kAhead < pinned_.size()) __builtin_prefetch(pinned_[i + 2 * kAhead]);
     if (i + kAhead < pinned_.size()) PrefetchSlot(pinned_[i + kAhead]->identity());
     const CensusEntry* const entry = pinned_[i];
-    Slot& slot = index_[FindSlot(entry->identity())];
-    if (slot.identity == nullptr) {
-      slot = {entry->identity(), count(), 1};  // the pin
-      entries_.push_back(entry);
-    } else if (entries_[slot.number]->SameOwner(*entry)) {
-      ++slot.explained;  // added twice, so pinned twice
-    }                    // else a second owner of the same address, which is left out
+    if (entry->block == nullptr && AsForeign(*entry).ref_block() != nullptr) {
+      of_both_kinds.push_back(entry);
+    } else {
+      NumberObject(*entry);
+    }
   }
+  // An object that was added by a Ref, too, has its number: the other handles are left out.
+  for (const CensusEntry* const entry : of_both_kinds) {
+    if (FindNumber(AsForeign(*entry).ref_block()) == kNone) NumberObject(*entry);
+  }
+}
+
+void CycleSearch::NumberObject(const CensusEntry& entry) {
+  Slot& slot = index_[FindSlot(entry.identity())];
+  if (slot.identity == nullptr) {
+    slot = {entry.identity(), count(), 1};  // the pin
+    entries_.push_back(&entry);
+  } else if (entries_[slot.number]->SameOwner(entry)) {
+    ++slot.explained;  // added twice, so pinned twice
+  }                    // else a second owner of the same address, which is left out
 }
 
 size_t CycleSearch::FindSlot(const void* identity) const {

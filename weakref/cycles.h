@@ -296,7 +296,8 @@ class Census {
                     "Census::Add", "the reference is null or owns nothing");
     core_->Add(internal::RefAccess::Block(ref), ref.get(), internal::kCensusType<T>);
   }
-  // Does the same for a std::shared_ptr or another Handle that has a use_count().
+  // Does the same for a std::shared_ptr or another Handle that has a use_count(). If the object was
+  // added by a Ref, too, each std::shared_ptr of ToSharedPtr is a reference from outside.
   template <Handle H>
   requires internal::Traceable<typename HandleTraits<H>::element_type>
   void Add(const H& handle) {

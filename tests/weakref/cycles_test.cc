@@ -142,6 +142,31 @@ TEST(CyclesTest, ARefBehindTheStdSharedPtrsIsAReferenceFromOutside) {
   static_cast<void>(std::exchange(node->self, nullptr));
   EXPECT_TRUE(FindCycles(census).groups.empty());
 }
+
+TEST(CyclesTest, AnObjectMayBeAddedByBothKindsOfHandle) {
+  for (const bool by_ref_first : {true, false}) {
+    Census census;
+    Ref<Node> node = MakeRef<Node>();  // joins
+    const WeakRef<Node> weak = node;
+    node->next = node;
+    std::shared_ptr<Node> shared = ToSharedPtr(node);
+    Census other;
+    if (by_ref_first) other.Add(node);
+    other.Add(shared);
+    other.Add(node);
+    census.Add(shared);
+    EXPECT_NO_CYCLES(census);
+    EXPECT_NO_CYCLES(other);
+    node.reset();
+    EXPECT_NO_CYCLES(census);
+    EXPECT_EQ(WhyAlive(other, weak).references_from_outside, 1u);
+    shared.reset();
+    EXPECT_EQ(FindCycles(census).objects_seen, 1u);
+    EXPECT_EQ(FindCycles(census).groups.size(), 1u);
+    EXPECT_EQ(FindCycles(other).groups.size(), 1u);
+    Break(weak);
+  }
+}
 #endif
 
 TEST(CyclesTest, AForgottenEdgeHidesACycleAndInventsNone) {

@@ -79,6 +79,9 @@ struct ForeignEntry : CensusEntry {
   virtual void UnpinHandle() const {}
   virtual bool IsOwner(const OwnerTest&, const void* /*strong*/) const { return false; }
   virtual bool HasOwnerOf(const ForeignEntry&) const { return false; }
+  // Returns the block of the Refs to the same object, or null if none is known. Precondition:
+  // pinned.
+  virtual const ControlBlock* ref_block() const { return nullptr; }
   // Returns the name of a root; null for an object.
   virtual const std::string* root_name() const { return nullptr; }
 };
@@ -93,8 +96,8 @@ template <typename H>
 struct OwnerFamily {
   using Strong = H;
   using Weak = typename HandleTraits<H>::weak_type;
-  // Returns how many references of another kind keep the object, without the handles' own.
-  static size_t CountOtherOwners(const Strong&) { return 0; }
+  // Returns the block of the Refs of which one keeps the handles' object, or null.
+  static const ControlBlock* RefBlock(const Strong&) { return nullptr; }
   static bool IsOwner(const void* weak, const void* strong) {
     return HandleTraits<H>::SameOwner(*static_cast<const Weak*>(weak),
                                       *static_cast<const H*>(strong));
@@ -104,14 +107,12 @@ template <typename T>
 struct OwnerFamily<std::shared_ptr<T>> {
   using Strong = std::shared_ptr<const void>;
   using Weak = std::weak_ptr<const void>;
-  static size_t CountOtherOwners([[maybe_unused]] const Strong& strong) {
+  template <typename U>
+  static const ControlBlock* RefBlock([[maybe_unused]] const std::shared_ptr<U>& strong) {
 #ifdef __cpp_rtti
-    // One that ToSharedPtr made is a reference beside the other Refs.
-    if (const auto* const ref = std::get_deleter<ReleaseRef>(strong)) {
-      return ref->block()->strong_count() - 1;
-    }
+    if (const auto* const ref = std::get_deleter<ReleaseRef>(strong)) return ref->block();
 #endif
-    return 0;
+    return nullptr;
   }
   static bool IsOwner(const void* weak, const void* strong) {
     const auto& a = *static_cast<const Weak*>(weak);
@@ -136,8 +137,12 @@ struct HandleEntry final : ForeignEntry {
   const void* whole_object() const override { return whole; }
   bool expired() const override { return Traits::Expired(weak); }
   size_t count() const override {
-    return static_cast<size_t>(pinned.use_count()) + OwnerFamily<H>::CountOtherOwners(pinned);
+    // A handle that ToSharedPtr made is a reference beside the other Refs.
+    const ControlBlock* const refs = ref_block();
+    const size_t others = refs == nullptr ? 0 : refs->strong_count() - 1;
+    return static_cast<size_t>(pinned.use_count()) + others;
   }
+  const ControlBlock* ref_block() const override { return OwnerFamily<H>::RefBlock(pinned); }
   bool PinHandle() const override {
     pinned = Traits::Lock(weak);
     return Traits::Owns(pinned);

@@ -127,6 +127,8 @@ class CycleSearch {
   enum class Phase { kQuiet, kFirstLook, kSecondLook };
 
   void MakeIndex();
+  // Gives the entry's object a number, unless it has one.
+  void NumberObject(const CensusEntry& entry);
   // Calls the trace function of each object.
   void TraceEach();
   void BuildGraph();
