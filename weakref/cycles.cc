@@ -128,6 +128,7 @@ void CycleSearch::EnterEdges() {
     if (target.identity == nullptr || told.from == kNone) continue;
     Check(edge_targets_.size() < kNone - 1, "FindCycles", "there are too many edges");
     ++target.explained;
+    if (told.handle == passed_) passed_is_edge_ = true;
     if (!told.in_order) {
       held_edges_.push_back({told.from, target.number, NumberOfName(told.name)});
       continue;
@@ -478,15 +479,17 @@ AlivePath CycleSearch::Path(const void* identity) const {
   return path;
 }
 
-AlivePath FindAlivePath(const Census& census, const void* identity, bool is_strong) {
+AlivePath FindAlivePath(const Census& census, const void* identity, const void* strong) {
   CycleSearch search(census);
+  search.SetPassed(strong);
   search.Trace();
-  if (is_strong) search.DiscountReference(identity);
+  if (strong != nullptr) search.DiscountReference(identity);
   return search.Path(identity);
 }
 AlivePath FindAlivePath(const Census& census, const void* identity, const OwnerTest& test,
                         const void* strong) {
   CycleSearch search(census);
+  search.SetPassed(strong);
   search.Trace();
   const CensusEntry* const entry = search.FindEntry(identity);
   // Another owner may point at the same address.

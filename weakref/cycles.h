@@ -354,7 +354,7 @@ class CensusRoot {
 [[nodiscard]] CycleReport FindCyclesConcurrently(const Census& census);
 
 namespace internal {
-AlivePath FindAlivePath(const Census& census, const void* identity, bool is_strong);
+AlivePath FindAlivePath(const Census& census, const void* identity, const void* strong);
 AlivePath FindAlivePath(const Census& census, const void* identity, const OwnerTest& test,
                         const void* strong);
 // Returns nothing if there are no cycles; else the text of the report, and the path of the picture
@@ -362,14 +362,15 @@ AlivePath FindAlivePath(const Census& census, const void* identity, const OwnerT
 std::string DescribeCycles(const Census& census, const std::string& directory);
 }  // namespace internal
 
-// Finds out why an object is alive. The reference that is passed does not count.
+// Finds out why an object is alive. The reference that is passed does not count, unless it is one
+// that an object holds and tells.
 template <typename T>
 [[nodiscard]] AlivePath WhyAlive(const Census& census, const Ref<T>& ref) {
-  return internal::FindAlivePath(census, internal::RefAccess::Block(ref), true);
+  return internal::FindAlivePath(census, internal::RefAccess::Block(ref), &ref);
 }
 template <typename T>
 [[nodiscard]] AlivePath WhyAlive(const Census& census, const WeakRef<T>& weak) {
-  return internal::FindAlivePath(census, internal::RefAccess::Block(weak), false);
+  return internal::FindAlivePath(census, internal::RefAccess::Block(weak), nullptr);
 }
 template <Handle H>
 [[nodiscard]] AlivePath WhyAlive(const Census& census, const H& handle) {

@@ -262,6 +262,22 @@ TEST(CyclesTest, AddingAnObjectAgainChangesNothing) {
   EXPECT_EQ(census.size(), 0u);
 }
 
+TEST(CyclesTest, AReferenceThatIsAMemberIsNoneFromOutside) {
+  Census census;
+  const Ref<Node> node = Add(census);
+  node->next = Add(census);
+  node->next->next = node;
+  EXPECT_EQ(WhyAlive(census, node->next->next).references_from_outside, 1u);
+  EXPECT_TRUE(WhyAlive(census, node).objects.empty());
+  Break(node);
+  const auto shared = std::make_shared<SharedNode>();
+  census.Add(shared);
+  shared->self = shared;
+  EXPECT_EQ(WhyAlive(census, shared->self).references_from_outside, 1u);
+  EXPECT_TRUE(WhyAlive(census, shared).objects.empty());
+  shared->self.reset();
+}
+
 TEST(CyclesTest, WhyAliveGivesAShortestPathFromOutside) {
   Census census;
   const Ref<Node> root = Add(census, "root");

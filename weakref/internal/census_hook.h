@@ -16,7 +16,7 @@ using JoinCensuses = void (*)(ControlBlock* block, const void* object, const Cen
 // Null while there is no Census. Written by the constructor of the first and the destructor of the
 // last one, under the lock of their list. Release there pairs with the acquire in JoinIfCensus,
 // though an object that is made at the same time may join or not.
-inline std::atomic<JoinCensuses> join_censuses{nullptr};
+[[gnu::visibility("default")]] inline std::atomic<JoinCensuses> join_censuses{nullptr};
 
 // Lets the first reference's object join. If that throws, the object has joined some or none.
 template <typename T>

@@ -79,10 +79,12 @@ class CycleSearch {
   // The same while other threads run. The edges are those of which nobody else made use between two
   // looks at each; between them, the counts are read.
   void TraceConcurrently();
-  // Leaves one reference to an object out of account.
+  // Names the reference that DiscountReference will be about, before Trace.
+  void SetPassed(const void* handle) { passed_ = handle; }
+  // Leaves that reference to an object out of account, unless it is an edge.
   void DiscountReference(const void* identity) {
     const Number number = FindNumber(identity);
-    if (number != kNone && outside_[number] != 0) --outside_[number];
+    if (!passed_is_edge_ && number != kNone && outside_[number] != 0) --outside_[number];
   }
 
   // Called by the Tracer. TellEdge tells an edge of the object that is traced, unless SetHolder has
@@ -203,6 +205,8 @@ class CycleSearch {
   std::vector<HeldEdge> held_edges_;
   ToldEdge told_[kToldAtOnce];
   size_t told_count_ = 0;
+  const void* passed_ = nullptr;
+  bool passed_is_edge_ = false;
   AddressSet handles_;  // that were told
   std::vector<const char*> names_;
   std::unordered_map<const char*, Number> name_numbers_;

@@ -16,7 +16,7 @@ namespace weakcache::internal {
 
 // Invariant: the number of EdgeStates that were made. Written by their constructors. Relaxed: the
 // numbers need only be distinct.
-inline std::atomic<uint64_t> edge_states_made{0};
+[[gnu::visibility("default")]] inline std::atomic<uint64_t> edge_states_made{0};
 
 class EdgeState {
  public:
