@@ -266,7 +266,8 @@ size_t CycleSearch::Reach(std::vector<Number>* marks, std::vector<Number>* via) 
     if (next + 2 * kAhead < queue.size())
       __builtin_prefetch(&first_edge_[queue[next + 2 * kAhead]]);
     if (next + kAhead < queue.size()) {
-      __builtin_prefetch(&edge_targets_[first_edge_[queue[next + kAhead]]]);
+      // No element: an object without edges may be the last one.
+      __builtin_prefetch(edge_targets_.data() + first_edge_[queue[next + kAhead]]);
     }
     const Number from = queue[next];
     for (Number edge = first_edge_[from]; edge != first_edge_[from + 1]; ++edge) {
