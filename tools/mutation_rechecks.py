@@ -531,7 +531,7 @@ RECHECKS = [
      "    pending_.EndAll();\n    refresh_.CloseTasks();\n",
      "    refresh_.CloseTasks();\n    pending_.EndAll();\n"),
     ("the cache's end ends asks that are put off", "cache/internal/core/async_load.h",
-     "    if (pending_.ends()) return EndPutOff();\n",
+     "    if (pending_.ends()) return EndDeferred();\n",
      ""),
     ("a load is not listed once the cache ends", "cache/internal/loading/pending_completions.h",
      "    if (ends_) return HandOver::kCacheEnds;\n",

@@ -298,9 +298,10 @@ class Census {
   }
   // Does the same for a std::shared_ptr or another Handle that has a use_count(). If the object was
   // added by a Ref, too, each std::shared_ptr of ToSharedPtr is a reference from outside.
+  // Arrays are refused, as their other elements would not be traced.
   template <Handle H>
-  requires internal::Traceable<typename HandleTraits<H>::element_type>
-  void Add(const H& handle) {
+  requires(internal::Traceable<typename HandleTraits<H>::element_type> &&
+           !internal::kIsArrayHandle<H>) void Add(const H& handle) {
     internal::Check(handle.get() != nullptr && HandleTraits<H>::Owns(handle), "Census::Add",
                     "the reference is null or owns nothing");
     core_->Add(std::make_unique<internal::HandleEntry<H>>(
@@ -341,7 +342,8 @@ class CensusRoot {
 
 // Finds the groups of objects that nothing outside the census reaches. While it runs, it holds one
 // reference to each object of the census; it traces and counts. An exception of a WeakcacheTrace
-// passes through, and changes nothing.
+// passes through, and changes nothing. Precondition, here and below: the census does not end
+// meanwhile, not even by a destructor that runs in the call.
 [[nodiscard]] CycleReport FindCycles(const Census& census);
 
 // Finds such groups while other threads use the objects and references. Reports only objects that

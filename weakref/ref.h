@@ -314,7 +314,7 @@ requires std::is_bounded_array_v<T>
 }
 
 // Takes over the object and the deleter of a unique_ptr; null gives null. If the allocation of the
-// counts throws, `owner` keeps the object.
+// counts throws, `owner` keeps the object; if a Census can't allocate its entry, the object ends.
 template <typename T, typename Deleter>
 [[nodiscard]] Ref<T> AdoptRef(std::unique_ptr<T, Deleter>&& owner) {
   static_assert(sizeof(std::remove_extent_t<T>) > 0, "the type must be complete");

@@ -25,11 +25,12 @@
 #include "tests/support/allocations.h"
 #include "tests/support/cache_options.h"
 #include "tests/support/race.h"
+#include "tests/support/task_queue.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/weakref/ref.h"
 #ifdef __cpp_impl_coroutine
-#include <coroutine>
+#include "tests/support/detached_coroutine.h"
 #endif
 
 namespace weakcache {
@@ -37,6 +38,8 @@ namespace {
 
 using testing::Race;
 using testing::RaceRounds;
+using testing::RunInline;
+using testing::TaskQueue;
 
 using Cache = LargeObjectCache<int, int>;
 using Result = absl::StatusOr<Ref<int>>;
@@ -51,29 +54,6 @@ absl::StatusCode CodeOf(const std::optional<Result>& result) {
 int ValueOf(const std::optional<Result>& result) {
   return result.has_value() && result->ok() ? ***result : -1;
 }
-
-// An executor whose tasks run when the test says so.
-class Queue {
- public:
-  auto executor() {
-    return [this](std::function<void()> task) {
-      ++posted;
-      tasks.push_back(std::move(task));
-    };
-  }
-  void RunOne() {
-    const std::function<void()> task = std::move(tasks.front());
-    tasks.pop_front();
-    task();
-  }
-  void RunAll() {
-    while (!tasks.empty()) RunOne();
-  }
-
-  std::deque<std::function<void()>> tasks;
-  int posted = 0;
-};
-void RunInline(const std::function<void()>& task) { task(); }
 
 class AsyncTest : public ::testing::Test {
  protected:
@@ -94,7 +74,7 @@ class AsyncTest : public ::testing::Test {
   }
 
   std::optional<Cache> cache_;
-  Queue queue_;
+  TaskQueue queue_;
 };
 
 TEST_F(AsyncTest, AFailingAllocationOfTheTaskLosesNoAsk) {
@@ -232,7 +212,7 @@ TEST_F(AsyncTest, WhatComesWhileATaskIsQueued) {
 TEST_F(AsyncTest, ADroppedTaskFailsItsOwnAskOnly) {
   std::optional<Result> own;
   std::optional<Result> other;
-  Queue others;
+  TaskQueue others;
   cache_->GetOrLoadAsync(1, NotCalled, queue_.executor(), Into(own));
   cache_->GetOrLoadAsync(
       1, [] { return 2; }, others.executor(), Into(other));
@@ -260,10 +240,10 @@ TEST_F(AsyncTest, AnExecutorThatThrows) {
 
 TEST_F(AsyncTest, AnExecutorThatCantBeCopied) {
   struct Pool {
-    explicit Pool(Queue& of) : queue(of) {}
+    explicit Pool(TaskQueue& of) : queue(of) {}
     Pool(const Pool&) = delete;
     void operator()(std::function<void()> task) { queue.tasks.push_back(std::move(task)); }
-    Queue& queue;
+    TaskQueue& queue;
   };
   Pool pool(queue_);
   auto future = cache_->GetOrLoadAsync(
@@ -372,7 +352,7 @@ class LimitedAsyncTest : public AsyncTest {
   }
 };
 
-TEST_F(LimitedAsyncTest, TasksWithoutAPermitArePutOffInOrder) {
+TEST_F(LimitedAsyncTest, TasksWithoutAPermitAreDeferredInOrder) {
   std::vector<int> order;
   std::optional<Result> results[4];
   const auto ask = [&](int key) {
@@ -509,8 +489,8 @@ TEST_F(AsyncTest, TheCacheMayEndWhenItsAsksHaveTheirResults) {
 }
 
 // A listener is called by a load that has returned its permit, for which a task has waited.
-TEST(AsyncListenerTest, MayWaitForATaskThatWasPutOff) {
-  Queue queue;
+TEST(AsyncListenerTest, MayWaitForADeferredTask) {
+  TaskQueue queue;
   std::future<Result> future;
   std::optional<int> loaded;
   Cache::Options options = testing::WithBudget<Cache>(1);
@@ -605,21 +585,11 @@ TEST_F(AsyncTest, Races) {
 }
 
 #ifdef __cpp_impl_coroutine
-// The least that a coroutine can be.
-struct Detached {
-  struct promise_type {
-    Detached get_return_object() { return {}; }
-    std::suspend_never initial_suspend() noexcept { return {}; }
-    std::suspend_never final_suspend() noexcept { return {}; }
-    void return_void() {}
-    void unhandled_exception() { std::terminate(); }
-  };
-};
-
 TEST_F(AsyncTest, ACoroutineAwaits) {
   std::vector<int> seen;
   // Parameters, as a lambda's captures end before its coroutine.
-  const auto sum = [](Cache& cache, Queue& queue, std::vector<int>& to) -> Detached {
+  const auto sum = [](Cache& cache, TaskQueue& queue,
+                      std::vector<int>& to) -> testing::DetachedCoroutine {
     const Result a = co_await cache.CoGetOrLoad(
         1, [] { return 1; }, queue.executor());
     to.push_back(**a);
@@ -651,7 +621,8 @@ TEST_F(AsyncTest, ACoroutineAwaits) {
 TEST_F(AsyncTest, ACoroutineWhoseExecutorThrows) {
   std::function<void()> kept;
   std::string thrown;
-  const auto ask = [](Cache& cache, std::function<void()>& task, std::string& to) -> Detached {
+  const auto ask = [](Cache& cache, std::function<void()>& task,
+                      std::string& to) -> testing::DetachedCoroutine {
     try {
       static_cast<void>(co_await cache.CoGetOrLoad(1, NotCalled, [&task](const auto& posted) {
         task = posted;

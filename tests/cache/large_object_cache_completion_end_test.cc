@@ -106,7 +106,7 @@ TEST_F(CompletionEndTest, NobodyAsksAnew) {
   EXPECT_EQ(done_.size(), 1u);
 }
 
-TEST_F(CompletionEndTest, PutOffAsksEndToo) {
+TEST_F(CompletionEndTest, DeferredAsksEndToo) {
   Make(NewOptions(/*max_loads=*/1));
   std::stop_source stop;
   std::optional<Result> results[4];
@@ -146,7 +146,7 @@ TEST_F(CompletionEndTest, AsksDuringTheEnd) {
   for (const auto& result : results) EXPECT_EQ(CodeOf(result), absl::StatusCode::kAborted);
 }
 
-TEST_F(CompletionEndTest, APutOffTaskIsPostedBeforeTheListenerRuns) {
+TEST_F(CompletionEndTest, ADeferredTaskIsPostedBeforeTheListenerRuns) {
   Cache::Options options = NewOptions(/*max_loads=*/1);
   int posted = 0;
   options.removal_listener = [&](const std::string&, RemovalCause, uint64_t) {

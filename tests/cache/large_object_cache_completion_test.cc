@@ -33,7 +33,7 @@
 #include "weakcache/cache/loaded.h"
 #include "weakcache/weakref/ref.h"
 #ifdef __cpp_impl_coroutine
-#include <coroutine>
+#include "tests/support/detached_coroutine.h"
 #endif
 
 namespace weakcache {
@@ -615,22 +615,13 @@ TEST_F(CompletionTest, FailedAllocations) {
 }
 
 #ifdef __cpp_impl_coroutine
-struct Detached {
-  struct promise_type {
-    Detached get_return_object() { return {}; }
-    std::suspend_never initial_suspend() noexcept { return {}; }
-    std::suspend_never final_suspend() noexcept { return {}; }
-    void return_void() {}
-    void unhandled_exception() { std::terminate(); }
-  };
-};
-
 TEST_F(CompletionTest, ACoroutineAwaits) {
   std::stop_source stop;
   std::vector<std::string> seen;
   // Parameters, as a lambda's captures end before its coroutine.
   const auto ask = [](Cache& cache, std::function<void(const std::string&, Done)> keep,
-                      std::stop_token token, std::vector<std::string>& to) -> Detached {
+                      std::stop_token token,
+                      std::vector<std::string>& to) -> testing::DetachedCoroutine {
     const Result first = co_await cache.CoGetOrLoad("a", keep, RunInline);
     to.push_back(std::to_string((*first)->number));
     // Not a temporary of the co_await, which GCC 12 destroys twice if it is an aggregate.

@@ -57,6 +57,12 @@ class PrefetchTest : public ::testing::Test {
     options.weigher = [](const Page& page) { return page.weight; };
     return options;
   }
+  // Begins a load, which has the permit until `done` is called.
+  void LoadUntilCalled(int key, std::optional<LoadCompletion<Page>>& done) {
+    cache_->GetOrLoadAsync(
+        key, [&](LoadCompletion<Page> own) { done.emplace(std::move(own)); }, RunInline,
+        [](const Result&) {});
+  }
   void Make(Cache::Options options) {
     cache_.emplace(std::move(Cache::Create(std::move(options))).value());
   }
@@ -430,9 +436,7 @@ TEST_F(PrefetchTest, RacesWithAStopAsItsTurnComes) {
       [&](int) {
         Make(NewOptions(/*max_loads=*/1));
         stop.emplace();
-        cache_->GetOrLoadAsync(
-            1, [&](LoadCompletion<Page> own) { done.emplace(std::move(own)); }, RunInline,
-            [](const Result&) {});
+        LoadUntilCalled(1, done);
         cache_->Prefetch({2}, load, tasks.executor());
         tasks.RunAll();
         cache_->Prefetch({3}, load, tasks.executor(), {.stop_token = stop->get_token()});
@@ -456,9 +460,7 @@ TEST_F(PrefetchTest, RacesWithThreadsThatWaitForAPermit) {
       [&](int) {
         Make(NewOptions(/*max_loads=*/1));
         stop.emplace();
-        cache_->GetOrLoadAsync(
-            1, [&](LoadCompletion<Page> own) { done.emplace(std::move(own)); }, RunInline,
-            [](const Result&) {});
+        LoadUntilCalled(1, done);
         cache_->Prefetch({1, 2, 3}, load, tasks.executor());
       },
       {[&] { tasks.RunAll(); },

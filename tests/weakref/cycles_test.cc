@@ -52,6 +52,15 @@ Ref<Node> Add(Census& census, std::string label = "") {
   return node;
 }
 
+template <typename H>
+concept Addable = requires(Census& census, const H& handle) {
+  census.Add(handle);
+};
+static_assert(Addable<Ref<Node>> && Addable<std::shared_ptr<Node>>);
+static_assert(!Addable<Ref<Node[]>> && !Addable<std::shared_ptr<Node[]>>,
+              "only the first element would be traced");
+static_assert(!Addable<std::shared_ptr<Node[2]>>);
+
 // Breaks the cycles that a test has made.
 void Break(const WeakRef<Node>& weak) {
   if (const Ref<Node> node = weak.lock()) {

@@ -120,6 +120,13 @@ struct OwnerFamily<std::shared_ptr<T>> {
     return !a.owner_before(b) && !b.owner_before(a);
   }
 };
+
+// Whether H is a smart pointer to an array.
+template <typename H>
+inline constexpr bool kIsArrayHandle = false;
+template <template <typename...> typename Pointer, typename T, typename... Rest>
+inline constexpr bool kIsArrayHandle<Pointer<T, Rest...>> = std::is_array_v<T>;
+
 template <typename H>
 inline constexpr OwnerTest kOwnerTest = {&kTypeTag<typename OwnerFamily<H>::Strong>,
                                          &OwnerFamily<H>::IsOwner};

@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "weakcache/cache/internal/core/load_receivers.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/weakref/ref.h"

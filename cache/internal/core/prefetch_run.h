@@ -130,7 +130,7 @@ class PrefetchRun final
       case Step::kLoaded:
         if (MayLoadMore()) Post();
         return;
-      case Step::kPutOff:
+      case Step::kDeferred:
         return;
       case Step::kEnd:
         PostNext();
@@ -151,7 +151,7 @@ class PrefetchRun final
   }
 
   // The result of a task, or of one attempt to load.
-  enum class Step { kLoaded, kPutOff, kEnd };
+  enum class Step { kLoaded, kDeferred, kEnd };
   enum class Start { kStarted, kNotMissing, kNoPermit, kNoRoom };
 
   Step LoadNext() {
@@ -160,7 +160,7 @@ class PrefetchRun final
       if (shared_->ended() || start == Start::kNoRoom) return Step::kEnd;
       if (start == Start::kNoPermit) {
         keep_ = this->shared_from_this();
-        if (loads_.limiter().Defer(*this)) return Step::kPutOff;
+        if (loads_.limiter().Defer(*this)) return Step::kDeferred;
         keep_.reset();
         continue;
       }
