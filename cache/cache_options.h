@@ -236,7 +236,8 @@ struct LargeObjectCacheOptions {
   absl::Duration expire_after_access = absl::InfiniteDuration();
   absl::Duration refresh_after_write = absl::InfiniteDuration();
   RefreshBackoff refresh_backoff = {};
-  // Runs the refreshes that GetOrLoad and Refresh find due: called as `refresh_executor(task)`, it
+  // Runs the refreshes that GetOrLoad and Refresh find due, and the loads of callers with a
+  // soft_timeout: called as `refresh_executor(task)`, it
   // has the task run once, on any thread, while everybody gets the stale object. The loader is then
   // moved or copied into the task and called after GetOrLoad has returned, so whatever it refers to
   // must live until then. Empty: the caller that finds an object stale loads it. A task that runs
@@ -249,10 +250,11 @@ struct LargeObjectCacheOptions {
   // each run. Applies to lives from Loaded, too.
   double expiry_jitter = 0;
   // How long after its expiry an object is still handed out by GetOrLoad, GetOrLoadAsync and GetAll
-  // if the load of a new one fails, for whatever reason but the caller's own stop token. Nothing
-  // else finds it. During that time it is evicted in its turn, while other expired objects are
-  // evicted first. Such requests count as misses, and in stale_served of CacheStats. With
-  // `failure_ttl`, only some of them ask the source.
+  // if the load of a new one fails, for whatever reason but the caller's own stop token, or takes
+  // longer than the caller's soft_timeout (load_options.h). Nothing else finds it. During that time
+  // it is evicted in its turn, while other expired objects are evicted first. Such requests count
+  // as misses, and in stale_served of CacheStats. With `failure_ttl`, only some of them ask the
+  // source.
   absl::Duration stale_if_error = absl::ZeroDuration();
   // Returns for how long the failure of a load is kept, given its status: requests for the key get
   // the failure at once meanwhile, and no loader is called. Zero or less: not at all. Exceptions

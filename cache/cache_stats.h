@@ -58,7 +58,7 @@ struct CacheStats {
   uint64_t loads = 0;          // loads that have ended, well or not
   uint64_t load_failures = 0;  // those of them that gave no object
   // Misses that got a failure which was kept (`failure_ttl`), and misses that got an expired object
-  // because there was no other (`stale_if_error`).
+  // because there was no other (`stale_if_error`), or not in time (`soft_timeout`).
   uint64_t failures_served = 0;
   uint64_t stale_served = 0;
   absl::Duration load_time;  // of all loads, added up, also of those at the same time

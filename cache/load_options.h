@@ -22,6 +22,7 @@
 #include <chrono>
 #include <cstdint>
 
+#include "absl/time/time.h"
 #include "weakcache/cache/internal/creation/stop_token.h"
 
 namespace weakcache {
@@ -38,6 +39,14 @@ struct LoadOptions {
   // it. With a deadline in the past, a caller gets what is cached, and waits for nothing. An
   // asynchronous request looks at it when it is made, and when its task begins.
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+  // How long a caller that could have an expired object instead (`stale_if_error`) waits for the
+  // new one: after that, or at an earlier deadline, it gets the expired one, and the load goes on
+  // and its object is cached. With a `refresh_executor` GetOrLoad makes such a load a task of that,
+  // as a refresh is; without one, or with a loader that can't be moved or copied, a caller leaves
+  // other threads' loads and the waits for a permit and for room, as GetAll always does, but not
+  // its own loader. Zero: it waits for nothing. The asynchronous forms, which have no timer, ignore
+  // this.
+  absl::Duration soft_timeout = absl::InfiniteDuration();
   // A std::stop_token: when its stop is requested the caller leaves in the same way, and gets
   // Cancelled. (An empty class with libc++ before version 18.)
   //

@@ -25,6 +25,7 @@
 #include "weakcache/cache/concurrent_weak_value_map.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/load_completion.h"
+#include "weakcache/cache/load_options.h"
 #include "weakcache/cache/loaded.h"
 #include "weakcache/cache/object_info.h"
 #include "weakcache/cache/prefetch_options.h"
@@ -129,6 +130,14 @@ TEST(GuideTest, SourceDown) {
   EXPECT_FALSE(images->GetOrLoad("no_such_file.png", DecodeImage).ok());
   EXPECT_FALSE(images->GetOrLoad("no_such_file.png", [] { return Image{"new"}; }).ok());
   EXPECT_EQ(images->Stats().failures_served, 1u);
+  images->Put("news.png", weakcache::Loaded<Image>{.object = Image{"old"},
+                                                   .expires_after = absl::ZeroDuration()});
+  // snippet: soft_timeout
+  weakcache::LoadOptions patient;
+  patient.soft_timeout = absl::Milliseconds(50);
+  absl::StatusOr<weakcache::Ref<Image>> image = images->GetOrLoad("news.png", DecodeImage, patient);
+  // end
+  EXPECT_TRUE(image.ok());
 }
 
 TEST(GuideTest, Refresh) {

@@ -119,6 +119,7 @@ CACHE_TESTS = [
     "tests/cache/large_object_cache_completion_end_test",
     "tests/cache/large_object_cache_prefetch_test",
     "tests/cache/large_object_cache_waiting_test",
+    "tests/cache/large_object_cache_soft_timeout_test",
     "tests/cache/large_object_cache_reentrancy_test",
     "tests/cache/large_object_cache_end_test",
     "tests/cache/concurrent_creation_circle_test",

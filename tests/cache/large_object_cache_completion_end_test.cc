@@ -125,7 +125,7 @@ TEST_F(CompletionEndTest, DeferredAsksEndToo) {
   EXPECT_EQ(CodeOf(results[0]), absl::StatusCode::kAborted);
   for (size_t i = 1; i < 4; ++i) {
     EXPECT_EQ(results[i]->status(),
-              absl::AbortedError("the cache has ended before there was a permit to load"));
+              absl::AbortedError("the cache has ended before the load could begin"));
   }
   stop.request_stop();  // finds nothing
 }

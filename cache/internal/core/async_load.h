@@ -75,6 +75,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
     Task(const Task&) = delete;
     Task& operator=(const Task&) = delete;
     ~Task() { Fail(nullptr); }
+    // Lets the task neither run nor fail from now on: its load ends with the cache.
+    void Disown() { Claim(); }
     void Run() {
       if (Claim()) load_->RunTask();
     }
@@ -128,6 +130,20 @@ class AsyncLoad : public Loads::Flights::Continuation,
 
   Loads& loads() { return loads_; }
   PendingCompletions& pending() { return pending_; }
+  // Leaves the flight, as the stop callback, or at the cache's end.
+  void LeaveIfWaiting() {
+    Departure departure;
+    Leave(departure);
+  }
+  // Ends the ask's task, which has not begun, because the cache ends.
+  void EndUnrun() {
+    if (!Claim()) return;
+    Outcome outcome;
+    outcome.status = NoThrowStatus(absl::StatusCode::kAborted,
+                                   "the cache has ended before the load could begin");
+    EndWithoutRun(std::move(outcome), [] {});
+  }
+
   K& key() { return key_; }
   const LoadOptions& options() const { return options_; }
   const typename Loads::KeyLocation& location() const { return location_; }
@@ -305,14 +321,6 @@ class AsyncLoad : public Loads::Flights::Continuation,
       drop_error_ = std::move(error);
     });
   }
-  // Ends the ask's task, which will not run, because it is deferred and the cache ends.
-  void EndDeferred() {
-    if (!Claim()) return;
-    Outcome outcome;
-    outcome.status = NoThrowStatus(absl::StatusCode::kAborted,
-                                   "the cache has ended before there was a permit to load");
-    EndWithoutRun(std::move(outcome), [] {});
-  }
   // Calls `on_end()` under the shard's lock, unless the flight has been taken over.
   template <typename OnEnd>
   void EndWithoutRun(Outcome outcome, const OnEnd& on_end) {
@@ -371,16 +379,11 @@ class AsyncLoad : public Loads::Flights::Continuation,
   void PostAgain() override {
     const std::shared_ptr<AsyncLoad> self = std::move(keep_deferred_);
     if (!wanted()) return;
-    if (pending_.ends()) return EndDeferred();
+    if (pending_.ends()) return EndUnrun();
     CatchErrors([&] { PostTask(std::make_shared<Task>(self)); },
                 [&] { Drop(std::current_exception()); });
   }
 
-  // Leaves the flight, as the stop callback.
-  void LeaveIfWaiting() {
-    Departure departure;
-    Leave(departure);
-  }
   void Leave(Departure& departure) {
     if (shared_->ended()) return;  // by the user code that stops this, on this thread
     std::optional<TaskCount::Running> leaving;

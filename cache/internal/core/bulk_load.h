@@ -67,7 +67,9 @@ class BulkLoad {
 
   BulkLoad(Loads& loads, absl::Span<const K> keys, Loader& loader, const LoadRequest& request)
       : wait_(request.options.deadline, request.options.stop_token),
-        options_{.deadline = request.options.deadline, .stop_token = request.options.stop_token},
+        options_{.deadline = request.options.deadline,
+                 .soft_timeout = request.options.soft_timeout,
+                 .stop_token = request.options.stop_token},
         request_{options_, request.source},
         loads_(loads),
         store_(loads.store()),
@@ -80,7 +82,7 @@ class BulkLoad {
     for (size_t i = 0; i < keys_.size(); ++i) missing_.push_back(i);
     LookUpMissing();
     if (!missing_.empty()) LoadMissing();
-    for (const size_t index : others_) results_[index] = LoadOther(keys_[index]);
+    for (const size_t index : others_) results_[index] = LoadOther(index);
     ServeStale();
     return std::move(results_);
   }
@@ -332,8 +334,9 @@ class BulkLoad {
   }
 
   // Returns the object under a key that another thread was loading, perhaps in vain.
-  Result LoadOther(const K& key) {
+  Result LoadOther(size_t index) {
     if (shared_->ended()) return CacheHasEnded();
+    const K& key = keys_[index];
     if (Ref<V> found = store_.GetIfPresent(key); found.get() != nullptr) return found;
     if (shared_->ended()) return CacheHasEnded();
     store_.counters().CountMiss();
@@ -348,7 +351,9 @@ class BulkLoad {
       return std::move(values->front());
     };
     LoaderRef<V, K, decltype(loader)&> any(loader);
-    return loads_.Load(store_.shards().Locate(lookup), lookup, key, any.erased(), request_,
+    LoadRequest request = request_;
+    if (stale_.contains(index)) request.patience = PatienceOf(options_);
+    return loads_.Load(store_.shards().Locate(lookup), lookup, key, any.erased(), request,
                        IfOtherFails::kLoad);
   }
   static absl::Status WrongCount(size_t objects, size_t keys) {

@@ -10,7 +10,9 @@
 //   * There is no object: a failure that is kept under the key is the result; or else the object is
 //     loaded, in the call (cache_loads.h) or in a task (async_load.h).
 //   * The object has expired, but is kept for loads that fail: the same, and if the load fails, the
-//     caller gets the expired object, unless it was cancelled.
+//     caller gets the expired object, unless it was cancelled. If the caller has a soft timeout,
+//     and there is an executor, the load is a task, and the caller waits for that long
+//     (background_load.h).
 //
 // Finding, refreshing or removing an object may run user code that ends the cache: then the result
 // is CacheHasEnded(), and nothing of the cache is used any more.
@@ -18,8 +20,10 @@
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_ASKS_H_
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -27,13 +31,18 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "weakcache/cache/internal/core/async_load.h"
+#include "weakcache/cache/internal/core/background_load.h"
 #include "weakcache/cache/internal/core/cache_loads.h"
 #include "weakcache/cache/internal/core/cache_refresh.h"
 #include "weakcache/cache/internal/core/completion_loader.h"
 #include "weakcache/cache/internal/core/load_failures.h"
+#include "weakcache/cache/internal/core/load_receivers.h"
 #include "weakcache/cache/internal/core/prefetch_run.h"
 #include "weakcache/cache/internal/core/refresh_task.h"
+#include "weakcache/cache/internal/creation/bounded_wait.h"
+#include "weakcache/cache/internal/creation/stop_token.h"
 #include "weakcache/cache/internal/loading/any_loader.h"
+#include "weakcache/cache/internal/loading/awaited_outcome.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/load_task.h"
@@ -73,6 +82,7 @@ class CacheAsks {
     }
     pending_.EndAll();
     refresh_.CloseTasks();
+    while (const auto load = background_loads_->TakeFirst()) load->EndWithCache();
     tasks_.AwaitReturns();
   }
 
@@ -278,18 +288,15 @@ class CacheAsks {
     return loads_.Load(location, lookup, std::forward<Key>(key), loader, request,
                        IfOtherFails::kFail, absent_as_of);
   }
-  // Does the same; if the load fails, the result is an expired object, unless the caller is
-  // cancelled.
+  // Does the same; if the load fails, or takes too long, the result is an expired object, unless
+  // the caller is cancelled.
   template <typename Lookup, typename Key, typename Made>
   [[gnu::noinline]] Result LoadOrServeStale(const KeyLocation& location, const Lookup& lookup,
                                             Key&& key, AnyLoader<K, Made>& loader,
                                             const LoadRequest& request, Ref<V> stale) {
     const auto shared = store_.shared();  // the load's user code may end the cache
     Result result = CatchErrors(
-        [&] {
-          return LoadUnlessFailed(location, lookup, std::forward<Key>(key), loader, request,
-                                  kNeverProvedAbsent);
-        },
+        [&] { return LoadWithPatience(location, lookup, std::forward<Key>(key), loader, request); },
         [&] {
           if (request.options.stop_token.stop_requested()) Rethrow();
           return Result(absl::UnknownError("the load threw"));
@@ -298,6 +305,52 @@ class CacheAsks {
     shared->counters.CountStaleServed();
     return stale;
   }
+  // Does LoadUnlessFailed for a caller that has an expired object: it leaves after its soft
+  // timeout. Leaves the load to the executor, if there is one.
+  template <typename Lookup, typename Key, typename Made>
+  Result LoadWithPatience(const KeyLocation& location, const Lookup& lookup, Key&& key,
+                          AnyLoader<K, Made>& loader, const LoadRequest& asked) {
+    const LoadRequest request{asked.options, asked.source, PatienceOf(asked.options)};
+    if constexpr (std::is_move_constructible_v<K>) {  // a task owns the key
+      const bool leaves = request.patience != kEndlessPatience;
+      if (leaves && refresh_executor_ != nullptr && loader.can_outlive_call()) {
+        BoundedWait wait(asked.options.deadline, asked.options.stop_token, request.patience);
+        if (wait.ended()) return HasLeft(wait);
+        typename LoadFailures<Store>::Held held_failures;
+        absl::Status failure = loads_.failures().Find(location, lookup, held_failures);
+        if (!failure.ok()) return failure;
+        return LoadInBackground(std::forward<Key>(key), loader, asked.options, wait);
+      }
+    }
+    return LoadUnlessFailed(location, lookup, std::forward<Key>(key), loader, request,
+                            kNeverProvedAbsent);
+  }
+  // Has the executor load an object, and waits for it. If the wait ends before, the load goes on,
+  // unless the caller is cancelled: then it has left, as any asynchronous ask.
+  template <typename Key, typename Made>
+  Result LoadInBackground(Key&& key, AnyLoader<K, Made>& loader, const LoadOptions& options,
+                          BoundedWait& wait) {
+    const auto awaited = std::make_shared<AwaitedOutcome<V>>();
+    StopSource cancel{kNoStopState};
+    if (options.stop_token.stop_possible()) cancel = StopSource();
+    LoadOptions of_load;
+    of_load.weight_estimate = options.weight_estimate;
+    of_load.stop_token = cancel.get_token();
+    const auto load = std::make_shared<BackgroundLoad<Loads, Made>>(
+        loads_, tasks_, pending_, std::forward<Key>(key), loader.ForTask(), of_load,
+        typename BackgroundLoad<Loads, Made>::Surroundings{refresh_executor_, refresh_.tasks(),
+                                                           background_loads_, awaited});
+    load->Start();
+    std::optional<LoadOutcome<V>> outcome = awaited->Await(wait);
+    if (!outcome.has_value()) {
+      if (wait.cancelled()) cancel.request_stop();
+      return HasLeft(wait);
+    }
+    if (outcome->error != nullptr) std::rethrow_exception(outcome->error);
+    if (!outcome->status.ok()) return std::move(outcome->status);
+    if (outcome->object.get() == nullptr) return ThreadHasEnded();
+    return std::move(outcome->object);
+  }
 
   Loads& loads_;
   Store& store_;
@@ -305,6 +358,8 @@ class CacheAsks {
   const std::shared_ptr<const Executor> refresh_executor_;  // null if there is none
   TaskCount tasks_;
   PendingCompletions pending_;
+  // Those whose tasks the executor has.
+  const std::shared_ptr<BackgroundLoads> background_loads_ = std::make_shared<BackgroundLoads>();
 };
 
 }  // namespace weakcache::internal

@@ -7,7 +7,8 @@
 //      the key. It waits for that flight's outcome, which is then its own, or else it enters a
 //      flight of its own. If nothing else is being loaded in the shard this takes no lock.
 //      It leaves that wait, or the one of step 2, when its caller's deadline comes or its stop
-//      token says so. The caller of a failed load whose own wait has ended does not fail the
+//      token says so; or when it has waited for as long as its soft timeout, if it has an expired
+//      object. The caller of a failed load whose own wait has ended does not fail the
 //      others: they go through step 1 again, so that one of them loads.
 //   2. With an estimate, bytes of the budget are reserved for the object before the flight begins;
 //      and a permit is acquired with the flight, if the number of loads is limited. A thread that
@@ -188,8 +189,8 @@ class CacheLoads {
                                 QueuedRun* run = nullptr) {
     // Destroyed in reverse order: what others wait for ends before user code runs.
     BoundedWait asker(request.options.deadline, request.options.stop_token);
-    std::optional<BoundedWait> unbounded;  // of a task, which no caller waits for
-    BoundedWait& wait = run == nullptr ? asker : unbounded.emplace(SteadyTime::max(), StopToken());
+    std::optional<BoundedWait> other_wait;
+    BoundedWait& wait = WaitOf(request, run, asker, other_wait);
     StoppableCall call(asker, request);
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
@@ -353,6 +354,7 @@ class CacheLoads {
       if (is_limited) queue->BeforeLookUp();
       const auto may_start = [&] { return !ended && reserved && permit.TryAcquire(); };
       const auto before_wait = [&] {
+        wait.BeginWait();
         reservation.Release();
         reserved = needs_no_reservation;
       };
@@ -387,6 +389,15 @@ class CacheLoads {
   }
 
  private:
+  // Returns the wait of a load for what others do. The asker's, who may run the loader, has no end
+  // by its patience: if the load fails after that, the failure is everybody's.
+  static BoundedWait& WaitOf(const LoadRequest& request, const QueuedRun* run, BoundedWait& asker,
+                             std::optional<BoundedWait>& other) {
+    // No caller waits for a task.
+    if (run != nullptr) return other.emplace(SteadyTime::max(), StopToken());
+    if (request.patience == kEndlessPatience) return asker;
+    return other.emplace(request.options.deadline, request.options.stop_token, request.patience);
+  }
   template <typename Lookup>
   auto MatchingNow(const Lookup& lookup) const {
     return store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
@@ -450,7 +461,7 @@ class CacheLoads {
     // Waits until there is room. If the object may have come meanwhile, or the caller has to leave,
     // returns kNone, and look_again() is true; any other kNone says that the time is over. User
     // code may run while this thread is not in the queue.
-    Room GetRoom(uint64_t weight, Reservation& reservation, const BoundedWait& wait) {
+    Room GetRoom(uint64_t weight, Reservation& reservation, BoundedWait& wait) {
       look_again_ = false;
       if (!shared_->hard_limit.HasWaiters()) {
         const Room room = reservation.GetRoom(weight, store_.freshness().RoughNow());
@@ -485,7 +496,8 @@ class CacheLoads {
       }
       return true;
     }
-    ByteLimit::Waiter::Event Await(const BoundedWait& wait) {
+    ByteLimit::Waiter::Event Await(BoundedWait& wait) {
+      wait.BeginWait();
       const WakeIfCancelled wake(wait, [this] { waiter_.Interrupt(); });
       return waiter_.Await(std::min(*deadline_, wait.deadline()));
     }
@@ -514,7 +526,7 @@ class CacheLoads {
   // Returns false if the caller has to look for the object again. User code runs; if it ends the
   // cache, returns Aborted.
   absl::StatusOr<bool> ReserveBytes(uint64_t weight, bool for_budget, Reservation& reservation,
-                                    std::optional<RoomQueue>& queue, const BoundedWait& wait) {
+                                    std::optional<RoomQueue>& queue, BoundedWait& wait) {
     using Room = typename Reservation::Room;
     if (queue.has_value()) {
       const Room room = queue->GetRoom(weight, reservation, wait);

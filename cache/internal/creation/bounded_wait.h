@@ -7,6 +7,7 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_CREATION_BOUNDED_WAIT_H_
 #define WEAKCACHE_CACHE_INTERNAL_CREATION_BOUNDED_WAIT_H_
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <optional>
@@ -21,6 +22,9 @@ namespace weakcache::internal {
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
+// The patience of a caller that has nothing else than what it waits for.
+inline constexpr std::chrono::nanoseconds kEndlessPatience = std::chrono::nanoseconds::max();
+
 // A wait without an end of its own.
 struct UnboundedWait {
   static constexpr bool ended() { return false; }
@@ -34,8 +38,10 @@ struct UnboundedWait {
 // callbacks of a factory that this call has been the last to wait for.
 class BoundedWait {
  public:
-  BoundedWait(SteadyTime deadline, StopToken token)
-      : deadline_(deadline), token_(std::move(token)) {}
+  // A caller with `patience` leaves so long after its first BeginWait, too.
+  BoundedWait(SteadyTime deadline, StopToken token,
+              std::chrono::nanoseconds patience = kEndlessPatience)
+      : deadline_(deadline), patience_(patience), token_(std::move(token)) {}
   BoundedWait(const BoundedWait&) = delete;
   BoundedWait& operator=(const BoundedWait&) = delete;
   ~BoundedWait() {
@@ -50,11 +56,21 @@ class BoundedWait {
   SteadyTime deadline() const { return deadline_; }
   const StopToken& stop_token() const { return token_; }
 
+  // Has to be called before the thread sleeps for the first time; may be called again.
+  void BeginWait() {
+    if (patience_ == kEndlessPatience) [[likely]]
+      return;
+    const SteadyTime now = std::chrono::steady_clock::now();
+    if (patience_ < SteadyTime::max() - now) deadline_ = std::min(deadline_, now + patience_);
+    patience_ = kEndlessPatience;
+  }
+
   // Lets the destructor stop a factory. Allocates nothing, so that it may be called under a lock.
   void StopLater(StopSource source) { to_stop_ = std::move(source); }
 
  private:
-  const SteadyTime deadline_;
+  SteadyTime deadline_;
+  std::chrono::nanoseconds patience_;  // until the wait begins
   const StopToken token_;
   StopSource to_stop_{kNoStopState};
 };

@@ -3,11 +3,14 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_STOPPABLE_LOADER_H_
 #define WEAKCACHE_CACHE_INTERNAL_LOADING_STOPPABLE_LOADER_H_
 
+#include <algorithm>
+#include <chrono>
 #include <functional>
 #include <optional>
 #include <type_traits>
 #include <utility>
 
+#include "absl/time/time.h"
 #include "weakcache/cache/internal/creation/bounded_wait.h"
 #include "weakcache/cache/internal/creation/stop_token.h"
 #include "weakcache/cache/load_options.h"
@@ -27,7 +30,15 @@ struct LoadRequest {
   const LoadOptions& options;
   // Of a loader that takes a token, or null: the load puts its own source there.
   StopSource* source = nullptr;
+  // How long the caller waits for what others do, because it can have an expired object instead.
+  std::chrono::nanoseconds patience = kEndlessPatience;
 };
+
+// Returns the patience of a caller that can have an expired object instead of a new one.
+inline std::chrono::nanoseconds PatienceOf(const LoadOptions& options) {
+  if (options.soft_timeout == absl::InfiniteDuration()) return kEndlessPatience;
+  return absl::ToChronoNanoseconds(std::max(options.soft_timeout, absl::ZeroDuration()));
+}
 
 // The call of a loader, or of a bulk loader, that those who wait for its load may stop, if the
 // loader takes a token. Declare it before flights and permits, and after `wait`.
