@@ -21,6 +21,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 
 #include "absl/time/time.h"
 #include "weakcache/cache/internal/creation/stop_token.h"
@@ -54,6 +55,10 @@ struct LoadOptions {
   // on whose thread the loader runs. If the loader fails because that caller's stop or deadline has
   // come, the other callers do not: one of them calls its own loader, and the others wait on.
   internal::StopToken stop_token = {};
+  // The group of the object that is loaded, a number below 65536: InvalidateGroup makes all objects
+  // of a group stale. A hit does not change its object's group. Empty: none; a refresh keeps the
+  // old object's.
+  std::optional<uint32_t> group = {};
 };
 
 }  // namespace weakcache

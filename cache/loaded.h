@@ -46,6 +46,10 @@ struct Loaded {
   // has measured; an object that is put is valued as if its load had taken as long as others
   // lately, but its hits are not counted as time saved.
   std::optional<absl::Duration> load_time = {};
+  // The object's group: see LoadOptions::group, in whose place it holds if a loader returns it. But
+  // InvalidateGroup can't find a load under way by it: such a load's object is not cached, but
+  // callers who join the load until its end get it.
+  std::optional<uint32_t> group = {};
 };
 
 }  // namespace weakcache

@@ -18,6 +18,7 @@
 #define WEAKCACHE_CACHE_PREFETCH_OPTIONS_H_
 
 #include <cstdint>
+#include <optional>
 
 #include "weakcache/cache/internal/creation/stop_token.h"
 
@@ -34,6 +35,8 @@ struct PrefetchOptions {
   // the object under way, its loader's own std::stop_token fires. (An empty class with libc++
   // before version 18.)
   internal::StopToken stop_token = {};
+  // The group of the objects that are loaded: see LoadOptions.
+  std::optional<uint32_t> group = {};
 };
 
 }  // namespace weakcache

@@ -13,7 +13,7 @@ enum class RemovalCause : uint8_t {
   kBudget,       // others needed its bytes
   kExpired,      // its time was up: see expire_after_write and expire_after_access
   kReplaced,     // its key got another object
-  kInvalidated,  // Invalidate, InvalidateIf or Clear removed it
+  kInvalidated,  // Invalidate, InvalidateIf, InvalidateGroup or Clear removed it
   kDied,         // its last user let it go, and the cache did not retain it
 };
 inline constexpr size_t kRemovalCauses = 5;

@@ -175,6 +175,22 @@ TEST(GuideTest, Change) {
   EXPECT_EQ(images.Get("cover.png"), nullptr);
 }
 
+TEST(GuideTest, Group) {
+  Images images = NewCache();
+  const auto load_cover = [] { return Image{"cover"}; };
+  // snippet: group
+  constexpr uint32_t kCovers = 1;
+  weakcache::LoadOptions options;
+  options.group = kCovers;
+  absl::StatusOr<weakcache::Ref<Image>> cover = images.GetOrLoad("cover.png", load_cover, options);
+  images.Put("back.png", weakcache::Loaded<Image>{.object = Image{"back"}, .group = kCovers});
+  images.InvalidateGroup(kCovers);  // finds neither "cover.png" nor "back.png" any more
+  // end
+  EXPECT_EQ(images.Get("cover.png"), nullptr);
+  EXPECT_EQ(images.Get("back.png"), nullptr);
+  EXPECT_NE(images.GetOrLoad("cover.png", load_cover, options).value(), *cover);
+}
+
 TEST(GuideTest, Time) {
   // snippet: time
   Images::Options options;

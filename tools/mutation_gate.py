@@ -114,6 +114,8 @@ CACHE_TESTS = [
     "tests/cache/large_object_cache_bulk_test",
     "tests/cache/large_object_cache_failures_test",
     "tests/cache/large_object_cache_freshness_test",
+    "tests/cache/large_object_cache_groups_race_test",
+    "tests/cache/large_object_cache_groups_test",
     "tests/cache/large_object_cache_async_test",
     "tests/cache/large_object_cache_completion_test",
     "tests/cache/large_object_cache_completion_end_test",

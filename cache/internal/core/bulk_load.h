@@ -69,7 +69,8 @@ class BulkLoad {
       : wait_(request.options.deadline, request.options.stop_token),
         options_{.deadline = request.options.deadline,
                  .soft_timeout = request.options.soft_timeout,
-                 .stop_token = request.options.stop_token},
+                 .stop_token = request.options.stop_token,
+                 .group = request.options.group},
         request_{options_, request.source},
         loads_(loads),
         store_(loads.store()),
@@ -225,7 +226,7 @@ class BulkLoad {
     }
     Part& started = *parts_.emplace_back(std::move(part));
     store_.MakePayload(started.location, started.prepared, keys_[index]);
-    started.flight.SetKey(&started.prepared.payload().key);
+    store_.BeginLoad(started.flight, started.prepared, options_.group);
     if (FindFailure(index)) {
       started.outcome.status = results_[index].status();
       Loads::EndFlight(started.completion, ending.removals);
@@ -314,7 +315,7 @@ class BulkLoad {
       } else {
         part.outcome.abandoned = ending.call.abandoned();
         if (part.outcome.abandoned) continue;
-        loads_.failures().Keep(part.location, part.flight, part.prepared.payload().key,
+        loads_.failures().Keep(part.location, part.flight, part.prepared.cold(),
                                part.outcome.status, held_failures_);
       }
     }

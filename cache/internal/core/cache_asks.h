@@ -114,7 +114,7 @@ class CacheAsks {
                                [&](auto& any, const LoadRequest&) {
                                  return RefreshEntry(location, outcome.entry(),
                                                      std::forward<Key>(key), any,
-                                                     options.weight_estimate, found);
+                                                     RefreshTerms(options), found);
                                })
         .status();
   }
@@ -236,7 +236,7 @@ class CacheAsks {
       const bool is_hit = store_.RecordHit(outcome);  // user code may run and end the cache
       if (is_hit && !shared->ended() && store_.freshness().ClaimRefresh(*outcome.entry())) {
         Result fresh = RefreshEntry(location, outcome.entry(), std::forward<Key>(key), loader,
-                                    request.options.weight_estimate, found);
+                                    RefreshTerms(request.options), found);
         if (fresh.ok()) return fresh;
       }
       if (is_hit) return found;
@@ -257,25 +257,24 @@ class CacheAsks {
   // there is an executor, and then returns that.
   template <typename Key, typename Made>
   Result RefreshEntry(const KeyLocation& location, Entry* entry, Key&& key,
-                      AnyLoader<K, Made>& loader, uint64_t estimate, const Ref<V>& found) {
+                      AnyLoader<K, Made>& loader, const RefreshTerms& terms, const Ref<V>& found) {
     if constexpr (std::is_move_constructible_v<K>) {  // a task owns the key
       const auto executor = refresh_executor_;        // the cache may end in the call
       if (executor != nullptr && loader.can_outlive_call()) {
-        if (!refresh_.Post(location, entry, std::forward<Key>(key), loader, estimate, *executor)) {
+        if (!refresh_.Post(location, entry, std::forward<Key>(key), loader, terms, *executor)) {
           return absl::UnavailableError("there is no permit for a refresh, or no task of it");
         }
         return found;
       }
     }
-    return refresh_.Refresh(location, entry, std::forward<Key>(key), loader, estimate);
+    return refresh_.Refresh(location, entry, std::forward<Key>(key), loader, terms);
   }
   // Does the same by the executor of an asynchronous ask.
   template <typename Key, typename Loader, typename Executor>
   void PostRefresh(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
                    Executor&& executor, const LoadOptions& options) {
     WithAnyLoader<V, K>(std::forward<Loader>(loader), options, [&](auto& any, const LoadRequest&) {
-      refresh_.Post(location, entry, std::forward<Key>(key), any, options.weight_estimate,
-                    executor);
+      refresh_.Post(location, entry, std::forward<Key>(key), any, RefreshTerms(options), executor);
     });
   }
   template <typename Lookup, typename Key, typename Made>
@@ -336,6 +335,7 @@ class CacheAsks {
     LoadOptions of_load;
     of_load.weight_estimate = options.weight_estimate;
     of_load.stop_token = cancel.get_token();
+    of_load.group = options.group;
     const auto load = std::make_shared<BackgroundLoad<Loads, Made>>(
         loads_, tasks_, pending_, std::forward<Key>(key), loader.ForTask(), of_load,
         typename BackgroundLoad<Loads, Made>::Surroundings{refresh_executor_, refresh_.tasks(),

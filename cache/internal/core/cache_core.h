@@ -115,6 +115,7 @@ class CacheCore {
   size_t InvalidateIf(Condition& condition) {
     return CacheInvalidation<Store>(store_).InvalidateIf(condition);
   }
+  void InvalidateGroup(uint32_t group) { CacheInvalidation<Store>(store_).InvalidateGroup(group); }
   void Clear() {
     const auto any = [](const K&, const Ref<V>&) { return true; };
     InvalidateIf(any);

@@ -49,7 +49,21 @@ class CacheInvalidation {
     });
     return removed;
   }
-  // Removes all objects that have expired by time, and are not kept for loads that fail.
+  // Does LargeObjectCache::InvalidateGroup. First of all objects: then each load either has begun
+  // afterwards, or is cancelled here, or has entered its object with an earlier stamp.
+  void InvalidateGroup(uint32_t group) {
+    store_.freshness().InvalidateGroup(group);
+    store_.shards().ForEachShard([group](Shard& shard) {
+      {
+        MutexLock lock(shard.table.mutex);
+        shard.flights.CancelGroup(group);
+        shard.refreshes.CancelGroup(group);
+      }
+      LoadFailures<Store>::ForgetGroup(shard, group);
+    });
+  }
+  // Removes all objects that have expired by time, and are not kept for loads that fail; and those
+  // of groups that have been invalidated.
   void RemoveExpired() {
     const Freshness& freshness = store_.freshness();
     const int64_t now = freshness.NowIfNeeded();

@@ -222,7 +222,7 @@ class CacheLoads {
     CatchInto(outcome, [&] {
       const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
       store_.MakePayload(location, prepared, std::forward<Key>(key));
-      flight.SetKey(&prepared.payload().key);
+      store_.BeginLoad(flight, prepared, request.options.group);
       outcome.status =
           MakeUnlessFailed(location, flight, call, prepared.cold(), loader, made, held_failures);
       if (!outcome.status.ok()) return;
@@ -262,7 +262,7 @@ class CacheLoads {
     if (!status.ok()) return status;
     status = Make(entry, loader, made);
     if (status.ok() || call.abandoned()) return status;
-    failures_.Keep(location, flight, entry.key(), status, held);
+    failures_.Keep(location, flight, entry, status, held);
     return status;
   }
   // Runs the loader and the weigher.
@@ -292,7 +292,9 @@ class CacheLoads {
     LoadOutcome<V>& outcome = completion.result;
     const int64_t now = store_.freshness().NowOrWritten(prepared.cold());
     typename Store::MutexLock lock(table.mutex);
-    const bool cancelled = completion.flight->cancelled();
+    // A flight whose group only its loader has named could not be cancelled.
+    const bool cancelled =
+        completion.flight->cancelled() || store_.freshness().IsInvalidated(prepared.cold().group);
     if (!completion.key_is_absent() && (!cancelled || completion.flight->superseded())) {
       present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),
                                  removals.deferred);

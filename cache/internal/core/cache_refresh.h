@@ -70,14 +70,13 @@ class CacheRefresh {
   // claimed the refresh, and holds a reference to the entry's slot.
   template <typename Key, typename Made>
   [[gnu::noinline]] Result Refresh(const KeyLocation& location, Entry* entry, Key&& key,
-                                   AnyLoader<K, Made>& loader, uint64_t estimate) {
+                                   AnyLoader<K, Made>& loader, const RefreshTerms& terms) {
     const auto shared = store_.shared();  // destructors of what was loaded may end the cache
     const ClaimGuard guard{store_.freshness(), *shared, *entry};
     bool has_failed = false;
     Result result = CatchErrors(
         [&] {
-          return LoadAndEnter(location, entry, std::forward<Key>(key), loader, estimate,
-                              has_failed);
+          return LoadAndEnter(location, entry, std::forward<Key>(key), loader, terms, has_failed);
         },
         [&] {
           has_failed = true;
@@ -89,7 +88,8 @@ class CacheRefresh {
   // Does the same in a task. Returns false if there is no free permit, or no task could be posted.
   template <typename Key, typename Made, typename Executor>
   [[gnu::noinline]] bool Post(const KeyLocation& location, Entry* entry, Key&& key,
-                              AnyLoader<K, Made>& loader, uint64_t estimate, Executor&& executor) {
+                              AnyLoader<K, Made>& loader, const RefreshTerms& terms,
+                              Executor&& executor) {
     using Task = RefreshTask<CacheRefresh, Made>;
     std::shared_ptr<Task> task = CatchErrors(
         [&] {
@@ -97,7 +97,7 @@ class CacheRefresh {
             return std::shared_ptr<Task>();
           }
           return std::make_shared<Task>(*this, tasks_, location, entry, std::forward<Key>(key),
-                                        loader.ForTask(), estimate);
+                                        loader.ForTask(), terms);
         },
         [] { return std::shared_ptr<Task>(); });
     if (task == nullptr) {
@@ -160,7 +160,7 @@ class CacheRefresh {
       shard_.refreshes.End(flight_, LoadOutcome<V>());
       return flight_.cancelled();
     }
-    void SetKey(const typename Loads::K& key) { flight_.SetKey(std::addressof(key)); }
+    typename Loads::Flights::Flight& flight() { return flight_; }
 
    private:
     typename Store::Shard& shard_;
@@ -195,7 +195,7 @@ class CacheRefresh {
   // Does Refresh. Returns whether the load has failed, unless this throws.
   template <typename Key, typename Made>
   Result LoadAndEnter(const KeyLocation& location, Entry* entry, Key&& key,
-                      AnyLoader<K, Made>& loader, uint64_t estimate, bool& has_failed) {
+                      AnyLoader<K, Made>& loader, const RefreshTerms& terms, bool& has_failed) {
     constexpr bool kEmbedded = Loads::template kIsEmbedded<Made>;
     // Destroyed in reverse order: the permit is returned before user code runs.
     typename Store::PendingRemovals removals;
@@ -206,12 +206,12 @@ class CacheRefresh {
     Registration refresh(*location.shard, location.hash());
     Reservation reservation(store_.retention());
     LoadPermit permit(loads_.limiter(), &post);
-    if (!AcquirePermit<kEmbedded>(permit, estimate, reservation)) {
+    if (!AcquirePermit<kEmbedded>(permit, terms.weight_estimate, reservation)) {
       return absl::UnavailableError("a refresh waits neither for a permit to load nor for room");
     }
     store_.template Prepare<kEmbedded>(location, prepared, removals, [&] { refresh.Begin(); });
     store_.MakePayload(location, prepared, std::forward<Key>(key));
-    refresh.SetKey(prepared.payload().key);
+    store_.BeginLoad(refresh.flight(), prepared, terms.GroupAfter(*entry));
     absl::Status status = loads_.Make(prepared.cold(), loader, made);
     has_failed = !status.ok();
     if (has_failed) return status;
@@ -235,7 +235,8 @@ class CacheRefresh {
     auto& table = location.shard->table;
     const int64_t now = store_.freshness().NowOrWritten(prepared.cold());
     typename Store::MutexLock lock(table.mutex);
-    const bool cancelled = refresh.End();
+    // As in CacheLoads::EnterLoaded.
+    const bool cancelled = refresh.End() || store_.freshness().IsInvalidated(prepared.cold().group);
     present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),
                                removals.deferred);
     table.PurgeUpTo(Store::Table::kPurgesPerOperation, removals.deferred);

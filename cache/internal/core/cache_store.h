@@ -36,6 +36,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
@@ -52,6 +53,7 @@
 #include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/internal/retention/cache_entry.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
+#include "weakcache/cache/internal/retention/object_groups.h"
 #include "weakcache/cache/internal/retention/retention.h"
 #include "weakcache/cache/internal/stats/load_time.h"
 #include "weakcache/weakref/handle_traits.h"
@@ -322,11 +324,22 @@ class CacheStore {
     prepared.MakePayload(std::in_place, std::forward<AnyKey>(key));
     prepared.cold().SetUp(shared_.get(), location.key_hash);
   }
+  // Begins a load in a prepared slot with a payload: shows its flight to others, and stamps its
+  // entry. In this order, see ObjectGroups::Stamp: either an invalidation of the group finds the
+  // flight, or the load sees what was done before the invalidation.
+  template <typename Flight>
+  void BeginLoad(Flight& flight, PreparedSlot& prepared,
+                 const std::optional<uint32_t>& group) const {
+    if (group.has_value()) flight.SetGroup(*group);
+    flight.SetKey(&prepared.payload().key);
+    prepared.cold().group = freshness_.StampFor(group);
+  }
   // Sets up the entry of a made object before it is entered. If the object was loaded, its load
   // time is set already.
   void SetUp(Entry& entry, uint64_t weight, const ObjectTerms& terms, int64_t now,
              bool loaded = true) const {
     entry.set_object_weight(weight);
+    freshness_.SetGroup(entry, terms.group);
     freshness_.BeginLife(entry, terms, now);
     if (!counts_time_saved_) return;
     if (terms.load_time.has_value()) {
@@ -441,6 +454,7 @@ class CacheStore {
   std::pair<Ref<V>, bool> PutObject(AnyKey&& key, Made& made, const ObjectTerms& terms,
                                     OnEntered& on_entered) {
     constexpr bool kEmbedded = !std::is_same_v<Made, Ref<V>>;
+    const GroupStamp stamp = freshness_.StampFor(terms.group);
     const uint64_t weight = WeightOf(*made, terms);
     Reservation reservation(retention_);
     if (shared_->hard_limit.active()) {
@@ -454,6 +468,7 @@ class CacheStore {
     PendingRemovals removals;
     Prepare<kEmbedded>(location, prepared, removals, [] {});
     MakePayload(location, prepared, std::forward<AnyKey>(key));
+    prepared.cold().group = stamp;
     const int64_t now = freshness_.NowFor(terms);
     SetUp(prepared.cold(), weight, terms, now, /*loaded=*/false);
 
@@ -548,10 +563,12 @@ class CacheStore {
 
   typename Budget::Expiry ExpiryOf(const Entry& entry, int64_t now) const {
     if (!freshness_.needed() || !freshness_.IsExpired(entry, now)) return Budget::Expiry::kNone;
+    if (freshness_.IsInvalidated(entry.group)) return Budget::Expiry::kInvalidated;
     return freshness_.IsRemovable(entry, now) ? Budget::Expiry::kExpiredAndRemovable
                                               : Budget::Expiry::kExpired;
   }
   RemovalCause CauseOf(const Entry& entry, RemovalCause unless_expired, int64_t now) const {
+    if (freshness_.IsInvalidated(entry.group)) return RemovalCause::kInvalidated;
     return freshness_.IsExpired(entry, now) ? RemovalCause::kExpired : unless_expired;
   }
 

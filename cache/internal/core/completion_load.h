@@ -154,7 +154,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     call_.RemoveCaller();
     CatchInto(outcome, [&] {
       store_.MakePayload(location_, *prepared_, std::move(key));
-      flight_.SetKey(&prepared_->payload().key);
+      store_.BeginLoad(flight_, *prepared_, options_.group);
     });
     withdrawal.has_load = true;
     completion.flight = nullptr;
@@ -242,7 +242,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
         [&] {
           Enter(result, present, external, completion, removals);
           if (cause != Cause::kCompletion || result.status.ok() || call_.abandoned()) return;
-          loads_.failures().Keep(location_, flight_, prepared_->payload().key, result.status,
+          loads_.failures().Keep(location_, flight_, prepared_->cold(), result.status,
                                  held_failures);
         },
         [&] { outcome.error = std::current_exception(); });
@@ -269,6 +269,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     }
     store_.template Prepare<!kEmbedded>(location_, external, removals, [] {});
     store_.MakePayload(location_, external, std::as_const(prepared_->payload().key));
+    external.cold().group = prepared_->cold().group;
     EnterInto(external, result.referred, result.terms, present, completion, removals);
   }
   template <typename Made>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// When an object in a cache expires by time, and when it is due for a refresh.
+// When an object in a cache expires, by time or because its group has been invalidated, and when it
+// is due for a refresh.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_FRESHNESS_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_FRESHNESS_H_
 
@@ -10,6 +11,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -17,6 +19,8 @@
 #include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/retention/cache_entry.h"
+#include "weakcache/cache/internal/retention/object_groups.h"
+#include "weakcache/weakref/internal/check.h"
 
 namespace weakcache::internal {
 
@@ -80,6 +84,29 @@ class Freshness {
   // Returns the time for ages that are only reported: if no object may expire, and the user has set
   // no clock, up to 10 ms ago, and several times as fast.
   int64_t RoughNow() const { return needed() || clock_ ? Now() : CoarseNow(); }
+  // Returns the stamp of an object whose load, or Put, names that group, or none. If it names one,
+  // no look-up is fast any more without a look at the object's hot part.
+  GroupStamp StampFor(const std::optional<uint32_t>& group) const {
+    if (!group.has_value()) return groups_->Stamp();
+    CheckGroup(*group, "a load or a Put of a LargeObjectCache");
+    SetNeeded();
+    return groups_->Stamp(*group);
+  }
+  // Puts an object into the group that its maker names, if any, before it is entered.
+  template <typename Entry>
+  void SetGroup(Entry& entry, const std::optional<uint32_t>& group) const {
+    if (!group.has_value()) return;
+    CheckGroup(*group, "a Loaded of a LargeObjectCache");
+    SetNeeded();
+    ObjectGroups::SetGroup(entry.group, *group);
+  }
+  // If there is no memory, throws and changes nothing.
+  void InvalidateGroup(uint32_t group) const {
+    CheckGroup(group, "LargeObjectCache::InvalidateGroup");
+    groups_->Invalidate(group);
+  }
+  bool IsInvalidated(GroupStamp stamp) const { return groups_->IsInvalidated(stamp); }
+
   // Prepares for an object on these terms, before it is entered.
   void PrepareFor(const ObjectTerms& terms) const {
     if (terms.has_life()) SetNeeded();
@@ -155,17 +182,25 @@ class Freshness {
     Arm(entry);
   }
 
+  // Returns whether no look-up may hand the object out.
   template <typename Entry>
   bool IsExpired(const Entry& entry, int64_t now) const {
-    return IsDue(entry.written, now, entry.expires_after.load(std::memory_order_relaxed)) ||
+    return IsInvalidated(entry.group) ||
+           IsDue(entry.written, now, entry.expires_after.load(std::memory_order_relaxed)) ||
            IsDue(entry.accessed, now, expire_after_access_);
   }
-  // Returns whether an object has been expired for longer than it is kept for loads that fail.
+  // Returns whether an object has been expired for longer than it is kept for loads that fail. One
+  // whose group has been invalidated is not kept for them.
   template <typename Entry>
   bool IsRemovable(const Entry& entry, int64_t now) const {
     const int64_t life = entry.expires_after.load(std::memory_order_relaxed);
-    return IsDue(entry.written, now, Sum(life, stale_if_error_)) ||
+    return IsInvalidated(entry.group) || IsDue(entry.written, now, Sum(life, stale_if_error_)) ||
            IsDue(entry.accessed, now, Sum(expire_after_access_, stale_if_error_));
+  }
+  // Returns whether a look-up at this tick need do nothing about an object of a group.
+  template <typename Entry>
+  bool IsFreshInGroup(const Entry& entry, uint32_t tick) const {
+    return entry.group.has_group && !IsInvalidated(entry.group) && tick < FreshUntilByTimes(entry);
   }
   template <typename Entry>
   bool IsRefreshDue(const Entry& entry, int64_t now) const {
@@ -266,7 +301,7 @@ class Freshness {
   // recorded; kNoTick if it never does. Until the end of that tick, and for 10 ms, which are less
   // than another tick, the time that a look-up has read may be that of the tick.
   template <typename Entry>
-  uint32_t FreshUntil(const Entry& entry) const {
+  uint32_t FreshUntilByTimes(const Entry& entry) const {
     const int64_t written = entry.written.load(std::memory_order_seq_cst);
     int64_t life = entry.expires_after.load(std::memory_order_seq_cst);
     if (entry.refresh.available()) {
@@ -278,6 +313,12 @@ class Freshness {
       ticks = std::min(ticks, TicksUntil(accessed, AccessResolution()));
     }
     return static_cast<uint32_t>(ticks);
+  }
+  // Returns the value for CacheKey::fresh_until. A group may be invalidated at any time, so each
+  // look-up has to look at an object that has one.
+  template <typename Entry>
+  uint32_t FreshUntil(const Entry& entry) const {
+    return entry.group.has_group ? 0 : FreshUntilByTimes(entry);
   }
   // Returns how long after one access the next one is recorded.
   int64_t AccessResolution() const {
@@ -291,6 +332,9 @@ class Freshness {
     return std::clamp<uint64_t>(static_cast<uint64_t>(time) >> kTickBits, 1, kNoTick) - 1;
   }
 
+  static void CheckGroup(uint32_t group, const char* call) {
+    Check(group < ObjectGroups::kGroups, call, "a group is a number below 65536");
+  }
   static int64_t InNanoseconds(absl::Duration duration) {
     return std::max(absl::ToInt64Nanoseconds(duration), int64_t{0});
   }
@@ -342,6 +386,8 @@ class Freshness {
   // The latest time that the user's clock has shown, nearly: of two threads at the same time, the
   // later time may be lost. Relaxed: that the clock was set back may be noticed later.
   mutable std::atomic<int64_t> latest_;
+  // Apart, as it is large, and hits use what lies after this object.
+  const std::unique_ptr<ObjectGroups> groups_ = std::make_unique<ObjectGroups>();
 };
 
 }  // namespace weakcache::internal

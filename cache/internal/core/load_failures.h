@@ -6,8 +6,9 @@
 // its loader. So nobody who asks for the key, at the same time or later, calls a loader until the
 // failure is over. Callers also look before they begin a flight, only to save a permit or a task.
 //
-// Entering an object under the key, and invalidating the key, take the failure out, under the
-// shard's lock. Both also cancel the flight of a load under way, which then keeps no failure.
+// Entering an object under the key, and invalidating the key or the group of the load, take the
+// failure out, under the shard's lock. They also cancel the flight of a load under way, which then
+// keeps no failure.
 //
 // Keys and statuses of failures have destructors of the user's. So an operation that takes failures
 // out, or looks at one, passes them to its Held, which outlives its flight and its permit.
@@ -19,6 +20,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -35,6 +37,7 @@ template <typename Store>
 class LoadFailures {
  public:
   using K = typename Store::Key;
+  using Entry = typename Store::Entry;
   using KeyLocation = typename Store::KeyLocation;
   using Flight = typename Store::Flights::Flight;
   using Shard = typename Store::Shard;
@@ -58,10 +61,10 @@ class LoadFailures {
   // Keeps the failure of a load, if the option says so and the load has not been cancelled. Called
   // before its flight ends. Calls the option and the clock, and copies the key; if one of these
   // throws, or there is no memory, the failure is not kept.
-  void Keep(const KeyLocation& location, const Flight& flight, const K& key,
+  void Keep(const KeyLocation& location, const Flight& flight, const Entry& entry,
             const absl::Status& status, Held& held) const {
     if (!ttl_) return;
-    CatchErrors([&] { KeepOrThrow(location, flight, key, status, held); }, [] {});
+    CatchErrors([&] { KeepOrThrow(location, flight, entry, status, held); }, [] {});
   }
 
   // Forgets the failure that is kept under the key, if any.
@@ -76,27 +79,18 @@ class LoadFailures {
   // without a lock.
   template <typename Condition>
   static void ForgetIf(Shard& shard, Condition&& condition) {
-    if (shard.failures.empty()) return;
-    std::vector<Failure> failures;
-    {
-      typename Store::MutexLock lock(shard.table.mutex);
-      failures = shard.failures.All();
-    }
-    std::erase_if(failures, [&](const Failure& failure) { return !condition(failure->key); });
-    Forget(shard, failures);
+    ForgetFailuresIf(shard, [&](const KeptFailure<K>& failure) { return condition(failure.key); });
+  }
+  // Forgets those of loads that named the group.
+  static void ForgetGroup(Shard& shard, uint32_t group) {
+    ForgetFailuresIf(shard, [&](const KeptFailure<K>& failure) { return failure.group == group; });
   }
   // Forgets those that are over.
   void Purge() const {
     store_.shards().ForEachShard([&](Shard& shard) {
       if (shard.failures.empty()) return;
       const int64_t now = store_.freshness().Now();
-      std::vector<Failure> failures;
-      {
-        typename Store::MutexLock lock(shard.table.mutex);
-        failures = shard.failures.All();
-      }
-      std::erase_if(failures, [&](const Failure& failure) { return !failure->IsOver(now); });
-      Forget(shard, failures);
+      ForgetFailuresIf(shard, [&](const KeptFailure<K>& failure) { return failure.IsOver(now); });
     });
   }
 
@@ -127,21 +121,39 @@ class LoadFailures {
     return held.back()->status;
   }
   // Does Keep, but may throw.
-  void KeepOrThrow(const KeyLocation& location, const Flight& flight, const K& key,
+  void KeepOrThrow(const KeyLocation& location, const Flight& flight, const Entry& entry,
                    const absl::Status& status, Held& held) const {
     if constexpr (std::is_copy_constructible_v<K>) {
       const int64_t life = absl::ToInt64Nanoseconds(ttl_(status));
       if (life <= 0) return;
       const int64_t now = store_.freshness().Now();
       const int64_t until = now > INT64_MAX - life ? INT64_MAX : now + life;
+      const K& key = entry.key();
       Reserve(held);
-      held.push_back(
-          std::make_shared<const KeptFailure<K>>(key, location.hash(), status, now, until));
+      held.push_back(std::make_shared<const KeptFailure<K>>(key, location.hash(), status, now,
+                                                            until, GroupOf(entry)));
       Failure& failure = held.back();
       typename Store::MutexLock lock(location.shard->table.mutex);
       if (flight.cancelled()) return;
       location.shard->failures.Insert(failure, store_.shards().MatchingKey(key), now, held);
     }
+  }
+  static std::optional<uint32_t> GroupOf(const Entry& entry) {
+    if (!entry.group.has_group) return std::nullopt;
+    return static_cast<uint32_t>(entry.group.group);
+  }
+  // Forgets those of a shard for which `condition(failure)` is true, which is called without a
+  // lock.
+  template <typename Condition>
+  static void ForgetFailuresIf(Shard& shard, const Condition& condition) {
+    if (shard.failures.empty()) return;
+    std::vector<Failure> failures;
+    {
+      typename Store::MutexLock lock(shard.table.mutex);
+      failures = shard.failures.All();
+    }
+    std::erase_if(failures, [&](const Failure& failure) { return !condition(*failure); });
+    Forget(shard, failures);
   }
   // Removes the failures, under the lock. The caller's pointers keep them until after the unlock.
   static void Forget(Shard& shard, const std::vector<Failure>& failures) {

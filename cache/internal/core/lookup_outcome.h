@@ -74,6 +74,7 @@ class LookupOutcome {
     return !ages_matter_ || tick_ < entry.hot.fresh_until.load(std::memory_order_relaxed);
   }
   [[gnu::noinline]] void RecordSlow(Entry& entry) {
+    if (!weak_ && entry_ == nullptr && freshness_.IsFreshInGroup(entry, tick_)) return;
     if (ages_matter_ && !freshness_.has_own_clock()) now_ = freshness_.Now();
     times_are_doubtful_ = ages_matter_ && freshness_.SeemsToComeFromTheFuture(entry, now_);
     expired_ = freshness_.IsExpired(entry, now_);

@@ -218,7 +218,7 @@ class PrefetchRun final
         [&] {
           const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
           store_.MakePayload(location, prepared, std::move(key));
-          flight.SetKey(&prepared.payload().key);
+          store_.BeginLoad(flight, prepared, options_.group);
           outcome.status = loads_.MakeUnlessFailed(location, flight, call, prepared.cold(), loader,
                                                    made, held_failures);
           if (!outcome.status.ok()) return;

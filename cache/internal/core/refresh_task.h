@@ -7,13 +7,31 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "weakcache/cache/internal/loading/any_loader.h"
 #include "weakcache/cache/internal/loading/background_tasks.h"
+#include "weakcache/cache/load_options.h"
 #include "weakcache/weakref/internal/control_block.h"
 
 namespace weakcache::internal {
+
+// What a refresh takes from the options of its call.
+struct RefreshTerms {
+  explicit RefreshTerms(const LoadOptions& options)
+      : weight_estimate(options.weight_estimate), group(options.group) {}
+
+  // Returns the group of the new object: that of the old one, unless the call names one.
+  template <typename Entry>
+  std::optional<uint32_t> GroupAfter(const Entry& entry) const {
+    if (group.has_value() || !entry.group.has_group) return group;
+    return static_cast<uint32_t>(entry.group.group);
+  }
+
+  const uint64_t weight_estimate;
+  const std::optional<uint32_t> group;
+};
 
 // Owns the claim on the refresh of an entry. Keeps the memory of the entry's slot, but the object
 // only while the task runs, which the cache's end waits for: the object's destructor may use the
@@ -30,11 +48,11 @@ class RefreshTask {
   template <typename Key>
   RefreshTask(Refresh& refresh, std::shared_ptr<BackgroundTasks> tasks, const KeyLocation& location,
               Entry* entry, Key&& key, std::unique_ptr<AnyLoader<K, Made>> loader,
-              uint64_t estimate)
+              const RefreshTerms& terms)
       : refresh_(refresh),
         tasks_(std::move(tasks)),
         location_(location),
-        estimate_(estimate),
+        terms_(terms),
         key_(std::forward<Key>(key)),
         loader_(std::move(loader)),
         slot_(*entry->slot),
@@ -55,7 +73,7 @@ class RefreshTask {
     WithEntry([&] {
       // The entry has left the cache: nobody would find the new object by it.
       if (entry_->refresh.closed()) return;
-      static_cast<void>(refresh_.Refresh(location_, entry_, std::move(key_), *loader_, estimate_));
+      static_cast<void>(refresh_.Refresh(location_, entry_, std::move(key_), *loader_, terms_));
     });
   }
 
@@ -78,7 +96,7 @@ class RefreshTask {
   Refresh& refresh_;  // of the cache, as is the location
   const std::shared_ptr<BackgroundTasks> tasks_;
   const KeyLocation location_;
-  const uint64_t estimate_;
+  const RefreshTerms terms_;
   K key_;
   const std::unique_ptr<AnyLoader<K, Made>> loader_;
   ControlBlock& slot_;  // with a weak reference

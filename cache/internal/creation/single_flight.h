@@ -173,6 +173,11 @@ class SingleFlight {
       // Release pairs with the acquire in Find.
       key_.store(key, std::memory_order_release);
     }
+    // Sets the group of what the flight creates, before it has a key.
+    void SetGroup(uint32_t group) {
+      group_ = group;
+      has_group_ = true;
+    }
     // Sets where those that wait are counted, before others can find the flight. `interest` may be
     // null, and has to stay until the flight has ended.
     void SetInterest(Interest* interest) { interest_ = interest; }
@@ -201,6 +206,9 @@ class SingleFlight {
     bool uncontended_ = false;  // started by StartUncontended
     bool cancelled_ = false;
     bool superseded_ = false;
+    // Both set before the key, and then constant.
+    bool has_group_ = false;
+    uint32_t group_ = 0;
     // Null until the creating thread has made the key; only that thread writes, once.
     typename Policy::template Atomic<const Key*> key_{nullptr};
     QueuedOwner* const owner_ = nullptr;
@@ -341,6 +349,14 @@ class SingleFlight {
       // Acquire, as in Find: a flight that starts uncontended afterwards takes over the spare
       // slots.
       if (flight.key_.load(std::memory_order_acquire) != nullptr) Cancel(flight);
+    });
+  }
+  // Cancels those of a group.
+  void CancelGroup(uint32_t group) {
+    ForEach([this, group](Flight& flight) {
+      // Acquire, as in Find. The group is set before the key.
+      if (flight.key_.load(std::memory_order_acquire) == nullptr) return;
+      if (flight.has_group_ && flight.group_ == group) Cancel(flight);
     });
   }
   // Calls `visit(key)` for each flight that has a key, and a hash whose lowest `bits` bits are

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -19,8 +20,14 @@ namespace weakcache::internal {
 // How a load of the key has failed.
 template <typename K>
 struct KeptFailure {
-  KeptFailure(const K& of_key, uint32_t hash_of_key, absl::Status how, int64_t now, int64_t end)
-      : key(of_key), hash(hash_of_key), status(std::move(how)), since(now), until(end) {}
+  KeptFailure(const K& of_key, uint32_t hash_of_key, absl::Status how, int64_t now, int64_t end,
+              std::optional<uint32_t> of_group)
+      : key(of_key),
+        hash(hash_of_key),
+        status(std::move(how)),
+        since(now),
+        until(end),
+        group(of_group) {}
 
   // Returns whether the failure is over for good.
   bool IsOver(int64_t now) const { return now >= until; }
@@ -34,6 +41,7 @@ struct KeptFailure {
   // Nanoseconds of the cache's clock.
   const int64_t since;
   const int64_t until;
+  const std::optional<uint32_t> group;  // of the load
 };
 
 // The failures of one shard: at most kMost, as they have no weight that the budget could bound. The

@@ -128,6 +128,7 @@ struct ObjectTerms {
   std::optional<absl::Duration> expires_after;
   std::optional<absl::Duration> refresh_after;
   std::optional<absl::Duration> load_time;
+  std::optional<uint32_t> group;
 };
 
 template <typename T>
@@ -138,7 +139,8 @@ inline constexpr bool kIsLoaded<Loaded<Object>> = true;
 template <typename Result>
 ObjectTerms TermsOf(const Result& result) {
   if constexpr (kIsLoaded<Result>) {
-    return {result.weight, result.expires_after, result.refresh_after, result.load_time};
+    return {result.weight, result.expires_after, result.refresh_after, result.load_time,
+            result.group};
   } else {
     return {};
   }

@@ -17,6 +17,7 @@
 #include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/expiry_queue.h"
+#include "weakcache/cache/internal/retention/object_groups.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/internal/slot/payload_description.h"
 #include "weakcache/cache/internal/stats/cache_counters.h"
@@ -379,6 +380,8 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
 
   CacheKey<K, Policy>& hot;
   uint64_t key_hash = 0;
+  // Set when the load begins; its group perhaps only before the slot is entered.
+  GroupStamp group;
   // The counts of the slot, and those of the object. In an embedded slot they are the same.
   ControlBlock* const slot;
   ControlBlock* object = nullptr;

@@ -195,8 +195,9 @@ class Retention {
     bool refused_ = false;
   };
 
-  // Whether an object has expired by time, and whether it is not even kept for loads that fail.
-  enum class Expiry { kNone, kExpired, kExpiredAndRemovable };
+  // Whether an object has expired by time, and whether it is not even kept for loads that fail; or
+  // whether its group has been invalidated.
+  enum class Expiry { kNone, kExpired, kExpiredAndRemovable, kInvalidated };
   // Returns the expiry of an entry by `now`. Must not drop a last reference.
   using ExpiryTest = std::function<Expiry(const Entry&, int64_t now)>;
 
@@ -793,7 +794,7 @@ class Retention {
   bool EvictOldestExpired(Eviction& eviction, PendingRemovals& removals)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     while (Entry* const entry = by_age_.oldest()) {
-      const bool expired = expiry_of_(*entry, removals.now) == Expiry::kExpiredAndRemovable;
+      const bool expired = expiry_of_(*entry, removals.now) >= Expiry::kExpiredAndRemovable;
       if (expired && !IsInUse(*entry)) {
         --eviction.looks;
         Evict(entry, removals);
@@ -923,10 +924,10 @@ class Retention {
     policy_.Evict(entry);
     entry->unused_at_eviction = !IsInUse(*entry);
     // An expired object that is in use stays in the table, so a look-up will remove it as expired.
-    const bool expired =
-        entry->unused_at_eviction && expiry_of_(*entry, removals.now) != Expiry::kNone;
-    if (!expired) figures_.Count(*entry, removals.now);
-    removals.Add(entry, expired ? RemovalCause::kExpired : RemovalCause::kBudget);
+    const Expiry expiry =
+        entry->unused_at_eviction ? expiry_of_(*entry, removals.now) : Expiry::kNone;
+    if (expiry == Expiry::kNone) figures_.Count(*entry, removals.now);
+    removals.Add(entry, CauseOf(expiry));
     if (entry->object->TryReleaseOnlyStrong(removals.deferred)) {
       StopRetaining(entry);
       // So that its death, which follows from the eviction, is neither counted nor reported.
@@ -943,6 +944,10 @@ class Retention {
       entry->SetEvictedInUse(false);
       entry->hot.ownership.SetEvictedUnused();
     }
+  }
+  static RemovalCause CauseOf(Expiry expiry) {
+    if (expiry == Expiry::kNone) return RemovalCause::kBudget;
+    return expiry == Expiry::kInvalidated ? RemovalCause::kInvalidated : RemovalCause::kExpired;
   }
   // Counts an object as evicted in use, unless it is heavier than the budget: then it can't be
   // kept, and nothing else is evicted for its sake.
