@@ -268,6 +268,14 @@ struct LargeObjectCacheOptions {
   // all running loads wait for, may exceed this. A refresh that would have to wait is left for
   // later. 0: no limit.
   size_t max_concurrent_loads = 0;
+  // Samples who takes objects, for Holders: about one object for each so many bytes that are
+  // entered (1: each object; heavier objects than that: each); 0: none. A hit on a sampled object
+  // takes a lock of that object's; other hits do nothing for it. The memory, some 400 bytes for
+  // each sampled object that lives, counts neither for the budget nor in weights.
+  uint64_t holder_sample_bytes = 0;
+  // Whether the call stacks of these look-ups are taken, too, up to 32 frames. That takes some
+  // microseconds, and 2,048 bytes more for each sampled object.
+  bool holder_stacks = false;
 };
 
 }  // namespace weakcache

@@ -39,6 +39,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "weakcache/cache/cache_holders.h"
 #include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/core/cache_core.h"
@@ -349,6 +350,16 @@ class LargeObjectCache {
   // Returns the figures. O(the most entries that the cache has had), as it looks at each object,
   // without a lock.
   [[nodiscard]] CacheStats Stats() const { return core_->Stats(); }
+
+  // Returns who may hold the sampled objects that are in use: see cache_holders.h. Without
+  // options.holder_sample_bytes there are none. O(the most entries that the cache has had), as it
+  // looks at each object, without a lock.
+  [[nodiscard]] CacheHolders Holders() const { return core_->Holders(); }
+  // Calls `visit(key, held)` for each of these objects, with a HeldObject, as ForEach does.
+  template <typename Visit>
+  void ForEachHeld(Visit&& visit) const {
+    core_->ForEachHeld(visit);
+  }
 
   // Returns how many live objects there are, retained or not; exact while no other thread changes
   // the cache. O(shards).

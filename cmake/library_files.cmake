@@ -11,7 +11,9 @@ set(WEAKCACHE_WEAKREF_SOURCES
 )
 
 set(WEAKCACHE_CACHE_SOURCES
+  cache/cache_holders.cc
   cache/cache_stats.cc
+  cache/holder_label.cc
   cache/removal_cause.cc
   cache/status_page.cc
 )
@@ -25,5 +27,6 @@ set(WEAKCACHE_ABSEIL
   statusor
   str_format
   strings
+  symbolize
   time
 )

@@ -8,8 +8,11 @@
 #include <utility>
 
 #include "absl/time/time.h"
+#include "weakcache/cache/cache_holders.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/concurrent_weak_value_map.h"
+#include "weakcache/cache/holder_label.h"
+#include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/weak_interner.h"
 #include "weakcache/cache/weak_key_map.h"
 #include "weakcache/cache/weak_value_map.h"
@@ -167,6 +170,21 @@ std::string Observe(Counting& cache) {
   if (served.hit_ratio() < 0.9) std::cerr << served.ToText();
   if (served.LoadTimeQuantile(0.99) > absl::Seconds(1)) Warn("slow loader");
   return served.ToPrometheus("weakcache", {{"cache", "images"}});
+}
+
+// holder_label.h, cache_holders.h
+TEST(DocumentationTest, Holders) {
+  using Images = weakcache::LargeObjectCache<std::string, Image>;
+  Images::Options options;
+  options.budget_bytes = uint64_t{2} << 30;
+  options.holder_sample_bytes = 1;
+  Images images = *Images::Create(options);
+  static_cast<void>(images.GetOrLoad("cover.png", DecodeImage));
+  WEAKCACHE_HOLDER("renderer");
+  const auto cover = images.Get("cover.png");
+  const weakcache::CacheHolders holders = images.Holders();
+  std::cerr << images.Holders().ToText();
+  EXPECT_NE(holders.ToText().find("renderer: 1 object, 1008 bytes"), std::string::npos);
 }
 
 TEST(DocumentationTest, CacheStats) {

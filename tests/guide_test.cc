@@ -21,8 +21,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "weakcache/cache/cache_holders.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/concurrent_weak_value_map.h"
+#include "weakcache/cache/holder_label.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/load_completion.h"
 #include "weakcache/cache/load_options.h"
@@ -337,6 +339,23 @@ TEST(GuideTest, Prometheus) {
     EXPECT_NE(body.find(std::string("# TYPE weakcache_") + name), std::string::npos) << name;
   }
   EXPECT_NE(body.find("cache=\"covers\""), std::string::npos);
+}
+
+TEST(GuideTest, Holders) {
+  Images::Options options;
+  options.budget_bytes = uint64_t{256} << 20;
+  // snippet: holders
+  options.holder_sample_bytes = uint64_t{4} << 20;
+  Images images = *Images::Create(options);
+  std::vector<weakcache::Ref<Image>> frames;
+  {
+    WEAKCACHE_HOLDER("renderer");
+    frames.push_back(*images.GetOrLoad("cover.png", DecodeImage));
+  }
+  std::cerr << images.Holders().ToText();
+  // end
+  // It may or may not be one of the objects that are chosen.
+  EXPECT_EQ(images.Holders().sample_bytes, uint64_t{4} << 20);
 }
 
 TEST(GuideTest, StatusPage) {

@@ -217,6 +217,16 @@ class ConcurrentTable {
     if (!kNotifies && dead != nullptr) Remove({dead, H()}, deferred);
     return entry;
   }
+  // Returns the slot of an object that the caller holds, or null if it is not in the table.
+  // `refers_to_it(slot)` says whether an external slot does.
+  template <typename Condition>
+  Slot* FindSlotOf(const H& object, uint32_t hash, const Condition& refers_to_it)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    // Every slot in the index has its payload under the lock, unless its object has died.
+    return index_.FindAsWriter(hash, [&](Slot* slot) {
+      return slot->is_external() ? refers_to_it(*slot) : slot == RefAccess::Block(object);
+    });
+  }
 
   // Prepares a free slot, unless one is prepared already. If memory runs out it throws and changes
   // nothing.

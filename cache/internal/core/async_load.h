@@ -36,6 +36,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "weakcache/cache/holder_label.h"
 #include "weakcache/cache/internal/core/cache_loads.h"
 #include "weakcache/cache/internal/core/completion_load.h"
 #include "weakcache/cache/internal/core/completion_loader.h"
@@ -118,6 +119,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
         key_(std::move(key)),
         options_(std::move(options)),
         location_(Locate(store_, key_)),
+        is_sampled_(store_.holder_sampler().active()),
+        holder_label_(is_sampled_ ? HolderLabel::Current() : nullptr),
         flight_(location_.hash(), *this) {}
   ~AsyncLoad() = default;
 
@@ -202,6 +205,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
       present = table.FindLocked(location_.hash(), match, deferred);
       if (present.slot != nullptr) {
         outcome.object = std::move(present.object);
+        lock.unlock();
+        RecordTaken(outcome.object);
         return Asked::kAnswered;
       }
       // If a stop is requested after this look, its callback finds the flight.
@@ -401,7 +406,14 @@ class AsyncLoad : public Loads::Flights::Continuation,
     loads_.limiter().PostNext(post);
   }
   // Removes the stop callback, or waits for it if another thread runs it: it finds nothing to do.
-  void PrepareToComplete() override { stop_callback_.reset(); }
+  void PrepareToComplete(const Outcome& outcome) override {
+    stop_callback_.reset();
+    RecordTaken(outcome.object);
+  }
+  // Records that the asker gets the object, while the cache is certain to be there.
+  void RecordTaken(const Ref<V>& object) const {
+    if (is_sampled_ && !shared_->ended()) store_.RecordTakenBy(holder_label_, location_, object);
+  }
   bool TryAskAnew() override {
     if (dropped_) return false;
     if (IsLate()) {
@@ -471,6 +483,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
   K key_;
   const LoadOptions options_;
   const typename Loads::KeyLocation location_;
+  const bool is_sampled_;  // whether the cache samples who takes objects
+  const char* const holder_label_;
   Flight flight_;  // in the tree while it is queued
   Ref<V> stale_;   // an expired object, or null
   // Guarded by the shard's lock.

@@ -330,6 +330,7 @@ class BulkLoad {
                                                                 removals);
     loads_.EnterLoaded(part.location, part.prepared, part.made, part.present, part.completion,
                        reservation, removals);
+    store_.RecordTaken(part.location, part.outcome.object);
     // Other threads rely on it, and the next part's weigher may take its time.
     removals.FinishEviction();
   }

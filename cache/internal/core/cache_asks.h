@@ -237,7 +237,11 @@ class CacheAsks {
       if (is_hit && !shared->ended() && store_.freshness().ClaimRefresh(*outcome.entry())) {
         Result fresh = RefreshEntry(location, outcome.entry(), std::forward<Key>(key), loader,
                                     RefreshTerms(request.options), found);
-        if (fresh.ok()) return fresh;
+        if (fresh.ok()) {
+          // The object that was found has been recorded as a hit.
+          if (!shared->ended() && *fresh != found) store_.RecordTaken(location, *fresh);
+          return fresh;
+        }
       }
       if (is_hit) return found;
       // The old object need not wait for the new one, unless the load may fail.

@@ -26,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "weakcache/cache/cache_holders.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/core/bulk_load.h"
 #include "weakcache/cache/internal/core/cache_asks.h"
@@ -39,6 +40,7 @@
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
+#include "weakcache/cache/internal/stats/holder_sampler.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/cache/object_info.h"
 #include "weakcache/weakref/internal/check.h"
@@ -243,6 +245,31 @@ class CacheCore {
     return stats;
   }
 
+  // Calls `visit(key, held)` for each sampled object in use.
+  template <typename Visit>
+  void ForEachHeld(Visit& visit) const {
+    const HolderSampler& sampler = store_.holder_sampler();
+    if (!sampler.active()) return;
+    const int64_t now = store_.freshness().RoughNow();
+    store_.shards().ForEach([&](const Entry& entry, const Ref<V>&) {
+      HeldObject held;
+      if (entry.holders == nullptr ||
+          !entry.holders->Describe(*entry.object, OwnReferences(entry), now, held)) {
+        return;
+      }
+      held.weight = entry.own_weight();
+      held.represented_bytes = sampler.RepresentedBytes(held.weight);
+      visit(entry.key(), std::move(held));
+    });
+  }
+  CacheHolders Holders() const {
+    CacheHolders holders;
+    holders.sample_bytes = store_.holder_sampler().sample_bytes();
+    auto add = [&](const K&, HeldObject held) { holders.objects.push_back(std::move(held)); };
+    ForEachHeld(add);
+    return holders;
+  }
+
   // Aborts if the cache is inconsistent. For tests, while no other thread uses the cache. Purges,
   // because entries of dead objects in external slots weigh something until then.
   void CheckInvariantsForTesting() const {
@@ -300,12 +327,13 @@ class CacheCore {
     store_.shards().ForEachShard([](auto& shard) { shard.table.Purge(); });
   }
 
-  // Returns whether others than the cache and the caller hold the object. The cache has a reference
-  // if it retains the object. The caller has one to the slot and one to the object; both are in the
-  // same count if the slot is an embedded one.
+  // Returns how many references to the object a caller has who has one to the slot and one to the
+  // object: both are in the same count if the slot is an embedded one.
+  static size_t OwnReferences(const Entry& entry) { return entry.is_embedded() ? 2 : 1; }
+  // Returns whether others than the cache and such a caller hold the object. The cache has a
+  // reference if it retains the object.
   static bool IsInUse(const Entry& entry) {
-    const size_t own = (entry.retained() ? 1u : 0u) + (entry.is_embedded() ? 2u : 1u);
-    return entry.object->strong_count() > own;
+    return entry.object->strong_count() > OwnReferences(entry) + (entry.retained() ? 1u : 0u);
   }
 
   // Ranks one entry at a time, so that nobody waits for all of them.

@@ -187,6 +187,9 @@ class CacheLoads {
                                 IfOtherFails if_other_fails = IfOtherFails::kFail,
                                 uint64_t absent_as_of = kNeverProvedAbsent,
                                 QueuedRun* run = nullptr) {
+    // User code that runs before the load begins may end the cache.
+    const std::shared_ptr<typename Store::Shared> sampled =
+        store_.holder_sampler().active() ? store_.shared() : nullptr;
     // Destroyed in reverse order: what others wait for ends before user code runs.
     BoundedWait asker(request.options.deadline, request.options.stop_token);
     std::optional<BoundedWait> other_wait;
@@ -212,6 +215,7 @@ class CacheLoads {
     if (start == StartOutcome::kLeft) return HasLeft(wait);
     if (start != StartOutcome::kStarted) {
       if (run != nullptr) return LeaveTask(start, std::move(outcome), *run);
+      if (sampled != nullptr && !sampled->ended()) store_.RecordTaken(location, outcome.object);
       return ResultOfOther(start, std::move(outcome));
     }
     if (run == nullptr) {
@@ -233,7 +237,13 @@ class CacheLoads {
     removals.FinishEviction();
     reservation.Release();
     completion.Complete();
-    if (run != nullptr) run->ended.Prepare();  // the user code that follows may end the cache
+    // The user code that follows may end the cache.
+    if (run == nullptr) {
+      store_.RecordTaken(location, outcome.object);
+      own_ended.Prepare();
+    } else {
+      run->ended.Prepare();
+    }
     if (!outcome.status.ok()) return std::move(outcome.status);
     return std::move(outcome.object);
   }

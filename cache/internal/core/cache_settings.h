@@ -15,6 +15,7 @@
 #include "weakcache/cache/internal/concurrent/sharding.h"
 #include "weakcache/cache/internal/core/check_options.h"
 #include "weakcache/cache/internal/core/freshness.h"
+#include "weakcache/cache/internal/stats/holder_sampler.h"
 
 namespace weakcache::internal {
 
@@ -39,6 +40,7 @@ struct CacheSettings {
   HardLimitSettings hard_limit = {};
   std::function<absl::Duration(const absl::Status&)> failure_ttl = {};
   std::function<void(std::function<void()>)> refresh_executor = {};
+  HolderSampler::Settings holders = {};
 };
 
 // Returns InvalidArgument if an option is bad.
@@ -59,7 +61,8 @@ absl::StatusOr<CacheSettings<K, V>> MakeSettings(LargeObjectCacheOptions<K, V> o
       options.value,
       {options.hard_limit_bytes, options.hard_limit_wait, options.at_hard_limit},
       std::move(options.failure_ttl),
-      std::move(options.refresh_executor)};
+      std::move(options.refresh_executor),
+      {options.holder_sample_bytes, options.holder_stacks}};
 }
 
 }  // namespace weakcache::internal

@@ -43,6 +43,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/time/time.h"
 #include "weakcache/cache/cache_options.h"
+#include "weakcache/cache/holder_label.h"
 #include "weakcache/cache/internal/core/cache_settings.h"
 #include "weakcache/cache/internal/core/cache_shards.h"
 #include "weakcache/cache/internal/core/freshness.h"
@@ -55,6 +56,7 @@
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/object_groups.h"
 #include "weakcache/cache/internal/retention/retention.h"
+#include "weakcache/cache/internal/stats/holder_sampler.h"
 #include "weakcache/cache/internal/stats/load_time.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/check.h"
@@ -97,6 +99,7 @@ class CacheStore {
             settings.freshness.stale_if_error())),
         hard_limit_(settings.hard_limit),
         counts_time_saved_(settings.value == ObjectValue::kTimeSaved),
+        holder_sampler_(settings.holders),
         freshness_(std::move(settings.freshness)),
         shards_(settings.shards, std::move(hash), std::move(equal), shared_),
         weigher_(std::move(settings.weigher)),
@@ -122,6 +125,7 @@ class CacheStore {
   const Freshness& freshness() const { return freshness_; }
   const HardLimitSettings& hard_limit() const { return hard_limit_; }
   CacheCounters& counters() const { return shared_->counters; }
+  const HolderSampler& holder_sampler() const { return holder_sampler_; }
   // Returns the part that tells an operation which goes on after user code whether that has ended
   // the cache.
   const std::shared_ptr<Shared>& shared() const { return shared_; }
@@ -175,8 +179,33 @@ class CacheStore {
   Ref<V> Peek(const AnyKey& key) const {
     const LookupKeyOf<AnyKey> lookup = key;
     const KeyLocation location = shards_.Locate(lookup);
-    return location.shard->table.Find(location.hash(),
-                                      MatchingUnexpired(lookup, freshness_.NowIfNeeded()));
+    Ref<V> found = location.shard->table.Find(location.hash(),
+                                              MatchingUnexpired(lookup, freshness_.NowIfNeeded()));
+    RecordTaken(location, found);
+    return found;
+  }
+
+  // Records, if the object is sampled, that this thread's holder gets it from something else than a
+  // hit. The caller holds the object, if there is one, which may have left the cache. Takes the
+  // shard's lock; runs no user code but the clock.
+  void RecordTaken(const KeyLocation& location, const Ref<V>& object) const {
+    if (holder_sampler_.active()) RecordTakenBy(HolderLabel::Current(), location, object);
+  }
+  // Does the same for a holder with that label. Precondition: the sampler is active.
+  [[gnu::noinline]] void RecordTakenBy(const char* label, const KeyLocation& location,
+                                       const Ref<V>& object) const {
+    if (object.get() == nullptr) return;
+    {
+      MutexLock lock(location.shard->table.mutex);
+      const Entry* const entry = FindEntryOf(object, location);
+      if (entry == nullptr || entry->holders == nullptr) return;
+    }
+    const HolderOrigin origin = holder_sampler_.OriginOf(label);
+    const int64_t now = freshness_.RoughNow();
+    MutexLock lock(location.shard->table.mutex);
+    const Entry* const entry = FindEntryOf(object, location);
+    if (entry == nullptr || entry->holders == nullptr) return;
+    entry->holders->Add(*entry->object, /*own=*/1, origin, now);
   }
 
   // Serves nearly every hit: an object in an embedded slot at the first place where its key may be,
@@ -340,6 +369,7 @@ class CacheStore {
              bool loaded = true) const {
     entry.set_object_weight(weight);
     freshness_.SetGroup(entry, terms.group);
+    entry.holders = holder_sampler_.TryNewLog(weight);
     freshness_.BeginLife(entry, terms, now);
     if (!counts_time_saved_) return;
     if (terms.load_time.has_value()) {
@@ -408,6 +438,16 @@ class CacheStore {
   }
   static typename Shared::EntryWeights EntryMemory() {
     return {Table::kEmbeddedEntryBytes, Table::kExternalEntryBytes};
+  }
+
+  // Returns the entry of an object that the caller holds, or null if it is not in the cache.
+  const Entry* FindEntryOf(const Ref<V>& object, const KeyLocation& location) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(location.shard->table.mutex) {
+    const ControlBlock* const block = RefAccess::Block(object);
+    Slot* const slot = location.shard->table.FindSlotOf(
+        object, location.hash(),
+        [&](Slot& external) { return Table::cold_part(&external).object == block; });
+    return slot == nullptr ? nullptr : &Table::cold_part(slot);
   }
 
   template <typename Lookup>
@@ -481,6 +521,8 @@ class CacheStore {
     present = table.FindLocked(location.hash(), shards_.Matching(own_key), removals.deferred);
     if (!kReplaces && present.slot != nullptr &&
         !freshness_.IsExpired(Table::cold_part(present.slot), now)) {
+      lock.unlock();
+      RecordTaken(location, present.object);
       return {std::move(present.object), false};
     }
     auto* const flight = flights.Find(location.hash(), shards_.MatchingKey(own_key)).flight;
@@ -495,6 +537,7 @@ class CacheStore {
     lock.unlock();
     if (!has_entered) [[unlikely]]
       entered = AsRef<V>(std::move(made));
+    RecordTaken(location, entered);
     removals.FinishEviction();
     return {std::move(entered), has_entered};
   }
@@ -505,6 +548,9 @@ class CacheStore {
       freshness_.CorrectTimes(*entry);
       retention_.UpdateExpiryTime(entry);
     }
+    // An expired object that is kept may be handed out if the load fails. The caller has a
+    // reference to the object, the outcome one to the slot.
+    if (!outcome.removable()) RecordHolder(*entry, entry->is_embedded() ? 2 : 1);
     if (outcome.expired()) {
       if (outcome.removable()) Remove(*entry, RemovalCause::kExpired, /*now=*/0);
       return false;
@@ -518,11 +564,19 @@ class CacheStore {
     if (retention_.MayAdmitAtHit(entry->hot)) AdmitFound(entry);
     return true;
   }
-  // Counts a hit or a weak hit, and the time that it saves; has a weak hit's object retained again,
-  // if it fits. The caller holds a reference to the slot.
+  // Records that this thread's holder takes the object, if that is sampled. The caller has `own`
+  // references to it.
+  void RecordHolder(const Entry& entry, size_t own) const {
+    if (entry.holders == nullptr) return;
+    const HolderOrigin origin = holder_sampler_.OriginOf(HolderLabel::Current());
+    entry.holders->Add(*entry.object, own, origin, freshness_.RoughNow());
+  }
+  // Counts a hit or a weak hit, the time that it saves, and who takes the object; has a weak hit's
+  // object retained again, if it fits. The caller holds a reference to the slot.
   [[gnu::noinline]] void RecordAccessSlow(Embedded* slot) {
     const LoadTime load_time = slot->payload().load_time;
     if (load_time.known()) shared_->counters.CountTimeSaved(load_time);
+    if (holder_sampler_.active()) RecordHolder(Table::cold_part(slot), /*own=*/1);
     if (slot->payload().RecordAccessSlow()) {
       shared_->counters.CountHit();
       return;
@@ -586,6 +640,7 @@ class CacheStore {
   const EndMark end_mark_{*shared_};              // destroyed after all that follows
   const HardLimitSettings hard_limit_;
   const bool counts_time_saved_;
+  const HolderSampler holder_sampler_;
   const Freshness freshness_;
   const Shards shards_;
   const std::function<uint64_t(const V&)> weigher_;

@@ -132,6 +132,18 @@ absl::Status CheckFailureTtl(const LargeObjectCacheOptions<K, V>& options) {
   return absl::InvalidArgumentError("failure_ttl: is set, but keys can't be copied");
 }
 
+// Returns InvalidArgument unless so many bytes make sense, or no object is sampled.
+template <typename Options>
+absl::Status CheckHolders(const Options& options) {
+  if (options.holder_stacks && options.holder_sample_bytes == 0) {
+    return absl::InvalidArgumentError("holder_stacks: is set, but holder_sample_bytes is not");
+  }
+  if (IsBudget(options.holder_sample_bytes)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("holder_sample_bytes: ", options.holder_sample_bytes,
+                   " is more than half of the address space"));
+}
+
 // Returns InvalidArgument if an option is bad; sets the default weigher.
 template <typename K, typename V>
 absl::Status CheckOptions(LargeObjectCacheOptions<K, V>& options, bool weak) {
@@ -142,6 +154,7 @@ absl::Status CheckOptions(LargeObjectCacheOptions<K, V>& options, bool weak) {
   status.Update(CheckJitter(options.expiry_jitter));
   status.Update(CheckFailureTtl(options));
   status.Update(CheckBackoff(options.refresh_backoff));
+  status.Update(CheckHolders(options));
   status.Update(SetDefaultWeigher(options));
   return status;
 }

@@ -12,10 +12,10 @@
 
 namespace weakcache::internal {
 
-// A hit on a retained object for whose times there is nothing to be done leaves no trace here. Any
-// other entry that is found is held by a reference to its slot, so that it can be used after the
-// look-up: to retain the object again, to remove it because it has expired by time, or to refresh
-// it.
+// A hit on a retained object for whose times there is nothing to be done, and that is not sampled,
+// leaves no trace here. Any other entry that is found is held by a reference to its slot, so that
+// it can be used after the look-up: to retain the object again, to remove it because it has expired
+// by time, to refresh it, or to record who takes it.
 template <typename Entry>
 class LookupOutcome {
  public:
@@ -41,10 +41,16 @@ class LookupOutcome {
   // Records that the look-up has found the entry, to whose slot the caller holds a reference. A
   // look-up that starts over may record several, of which the last one counts.
   void Record(Entry& entry) {
-    weak_ = !entry.hot.RecordAccessSlow();
-    load_time_ = entry.hot.load_time;
-    if (!weak_ && entry_ == nullptr && NeedsNoTime(entry)) [[likely]]
-      return;
+    if (entry.hot.RecordAccess()) [[likely]] {
+      weak_ = false;
+      load_time_ = LoadTime();
+      if (entry_ == nullptr && NeedsNoTime(entry)) [[likely]]
+        return;
+    } else {
+      weak_ = !entry.hot.RecordAccessSlow();
+      load_time_ = entry.hot.load_time;
+      if (!weak_ && entry.holders == nullptr && entry_ == nullptr && NeedsNoTime(entry)) return;
+    }
     RecordSlow(entry);
   }
   // Holds the entry, whatever its state.
@@ -74,7 +80,10 @@ class LookupOutcome {
     return !ages_matter_ || tick_ < entry.hot.fresh_until.load(std::memory_order_relaxed);
   }
   [[gnu::noinline]] void RecordSlow(Entry& entry) {
-    if (!weak_ && entry_ == nullptr && freshness_.IsFreshInGroup(entry, tick_)) return;
+    const bool is_sampled = entry.holders != nullptr;
+    if (!weak_ && !is_sampled && entry_ == nullptr && freshness_.IsFreshInGroup(entry, tick_)) {
+      return;
+    }
     if (ages_matter_ && !freshness_.has_own_clock()) now_ = freshness_.Now();
     times_are_doubtful_ = ages_matter_ && freshness_.SeemsToComeFromTheFuture(entry, now_);
     expired_ = freshness_.IsExpired(entry, now_);
@@ -82,7 +91,8 @@ class LookupOutcome {
     refresh_due_ = !expired_ && freshness_.IsRefreshDue(entry, now_);
     if (!expired_) freshness_.RecordAccess(entry, now_);
     if (ages_matter_ && !expired_ && !refresh_due_) freshness_.Arm(entry);
-    if (weak_ || expired_ || refresh_due_ || times_are_doubtful_ || entry_ != nullptr) {
+    if (weak_ || is_sampled || expired_ || refresh_due_ || times_are_doubtful_ ||
+        entry_ != nullptr) {
       AddRef(entry);
     }
   }

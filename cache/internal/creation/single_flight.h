@@ -56,8 +56,9 @@ class SingleFlight {
     Continuation(const Continuation&) = delete;
     Continuation& operator=(const Continuation&) = delete;
     // All three are called without a lock once the flight has ended: first this one for all
-    // continuations of the flight, and then the others, which may run user code.
-    virtual void PrepareToComplete() {}
+    // continuations of the flight, while the container is certain to be there, and then the others,
+    // which may run user code.
+    virtual void PrepareToComplete(const Result& /*result*/) {}
     // Looks for another flight. Returns false if this gets the result of the one that has ended.
     virtual bool TryAskAnew() { return false; }
     virtual void Complete(const Result& result) = 0;
@@ -106,8 +107,8 @@ class SingleFlight {
         other.Append(moved);
       }
     }
-    void PrepareToComplete() {
-      for (Continuation* at = first_; at != nullptr; at = at->next_) at->PrepareToComplete();
+    void PrepareToComplete(const Result& result) {
+      for (Continuation* at = first_; at != nullptr; at = at->next_) at->PrepareToComplete(result);
     }
     Continuation* TakeFirst() {
       Continuation* const first = first_;
@@ -133,7 +134,7 @@ class SingleFlight {
     // Calls PrepareToComplete for all. Has to be called if the container may end before this
     // object's destructor: afterwards no other thread comes to the container through one of them.
     void Prepare() {
-      if (!std::exchange(is_prepared, true)) list.PrepareToComplete();
+      if (!std::exchange(is_prepared, true)) list.PrepareToComplete(result);
     }
     // Does the same, and lets those ask anew that do not take the result. User code runs.
     void AskAnew() {

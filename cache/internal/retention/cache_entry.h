@@ -21,6 +21,7 @@
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/internal/slot/payload_description.h"
 #include "weakcache/cache/internal/stats/cache_counters.h"
+#include "weakcache/cache/internal/stats/holder_sampler.h"
 #include "weakcache/cache/internal/stats/load_time.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/expiry.h"
@@ -120,14 +121,14 @@ class Ownership {
   // Returns whether the cache retains the object: then it holds a strong reference to the object,
   // and the entry is in the policy.
   bool retained() const { return retained_uncounted() || retained_counted(); }
-  // Return the same, by whether hits on the object count the time that they save. A hit tells the
-  // first state from all others by one comparison, so counting costs nothing where nobody asks for
-  // it.
+  // Return the same, by whether hits on the object count more than themselves: the time that they
+  // save, or who has taken the object (see HolderLog). A hit tells the first state from all others
+  // by one comparison, so counting costs nothing where nobody asks for it.
   bool retained_uncounted() const { return state() == State::kRetained; }
   bool retained_counted() const { return state() == State::kRetainedCounted; }
   // Both by a thread that holds the budget's lock.
-  void SetRetained(bool counts_time_saved) {
-    set_state(counts_time_saved ? State::kRetainedCounted : State::kRetained);
+  void SetRetained(bool hits_count_more) {
+    set_state(hits_count_more ? State::kRetainedCounted : State::kRetained);
   }
   void SetNotRetained() { set_state(State::kNotRetained); }
 
@@ -143,10 +144,10 @@ class Ownership {
   State state() const { return state_.load(std::memory_order_relaxed); }
   void set_state(State state) { state_.store(state, std::memory_order_relaxed); }
 
-  // kNotRetained to kRetained, or of an object whose load's time is known to kRetainedCounted, and
-  // back under the budget's lock; from kNotRetained to kEvictedUnused once, see there. Relaxed: a
-  // look-up, which reads it without the lock, only decides by it whether it counts a hit or a weak
-  // hit, and whether it asks for the object to be retained.
+  // kNotRetained to kRetained, or to kRetainedCounted of an object that is sampled or whose load's
+  // time is known, and back under the budget's lock; from kNotRetained to kEvictedUnused once, see
+  // there. Relaxed: a look-up, which reads it without the lock, only decides by it whether it
+  // counts a hit or a weak hit, and whether it asks for the object to be retained.
   std::atomic<State> state_{State::kNotRetained};
 };
 
@@ -220,8 +221,8 @@ struct CacheKey {
     counter.RecordAccess();
     return true;
   }
-  // Does the same for a hit that may count the time that it saves. Returns false if the object is
-  // not retained: then it is a weak hit.
+  // Does the same for a hit that may count more. Returns false if the object is not retained: then
+  // it is a weak hit.
   bool RecordAccessSlow() {
     if (!ownership.retained()) return false;
     counter.RecordAccess();
@@ -389,6 +390,8 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   uint32_t weighings = 0;
   uint32_t weighed = 0;
   RefreshClaim refresh;
+  // Null unless the object is sampled. Set before the slot is entered.
+  std::unique_ptr<HolderLog> holders;
   // Whether the object may expire earlier or later than others that were written at the same time.
   // Set before the slot is entered, or by SetExpiry.
   bool has_own_life : 1 = false;

@@ -533,7 +533,9 @@ class Retention {
                    load_time.known() ? load_time.microseconds() : unknown_cost_, is_use);
     by_age_.PushNewest(entry);
     QueueByExpiry(entry);
-    entry->hot.ownership.SetRetained(/*counts_time_saved=*/load_time.known());
+    const bool is_sampled = entry->holders != nullptr;
+    if (is_sampled) entry->holders->SetRetained(true);
+    entry->hot.ownership.SetRetained(/*hits_count_more=*/load_time.known() || is_sampled);
   }
   void QueueByExpiry(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const bool expires = entry->expires_after.load(std::memory_order_relaxed) != kNeverDue;
@@ -970,11 +972,13 @@ class Retention {
     removals.CountFreed(weight);
     return true;
   }
-  // Records that an object is not retained any more. It is out of the policy already.
+  // Records that an object is not retained any more. It is out of the policy already. Called before
+  // the cache's reference is released, unless the object dies with that.
   void StopRetaining(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     by_age_.Remove(entry);
     by_expiry_.Remove(entry);
     entry->hot.ownership.SetNotRetained();
+    if (entry->holders != nullptr) entry->holders->SetRetained(false);
     admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
   }
 
