@@ -4,6 +4,7 @@
 // goes with a slot, a page or the core shows who still looks at it.
 #include <array>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -106,6 +107,7 @@ struct ModelAllocator {
 struct Trace {
   RelacyPlain<int> objects_destroyed{0};
   int payloads = 0;
+  std::function<void()> at_payload_end = {};
 };
 
 // Aligned so that its memory is not Relacy's, which tries each time whether it is used again.
@@ -129,6 +131,7 @@ class Payload {
   Payload(const Payload&) = delete;
   Payload& operator=(const Payload&) = delete;
   ~Payload() {
+    if (trace_->at_payload_end) std::exchange(trace_->at_payload_end, {})();
     alive_ = 0;
     --trace_->payloads;
   }
@@ -272,6 +275,18 @@ template <int kThreads>
 class EndAgainstExpiry : public EmbeddedSlotModel<EndAgainstExpiry<kThreads>, kThreads> {
  public:
   void Contain() { this->EndTable(); }
+};
+
+// The key of the erased entry ends the container, between the expiry and the push that tells of it
+// or after both.
+template <int kThreads>
+class ErasureThatEndsTheTableAgainstExpiry
+    : public EmbeddedSlotModel<ErasureThatEndsTheTableAgainstExpiry<kThreads>, kThreads> {
+ public:
+  void Contain() {
+    this->trace(0).at_payload_end = [this] { this->EndTable(); };
+    this->table().Erase(this->slot());
+  }
 };
 
 // As a map's insertion under a key whose object expires: the old slot makes way, and if it has come
@@ -461,6 +476,10 @@ int RunAll() {
   runner.Bounded<DrainAgainstExpiry<3>>("draining against expiry, weakly held", 3, kRandom);
   runner.Bounded<EndAgainstExpiry<2>>("the end against expiry", 4, kRandom);
   runner.Bounded<EndAgainstExpiry<3>>("the end against expiry, weakly held", 3, kRandom);
+  runner.Bounded<ErasureThatEndsTheTableAgainstExpiry<2>>(
+      "an erasure that ends the table against expiry", 4, kRandom);
+  runner.Bounded<ErasureThatEndsTheTableAgainstExpiry<3>>(
+      "an erasure that ends the table against expiry, weakly held", 2, kRandom);
   runner.Bounded<ReplaceAgainstExpiry<2>>("a replacement against expiry", 3, kRandom);
   runner.Bounded<ReplaceAgainstExpiry<3>>("a replacement against expiry, weakly held", 2, kRandom);
   runner.Bounded<ReuseAndEndAgainstExpiry<2>>("reuse and the end against expiry", 3, kRandom);
