@@ -398,6 +398,19 @@ TEST(WeakValueMapTest, CollidingKeysAreKeptApart) {
   }
 }
 
+// So many that the index's counts saturate, and it is filled again while an entry is erased.
+TEST(WeakValueMapTest, ManyCollidingKeysComeAndGo) {
+  constexpr int kKeys = 1000;
+  WeakValueMap<Hostile, Tracked, Hostile::Hash, std::equal_to<Hostile>> map;
+  std::vector<Ref<Tracked>> objects;
+  for (int id = 0; id < kKeys; ++id) objects.push_back(map.try_emplace(Hostile(id), id).first);
+  for (int id = kKeys; id-- > 0;) {
+    EXPECT_TRUE(map.erase(Hostile(id)));
+    if (id % 100 == 0) map.CheckInvariantsForTesting();
+  }
+  EXPECT_TRUE(map.empty());
+}
+
 TEST(WeakValueMapTest, ThrowingKeyLeavesItAsItWas) {
   const Ref<Tracked> object = MakeRef<Tracked>(1);
   for (int present = 0; present < 12; ++present) {
