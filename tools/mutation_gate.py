@@ -113,6 +113,7 @@ CACHE_TESTS = [
     "tests/cache/large_object_cache_refresh_test",
     "tests/cache/large_object_cache_bulk_test",
     "tests/cache/large_object_cache_failures_test",
+    "tests/cache/large_object_cache_freshness_script_test",
     "tests/cache/large_object_cache_freshness_test",
     "tests/cache/large_object_cache_groups_race_test",
     "tests/cache/large_object_cache_groups_test",
