@@ -103,8 +103,8 @@ class LargeObjectCache {
   // invalidated during the load, the callers still get the object, but it is not cached. If an
   // object is put during the load, that one is newer and wins.
   template <typename Key = K, typename Loader>
-  [[nodiscard]] absl::StatusOr<Strong> GetOrLoad(Key&& key, Loader&& loader,
-                                                 const LoadOptions& options = {}) {
+  [[nodiscard]] absl::StatusOr<Strong> GetOrLoad(
+      Key&& key, Loader&& loader, const LoadOptions& options = internal::kDefaultLoad.options) {
     if constexpr (internal::CheckLoader<V, K, Loader>()) {
       return core_->asks().GetOrLoad(std::forward<Key>(key), std::forward<Loader>(loader), options);
     } else {
@@ -124,7 +124,8 @@ class LargeObjectCache {
   // loader refreshes nothing.
   template <typename Key = K, typename Loader, typename Executor>
   auto GetOrLoadAsync(Key&& key, Loader&& loader, Executor&& executor,
-                      const LoadOptions& options = {}) -> std::future<absl::StatusOr<Strong>> {
+                      const LoadOptions& options = internal::kDefaultLoad.options)
+      -> std::future<absl::StatusOr<Strong>> {
     std::promise<absl::StatusOr<Strong>> promise;
     auto future = promise.get_future();
     if constexpr (internal::CheckAsyncLoader<V, K, std::decay_t<Loader>>()) {
@@ -140,7 +141,7 @@ class LargeObjectCache {
   template <typename Key = K, typename Loader, typename Executor, typename Callback>
   requires std::is_invocable_v<std::decay_t<Callback>, absl::StatusOr<Strong>>
   void GetOrLoadAsync(Key&& key, Loader&& loader, Executor&& executor, Callback&& callback,
-                      const LoadOptions& options = {}) {
+                      const LoadOptions& options = internal::kDefaultLoad.options) {
     if constexpr (internal::CheckAsyncLoader<V, K, std::decay_t<Loader>>()) {
       core_->asks().LoadAsync(
           std::forward<Key>(key), std::forward<Loader>(loader), std::forward<Executor>(executor),

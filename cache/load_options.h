@@ -61,6 +61,19 @@ struct LoadOptions {
   std::optional<uint32_t> group = {};
 };
 
+namespace internal {
+
+// What a call without options gets by reference, so that a hit does not construct any. Never
+// destroyed.
+union DefaultLoadOptions {
+  constexpr DefaultLoadOptions() : options() {}
+  ~DefaultLoadOptions() {}
+  LoadOptions options;
+};
+inline constinit const DefaultLoadOptions kDefaultLoad;
+
+}  // namespace internal
+
 }  // namespace weakcache
 
 #endif  // WEAKCACHE_CACHE_LOAD_OPTIONS_H_
