@@ -232,6 +232,13 @@ struct LargeObjectCacheOptions {
   // Loaded can set the first and the last for one object. A hit is recorded for expire_after_access
   // only if the one recorded last is a sixteenth of that time ago, or a second: so an object may
   // expire too early by as much, and never too late.
+  //
+  // An object that somebody holds does not expire by expire_after_access. Whoever finds its time
+  // over and the object in use (a look-up of any kind, an eviction that looks for expired objects,
+  // Purge) begins that time anew. But the cache is not told of releases: of a use only these looks
+  // count, so an object that was held for hours, and that nobody looked for, may expire at once
+  // after its release. And an object whose time is over may get another one if several threads look
+  // at it at the same moment, as each may take the others for users.
   absl::Duration expire_after_write = absl::InfiniteDuration();
   absl::Duration expire_after_access = absl::InfiniteDuration();
   absl::Duration refresh_after_write = absl::InfiniteDuration();

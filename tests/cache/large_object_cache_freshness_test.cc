@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <random>
@@ -22,6 +23,7 @@
 #include "weakcache/cache/internal/retention/expiry_queue.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/loaded.h"
+#include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache {
@@ -297,6 +299,182 @@ TEST_F(LifeTest, AfterAccessCountsFromAnAccessThatMayBeAWhileAgo) {
       EXPECT_NE(cache.Peek(1), nullptr);
       now_ += early + absl::Milliseconds(1);
       EXPECT_FALSE(Contains(cache, 1));
+    }
+  }
+}
+
+// Objects expire 16 seconds after their last access, of which one is recorded each second.
+class InUseTest : public LifeTest {
+ protected:
+  Cache::Options ByAccess() {
+    Cache::Options options = Timed();
+    options.expire_after_access = absl::Seconds(16);
+    return options;
+  }
+  static Page NotCalled() {
+    ADD_FAILURE() << "a loader was called";
+    return Page{};
+  }
+};
+
+// Whether the object lies in an embedded slot or in an external one, and is retained or not.
+TEST_F(InUseTest, AnObjectDoesNotExpireByAccess) {
+  for (const bool external : {false, true}) {
+    for (const uint64_t budget : {uint64_t{100}, uint64_t{0}}) {
+      Cache cache = Make(ByAccess());
+      Ref<Page> used = external ? cache.Put(1, MakeRef<Page>()) : cache.Put(1, Page{});
+      cache.SetBudget(budget);
+      for (int i = 0; i < 3; ++i) {
+        Pass(100);
+        EXPECT_EQ(cache.Get(1), used);
+        EXPECT_EQ(cache.GetOrLoad(1, NotCalled).value(), used);
+      }
+      EXPECT_EQ(cache.Stats().misses, 0u);
+      EXPECT_EQ(cache.Stats().evictions_expired, 0u);
+      used.reset();
+      if (budget == 0) continue;
+      Pass(15);
+      EXPECT_TRUE(Contains(cache, 1));
+      Pass(16);
+      EXPECT_FALSE(Contains(cache, 1));
+      EXPECT_EQ(cache.Stats().evictions_expired, 1u);
+      cache.CheckInvariantsForTesting();
+    }
+  }
+}
+
+// Whatever looks at the object sees that it is in use; its time begins anew then.
+TEST_F(InUseTest, EachLookCounts) {
+  const std::function<void(Cache&)> looks[] = {
+      [](Cache& cache) { EXPECT_TRUE(Contains(cache, 1)); },
+      [](Cache& cache) { EXPECT_NE(cache.Peek(1), nullptr); },
+      [](Cache& cache) { EXPECT_TRUE(cache.Inspect(1).has_value()); },
+      [](Cache& cache) { EXPECT_TRUE(cache.SetExpiry(1, absl::Hours(1))); },
+      [](Cache& cache) { EXPECT_FALSE(cache.PutIfAbsent(1, Page{}).second); },
+      [](Cache& cache) { EXPECT_TRUE(cache.GetOrLoad(1, NotCalled).ok()); },
+      [](Cache& cache) {
+        const auto load = [](const std::vector<int>& keys) {
+          ADD_FAILURE();
+          return std::vector<Page>(keys.size());
+        };
+        EXPECT_TRUE(cache.GetAll(std::vector<int>{1}, load)[0].ok());
+      },
+      [](Cache& cache) { cache.Purge(); },
+      [](Cache& cache) {  // which looks for expired objects
+        for (int key = 10; key < 30; ++key) cache.Put(key, Page{});
+      }};
+  for (size_t i = 0; i < std::size(looks); ++i) {
+    Cache::Options options = ByAccess();
+    options.budget_bytes = 10;
+    Cache cache = Make(options);
+    cache.Put(0, Page{});
+    Ref<Page> used = cache.Put(1, Page{});
+    Pass(1000);
+    looks[i](cache);
+    used.reset();
+    Pass(15);
+    EXPECT_NE(cache.Peek(1), nullptr) << i;
+    Pass(1);
+    EXPECT_EQ(cache.Peek(1), nullptr) << i;
+  }
+}
+
+// Nobody tells the cache of a release. What it has not seen in use, it takes for idle since the
+// last access.
+TEST_F(InUseTest, AUseThatNobodySawDoesNotCount) {
+  Cache cache = Make(ByAccess());
+  Ref<Page> used = cache.Put(1, Page{});
+  Pass(1000);
+  used.reset();
+  EXPECT_FALSE(Contains(cache, 1));
+}
+
+TEST_F(InUseTest, PurgeAndEvictionsTakeIdleObjectsOnly) {
+  Cache::Options options = ByAccess();
+  options.budget_bytes = 10;
+  Cache cache = Make(options);
+  std::vector<Ref<Page>> used;
+  for (int key = 0; key < 10; ++key) {
+    Ref<Page> page = cache.Put(key, Page{});
+    if (key % 2 == 0) used.push_back(std::move(page));
+  }
+  Pass(100);
+  for (int key = 10; key < 12; ++key) cache.Put(key, Page{});
+  EXPECT_EQ(cache.Stats().evictions_expired, 2u);
+  EXPECT_EQ(cache.Stats().evictions_budget, 0u);
+  cache.Purge();
+  EXPECT_EQ(cache.Stats().evictions_expired, 5u);
+  for (int key = 0; key < 10; ++key) EXPECT_EQ(Contains(cache, key), key % 2 == 0) << key;
+  used.clear();
+  Pass(100);
+  cache.Purge();
+  EXPECT_TRUE(cache.empty());
+  EXPECT_EQ(cache.Stats().evictions_expired, 12u);
+  cache.CheckInvariantsForTesting();
+}
+
+TEST_F(InUseTest, AnObjectExpiresByItsAgeAllTheSame) {
+  Cache::Options options = ByAccess();
+  options.expire_after_write = absl::Seconds(30);
+  Cache cache = Make(options);
+  const Ref<Page> used = cache.Put(1, Page{});
+  Pass(29);
+  EXPECT_TRUE(Contains(cache, 1));
+  Pass(1);
+  EXPECT_FALSE(Contains(cache, 1));
+}
+
+// Whoever has missed an object may hold it, in case the load of a new one fails. That does not make
+// it an object in use.
+TEST_F(InUseTest, WhatHasExpiredStaysSo) {
+  Cache::Options options = ByAccess();
+  options.stale_if_error = absl::Hours(1);
+  Cache cache = Make(options);
+  cache.Put(1, Page{1});
+  Pass(16);
+  const Ref<Page> fresh = cache
+                              .GetOrLoad(1,
+                                         [&] {
+                                           EXPECT_FALSE(Contains(cache, 1));
+                                           cache.Purge();
+                                           return Page{2};
+                                         })
+                              .value();
+  EXPECT_EQ(fresh->version, 2);
+  EXPECT_EQ(cache.Get(1), fresh);
+  Pass(100);
+  EXPECT_EQ(cache.Get(1), fresh);
+  const auto fail = []() -> absl::StatusOr<Page> { return absl::UnavailableError("down"); };
+  cache.Put(2, Page{3});
+  Pass(16);
+  const Ref<Page> stale = cache.GetOrLoad(2, fail).value();
+  EXPECT_EQ(stale->version, 3);
+  EXPECT_FALSE(Contains(cache, 2));
+  EXPECT_TRUE(cache.PutIfAbsent(2, Page{4}).second);
+  EXPECT_EQ(cache.Stats().stale_served, 1u);
+  cache.CheckInvariantsForTesting();
+}
+
+// An object in use that is removed was invalidated, or replaced, and did not expire.
+TEST_F(InUseTest, TheCauseOfARemovalAgrees) {
+  const std::function<void(Cache&)> removals[] = {
+      [](Cache& cache) { cache.Invalidate(1); },
+      [](Cache& cache) { cache.InvalidateIf([](int key) { return key == 1; }); },
+      [](Cache& cache) { cache.Put(1, Page{}); }};
+  for (const auto& remove : removals) {
+    for (const bool in_use : {true, false}) {
+      Cache::Options options = ByAccess();
+      std::vector<RemovalCause> causes;
+      options.removal_listener = [&](const int&, RemovalCause cause, uint64_t) {
+        causes.push_back(cause);
+      };
+      Cache cache = Make(options);
+      Ref<Page> used = cache.Put(1, Page{});
+      if (!in_use) used.reset();
+      Pass(100);
+      remove(cache);
+      ASSERT_EQ(causes.size(), 1u);
+      EXPECT_EQ(causes[0] == RemovalCause::kExpired, !in_use);
     }
   }
 }

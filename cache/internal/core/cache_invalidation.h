@@ -45,6 +45,8 @@ class CacheInvalidation {
       } else {
         if (!condition(entry.key())) return;
       }
+      // Before the removal, by which this thread will seem to use the object.
+      static_cast<void>(IsExpired(entry, now));
       removed += store_.Remove(entry, RemovalCause::kInvalidated, now) ? 1u : 0u;
     });
     return removed;
@@ -68,11 +70,18 @@ class CacheInvalidation {
     const Freshness& freshness = store_.freshness();
     const int64_t now = freshness.NowIfNeeded();
     store_.shards().ForEach([&](const Entry& entry, const Ref<V>&) {
-      if (freshness.IsRemovable(entry, now)) store_.Remove(entry, RemovalCause::kExpired, now);
+      if (!IsExpired(entry, now) || !freshness.IsRemovable(entry, now)) return;
+      store_.Remove(entry, RemovalCause::kExpired, now);
     });
   }
 
  private:
+  // Returns whether an object that ForEach visits has expired.
+  bool IsExpired(const Entry& entry, int64_t now) const {
+    const size_t own = entry.is_embedded() ? 2 : 1;  // to the slot, and to the object
+    return store_.freshness().needed() && store_.freshness().IsExpiredUnlessInUse(entry, now, own);
+  }
+
   using KeyLocation = typename Store::KeyLocation;
   using Shard = typename Store::Shard;
   using MutexLock = typename Store::MutexLock;

@@ -310,8 +310,8 @@ class CacheLoads {
                                  removals.deferred);
     }
     table.PurgeUpTo(Store::Table::kPurgesPerOperation, removals.deferred);
-    if (present.slot != nullptr &&
-        !store_.freshness().IsExpired(Store::Table::cold_part(present.slot), now)) {
+    if (present.slot != nullptr && !store_.freshness().IsExpiredUnlessInUse(
+                                       Store::Table::cold_part(present.slot), now, /*own=*/1)) {
       outcome.object = std::move(present.object);
     } else if (cancelled) {
       lock.unlock();

@@ -139,8 +139,10 @@ class CacheStore {
   template <typename Lookup>
   auto MatchingUnexpired(const Lookup& key, int64_t now) const {
     return [this, match = shards_.Matching(key), now](Slot& slot) {
-      return match(slot) &&
-             (!freshness_.needed() || !freshness_.IsExpired(Table::cold_part(&slot), now));
+      if (!match(slot)) return false;
+      if (!freshness_.needed()) return true;
+      const Entry& entry = Table::cold_part(&slot);
+      return !freshness_.IsExpiredUnlessInUse(entry, now, entry.references_of_look_up());
     };
   }
   // Returns the object under the key, or null. Counts a hit or a miss. All user code that this runs
@@ -520,7 +522,7 @@ class CacheStore {
     const K& own_key = prepared.payload().key;
     present = table.FindLocked(location.hash(), shards_.Matching(own_key), removals.deferred);
     if (!kReplaces && present.slot != nullptr &&
-        !freshness_.IsExpired(Table::cold_part(present.slot), now)) {
+        !freshness_.IsExpiredUnlessInUse(Table::cold_part(present.slot), now, /*own=*/1)) {
       lock.unlock();
       RecordTaken(location, present.object);
       return {std::move(present.object), false};
@@ -616,14 +618,18 @@ class CacheStore {
   }
 
   typename Budget::Expiry ExpiryOf(const Entry& entry, int64_t now) const {
-    if (!freshness_.needed() || !freshness_.IsExpired(entry, now)) return Budget::Expiry::kNone;
+    if (!freshness_.needed() || !freshness_.IsExpiredUnlessInUse(entry, now, /*own=*/0)) {
+      return Budget::Expiry::kNone;
+    }
     if (freshness_.IsInvalidated(entry.group)) return Budget::Expiry::kInvalidated;
     return freshness_.IsRemovable(entry, now) ? Budget::Expiry::kExpiredAndRemovable
                                               : Budget::Expiry::kExpired;
   }
+  // The caller has found the object under the lock, and holds it.
   RemovalCause CauseOf(const Entry& entry, RemovalCause unless_expired, int64_t now) const {
     if (freshness_.IsInvalidated(entry.group)) return RemovalCause::kInvalidated;
-    return freshness_.IsExpired(entry, now) ? RemovalCause::kExpired : unless_expired;
+    return freshness_.IsExpiredUnlessInUse(entry, now, /*own=*/1) ? RemovalCause::kExpired
+                                                                  : unless_expired;
   }
 
   static ControlBlock* BlockOfMade(const Ref<V>& made, ControlBlock*) {

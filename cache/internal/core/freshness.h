@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -182,12 +183,18 @@ class Freshness {
     Arm(entry);
   }
 
-  // Returns whether no look-up may hand the object out.
+  // Returns whether an object has expired by its times or its group alone, in use or not.
   template <typename Entry>
   bool IsExpired(const Entry& entry, int64_t now) const {
-    return IsInvalidated(entry.group) ||
-           IsDue(entry.written, now, entry.expires_after.load(std::memory_order_relaxed)) ||
-           IsDue(entry.accessed, now, expire_after_access_);
+    return IsExpiredForGood(entry, now) || IsDue(entry.accessed, now, expire_after_access_);
+  }
+  // Returns whether no look-up may hand the object out. One that has not been accessed for too
+  // long, but is in use now, has not expired: that counts as an access. The operation that asks has
+  // `own` references to the object.
+  template <typename Entry>
+  bool IsExpiredUnlessInUse(const Entry& entry, int64_t now, size_t own) const {
+    return IsExpiredForGood(entry, now) ||
+           (IsDue(entry.accessed, now, expire_after_access_) && !RenewIfInUse(entry, now, own));
   }
   // Returns whether an object has been expired for longer than it is kept for loads that fail. One
   // whose group has been invalidated is not kept for them.
@@ -291,6 +298,24 @@ class Freshness {
   uint32_t TickOf(int64_t now) const {
     const uint64_t tick = (static_cast<uint64_t>(now) - static_cast<uint64_t>(start_)) >> kTickBits;
     return static_cast<uint32_t>(std::min<uint64_t>(tick, kNoTick));
+  }
+  // Returns whether an object has expired, whoever uses it.
+  template <typename Entry>
+  bool IsExpiredForGood(const Entry& entry, int64_t now) const {
+    return IsInvalidated(entry.group) ||
+           IsDue(entry.written, now, entry.expires_after.load(std::memory_order_relaxed)) ||
+           entry.expired_idle.load(std::memory_order_relaxed);
+  }
+  // Lets the life of an object by access begin anew, if it is in use. Otherwise it is over for
+  // good.
+  template <typename Entry>
+  [[gnu::noinline]] bool RenewIfInUse(const Entry& entry, int64_t now, size_t own) const {
+    if (!entry.IsInUse(own)) {
+      entry.expired_idle.store(true, std::memory_order_relaxed);
+      return false;
+    }
+    entry.accessed.store(now, std::memory_order_relaxed);
+    return true;
   }
   void NoteTime(int64_t now) const {
     if (!clock_ || now <= latest_.load(std::memory_order_relaxed)) return;

@@ -3,6 +3,7 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_LOOKUP_OUTCOME_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_LOOKUP_OUTCOME_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 
@@ -86,7 +87,10 @@ class LookupOutcome {
     }
     if (ages_matter_ && !freshness_.has_own_clock()) now_ = freshness_.Now();
     times_are_doubtful_ = ages_matter_ && freshness_.SeemsToComeFromTheFuture(entry, now_);
-    expired_ = freshness_.IsExpired(entry, now_);
+    // The look-up may have begun anew, and hold the entry already.
+    const size_t held = entry_ == &entry ? 1 : 0;
+    const size_t own = entry.is_embedded() ? 1 + held : 0;
+    expired_ = freshness_.IsExpiredUnlessInUse(entry, now_, own);
     removable_ = expired_ && freshness_.IsRemovable(entry, now_);
     refresh_due_ = !expired_ && freshness_.IsRefreshDue(entry, now_);
     if (!expired_) freshness_.RecordAccess(entry, now_);

@@ -361,8 +361,18 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
     return now <= since ? absl::ZeroDuration() : absl::Nanoseconds(now) - absl::Nanoseconds(since);
   }
 
-  // Returns whether a look-up has found the object since it was written; only known if that matters
-  // for its age. Relaxed, both: see the fields.
+  // Returns whether anybody holds the object beside the cache and the caller, who has `own`
+  // references to it. The count comes first: an object that is evicted in between seems to be in
+  // use, but none that is in use seems to be idle. Look-ups of other threads may seem to use it.
+  bool IsInUse(size_t own) const {
+    const size_t all = object->strong_count();
+    return all > own + (retained() ? 1u : 0u);
+  }
+  // Returns how many references to the object a look-up has when it looks at the entry.
+  size_t references_of_look_up() const { return is_embedded() ? 1 : 0; }
+
+  // Returns whether a look-up has found the object since it was written, or somebody has seen that
+  // it was in use; only known if that matters for its age. Relaxed, both: see the fields.
   bool WasFound() const {
     return accessed.load(std::memory_order_relaxed) != written.load(std::memory_order_relaxed);
   }
@@ -372,7 +382,7 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   // without an order among them, as the last of them is as good as any. Relaxed: nothing else is
   // concluded from them.
   std::atomic<int64_t> written{0};
-  std::atomic<int64_t> accessed{0};
+  mutable std::atomic<int64_t> accessed{0};
   // How long after it was written the object expires, and is due for a refresh. Set before the slot
   // is entered; the former also by SetExpiry, on any thread. Relaxed, as above; but what may
   // shorten a life is written, and read by Freshness::Arm, with sequential consistency: see there.
@@ -390,6 +400,11 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   uint32_t weighings = 0;
   uint32_t weighed = 0;
   RefreshClaim refresh;
+  // Whether somebody has seen that the object was idle when it had not been accessed for too long.
+  // False to true once, on any thread. Then it stays expired, even if it is used again: mostly by
+  // the very caller who has missed it, and holds it in case its load fails. Relaxed: of two looks
+  // at the same time either may come first.
+  mutable std::atomic<bool> expired_idle{false};
   // Null unless the object is sampled. Set before the slot is entered.
   std::unique_ptr<HolderLog> holders;
   // Whether the object may expire earlier or later than others that were written at the same time.
