@@ -593,6 +593,31 @@ TEST_F(StaleTest, WithAKeptFailureOneAskGoesToTheSource) {
   EXPECT_EQ(cache.GetOrLoad(1, Loading(2)).value()->version, 2);
 }
 
+TEST_F(StaleTest, GetAllLoadsExpiredObjectsByOneCall) {
+  const std::vector<int> keys = {1, 2, 3};
+  for (const int key : keys) cache_.Put(key, Page{1});
+  Pass(10);
+  int calls = 0;
+  const auto load = [&](const std::vector<int>& missing) {
+    ++calls;
+    return std::vector<Page>(missing.size(), Page{2});
+  };
+  for (const Result& result : cache_.GetAll(keys, load)) EXPECT_EQ(result.value()->version, 2);
+  EXPECT_EQ(calls, 1);
+  EXPECT_EQ(cache_.size(), 3u);
+  EXPECT_EQ(cache_.Get(2)->version, 2);
+  Pass(10);
+  const auto fail = [&](const std::vector<int>&) -> absl::StatusOr<std::vector<Page>> {
+    ++calls;
+    return absl::UnavailableError("down");
+  };
+  for (const Result& result : cache_.GetAll(keys, fail)) EXPECT_EQ(result.value()->version, 2);
+  EXPECT_EQ(calls, 2);
+  EXPECT_EQ(cache_.Stats().stale_served, 3u);
+  EXPECT_EQ(cache_.Stats().misses, 6u);
+  cache_.CheckInvariantsForTesting();
+}
+
 TEST_F(StaleTest, ATaskThatIsDroppedIsAFailure) {
   cache_.Put(1, Page{1});
   Pass(10);

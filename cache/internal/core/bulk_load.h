@@ -22,10 +22,13 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_BULK_LOAD_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_BULK_LOAD_H_
 
+#include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <unordered_map>
 #include <utility>
@@ -240,10 +243,12 @@ class BulkLoad {
   // very thread loads it, mostly for an earlier part, `own` is that flight.
   bool TryStart(Part& part, const Flight*& own, PendingRemovals& removals) {
     typename Store::Shard& shard = *part.location.shard;
-    typename Store::MutexLock lock(shard.table.mutex);
     const K& key = keys_[part.index];
-    part.present = shard.table.FindLocked(part.location.hash(), store_.shards().Matching(key),
-                                          removals.deferred);
+    const typename Store::template LookupKeyOf<K> lookup = key;
+    // One that has expired is looked for when its successor is entered.
+    const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
+    typename Store::MutexLock lock(shard.table.mutex);
+    part.present = shard.table.FindLocked(part.location.hash(), match, removals.deferred);
     if (part.present.slot != nullptr) return false;
     for (bool is_prepared = false;; is_prepared = true) {
       const auto other = shard.flights.Find(part.location.hash(), store_.shards().MatchingKey(key));
@@ -354,9 +359,20 @@ class BulkLoad {
     };
     LoaderRef<V, K, decltype(loader)&> any(loader);
     LoadRequest request = request_;
-    if (stale_.contains(index)) request.patience = PatienceOf(options_);
+    if (stale_.contains(index)) request.patience = PatienceLeft();
     return loads_.Load(store_.shards().Locate(lookup), lookup, key, any.erased(), request,
                        IfOtherFails::kLoad);
+  }
+  // Returns how long this still waits for keys that have expired objects: for all of them together
+  // as long as the soft timeout, from the first one on.
+  std::chrono::nanoseconds PatienceLeft() {
+    const std::chrono::nanoseconds patience = PatienceOf(options_);
+    if (patience == kEndlessPatience) return patience;
+    const SteadyTime now = std::chrono::steady_clock::now();
+    if (!leaves_at_.has_value()) {
+      leaves_at_ = patience < SteadyTime::max() - now ? now + patience : SteadyTime::max();
+    }
+    return std::max(*leaves_at_ - now, std::chrono::nanoseconds::zero());
   }
   static absl::Status WrongCount(size_t objects, size_t keys) {
     return absl::InternalError(
@@ -375,6 +391,7 @@ class BulkLoad {
   std::vector<Result> results_;
   std::vector<size_t> missing_;               // indices of keys
   std::unordered_map<size_t, Ref<V>> stale_;  // expired objects of missing keys
+  std::optional<SteadyTime> leaves_at_;       // by the soft timeout
   std::vector<std::unique_ptr<Part>> parts_;
   std::vector<std::unique_ptr<Part>> failed_;  // by a failure that was kept
   std::vector<size_t> others_;                 // indices of keys that others load
