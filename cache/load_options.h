@@ -44,9 +44,9 @@ struct LoadOptions {
   // new one: after that, or at an earlier deadline, it gets the expired one, and the load goes on
   // and its object is cached. With a `refresh_executor` GetOrLoad makes such a load a task of that,
   // as a refresh is; without one, or with a loader that can't be moved or copied, a caller leaves
-  // other threads' loads and the waits for a permit and for room, as GetAll always does, but not
-  // its own loader. Zero: it waits for nothing. The asynchronous forms, which have no timer, ignore
-  // this.
+  // other threads' loads and the waits for a permit and for room, but not its own loader. GetAll
+  // leaves other threads' loads only, after that time for all of them together. Zero: it waits for
+  // nothing. The asynchronous forms, which have no timer, ignore this.
   absl::Duration soft_timeout = absl::InfiniteDuration();
   // A std::stop_token: when its stop is requested the caller leaves in the same way, and gets
   // Cancelled. (An empty class with libc++ before version 18.)

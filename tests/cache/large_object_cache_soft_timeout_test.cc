@@ -19,7 +19,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "tests/support/allocations.h"
 #include "tests/support/cache_options.h"
+#include "tests/support/last_words.h"
 #include "tests/support/race.h"
 #include "tests/support/task_queue.h"
 #include "weakcache/cache/large_object_cache.h"
@@ -364,6 +366,41 @@ TEST_F(SoftTimeoutTest, ALoaderMayAskForItsOwnKey) {
   EXPECT_EQ(loads_, 0);
 }
 
+// The inner caller is the one that it would wait for.
+TEST_F(SoftTimeoutTest, ALoaderThatAsksForItsOwnKeyDoesNotWait) {
+  Cache::Options options = Serving();
+  options.refresh_executor = testing::RunInline;
+  Cache cache = MakeExpired(options);
+  const auto load = [&] {
+    EXPECT_EQ(VersionOf(cache.GetOrLoad(1, Loading(3), kNever)), 1);
+    return Page{2};
+  };
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, load, kNever)), 2);
+  EXPECT_EQ(loads_, 0);
+  cache.CheckInvariantsForTesting();
+}
+
+// Neither its key nor its loader stays with the cache.
+TEST_F(SoftTimeoutTest, ALoadForWhichThereIsNoMemoryLeavesNothing) {
+  Cache cache = MakeExpired(WithExecutor());
+  const auto token = std::make_shared<int>();
+  const auto load = [token] { return Page{2}; };
+  int failures = 0;
+  while (queue_.tasks.empty()) {
+    testing::FailAllocation(++failures);
+    const Result result = cache.GetOrLoad(1, load, kAtOnce);
+    testing::FailAllocation(0);
+    EXPECT_EQ(VersionOf(result), 1);
+    if (queue_.tasks.empty()) {
+      EXPECT_EQ(token.use_count(), 2) << failures;
+    }
+  }
+  EXPECT_GT(failures, 3);
+  queue_.RunAll();
+  EXPECT_EQ(cache.Get(1)->version, 2);
+  cache.CheckInvariantsForTesting();
+}
+
 // Such a loader is called in the call, which it therefore can't leave.
 TEST_F(SoftTimeoutTest, ALoaderThatCannotBeMovedIsCalledInTheCall) {
   Cache cache = MakeExpired(WithExecutor());
@@ -422,6 +459,36 @@ TEST_F(SoftTimeoutTest, WithoutAnExecutorACallerLeavesAnothersLoad) {
   EXPECT_EQ(cache.Get(1), *led);
   EXPECT_EQ(loads_, 0);
   EXPECT_EQ(cache.Stats().stale_served, 2u);
+  cache.CheckInvariantsForTesting();
+}
+
+// It waits as long for all keys together as for one.
+TEST_F(SoftTimeoutTest, GetAllLeavesAllKeysAfterOneSoftTimeout) {
+  Cache cache = std::move(Cache::Create(Serving())).value();
+  std::vector<int> keys(50);
+  for (int& key : keys) {
+    key = static_cast<int>(&key - keys.data());
+    cache.Put(key, Page{1});
+  }
+  now_ += absl::Seconds(10);
+  std::vector<LoadCompletion<Page>> pending;
+  for (const int key : keys) {
+    cache.GetOrLoadAsync(
+        key, [&](LoadCompletion<Page> completion) { pending.push_back(std::move(completion)); },
+        testing::RunInline, [](const Result& result) { EXPECT_EQ(VersionOf(result), 2); });
+  }
+  const auto before = std::chrono::steady_clock::now();
+  const auto load = [](const std::vector<int>& missing) {
+    ADD_FAILURE();
+    return std::vector<Page>(missing.size());
+  };
+  const LoadOptions soon = {.soft_timeout = absl::Milliseconds(200)};
+  for (const Result& result : cache.GetAll(keys, load, soon)) EXPECT_EQ(VersionOf(result), 1);
+  const auto took = std::chrono::steady_clock::now() - before;
+  EXPECT_GE(took, std::chrono::milliseconds(200));
+  EXPECT_LT(took, std::chrono::seconds(5));  // half of 50 times 200 ms
+  for (LoadCompletion<Page>& completion : pending) completion(Page{2});
+  EXPECT_EQ(cache.Stats().stale_served, 50u);
   cache.CheckInvariantsForTesting();
 }
 
@@ -597,6 +664,79 @@ TEST_F(SoftTimeoutTest, ACallerThatHasLeftKeepsNoCacheFromEnding) {
   }
   other.RunAll();
   EXPECT_EQ(loads_, 0);
+}
+
+// Whoever hears that its task was dropped may end the cache. By then this caller's load does not
+// depend on that task any more: it is a task of its own, which the end finds.
+TEST_F(SoftTimeoutTest, ACallerThatHasLeftAsksAnewBeforeADropIsKnown) {
+  testing::TaskQueue other;
+  Cache cache = MakeExpired(WithExecutor());
+  int posted = -1;
+  cache.GetOrLoadAsync(1, Loading(2), other.executor(),
+                       [&](const Result&) { posted = queue_.posted; });
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, Loading(3), kAtOnce)), 1);
+  EXPECT_EQ(queue_.posted, 0);
+  other.tasks.clear();
+  EXPECT_EQ(posted, 1);
+  queue_.RunAll();
+  EXPECT_EQ(cache.Get(1)->version, 3);
+}
+
+// The end waits for that task, whose loader waits for one that will not run.
+TEST_F(SoftTimeoutTest, TheEndWakesACallerInATask) {
+  testing::SharedTaskQueue tasks;
+  std::atomic<int> posted{0};
+  Cache::Options options = Serving();
+  options.refresh_executor = [&, post = tasks.executor()](std::function<void()> task) mutable {
+    post(std::move(task));
+    ++posted;
+  };
+  std::optional<Cache> cache(std::move(Cache::Create(options)).value());
+  cache->Put(2, Page{7});
+  PutExpired(*cache);
+  int inner = 0;
+  const auto load = [&, &in_use = *cache] {
+    inner = VersionOf(in_use.GetOrLoad(2, Loading(8), kNever));
+    return Page{2};
+  };
+  EXPECT_EQ(VersionOf(cache->GetOrLoad(1, load, kAtOnce)), 1);
+  std::thread worker([&] { EXPECT_TRUE(tasks.RunOne()); });
+  while (posted != 2) std::this_thread::yield();
+  cache.reset();
+  worker.join();
+  EXPECT_EQ(inner, 7);
+  tasks.RunAll();
+  EXPECT_EQ(loads_, 0);
+}
+
+// Destructors of the cache's objects may use it, but no task runs any more.
+TEST_F(SoftTimeoutTest, ADestructorThatAsksAtTheEndGetsTheExpiredObject) {
+  using testing::CallsAtEnd;
+  using Cache = LargeObjectCache<int, CallsAtEnd>;
+  const std::function<void(std::function<void()>)> executors[] = {queue_.executor(),
+                                                                  testing::RunInline};
+  for (const auto& executor : executors) {
+    Cache::Options options = testing::WithBudget<Cache>(1000);
+    options.clock = [this] { return now_; };
+    options.expire_after_write = absl::Seconds(10);
+    options.stale_if_error = absl::Seconds(100);
+    options.refresh_executor = executor;
+    Ref<CallsAtEnd> expired;
+    bool has_asked = false;
+    {
+      Cache cache = std::move(Cache::Create(options)).value();
+      expired = cache.Put(1, CallsAtEnd());
+      now_ += absl::Seconds(10);
+      cache.Put(2, CallsAtEnd([&] {
+                  has_asked = true;
+                  const auto result = cache.GetOrLoad(
+                      1, [] { return CallsAtEnd(); }, kNever);
+                  EXPECT_EQ(result.value(), expired);
+                }));
+    }
+    EXPECT_TRUE(has_asked);
+    queue_.RunAll();
+  }
 }
 
 // A caller leaves while the load lands: it gets either object, and the new one is cached in any

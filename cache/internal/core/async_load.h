@@ -97,6 +97,9 @@ class AsyncLoad : public Loads::Flights::Continuation,
     std::atomic<bool> posted_{false};
   };
 
+  // Says that the asking thread sleeps until the ask has its outcome. Such an ask begins nothing
+  // once the cache ends, and waits for no load of its own thread. Called before Start.
+  void SetCallerWaits() { caller_waits_ = true; }
   // Sets what the ask gets if the load fails. Called before Start.
   void SetStale(Ref<V> stale) { stale_ = std::move(stale); }
   // Begins.
@@ -142,8 +145,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
   void EndUnrun() {
     if (!Claim()) return;
     Outcome outcome;
-    outcome.status = NoThrowStatus(absl::StatusCode::kAborted,
-                                   "the cache has ended before the load could begin");
+    outcome.status = EndedBeforeLoad();
     EndWithoutRun(std::move(outcome), [] {});
   }
 
@@ -160,6 +162,10 @@ class AsyncLoad : public Loads::Flights::Continuation,
     AsyncLoad* load;
   };
 
+  static absl::Status EndedBeforeLoad() {
+    return NoThrowStatus(absl::StatusCode::kAborted,
+                         "the cache has ended before the load could begin");
+  }
   static typename Loads::KeyLocation Locate(Store& store, const K& key) {
     const Lookup lookup = key;
     return store.shards().Locate(lookup);
@@ -216,8 +222,17 @@ class AsyncLoad : public Loads::Flights::Continuation,
         return Asked::kAnswered;
       }
       if (!deferred.empty()) continue;
+      // Under the lock: then the end of the cache comes later to this key, and finds the ask.
+      if (caller_waits_ && pending_.ends()) {
+        outcome.status = EndedBeforeLoad();
+        return Asked::kAnswered;
+      }
       const auto found = flights.Find(location_.hash(), store_.shards().MatchingKey(lookup));
       if (found.flight != nullptr) {
+        if (caller_waits_ && found.flight->IsThisThreads()) {
+          outcome.status = Loads::AsksForOwnKey();
+          return Asked::kAnswered;
+        }
         keep_ = self;
         JoinFlight(*found.flight, post);
         return Asked::kWaits;
@@ -343,6 +358,11 @@ class AsyncLoad : public Loads::Flights::Continuation,
     ended.result = std::move(outcome);
     loads_.limiter().PostNext(post);
     ended.Prepare();
+    // As in EndTask: whoever hears of a drop may end the cache, and an ask that nobody waits for
+    // must not use it afterwards.
+    if (!ended.result.abandoned) return;
+    post.PostAll();
+    ended.AskAnew();
   }
   // Returns true once: to the thread that decides what happens to the task and to its place in the
   // count.
@@ -487,6 +507,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
   const char* const holder_label_;
   Flight flight_;  // in the tree while it is queued
   Ref<V> stale_;   // an expired object, or null
+  bool caller_waits_ = false;
   // Guarded by the shard's lock.
   std::shared_ptr<AsyncLoad> keep_;  // while it waits for a flight
   bool taken_ = true;

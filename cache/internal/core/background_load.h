@@ -59,14 +59,20 @@ class BackgroundLoad final : public AsyncLoad<Loads>, public BackgroundLoads::Lo
                  Surroundings surroundings)
       : Base(loads, count, pending, K(std::forward<Key>(key)), options),
         loader_(std::move(loader)),
-        surroundings_(std::move(surroundings)) {}
+        surroundings_(std::move(surroundings)) {
+    this->SetCallerWaits();
+  }
 
   // Begins. Called once, after the construction.
   void Start() {
     const auto self = std::static_pointer_cast<BackgroundLoad>(this->shared_from_this());
-    // Nothing ends the cache before this call returns, but user code of this very thread.
+    // If the cache ends, on another thread only while that waits for this one, the ask notices it.
     static_cast<void>(surroundings_.list->Add(*this, self, [] { return false; }));
-    Base::Start();
+    CatchErrors([&] { Base::Start(); },
+                [&] {
+                  surroundings_.list->Remove(*this);
+                  Rethrow();
+                });
   }
 
  private:

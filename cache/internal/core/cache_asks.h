@@ -80,9 +80,11 @@ class CacheAsks {
       PostLater put_off;  // ends them instead
       loads_.limiter().PostAllDeferred(put_off);
     }
+    refresh_.RefuseTasks();
+    // Loaders that run may wait for one of these.
+    while (const auto load = background_loads_->TakeFirst()) load->EndWithCache();
     pending_.EndAll();
     refresh_.CloseTasks();
-    while (const auto load = background_loads_->TakeFirst()) load->EndWithCache();
     tasks_.AwaitReturns();
   }
 

@@ -248,6 +248,11 @@ class CacheLoads {
     return std::move(outcome.object);
   }
 
+  // Returns the result of a load inside the loader of the same key.
+  static absl::Status AsksForOwnKey() {
+    return NoThrowStatus(absl::StatusCode::kFailedPrecondition,
+                         "the loader asks for the key that it loads");
+  }
   // Ends a task that does not load. User code may have ended the cache.
   static Result LeaveTask(StartOutcome start, LoadOutcome<V> outcome, QueuedRun& run) {
     run.deferred = start == StartOutcome::kDeferred;
@@ -561,9 +566,7 @@ class CacheLoads {
 
   // Returns the result of a load that this thread has not made itself. (kLeft: see HasLeft.)
   static Result ResultOfOther(StartOutcome start, LoadOutcome<V> outcome) {
-    if (start == StartOutcome::kRecursive) {
-      return absl::FailedPreconditionError("the loader asks for the key that it loads");
-    }
+    if (start == StartOutcome::kRecursive) return AsksForOwnKey();
     if (outcome.error != nullptr) std::rethrow_exception(outcome.error);
     if (!outcome.status.ok()) return std::move(outcome.status);
     // A thread that was cancelled, or has exited, in its loader leaves nothing.

@@ -121,7 +121,9 @@ class CacheRefresh {
     BackOff(entry);
     store_.freshness().ReleaseRefresh(entry);
   }
-  // Lets no task begin any more, at the cache's end, and waits for those that run.
+  // Lets no task begin any more, at the cache's end.
+  void RefuseTasks() { tasks_->RefuseTasks(); }
+  // Does the same, and waits for those that run.
   void CloseTasks() { tasks_->Close(); }
   // For other tasks that nobody waits for.
   const std::shared_ptr<BackgroundTasks>& tasks() const { return tasks_; }

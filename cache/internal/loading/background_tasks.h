@@ -50,7 +50,12 @@ class BackgroundTasks {
   BackgroundTasks(const BackgroundTasks&) = delete;
   BackgroundTasks& operator=(const BackgroundTasks&) = delete;
 
-  // Lets no task begin any more, at the cache's end. Waits for those that run on other threads.
+  // Lets no task begin any more, at the cache's end.
+  void RefuseTasks() {
+    Lock lock(mutex_);
+    closed_ = true;
+  }
+  // Does the same, and waits for those that run on other threads.
   void Close() {
     size_t own = 0;
     for (const Running* task = Running::Innermost(); task != nullptr; task = task->outer_) {
