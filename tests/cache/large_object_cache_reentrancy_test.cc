@@ -14,6 +14,7 @@
 #include "tests/support/cache_options.h"
 #include "tests/support/last_words.h"
 #include "weakcache/cache/large_object_cache.h"
+#include "weakcache/cache/loaded.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
@@ -64,6 +65,12 @@ const Method kMethods[] = {
     {"InvalidateExpected", [](Cache& cache) { cache.Invalidate(1, cache.Peek(1)); }},
     {"InvalidateIf",
      [](Cache& cache) { cache.InvalidateIf([](int, const Ref<Blob>&) { return true; }); }},
+    {"InvalidateGroup",
+     [](Cache& cache) {
+       cache.Put(1, Loaded<Blob>{.object = Blob(), .group = 1});
+       cache.InvalidateGroup(1);
+       EXPECT_EQ(cache.Get(1), nullptr);
+     }},
     {"Clear", [](Cache& cache) { cache.Clear(); }},
     {"Purge", [](Cache& cache) { cache.Purge(); }},
     {"SetBudget", [](Cache& cache) { cache.SetBudget(100); }},
