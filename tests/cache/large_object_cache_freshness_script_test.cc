@@ -103,6 +103,7 @@ class FreshnessScript {
     bool cancelled = false;
     bool superseded = false;
     std::set<uint32_t> invalidated = {};  // groups
+    int refreshed = 0;                    // the version, of a refresh
   };
   // The version that a call returns, or how it fails.
   struct Result {
@@ -200,22 +201,35 @@ class FreshnessScript {
     return life != kNever && now - since >= life;
   }
   static int64_t Sum(int64_t a, int64_t b) { return a > kNever - b ? kNever : a + b; }
+  // Returns whether somebody holds the object: a refresh that is under way does.
+  bool IsInUse(const Object& object) const {
+    return flight_ != nullptr && flight_->refreshed != 0 &&
+           &object == &objects_[static_cast<size_t>(flight_->refreshed)];
+  }
+  bool IsIdleSince(int64_t used, const Object& object) const {
+    return IsDue(used, now_, access_) && !IsInUse(object);
+  }
   bool IsExpired(const Object& object) const {
     return object.invalidated || IsDue(object.written, now_, object.life) ||
-           IsDue(object.used_until, now_, access_);
+           IsIdleSince(object.used_until, object);
   }
   bool MayBeExpired(const Object& object) const {
-    return IsExpired(object) || IsDue(object.used_from, now_, access_);
+    return IsExpired(object) || IsIdleSince(object.used_from, object);
   }
   bool IsRemovable(const Object& object) const {
     return object.invalidated || IsDue(object.written, now_, Sum(object.life, stale_)) ||
-           IsDue(object.used_until, now_, access_);
+           IsIdleSince(object.used_until, object);
   }
   // Finds out by the cache what the model can't know: whether the last use is too long ago.
   void Resolve(int key) {
     const auto found = present_.find(key);
     if (found == present_.end()) return;
     Object& object = ObjectOf(found->second);
+    if (!IsExpired(object) && IsInUse(object) && IsDue(object.used_from, now_, access_)) {
+      Require(cache_.Peek(key).get() != nullptr, "an object in use has expired");
+      object.used_from = now_ - access_ + 1;
+      object.used_until = now_;  // if the time was over
+    }
     if (IsExpired(object) || !MayBeExpired(object)) return;
     if (cache_.Peek(key).get() != nullptr) {
       object.used_from = now_ - access_ + 1;
@@ -395,6 +409,7 @@ class FreshnessScript {
     const bool loads = fresh == 0 ? !fails : due;
     if (fresh != 0) RecordUse(fresh);
     Flight flight{key, due ? GroupOfRefresh(plan, fresh) : plan.options.group, due};
+    if (due) flight.refreshed = fresh;
     if (loads) flight_ = &flight;
     const int calls = calls_;
     const Result result = Ask(key, plan, async);
@@ -495,6 +510,7 @@ class FreshnessScript {
     const int fresh = Fresh(key);
     if (fresh == 0) failures_.erase(key);
     Flight flight{key, fresh == 0 ? plan.options.group : GroupOfRefresh(plan, fresh), fresh != 0};
+    flight.refreshed = fresh;
     flight_ = &flight;
     const auto load = [this, &plan] { return Load(plan); };
     const absl::Status status = cache_.Refresh(key, load, plan.options);
