@@ -117,6 +117,7 @@ CACHE_TESTS = [
     "tests/cache/large_object_cache_freshness_test",
     "tests/cache/large_object_cache_groups_race_test",
     "tests/cache/large_object_cache_groups_test",
+    "tests/cache/large_object_cache_holders_test",
     "tests/cache/large_object_cache_async_test",
     "tests/cache/large_object_cache_completion_test",
     "tests/cache/large_object_cache_completion_end_test",

@@ -339,6 +339,32 @@ TEST_F(HoldersTest, AnObjectThatIsPutWhileAnotherOneIsWeighed) {
   EXPECT_EQ(Holders(), "put if absent*1 weigher*1");
 }
 
+// The clock is read between two looks at the entry.
+TEST_F(HoldersTest, AnObjectThatLeavesBeforeItsTakerIsRecorded) {
+  std::function<void()> at_clock = [] {};
+  Cache::Options options = AllSampled();
+  options.holder_sample_bytes = 2;
+  options.clock = [&] {
+    std::exchange(at_clock, [] {})();
+    return now_;
+  };
+  Restart(std::move(options));
+  const auto blob = MakeRef<Blob>(Blob{100});
+  static_cast<void>(cache_->Put(1, blob));
+  at_clock = [&] { cache_->Invalidate(1); };
+  EXPECT_EQ(cache_->Peek(1), blob);
+  EXPECT_EQ(Holders(), "idle");
+
+  static_cast<void>(cache_->Put(1, blob));
+  at_clock = [&] {
+    cache_->Invalidate(1);
+    blob->bytes = 0;
+    static_cast<void>(cache_->Put(1, blob));
+  };
+  EXPECT_EQ(cache_->Peek(1), blob);
+  EXPECT_EQ(Holders(), "idle");
+}
+
 TEST_F(HoldersTest, ALoadThatEndsLater) {
   testing::TaskQueue tasks;
   std::future<absl::StatusOr<Ref<Blob>>> blob;

@@ -75,10 +75,14 @@ class HolderLog {
   void Add(const ControlBlock& object, size_t own, const HolderOrigin& origin, int64_t now) {
     const Lock lock(*this);
     if (ReferencesBeside(object, own) == 0) Clear();
-    for (size_t i = 0; i < size_; ++i) {
-      if (IsOf(records_[i], origin, lock.stacks)) return Repeat(i, now);
+    if (size_ != 0 && !IsOf(records_[0], origin, lock.stacks)) [[unlikely]] {
+      MoveToFront(origin, now, lock.stacks);
+    } else if (size_ == 0) {
+      size_ = 1;
+      SetFirst(origin, now, /*stack=*/0, lock.stacks);
     }
-    AddNew(origin, now, lock.stacks);
+    ++records_[0].look_ups;
+    records_[0].last = now;
   }
 
   // Describes the holders, without the object's weight. Returns false, and begins anew, if nobody
@@ -163,26 +167,29 @@ class HolderLog {
     size_ = 0;
     dropped_look_ups_ = 0;
   }
-  // Moves the record to the front.
-  void Repeat(size_t index, int64_t now) {
+  // Moves the record of that origin to the front, or has a new one there.
+  [[gnu::noinline]] void MoveToFront(const HolderOrigin& origin, int64_t now, Stack* stacks) {
     HolderRecord* const first = records_.data();
-    if (index != 0) std::rotate(first, first + index, first + index + 1);
-    ++first->look_ups;
-    first->last = now;
-  }
-  void AddNew(const HolderOrigin& origin, int64_t now, Stack* stacks) {
-    size_t kept = size_;  // of the records, up to the one that this replaces
+    for (HolderRecord* record = first; record != first + size_; ++record) {
+      if (!IsOf(*record, origin, stacks)) continue;
+      std::rotate(first, record, record + 1);
+      return;
+    }
     auto stack = static_cast<uint8_t>(size_);
+    HolderRecord* end = first + size_;  // of those that stay in their order
     if (size_ < kMostHolders) {
       ++size_;
     } else {
       // Not the last one: it is the likeliest to have forgotten a reference.
-      kept = kMostHolders - 2;
-      dropped_look_ups_ += records_[kept].look_ups;
-      stack = records_[kept].stack;
+      end = first + kMostHolders - 2;
+      dropped_look_ups_ += end->look_ups;
+      stack = end->stack;
     }
-    std::move_backward(records_.data(), records_.data() + kept, records_.data() + kept + 1);
-    records_[0] = {origin.label, 1, now, now, static_cast<uint8_t>(origin.depth), stack};
+    std::move_backward(first, end, end + 1);
+    SetFirst(origin, now, stack, stacks);
+  }
+  void SetFirst(const HolderOrigin& origin, int64_t now, uint8_t stack, Stack* stacks) {
+    records_[0] = {origin.label, 0, now, now, static_cast<uint8_t>(origin.depth), stack};
     std::copy_n(origin.stack.data(), origin.depth, StackOf(records_[0], stacks));
   }
 
