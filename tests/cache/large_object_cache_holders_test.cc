@@ -2,14 +2,12 @@
 // Whom a LargeObjectCache records as possible holders of its objects.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <iterator>
+#include <future>
 #include <map>
-#include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <thread>
@@ -25,6 +23,7 @@
 #include "tests/support/task_queue.h"
 #include "weakcache/cache/cache_holders.h"
 #include "weakcache/cache/cache_options.h"
+#include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/holder_label.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/load_completion.h"
@@ -256,21 +255,23 @@ TEST_F(HoldersTest, RemovedObjectsAreLeftOut) {
 TEST_F(HoldersTest, AThreadThatWaitsForALoad) {
   testing::SpinBarrier loads(2);
   std::thread other;
+  absl::StatusOr<Ref<Blob>> others;
   {
     WEAKCACHE_HOLDER("loader");
     held_.push_back(*cache_->GetOrLoad(1, [&] {
       other = std::thread([&] {
         WEAKCACHE_HOLDER("waiter");
         loads.Wait();
-        const auto blob = cache_->GetOrLoad(1, LoadBlob);
-        EXPECT_TRUE(blob.ok());
+        others = cache_->GetOrLoad(1, LoadBlob);
       });
       loads.Wait();
       return LoadBlob();
     }));
   }
   other.join();
-  EXPECT_EQ(Holders(), "waiter*1 loader*1");
+  EXPECT_EQ(*others, held_[0]);
+  const std::string holders = Holders();
+  EXPECT_TRUE(holders == "waiter*1 loader*1" || holders == "loader*1 waiter*1") << holders;
 }
 
 TEST_F(HoldersTest, AnAsynchronousLoadCountsForItsAskers) {
@@ -443,13 +444,12 @@ TEST_F(HoldersTest, HitsAreCountedAsEver) {
 TEST_F(HoldersTest, EightAreKeptAndTheOldestIsOneOfThem) {
   const char* const labels[] = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"};
   Hold("0");
-  for (int i = 1; i < 8; ++i) Visit(labels[i]);
-  Visit("1");
-  EXPECT_EQ(Holders(), "1*2 7*1 6*1 5*1 4*1 3*1 2*1 0*1");
+  for (const int i : {1, 2, 2, 3, 4, 5, 6, 7, 1}) Visit(labels[i]);
+  EXPECT_EQ(Holders(), "1*2 7*1 6*1 5*1 4*1 3*1 2*2 0*1");
   Visit("8");
-  EXPECT_EQ(Holders(), "8*1 1*2 7*1 6*1 5*1 4*1 3*1 0*1 dropped*1");
+  EXPECT_EQ(Holders(), "8*1 1*2 7*1 6*1 5*1 4*1 3*1 0*1 dropped*2");
   Visit("9");
-  EXPECT_EQ(Holders(), "9*1 8*1 1*2 7*1 6*1 5*1 4*1 0*1 dropped*2");
+  EXPECT_EQ(Holders(), "9*1 8*1 1*2 7*1 6*1 5*1 4*1 0*1 dropped*3");
   held_.clear();
   Hold("viewer");
   EXPECT_EQ(Holders(), "viewer*1");
@@ -505,13 +505,18 @@ TEST_F(HoldersTest, ChoosesByWeightWhateverTheOrder) {
   EXPECT_NEAR(chosen[300], 300, 52);
 }
 
+// So that the compiler makes no copies of a loop's body: these would have stacks of their own.
+size_t Opaque(size_t number) {
+  asm volatile("" : "+r"(number));
+  return number;
+}
 [[gnu::noinline]] Ref<Blob> TakeInRenderer(Cache& cache) {
   Ref<Blob> blob = cache.Get(1);
   asm volatile("");  // no tail call
   return blob;
 }
 [[gnu::noinline]] Ref<Blob> TakeInExport(Cache& cache) {
-  Ref<Blob> blob = cache.Get(1);
+  Ref<Blob> blob = cache.Peek(1);  // or one function would be made of both
   asm volatile("");
   return blob;
 }
@@ -521,7 +526,7 @@ TEST_F(HoldersTest, StacksTellLookUpsOfOneLabelApart) {
   options.holder_stacks = true;
   Restart(std::move(options));
   Hold("a");
-  for (int i = 0; i < 2; ++i) held_.push_back(TakeInRenderer(*cache_));
+  for (size_t i = 0; i < Opaque(2); ++i) held_.push_back(TakeInRenderer(*cache_));
   held_.push_back(TakeInExport(*cache_));
   const CacheHolders holders = cache_->Holders();
   ASSERT_EQ(holders.objects.size(), 1u);
@@ -546,8 +551,8 @@ TEST_F(HoldersTest, StacksOfDroppedLookUpsAreReplaced) {
   Restart(std::move(options));
   const char* const labels[] = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"};
   for (const char* const label : labels) Hold(label);
-  for (const char* const label : labels) {
-    const HolderLabel holder(label);
+  for (size_t i = 0; i < Opaque(10); ++i) {
+    const HolderLabel holder(labels[i]);
     held_.push_back(TakeInRenderer(*cache_));
   }
   const CacheHolders holders = cache_->Holders();
@@ -636,8 +641,6 @@ TEST(HoldersRaceTest, WhoeverHoldsAnObjectIsFound) {
   options.holder_sample_bytes = 1;
   Cache cache = *Cache::Create(options);
   Ref<Blob> held;
-  std::atomic<int> found_beside{0};
-  std::atomic<int> weak{0};
   const auto visit = [&](const char* label) {
     const HolderLabel holder(label);
     for (int i = 0; i < 3; ++i) static_cast<void>(cache.GetOrLoad(1, LoadBlob));
@@ -662,18 +665,17 @@ TEST(HoldersRaceTest, WhoeverHoldsAnObjectIsFound) {
        [&] { visit("viewer"); },
        [&] {
          cache.SetBudget(0);
-         weak += HoldersOf(cache, 1) == "idle" ? 0 : 1;
          cache.SetBudget(100);
        },
        [&] {
-         found_beside += HoldersOf(cache, 1).find(' ') != std::string::npos ? 1 : 0;
+         static_cast<void>(cache.Holders());
          visit("search");
        }},
       [&](int) {
         const std::string holders = HoldersOf(cache, 1);
-        if (cache.Peek(1) != held) return;  // it was evicted before it was taken, and loaded twice
         EXPECT_NE(holders.find("holder*1"), std::string::npos) << holders;
         (holders == "holder*1" ? only_holder : with_others) += 1;
+        EXPECT_EQ(cache.Peek(1), held);
       });
   EXPECT_GT(only_holder, 0);
   EXPECT_GT(with_others, 0);

@@ -233,7 +233,7 @@ class HolderSampler {
   // Returns true with a probability of weight to sample_bytes, so that the objects that are sampled
   // of so many bytes are one on average, whatever order they come in.
   bool IsSampled(uint64_t weight) const {
-    if (settings_.sample_bytes == 1 || weight >= settings_.sample_bytes) return true;
+    if (settings_.sample_bytes == 1) return true;  // also without a weight
     // SplitMix64. Relaxed: only that the numbers differ matters.
     constexpr uint64_t kGoldenRatio = 0x9e3779b97f4a7c15;
     uint64_t random = sequence_.fetch_add(kGoldenRatio, std::memory_order_relaxed) + kGoldenRatio;
