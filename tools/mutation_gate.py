@@ -100,6 +100,7 @@ MAP_TESTS = [
     "tests/cache/concurrent_weak_value_map_race_test",
     "tests/cache/concurrent_weak_value_map_linearizability_test",
     "tests/cache/concurrent_weak_value_map_reentrancy_race_test",
+    "tests/cache/internal/concurrent/concurrent_index_test",
     "tests/cache/internal/creation/single_flight_test",
 ]
 CACHE_TESTS = [
