@@ -104,6 +104,7 @@ MAP_TESTS = [
     "tests/cache/internal/creation/single_flight_test",
 ]
 CACHE_TESTS = [
+    "tests/cache/internal/loading/failure_table_test",
     "tests/cache/internal/retention/retention_test",
     "tests/cache/internal/retention/lazy_greedy_dual_test",
     "tests/cache/internal/retention/admission_duels_test",
@@ -132,6 +133,15 @@ CACHE_TESTS = [
     "tests/cache/large_object_cache_exception_safety_test",
     "tests/cache/large_object_cache_test",
 ]
+# Mutants that use what has ended may go unnoticed without AddressSanitizer: those of the cache that
+# no other test has killed are tried on these with it.
+ADDRESS_TESTS = [
+    "tests/cache/large_object_cache_async_test",
+    "tests/cache/large_object_cache_completion_end_test",
+    "tests/cache/large_object_cache_prefetch_test",
+    "tests/cache/large_object_cache_end_test",
+]
+ADDRESS = "+address"
 MAP_FOLDERS = ("cache/internal/concurrent/", "cache/internal/creation/")
 CACHE_FOLDERS = tuple(
     f"cache/internal/{folder}/" for folder in ["core", "loading", "retention", "stats"]
@@ -307,6 +317,11 @@ def make_lanes():
         lanes[name] = fast_lane(os.path.basename(name), f"{name}.cc",
                                 ["-O0", *scripts, *(object_of(source) for source in UNCHANGED)],
                                 [*libraries, "-lgtest", "-lgtest_main", "-lpthread"])
+    for name in ADDRESS_TESTS:
+        lanes[name + ADDRESS] = fast_lane(
+            os.path.basename(name) + "_with_address_sanitizer", f"{name}.cc",
+            ["-O0", "-fsanitize=address", *(object_of(source) for source in UNCHANGED)],
+            [*libraries, "-lgtest", "-lgtest_main", "-lpthread"])
     lanes["reference_counts_overflow"] = fast_lane(
         "reference_counts_overflow_test",
         "tests/weakref/internal/reference_counts_overflow_test.cc", ["-O0"],
@@ -319,15 +334,18 @@ def lanes_for(mutant, lanes):
     quick_first = lambda names: sorted(names, key=lambda name: lanes[name].seconds)
     if mutant.header.startswith("cache/"):
         header = os.path.basename(mutant.header)
+        last = []
         if mutant.header.startswith(CACHE_FOLDERS):
             tests = CACHE_TESTS
+            last = [name + ADDRESS for name in ADDRESS_TESTS]
         elif mutant.header.startswith(MAP_FOLDERS) or "concurrent" in header:
             tests = MAP_TESTS + CACHE_TESTS
         else:
             tests = CONTAINER_TESTS
-        return CACHE_MODELS_OF.get(header, []) + quick_first(tests)
+        return CACHE_MODELS_OF.get(header, []) + quick_first(tests) + quick_first(last)
     first = LANES_OF.get(os.path.basename(mutant.header), [])
     others = CONTAINER_TESTS + MAP_TESTS + CACHE_TESTS + REFERENCE_TESTS
+    others += [name + ADDRESS for name in ADDRESS_TESTS]
     return [*first, *quick_first(name for name in lanes if name not in first + others),
             *quick_first(REFERENCE_TESTS)]
 
