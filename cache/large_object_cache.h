@@ -282,9 +282,9 @@ class LargeObjectCache {
   }
   // Makes all objects of the group stale: no call that begins afterwards returns one of them,
   // unless it joins a load whose loader alone has named the group (loaded.h). They leave when they
-  // are met, evicted in their turn or purged. The objects of the group's loads and refreshes under
-  // way will not be cached. O(shards + loads under way + kept failures), however many objects there
-  // are. Precondition: a group below 65536.
+  // are met, before others at evictions, or purged. The objects of the group's loads and refreshes
+  // under way will not be cached. O(shards + loads under way + kept failures), however many objects
+  // there are. Precondition: a group below 65536.
   void InvalidateGroup(uint32_t group) { core_->InvalidateGroup(group); }
   // Removes all objects; one that is entered during the call may stay. The objects of loads and
   // refreshes under way will not be cached.

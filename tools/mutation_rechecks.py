@@ -739,6 +739,14 @@ RECHECKS = [
     ("an object of a group expires by time, too", "cache/internal/core/freshness.h",
      " && tick < FreshUntilByTimes(entry);",
      ";"),
+    ("objects of an invalidated group go first", "cache/internal/retention/retention.h",
+     "if (unsearched_ != 0 && EvictInvalidated(eviction, removals)) return true;",
+     ""),
+    ("an invalidated object in use is no victim", "cache/internal/retention/retention.h",
+     "      if (IsInUse(*entry)) continue;\n      --eviction.looks;\n      Evict(entry, removals);\n"
+     "      return true;\n    }\n    return false;",
+     "      --eviction.looks;\n      Evict(entry, removals);\n      return true;\n    }\n"
+     "    return false;"),
     ("a weak hit on an object of a group", "cache/internal/core/lookup_outcome.h",
      "if (!weak_ && !is_sampled && entry_ == nullptr && freshness_.IsFreshInGroup",
      "if (!is_sampled && freshness_.IsFreshInGroup"),

@@ -445,6 +445,40 @@ TEST_F(GroupTest, PurgeRemovesWhatNobodyMeets) {
   cache.CheckInvariantsForTesting();
 }
 
+TEST_F(GroupTest, ItsObjectsAreTheFirstVictims) {
+  Cache cache = Make(Timed(400));
+  const auto group_of = [](int key) { return static_cast<uint32_t>(key / 10 % 2); };
+  for (int key = 0; key < 400; ++key) cache.Put(key, Grouped(1, group_of(key)));
+  // Those of the group were used most.
+  for (int key = 0; key < 400; ++key) {
+    for (int i = 0; i < 5 && group_of(key) == 1; ++i) EXPECT_NE(cache.Get(key), nullptr);
+  }
+  cache.InvalidateGroup(1);
+  for (int key = 400; key < 600; ++key) cache.Put(key, Grouped(1, 2));
+  EXPECT_EQ(cache.Stats().evictions_budget, 0u);
+  EXPECT_EQ(removed_.size(), 200u);
+  for (const auto& [key, cause] : removed_) {
+    EXPECT_EQ(cause, RemovalCause::kInvalidated);
+    EXPECT_EQ(group_of(key), 1u);
+  }
+  // Then the others follow.
+  cache.Put(600, Page{});
+  EXPECT_EQ(cache.Stats().evictions_budget, 1u);
+  cache.CheckInvariantsForTesting();
+}
+
+TEST_F(GroupTest, OneThatIsInUseIsNoVictim) {
+  Cache cache = Make(Timed(10));
+  for (int key = 0; key < 10; ++key) cache.Put(key, Grouped(1, static_cast<uint32_t>(key % 2)));
+  const Ref<Page> used = cache.Peek(1);
+  cache.InvalidateGroup(1);
+  for (int key = 10; key < 14; ++key) cache.Put(key, Page{});
+  EXPECT_EQ(removed_.size(), 4u);
+  for (const auto& [key, cause] : removed_) EXPECT_NE(key, 1);
+  cache.Put(14, Page{});
+  EXPECT_EQ(cache.Stats().evictions_budget, 1u);
+}
+
 TEST_F(GroupTest, OfAReplacedObjectIsWhatTheListenerIsTold) {
   Cache cache = Make(Timed());
   cache.Put(1, Grouped(1, 3));

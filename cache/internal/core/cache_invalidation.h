@@ -63,6 +63,7 @@ class CacheInvalidation {
       }
       LoadFailures<Store>::ForgetGroup(shard, group);
     });
+    store_.retention().SearchInvalidated();
   }
   // Removes all objects that have expired by time, and are not kept for loads that fail; and those
   // of groups that have been invalidated.

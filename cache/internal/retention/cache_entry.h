@@ -396,6 +396,8 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   // The counts of the slot, and those of the object. In an embedded slot they are the same.
   ControlBlock* const slot;
   ControlBlock* object = nullptr;
+  // Null unless the object is sampled. Set before the slot is entered.
+  std::unique_ptr<HolderLog> holders;
   // How many weighings of the object have begun, and the number of the last one that counted.
   uint32_t weighings = 0;
   uint32_t weighed = 0;
@@ -405,8 +407,6 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   // the very caller who has missed it, and holds it in case its load fails. Relaxed: of two looks
   // at the same time either may come first.
   mutable std::atomic<bool> expired_idle{false};
-  // Null unless the object is sampled. Set before the slot is entered.
-  std::unique_ptr<HolderLog> holders;
   // Whether the object may expire earlier or later than others that were written at the same time.
   // Set before the slot is entered, or by SetExpiry.
   bool has_own_life : 1 = false;

@@ -405,6 +405,11 @@ class Retention {
     MutexLock lock(mutex_);
     RequeueByExpiry(entry);
   }
+  // Has evictions search for objects whose groups have been invalidated.
+  void SearchInvalidated() {
+    MutexLock lock(mutex_);
+    unsearched_ = policy_.size();
+  }
 
   uint64_t bytes() const {
     MutexLock lock(mutex_);
@@ -787,7 +792,25 @@ class Retention {
       Evict(entry, removals);
       return true;
     }
+    if (unsearched_ != 0 && EvictInvalidated(eviction, removals)) return true;
     return expires_by_default_ && EvictOldestExpired(eviction, removals);
+  }
+  // Evicts an idle object of a group that has been invalidated, if it finds one. After an
+  // invalidation evictions go round the retained objects once, a part each time. (Where the budget
+  // leaves out objects in use, UpdateAside shares the hand, and some objects may be passed over.)
+  bool EvictInvalidated(Eviction& eviction, PendingRemovals& removals)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    while (unsearched_ != 0 && eviction.looks_by_expiry != 0) {
+      --eviction.looks_by_expiry;
+      Entry* const entry = by_age_.AdvanceHand();
+      unsearched_ = entry == nullptr ? 0 : unsearched_ - 1;
+      if (entry == nullptr || expiry_of_(*entry, removals.now) != Expiry::kInvalidated) continue;
+      if (IsInUse(*entry)) continue;
+      --eviction.looks;
+      Evict(entry, removals);
+      return true;
+    }
+    return false;
   }
   // Evicts the oldest object, if it has expired. With expire_after_write alone, this finds all
   // expired objects. An object that was found since it was entered, or has a life of its own, may
@@ -994,6 +1017,8 @@ class Retention {
   EntryList<K, Policy> by_age_ ABSL_GUARDED_BY(mutex_);
   // The retained entries that have a life of their own, and expire.
   ExpiryQueue<Entry> by_expiry_ ABSL_GUARDED_BY(mutex_);
+  // How many retained objects evictions have yet to look at, after a group has been invalidated.
+  size_t unsearched_ ABSL_GUARDED_BY(mutex_) = 0;
   // Bytes that are kept free for loads under way.
   uint64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
   // Bytes that the hard limit counts for loads under way.
