@@ -491,6 +491,31 @@ TEST(LoadingTest, WhoWaitsForAPermitGetsAnObjectThatIsPut) {
   EXPECT_EQ(loaded, 0);
 }
 
+// The permit of another cache is of no use.
+TEST(LoadingTest, ALoadInsideAnotherCachesLoadNeedsAPermit) {
+  Cache cache = MakeCache(Limited(1));
+  Cache outer = MakeCache(Limited(1));
+  BusyLoads busy(cache, 1);
+  std::atomic<int> loaded{0};
+  std::future<absl::StatusOr<Ref<Blob>>> inner;
+  const auto loader = [&] {
+    ++loaded;
+    return Blob();
+  };
+  outer
+      .GetOrLoad(1,
+                 [&] {
+                   // Without a permit the task is kept until there is one.
+                   inner = cache.GetOrLoadAsync(1, loader, [](const auto& task) { task(); });
+                   return Blob();
+                 })
+      .value();
+  EXPECT_EQ(loaded, 0);
+  busy.Finish();
+  EXPECT_TRUE(inner.get().ok());
+  EXPECT_EQ(loaded, 1);
+}
+
 TEST(LoadingTest, WhoWaitsForAPermitReservesNothing) {
   Cache::Options options = Limited(1);
   options.budget_bytes = 100;

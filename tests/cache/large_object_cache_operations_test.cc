@@ -635,6 +635,31 @@ TEST(RemovalListenerTest, GetsTheObjectBeforeItDies) {
   }
 }
 
+// For either kind of slot: the death of an object is told of unless it follows from the eviction.
+TEST(RemovalListenerTest, HearsOfTheDeathOfWhatWasUsedWhenItWasEvicted) {
+  for (const bool is_embedded : {true, false}) {
+    for (const bool was_used : {true, false}) {
+      std::vector<RemovalCause> told;
+      Ref<Weighed> used;
+      auto options = testing::WithBudget<WeighedCache>(20);
+      options.removal_listener = [&](int, RemovalCause cause, uint64_t) {
+        told.push_back(cause);
+        used.reset();  // so that the cache has the last reference when this has returned
+      };
+      WeighedCache cache = std::move(WeighedCache::Create(options)).value();
+      used = is_embedded ? cache.Put(1, Weighed{10}) : cache.Put(1, MakeRef<Weighed>(Weighed{10}));
+      if (!was_used) used.reset();
+      testing::EvictAll(cache);
+      std::vector<RemovalCause> expected = {RemovalCause::kBudget};
+      if (was_used) expected.push_back(RemovalCause::kDied);
+      EXPECT_EQ(told, expected);
+      EXPECT_EQ(cache.Stats().removals_died, was_used ? 1u : 0u);
+      EXPECT_EQ(cache.Get(1), nullptr);
+      cache.CheckInvariantsForTesting();
+    }
+  }
+}
+
 TEST(RemovalListenerTest, TakesThreeForms) {
   std::vector<std::string> calls;
   const auto options_with = [](RemovalListener<int, Weighed> listener) {

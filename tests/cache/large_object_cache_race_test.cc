@@ -363,7 +363,8 @@ TEST(LargeObjectCacheRaceTest, AHitMeetsTheAdmissionOfAReservedObject) {
         WeighedCache::Options options = testing::WithBudget<WeighedCache>(100);
         options.shards = 1;
         cache = std::move(WeighedCache::Create(options)).value();
-        for (int key = 0; key < 10; ++key) cache->Put(key, Weighed{5});
+        // A hit looks at eight others at most to make room.
+        for (int key = 0; key < 5; ++key) cache->Put(key, Weighed{10});
       },
       {[&] { cache->GetOrLoad(99, [] { return Weighed{50}; }, {.weight_estimate = 50}).value(); },
        [&] {

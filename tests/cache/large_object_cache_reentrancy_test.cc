@@ -220,22 +220,26 @@ TEST_P(LargeObjectCacheReentryTest, FromAnExpiryCallback) {
 INSTANTIATE_TEST_SUITE_P(All, LargeObjectCacheReentryTest, ::testing::ValuesIn(kMethods),
                          [](const auto& info) { return info.param.name; });
 
-// What a destructor does at the cache's end keeps no object alive after it.
-TEST(LargeObjectCacheEndTest, ADestructorMaySetTheBudgetAndPut) {
+// What destructors do at the cache's end keeps no object alive after it, however many come in turn.
+TEST(LargeObjectCacheEndTest, DestructorsMaySetTheBudgetAndPut) {
   Cache::Options options = testing::WithBudget<Cache>(10);
   options.weigher = [](const Blob&) { return uint64_t{1}; };
-  WeakRef<Blob> put_at_the_end;
-  bool was_called = false;
+  constexpr int kObjects = 5;
+  int ended = 0;
+  Cache* inner = nullptr;
+  std::vector<WeakRef<Blob>> put_at_the_end;
+  const std::function<void()> on_end = [&] {
+    if (++ended == kObjects) return;
+    inner->SetBudget(100);
+    put_at_the_end.push_back(WeakRef<Blob>(inner->Put(1 + ended, Blob(on_end))));
+  };
   {
     Cache cache = Cache::Create(options).value();
-    cache.Put(1, Blob([&] {
-                if (std::exchange(was_called, true)) return;
-                cache.SetBudget(100);
-                put_at_the_end = cache.Put(2, Blob());
-              }));
+    inner = &cache;
+    cache.Put(1, Blob(on_end));
   }
-  EXPECT_TRUE(was_called);
-  EXPECT_TRUE(put_at_the_end.expired());
+  EXPECT_EQ(ended, kObjects);
+  for (const WeakRef<Blob>& object : put_at_the_end) EXPECT_TRUE(object.expired());
 }
 
 TEST(LargeObjectCacheListenerTest, MayThrow) {

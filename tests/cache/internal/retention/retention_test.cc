@@ -412,5 +412,92 @@ TEST_F(TurnsTest, HitsDoNotKeepAnEvictionFromEnding) {
   hitter.join();
 }
 
+// As if all objects were hit whenever an eviction looks at them.
+class AlwaysHitPolicy : public LazyGreedyDual {
+ public:
+  using LazyGreedyDual::LazyGreedyDual;
+
+  Node* NextVictim(size_t& looks, bool spare_used, bool spare_newest) {
+    if (!spare_used) return LazyGreedyDual::NextVictim(looks, spare_used, spare_newest);
+    looks = 0;
+    return nullptr;
+  }
+};
+
+class AlwaysHitTest : public RetentionTest<AlwaysHitPolicy> {
+ protected:
+  static constexpr int kObjects = 2000;
+  AlwaysHitTest() : RetentionTest(kObjects) {
+    for (int key = 0; key < kObjects; ++key) Put(key, 1);
+  }
+};
+TEST_F(AlwaysHitTest, TrimEvictsNevertheless) {
+  PendingRemovals removals;
+  retention().Trim(kObjects / 2, removals);
+  EXPECT_EQ(retention().bytes(), kObjects / 2);
+  retention().Trim(0, removals);
+  EXPECT_EQ(retention().bytes(), 0);
+}
+TEST_F(AlwaysHitTest, ASmallerBudgetIsKeptNevertheless) {
+  PendingRemovals removals;
+  retention().SetBudget(kObjects / 2, removals);
+  EXPECT_EQ(retention().bytes(), kObjects / 2);
+}
+
+// Calls a function under the budget's lock, for whoever asks for the epoch.
+class PausingPolicy : public LazyGreedyDual {
+ public:
+  using LazyGreedyDual::LazyGreedyDual;
+
+  uint64_t Epoch() const {
+    if (under_lock) under_lock();
+    return LazyGreedyDual::Epoch();
+  }
+  inline static std::function<void()> under_lock;
+};
+
+class AdmissionTest : public RetentionTest<PausingPolicy> {
+ protected:
+  // Takes no lock.
+  bool IsVisible(int key) {
+    const auto& shards = core_.store().shards();
+    const auto location = shards.Locate(key);
+    auto* const found =
+        location.shard->table.FindEmbeddedFast(location.hash(), shards.Matching(key));
+    if (found == nullptr) return false;
+    const Ref<Blob> object = found->Adopt();
+    return true;
+  }
+};
+// A new object is in the table before it is admitted in place of its reservation. A hit that gets
+// the lock in between does not admit it, which would evict others for it.
+TEST_F(AdmissionTest, IsLeftToTheThreadThatEntersTheObject) {
+  for (int key = 0; key < 5; ++key) Put(key, 10);
+  for (int round = 0; round < 50; ++round) {
+    std::atomic<bool> is_locked{false};
+    PausingPolicy::under_lock = [&] {
+      is_locked = true;
+      while (!IsVisible(99)) std::this_thread::yield();
+      // The other thread comes to the lock, and sleeps, so that this one gets it again first.
+      for (int turn = 0; turn < 100; ++turn) std::this_thread::yield();
+    };
+    std::thread hitter;
+    const auto loader = [&]() -> absl::StatusOr<Blob> {
+      hitter = std::thread([&] {
+        retention().Epoch();
+        core_.Get(99);
+      });
+      while (!is_locked) std::this_thread::yield();
+      return Blob{50};
+    };
+    EXPECT_TRUE(core_.asks().GetOrLoad(99, loader, LoadOptions{.weight_estimate = 50}).ok());
+    hitter.join();
+    PausingPolicy::under_lock = nullptr;
+    ASSERT_EQ(core_.Stats().evictions_budget, 0) << round;
+    EXPECT_EQ(retention().bytes(), 100);
+    core_.store().Invalidate(99);
+  }
+}
+
 }  // namespace
 }  // namespace weakcache::internal
