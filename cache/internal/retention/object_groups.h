@@ -20,6 +20,8 @@ namespace weakcache::internal {
 // The group of an object, if any, and the epoch at which its load began, or its Put. 47 bits of
 // epochs last for four years of a million invalidations in each second.
 struct GroupStamp {
+  static constexpr uint64_t kEpochs = (uint64_t{1} << 47) - 1;
+
   uint64_t epoch : 47 = 0;
   uint64_t has_group : 1 = 0;
   uint64_t group : 16 = 0;
@@ -44,14 +46,14 @@ class ObjectGroups {
   GroupStamp Stamp() const {
     // Acquire pairs with the release in Invalidate: the load sees what was done before the
     // invalidations that it does not have to heed.
-    return {.epoch = Truncated(epoch_.load(std::memory_order_acquire))};
+    return {.epoch = epoch_.load(std::memory_order_acquire) & GroupStamp::kEpochs};
   }
   // Does the same for a group. An invalidation that comes later sees what this thread has done
   // before: that its load is under way.
   GroupStamp Stamp(uint32_t group) {
     // A read-modify-write, so that of this and an invalidation one is first, and the other sees all
     // that was done before that one.
-    GroupStamp stamp{.epoch = Truncated(epoch_.fetch_add(0, std::memory_order_acq_rel))};
+    GroupStamp stamp{.epoch = epoch_.fetch_add(0, std::memory_order_acq_rel) & GroupStamp::kEpochs};
     SetGroup(stamp, group);
     return stamp;
   }
@@ -84,7 +86,6 @@ class ObjectGroups {
   static constexpr size_t kBlockSize = 1024;
   using Block = std::array<std::atomic<uint64_t>, kBlockSize>;
 
-  static uint64_t Truncated(uint64_t epoch) { return epoch & ((uint64_t{1} << 47) - 1); }
   Block& BlockFor(uint32_t group) {
     std::atomic<Block*>& place = blocks_[group / kBlockSize];
     Block* present = place.load(std::memory_order_acquire);  // as in IsInvalidated, here and below
