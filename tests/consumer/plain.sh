@@ -10,7 +10,7 @@ trap 'rm -rf "$work"' EXIT
 # shellcheck disable=SC2046
 g++ -std=c++20 -Itests/consumer/application -Iinclude tests/consumer/application/main.cc \
   weakref/*.cc cache/*.cc \
-  $(pkg-config --cflags --libs absl_hash absl_status absl_statusor absl_str_format absl_time) \
+  $(pkg-config --cflags --libs absl_hash absl_statusor absl_str_format absl_symbolize absl_time) \
   -pthread -o "$work/application"
 output=$("$work/application")
 [[ $output == "contents 42" ]] || {
