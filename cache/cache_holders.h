@@ -38,11 +38,12 @@ namespace weakcache {
 
 // Look-ups that handed out one object under one label, from one call stack.
 struct PossibleHolder {
-  std::string label;               // of WEAKCACHE_HOLDER; empty: none
-  std::vector<const void*> stack;  // the innermost frame first; empty unless options.holder_stacks
-  uint64_t look_ups = 0;           // including those that load the object, and Put
-  absl::Duration first_age;        // how long ago the first of them was, by the cache's clock
-  absl::Duration last_age;         // and the last one
+  std::string label = {};  // of WEAKCACHE_HOLDER; empty: none
+  std::vector<const void*> stack =
+      {};                         // the innermost frame first; empty unless options.holder_stacks
+  uint64_t look_ups = 0;          // including those that load the object, and Put
+  absl::Duration first_age = {};  // how long ago the first of them was, by the cache's clock
+  absl::Duration last_age = {};   // and the last one
 };
 
 // A sampled object that was in use.
@@ -55,7 +56,7 @@ struct HeldObject {
   size_t references = 0;
   // Since the cache last saw the object idle, the most recent first. Empty if all references come
   // from elsewhere.
-  std::vector<PossibleHolder> holders;
+  std::vector<PossibleHolder> holders = {};
   // Look-ups by others. Only the seven that took the object most recently are kept, and the one
   // that has not taken it for the longest time.
   uint64_t dropped_look_ups = 0;
@@ -63,7 +64,7 @@ struct HeldObject {
 
 struct CacheHolders {
   uint64_t sample_bytes = 0;  // options.holder_sample_bytes; 0: nothing was sampled
-  std::vector<HeldObject> objects;
+  std::vector<HeldObject> objects = {};
 
   // Returns a line about all objects and one for each label, the most bytes first. An object that
   // several labels took counts for each of them.
