@@ -39,8 +39,8 @@ namespace weakcache {
 // Look-ups that handed out one object under one label, from one call stack.
 struct PossibleHolder {
   std::string label = {};  // of WEAKCACHE_HOLDER; empty: none
-  std::vector<const void*> stack =
-      {};                         // the innermost frame first; empty unless options.holder_stacks
+  // The innermost frame first. Empty unless options.holder_stacks.
+  std::vector<const void*> stack = {};
   uint64_t look_ups = 0;          // including those that load the object, and Put
   absl::Duration first_age = {};  // how long ago the first of them was, by the cache's clock
   absl::Duration last_age = {};   // and the last one
