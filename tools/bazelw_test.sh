@@ -92,7 +92,7 @@ fi
 base="g++ bazel-bootstrap bazel-rules-java bazel-rules-proto pkg-config libabsl-dev"
 clang="clang lld libclang-rt-dev"
 lint="$clang cmake make clang-format clang-tidy doxygen shellcheck"
-nightly="chromium chromium-driver python3-selenium prometheus"
+nightly="chromium chromium-driver python3-selenium prometheus debootstrap"
 all_libraries="libgtest-dev libgmock-dev libbenchmark-dev relacy-dev libboost-dev libtbb-dev"
 all_libraries+=" librocksdb-dev libstb-dev libcpp-httplib-dev zlib1g-dev gdb"
 
