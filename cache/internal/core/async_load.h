@@ -196,6 +196,10 @@ class AsyncLoad : public Loads::Flights::Continuation,
     CatchErrors([&] { Post(task); }, [&] { task->Fail(std::current_exception()); });
   }
   enum class Asked { kAnswered, kWaits, kQueued };
+  static Asked Fail(Outcome& outcome, const absl::Status& status) {
+    outcome.status = status;
+    return Asked::kAnswered;
+  }
   Asked TryAsk(Outcome& outcome, std::shared_ptr<Task>& task, PostLater& post) {
     const std::shared_ptr<AsyncLoad> self = this->shared_from_this();
     const Lookup lookup = key_;
@@ -217,37 +221,21 @@ class AsyncLoad : public Loads::Flights::Continuation,
       }
       // If a stop is requested after this look, its callback finds the flight.
       const bool cancelled = options_.stop_token.stop_requested();
-      if (cancelled || late) {
-        outcome.status = LeftStatus(cancelled);
-        return Asked::kAnswered;
-      }
+      if (cancelled || late) return Fail(outcome, LeftStatus(cancelled));
       if (!deferred.empty()) continue;
       // Under the lock: then the end of the cache comes later to this key, and finds the ask.
-      if (caller_waits_ && pending_.ends()) {
-        outcome.status = EndedBeforeLoad();
-        return Asked::kAnswered;
-      }
+      if (caller_waits_ && pending_.ends()) return Fail(outcome, EndedBeforeLoad());
       const auto found = flights.Find(location_.hash(), store_.shards().MatchingKey(lookup));
       if (found.flight != nullptr) {
         if (caller_waits_ && found.flight->IsThisThreads()) {
-          outcome.status = Loads::AsksForOwnKey();
-          return Asked::kAnswered;
+          return Fail(outcome, Loads::AsksForOwnKey());
         }
         keep_ = self;
         JoinFlight(*found.flight, post);
         return Asked::kWaits;
       }
       if (found.key_pending == nullptr) {
-        if (flights.Start(flight_, found)) {
-          flight_.SetKey(std::addressof(key_));
-          flights.Join(flight_, *this);
-          keep_ = self;
-          taken_ = false;
-          tasks_.Begin();
-          // Relaxed: the task is posted after this.
-          state_.store(State::kPosted, std::memory_order_relaxed);
-          return Asked::kQueued;
-        }
+        if (StartFlight(found, self)) return Asked::kQueued;
       } else if (attempt >= Flights::kSpins) {
         std::string circle;
         if (flights.AwaitKey(*found.key_pending, lock, &circle)) continue;
@@ -259,6 +247,20 @@ class AsyncLoad : public Loads::Flights::Continuation,
     }
   }
 
+  // Starts the flight that a task is to take over, under the shard's lock. Returns false if another
+  // one has just started in the shard without the lock.
+  bool StartFlight(const typename Flights::Found& found, const std::shared_ptr<AsyncLoad>& self) {
+    Flights& flights = location_.shard->flights;
+    if (!flights.Start(flight_, found)) return false;
+    flight_.SetKey(std::addressof(key_));
+    flights.Join(flight_, *this);
+    keep_ = self;
+    taken_ = false;
+    tasks_.Begin();
+    // Relaxed: the task is posted after this.
+    state_.store(State::kPosted, std::memory_order_relaxed);
+    return true;
+  }
   // Joins a flight, under the shard's lock.
   void JoinFlight(Flight& other, PostLater& post) {
     location_.shard->flights.Join(other, *this);

@@ -218,11 +218,7 @@ class CacheLoads {
       if (sampled != nullptr && !sampled->ended()) store_.RecordTaken(location, outcome.object);
       return ResultOfOther(start, std::move(outcome));
     }
-    if (run == nullptr) {
-      call.Watch();
-    } else {
-      call.RemoveCaller();
-    }
+    run == nullptr ? call.Watch() : call.RemoveCaller();
     CatchInto(outcome, [&] {
       const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
       store_.MakePayload(location, prepared, std::forward<Key>(key));
@@ -237,13 +233,7 @@ class CacheLoads {
     removals.FinishEviction();
     reservation.Release();
     completion.Complete();
-    // The user code that follows may end the cache.
-    if (run == nullptr) {
-      store_.RecordTaken(location, outcome.object);
-      own_ended.Prepare();
-    } else {
-      run->ended.Prepare();
-    }
+    PrepareToReturn(location, outcome, own_ended, run);
     if (!outcome.status.ok()) return std::move(outcome.status);
     return std::move(outcome.object);
   }
@@ -406,6 +396,16 @@ class CacheLoads {
   }
 
  private:
+  // Does what uses the cache for the last time: the user code that follows may end it.
+  void PrepareToReturn(const KeyLocation& location, const LoadOutcome<V>& outcome,
+                       typename Flights::EndedContinuations& own_ended, QueuedRun* run) {
+    if (run == nullptr) {
+      store_.RecordTaken(location, outcome.object);
+      own_ended.Prepare();
+    } else {
+      run->ended.Prepare();
+    }
+  }
   // Returns the wait of a load for what others do. The asker's, who may run the loader, has no end
   // by its patience: if the load fails after that, the failure is everybody's.
   static BoundedWait& WaitOf(const LoadRequest& request, const QueuedRun* run, BoundedWait& asker,
