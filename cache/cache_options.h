@@ -244,12 +244,11 @@ struct LargeObjectCacheOptions {
   absl::Duration refresh_after_write = absl::InfiniteDuration();
   RefreshBackoff refresh_backoff = {};
   // Runs the refreshes that GetOrLoad and Refresh find due, and the loads of callers with a
-  // soft_timeout: called as `refresh_executor(task)`, it
-  // has the task run once, on any thread, while everybody gets the stale object. The loader is then
-  // moved or copied into the task and called after GetOrLoad has returned, so whatever it refers to
-  // must live until then. Empty: the caller that finds an object stale loads it. A task that runs
-  // or is dropped after the cache's end does nothing; the cache's end waits for tasks that are
-  // running.
+  // soft_timeout: called as `refresh_executor(task)`, it has the task run once, on any thread,
+  // while everybody gets the stale object. The loader is then moved or copied into the task and
+  // called after GetOrLoad has returned, so whatever it refers to must live until then. Empty: the
+  // caller that finds an object stale loads it. A task that runs or is dropped after the cache's
+  // end does nothing; the cache's end waits for tasks that are running.
   std::function<void(std::function<void()>)> refresh_executor = {};
   // By up to which fraction of its life, from 0 to 1, an object expires earlier, and is due for a
   // refresh earlier, so that objects which were loaded together are not all loaded again together:
