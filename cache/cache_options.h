@@ -275,7 +275,7 @@ struct LargeObjectCacheOptions {
   // later. 0: no limit.
   size_t max_concurrent_loads = 0;
   // Samples who takes objects, for Holders: about one object for each so many bytes that are
-  // entered (1: each object; heavier objects than that: each); 0: none. A hit on a sampled object
+  // entered, and each object that is heavier. 1: all objects; 0: none. A hit on a sampled object
   // takes a lock of that object's; other hits do nothing for it. The memory, some 400 bytes for
   // each sampled object that lives, counts neither for the budget nor in weights.
   uint64_t holder_sample_bytes = 0;
