@@ -15,12 +15,14 @@ set(WEAKCACHE_CACHE_SOURCES
   cache/cache_stats.cc
   cache/holder_label.cc
   cache/removal_cause.cc
+  cache/second_tier.cc
   cache/status_page.cc
 )
 
 # Abseil's targets in CMake; the pkg-config module of NAME is absl_NAME.
 set(WEAKCACHE_ABSEIL
   core_headers
+  function_ref
   hash
   span
   status

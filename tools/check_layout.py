@@ -46,11 +46,13 @@ LAYERS = {
 }
 # What the folders above use of cache/: headers that stand alone, so that no circle arises.
 STANDALONE = {
-    "cache/cache_holders.h", "cache/cache_options.h", "cache/cache_stats.h", "cache/held_value.h",
+    "cache/cache_holders.h", "cache/cache_options.h", "cache/cache_stats.h", "cache/codec.h",
+    "cache/held_value.h",
     "cache/holder_label.h", "cache/key_policy.h",
     "cache/load_completion.h", "cache/load_options.h", "cache/loaded.h", "cache/object_info.h",
     "cache/prefetch_options.h",
     "cache/recursive_creation_error.h", "cache/removal_cause.h",
+    "cache/second_tier.h",
 }
 # Folders that see public headers only.
 USERS = ("examples/",)

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// SecondTier: where a LargeObjectCache looks before it loads, and what it has loaded is kept beyond
+// its process: on a disk (rocksdb_tier.h), or for many machines (redis_tier.h).
+//
+// Why: a restart empties a cache, and fifty servers decode the same image fifty times. A tier keeps
+// encoded objects, says whose turn it is to load one, and tells when others change one.
+//
+//   Images::Options options;
+//   options.budget_bytes = uint64_t{2} << 30;
+//   options.second_tier = tier;                            // a std::shared_ptr<SecondTier>
+//   options.codec = std::make_shared<const ImageCodec>();  // codec.h
+//
+// Nobody else calls a tier: this page is for those who write one. A tier is never needed for
+// correctness. If it fails, the cache loads; what it has lost is loaded anew.
+//
+// Thread safety: all functions are called on any thread, also at the same time.
+//
+// Unlike RocksDB's SecondaryCache, it has leases and notices, for caches in several processes.
+//
+// Complexity: a call for one key takes time in proportion to the entry, and to nothing else.
+#ifndef WEAKCACHE_CACHE_SECOND_TIER_H_
+#define WEAKCACHE_CACHE_SECOND_TIER_H_
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "weakcache/cache/internal/creation/stop_token.h"
+
+namespace weakcache {
+
+// Bytes that are shared, not copied: a string's own, or those of a buffer that `owner` keeps.
+class TierBytes {
+ public:
+  TierBytes() = default;
+  TierBytes(std::string bytes)  // NOLINT(google-explicit-constructor): the bytes themselves
+      : TierBytes(std::make_shared<const std::string>(std::move(bytes))) {}
+  TierBytes(std::string_view view, std::shared_ptr<const void> owner)
+      : view_(view), owner_(std::move(owner)) {}
+
+  std::string_view view() const { return view_; }
+  size_t size() const { return view_.size(); }
+
+ private:
+  explicit TierBytes(std::shared_ptr<const std::string> bytes)
+      : view_(*bytes), owner_(std::move(bytes)) {}
+
+  std::string_view view_;
+  std::shared_ptr<const void> owner_;
+};
+
+// What a tier keeps under a key.
+struct TierEntry {
+  TierBytes bytes = {};     // as the codec has encoded the object
+  uint32_t schema = 0;      // of the codec
+  absl::Time written = {};  // when the object was loaded or put, by the wall clock of who did it
+  // When the object's life ends, by the same clock. A tier need not return an entry after that.
+  absl::Time expires = absl::InfiniteFuture();
+  std::optional<uint32_t> group = {};
+};
+
+// The right to load a key's object and to put it: of at most one caller at a time, unless it has
+// taken too long. It ends with Put, with EndLead, and with each change of the key by others: Put
+// without a lease, Erase, EraseGroup of any group, EraseAll. So an object that was loaded before a
+// change is never put after it. The token means something to the tier only. Empty: no lease.
+struct TierLease {
+  bool held() const { return !token.empty(); }
+
+  std::string token = {};
+};
+
+// What came of Lead.
+struct TierLead {
+  // The entry, if there is one by now.
+  std::optional<TierEntry> entry = {};
+  // Else the lease of this caller. If that is not held, it loads all the same, because another
+  // one's load has taken too long; but then a Put of the object is not possible.
+  TierLease lease = {};
+};
+
+// How long a call may wait. A call that may not wait any longer returns DeadlineExceeded or
+// Cancelled.
+struct TierWait {
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+  internal::StopToken stop_token = {};
+};
+
+// Is told of changes by others; not of those that came through the same SecondTier object. Called
+// in the order of the changes, without a lock, on a thread for which no call of the tier waits: it
+// may run user code, and call the tier.
+class TierListener {
+ public:
+  virtual ~TierListener() = default;
+
+  // The entry has been put or erased, or a lease for it has been revoked.
+  virtual void OnChanged(std::string_view key) = 0;
+  virtual void OnGroupErased(uint32_t group) = 0;
+  virtual void OnAllErased() = 0;
+  // From some time before this call until OnConnected changes are not told. OnConnected comes first
+  // if the tier has been connected since Subscribe.
+  virtual void OnDisconnected() = 0;
+  virtual void OnConnected() = 0;
+};
+
+// A tier's figures, from its construction on.
+struct TierStats {
+  uint64_t hits = 0;      // entries that were found
+  uint64_t misses = 0;    // entries that were not there
+  uint64_t errors = 0;    // calls that have failed, timeouts included
+  uint64_t timeouts = 0;  // of these, those that took too long
+  uint64_t puts = 0;
+  uint64_t erases = 0;
+  uint64_t bytes_read = 0;      // of encoded objects
+  uint64_t bytes_written = 0;   // likewise
+  uint64_t skipped_values = 0;  // entries that were not put because they are too large
+  uint64_t leases_won = 0;
+  uint64_t leases_awaited = 0;   // calls of Lead that have waited for another's lease
+  uint64_t leases_lost = 0;      // Puts that came too late
+  uint64_t notices = 0;          // changes by others
+  uint64_t dropped_changes = 0;  // changes that were not sent because too many waited to be
+  absl::Duration read_time = absl::ZeroDuration();   // of all Gets together
+  absl::Duration write_time = absl::ZeroDuration();  // of all Puts together
+  // Empty: as it should be. Else what is wrong, such as "circuit breaker open".
+  std::string condition = {};
+};
+
+class SecondTier {
+ public:
+  virtual ~SecondTier() = default;
+
+  // Returns the entry under the key; NotFound if there is none.
+  virtual absl::StatusOr<TierEntry> Get(std::string_view key, const TierWait& wait) = 0;
+  // Does the same for several keys at a time, in the same order.
+  virtual std::vector<absl::StatusOr<TierEntry>> GetAll(absl::Span<const std::string> keys,
+                                                        const TierWait& wait);
+  // Looks again for an entry that was not found, and otherwise takes the lease for it. If another
+  // caller has the lease, waits until that has ended, or has lasted too long.
+  virtual absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait) = 0;
+  // Gives up a lease without a Put, so that others need not wait.
+  virtual void EndLead(std::string_view key, const TierLease& lease) = 0;
+
+  // Puts an entry in place of the present one if any. With a lease: returns Aborted, and changes
+  // nothing, unless the lease is still held; ends it in any case. Without: revokes the key's lease.
+  // A tier that is away may keep the change for later, and returns OK then.
+  virtual absl::Status Put(std::string_view key, const TierEntry& entry,
+                           const TierLease& lease) = 0;
+  // Erases an entry, also one that is not there, and revokes the key's lease; likewise each of a
+  // group; or all, and revokes all leases.
+  virtual absl::Status Erase(std::string_view key) = 0;
+  virtual absl::Status EraseGroup(uint32_t group) = 0;
+  virtual absl::Status EraseAll() = 0;
+
+  // Calls `visit` for each key that is there from the beginning to the end of this call, and
+  // perhaps for others; for some perhaps more than once.
+  virtual absl::Status ForEachKey(absl::FunctionRef<void(std::string_view)> visit) = 0;
+
+  // Do the same as the functions of the same names, and call `done` with the result: on any thread,
+  // also on the caller's before they return. Unless overridden, they block.
+  virtual void GetAsync(std::string key, const TierWait& wait,
+                        std::function<void(absl::StatusOr<TierEntry>)> done);
+  virtual void PutAsync(std::string key, TierEntry entry, TierLease lease,
+                        std::function<void(absl::Status)> done);
+  virtual void EraseAsync(std::string key, std::function<void(absl::Status)> done);
+
+  // Tells the listener from now on, as long as it lives. A tier of one process only has nobody to
+  // tell of, and need not do anything.
+  virtual void Subscribe(std::weak_ptr<TierListener> listener);
+
+  virtual TierStats Stats() const { return {}; }
+};
+
+}  // namespace weakcache
+
+#endif  // WEAKCACHE_CACHE_SECOND_TIER_H_
