@@ -258,6 +258,28 @@ TEST(HardLimitTest, CountsWhatAListenerKeeps) {
   cache.CheckInvariantsForTesting();
 }
 
+// A listener puts the object that is being loaded, before its load is in the queue for room, and
+// keeps the evicted one, so that there is none.
+TEST(HardLimitTest, AnObjectThatIsPutBeforeTheWaitIsFound) {
+  Cache::Options options = Limit(1000, 1000);
+  options.hard_limit_wait = absl::Seconds(5);
+  Cache* cache_ptr = nullptr;
+  std::vector<Ref<Page>> kept;
+  options.removal_listener = [&](int key, const Ref<Page>& object, RemovalCause) {
+    if (key != 2 || !kept.empty()) return;
+    kept.push_back(object);
+    kept.push_back(Put(*cache_ptr, 3, 0));  // the load has taken what room there was
+  };
+  Cache cache = MakeCache(options);
+  cache_ptr = &cache;
+  const Ref<Page> used = Put(cache, 1, 500);
+  Put(cache, 2, 300);
+  const Result result = Load(cache, 3, 450);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ((*result)->bytes, 0u);
+  EXPECT_EQ(*result, kept.back());
+}
+
 TEST(HardLimitTest, AFailedLoadGivesItsRoomBack) {
   Cache cache = MakeCache(Limit(100, 100));
   const auto fails = cache.GetOrLoad(1,
