@@ -19,6 +19,16 @@ set(WEAKCACHE_CACHE_SOURCES
   cache/status_page.cc
 )
 
+set(WEAKCACHE_TIER_SOURCES
+  cache/internal/tier/envelope.cc
+)
+
+set(WEAKCACHE_REDIS_TIER_SOURCES
+)
+
+set(WEAKCACHE_ROCKSDB_TIER_SOURCES
+)
+
 # Abseil's targets in CMake; the pkg-config module of NAME is absl_NAME.
 set(WEAKCACHE_ABSEIL
   core_headers
@@ -31,4 +41,8 @@ set(WEAKCACHE_ABSEIL
   strings
   symbolize
   time
+)
+
+# What the optional parts need besides.
+set(WEAKCACHE_TIER_ABSEIL
 )

@@ -34,6 +34,37 @@ def weakcache_dependencies():
         targets = ABSEIL_MODULES,
     )
 
+    # Second tiers: of what follows, only these are the library's own, for //cache:redis_tier and
+    # //cache:rocksdb_tier. The benchmarks use RocksDB, too.
+    _maybe(
+        system_library,
+        name = "hiredis",
+        headers = ["hiredis/hiredis.h"],
+        system_package = "libhiredis-dev",
+        targets = {":hiredis": "hiredis"},
+    )
+    _maybe(
+        system_library,
+        name = "rocksdb",
+        headers = ["rocksdb/cache.h"],
+        system_package = "librocksdb-dev",
+        targets = {":rocksdb": "rocksdb"},
+    )
+    _maybe(
+        system_library,
+        name = "xxhash",
+        headers = ["xxhash.h"],
+        system_package = "libxxhash-dev",
+        targets = {":xxhash": "libxxhash"},
+    )
+    _maybe(
+        system_library,
+        name = "zstd",
+        headers = ["zstd.h"],
+        system_package = "libzstd-dev",
+        targets = {":zstd": "libzstd"},
+    )
+
     # Tests and benchmarks.
     _maybe(
         system_library,
@@ -76,13 +107,6 @@ def weakcache_dependencies():
         headers = ["boost/version.hpp"],
         system_package = "libboost-dev",
         targets = {":headers": ""},
-    )
-    _maybe(
-        system_library,
-        name = "rocksdb",
-        headers = ["rocksdb/cache.h"],
-        system_package = "librocksdb-dev",
-        targets = {":rocksdb": "rocksdb"},
     )
 
     # Examples; zlib also reads the benchmarks' traces.

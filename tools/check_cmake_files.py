@@ -21,6 +21,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LIBRARY_FILES = ROOT / "cmake" / "library_files.cmake"
 # As CMake names them, where that is not the label's last part.
 ABSEIL_TARGETS = {"absl/flags:flag": "flags", "absl/flags:parse": "flags_parse"}
+# The optional parts of the library, by what they link besides Abseil and what all of them do, which
+# TIER has: no application without a second tier links any of it.
+PARTS = {"hiredis": "REDIS_TIER", "rocksdb": "ROCKSDB_TIER"}
+TIER_LIBRARIES = {"xxhash", "zstd"}
 # Bazel's timeouts, in seconds, by the size of a test.
 TIMEOUTS = {"small": 60, "medium": 300, "large": 900, "enormous": 3600}
 
@@ -161,6 +165,20 @@ def abseil_targets(labels):
     ]
 
 
+def library_of(build, rule):
+    """Returns the library in CMake that has a rule's sources, as the lists of files name it."""
+    if rule.package.startswith("weakref"):
+        return "WEAKREF"
+    foreign = {label.lstrip("@").split("//")[0] for label in [*rule.labels("deps"), *build.closure(rule)]
+               if label.startswith("@") and not label.startswith("@com_google_absl")}
+    for library, part in PARTS.items():
+        if library in foreign:
+            return part
+    if foreign - TIER_LIBRARIES:
+        sys.exit(f"{rule.label}: no part of the library may use {', '.join(sorted(foreign))}")
+    return "TIER" if foreign or rule.package.endswith("/tier") else "CACHE"
+
+
 def cmake_list(name, values):
     return "\n".join([f"set({name}", *(f"  {value}" for value in sorted(set(values))), ")"])
 
@@ -168,27 +186,35 @@ def cmake_list(name, values):
 def library_files():
     """Returns the text of cmake/library_files.cmake."""
     build = Build(["weakref", "cache"])
-    sources = {"weakref": [], "cache": []}
-    abseil = {"weakref": [], "cache": []}
+    libraries = ["WEAKREF", "CACHE", "TIER", *PARTS.values()]
+    sources = {library: [] for library in libraries}
+    abseil = {library: [] for library in libraries}
     for rule in build.rules.values():
         if not rule.attributes.get("testonly"):
-            layer = rule.package.split("/")[0]
-            sources[layer] += rule.sources
-            abseil[layer] += abseil_targets(rule.labels("deps"))
-    if set(abseil["weakref"]) - {"core_headers"}:
+            library = library_of(build, rule)
+            sources[library] += rule.sources
+            abseil[library] += abseil_targets(rule.labels("deps"))
+    if set(abseil["WEAKREF"]) - {"core_headers"}:
         sys.exit("weakref/ uses more of Abseil than headers of absl/base: CMakeLists.txt has to know")
-    return "\n".join([
+    lines = [
         "# SPDX-License-Identifier: Apache-2.0",
         "# Written by tools/check_cmake_files.py --write, from the BUILD files.",
-        "",
-        cmake_list("WEAKCACHE_WEAKREF_SOURCES", sources["weakref"]),
-        "",
-        cmake_list("WEAKCACHE_CACHE_SOURCES", sources["cache"]),
+    ]
+    for library in libraries:
+        lines += ["", cmake_list(f"WEAKCACHE_{library}_SOURCES", sources[library])]
+    lines += [
         "",
         "# Abseil's targets in CMake; the pkg-config module of NAME is absl_NAME.",
-        cmake_list("WEAKCACHE_ABSEIL", abseil["cache"]),
+        cmake_list("WEAKCACHE_ABSEIL", abseil["CACHE"]),
         "",
-    ])
+        "# What the optional parts need besides.",
+        cmake_list(
+            "WEAKCACHE_TIER_ABSEIL",
+            {name for library in libraries[2:] for name in abseil[library]} - set(abseil["CACHE"]),
+        ),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def wrong_version():

@@ -33,6 +33,9 @@ LAYERS = {
     "cache/internal/loading": [
         "cache", "cache/internal/creation", "cache/internal/slot", "weakref", "weakref/internal",
     ],
+    "cache/internal/tier": [
+        "cache", "cache/internal/loading", "cache/internal/slot", "weakref", "weakref/internal",
+    ],
     "cache/internal/core": [
         "cache", "cache/internal/concurrent", "cache/internal/creation", "cache/internal/key",
         "cache/internal/loading", "cache/internal/retention", "cache/internal/stats", "weakref",
@@ -41,7 +44,7 @@ LAYERS = {
     "cache": [
         "cache/internal/concurrent", "cache/internal/core", "cache/internal/creation",
         "cache/internal/key", "cache/internal/loading", "cache/internal/slot",
-        "cache/internal/table", "weakref", "weakref/internal",
+        "cache/internal/table", "cache/internal/tier", "weakref", "weakref/internal",
     ],
 }
 # What the folders above use of cache/: headers that stand alone, so that no circle arises.

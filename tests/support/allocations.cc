@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/allocations.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 namespace {
 
 std::atomic<int64_t> live_bytes{0};
 std::atomic<int64_t> live_blocks{0};
 thread_local int64_t countdown = 0;
+thread_local size_t largest = 0;
 
 // In front of each block: its size and where it really begins.
 struct Header {
@@ -18,6 +21,7 @@ struct Header {
 };
 
 void* Allocate(size_t size, size_t alignment) {
+  largest = std::max(largest, size);
   if (countdown > 0 && --countdown == 0) throw std::bad_alloc();
   if (alignment < alignof(std::max_align_t)) alignment = alignof(std::max_align_t);
   char* const start = static_cast<char*>(std::malloc(size + sizeof(Header) + alignment));
@@ -80,6 +84,8 @@ namespace weakcache::testing {
 
 int64_t LiveAllocatedBytes() { return live_bytes; }
 int64_t LiveAllocations() { return live_blocks; }
+
+size_t TakeLargestAllocation() { return std::exchange(largest, 0); }
 
 void FailAllocation(int64_t at) { countdown = at; }
 

@@ -14,6 +14,9 @@ namespace weakcache::testing {
 int64_t LiveAllocatedBytes();
 int64_t LiveAllocations();
 
+// The largest block that this thread has asked operator new for since the last such call.
+size_t TakeLargestAllocation();
+
 // This thread's `countdown`-th allocation from now (1: the next) throws std::bad_alloc; 0: none
 // does.
 void FailAllocation(int64_t countdown);
