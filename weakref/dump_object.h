@@ -10,19 +10,24 @@
 //   //   weak references: 4
 //   //   entries of LargeObjectCache<int, app::Image>: 1
 //   //   references of LargeObjectCache<int, app::Image>: 1
+//   //   taken by "renderer": 3 look-ups, 2h3m to 5s ago
 //   //   callbacks of OnExpire: 1
 //
 // Thread safety: may be called on any threads at once, also while others use the object's
 // references, containers and registrations; each number may then be of another moment.
 //
 // Unlike WhyAlive (weakref/cycles.h), this needs no census, and names nothing that holds the object
-// except a cache.
+// except a cache. Whoever took the object from one is named if the cache samples the object
+// (options.holder_sample_bytes): cache/cache_holders.h says what is recorded.
 //
 // Complexity: O(watchers), which are counted under their lock, a spin lock.
 #ifndef WEAKCACHE_WEAKREF_DUMP_OBJECT_H_
 #define WEAKCACHE_WEAKREF_DUMP_OBJECT_H_
 
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <typeinfo>
@@ -38,12 +43,27 @@ namespace weakcache {
 
 // What is known about one object. Refers to nothing.
 struct ObjectDump {
+  // Look-ups under one label since the cache last saw the object idle: whoever did them may hold
+  // the object.
+  struct Holder {
+    std::string label;      // of WEAKCACHE_HOLDER; empty: none
+    uint64_t look_ups = 0;  // including those that load the object, and Put
+    // How long ago the first and the last of them were. Unknown if the cache has options.clock,
+    // which can't be called here, as the cache may end: its Holders() knows them.
+    std::optional<std::chrono::nanoseconds> first_age = {};
+    std::optional<std::chrono::nanoseconds> last_age = {};
+  };
   // Containers of one type that have the object. Containers of std::shared_ptr are not among them,
   // as they register nothing with it.
   struct Containers {
     std::string type;     // such as "WeakValueMap<int, app::Image>"
     size_t entries = 0;   // of the object; a map may have several
     size_t retained = 0;  // the entries through which a LargeObjectCache holds a reference
+    size_t sampled = 0;   // the entries whose LargeObjectCache samples the object
+    // Who has taken the object from those, the most recent first. Empty if all references come from
+    // elsewhere.
+    std::vector<Holder> holders = {};
+    uint64_t dropped_look_ups = 0;  // by others; only so many holders are kept for an entry
   };
 
   std::string type;   // the object's own, if it is polymorphic and there is RTTI; else the handle's
@@ -74,11 +94,12 @@ std::string NameOfObject([[maybe_unused]] const T* object) {
   return std::string(TypeName<std::remove_cv_t<T>>());
 }
 
-// Fills in what a block knows. The caller holds a weak reference, and a strong one if `is_alive`.
-void DescribeBlock(ControlBlock* block, bool is_alive, ObjectDump* dump);
+// Fills in what a block knows. The caller holds a weak reference, and a strong one if `is_alive`;
+// `own` references don't count.
+void DescribeBlock(ControlBlock* block, bool is_alive, size_t own, ObjectDump* dump);
 
 template <typename T>
-ObjectDump DumpObject(const Ref<T>& ref, ControlBlock* block) {
+ObjectDump DumpObject(const Ref<T>& ref, ControlBlock* block, size_t own) {
   using Object = std::remove_extent_t<T>;
   ObjectDump dump;
   if constexpr (std::is_array_v<T> || std::is_void_v<T>) {
@@ -90,7 +111,7 @@ ObjectDump DumpObject(const Ref<T>& ref, ControlBlock* block) {
   if constexpr (Labelled<Object>) {
     if (!std::is_array_v<T> && ref != nullptr) dump.label = WeakcacheLabel(*ref.get());
   }
-  if (block != nullptr) DescribeBlock(block, RefAccess::Block(ref) != nullptr, &dump);
+  if (block != nullptr) DescribeBlock(block, RefAccess::Block(ref) != nullptr, own, &dump);
   return dump;
 }
 
@@ -101,7 +122,7 @@ ObjectDump DumpObject(const Ref<T>& ref, ControlBlock* block) {
 // on this thread; its exceptions pass through.
 template <typename T>
 [[nodiscard]] ObjectDump DumpObject(const Ref<T>& ref) {
-  return internal::DumpObject(ref, internal::RefAccess::Block(ref));
+  return internal::DumpObject(ref, internal::RefAccess::Block(ref), /*own=*/0);
 }
 // Does the same through a weak reference. Holds the object during the call, without counting that
 // reference; if it becomes the last one, the object dies here. Of an expired object, returns the
@@ -109,9 +130,7 @@ template <typename T>
 template <typename T>
 [[nodiscard]] ObjectDump DumpObject(const WeakRef<T>& weak) {
   const Ref<T> ref = weak.lock();
-  ObjectDump dump = internal::DumpObject(ref, internal::RefAccess::Block(weak));
-  if (internal::RefAccess::Block(ref) != nullptr && dump.strong_count != 0) --dump.strong_count;
-  return dump;
+  return internal::DumpObject(ref, internal::RefAccess::Block(weak), /*own=*/1);
 }
 
 // Returns a dump for people, as above.

@@ -48,9 +48,13 @@ class ConcurrentCore {
     }
     // The caller keeps the slot's payload alive.
     static WatcherInfo EntryInfo(const ConcurrentSlot<H, Payload>* slot) {
-      return {.kind = WatcherInfo::Kind::kEntry,
-              .container = &kContainerOfConcurrentTable<H, Payload>,
-              .retained = PayloadDescription<Payload>::IsRetained(slot->payload())};
+      WatcherInfo info{.kind = WatcherInfo::Kind::kEntry,
+                       .container = &kContainerOfConcurrentTable<H, Payload>,
+                       .retained = PayloadDescription<Payload>::IsRetained(slot->payload())};
+      if constexpr (requires { PayloadDescription<Payload>::HoldersOf(*ColdPartAt(slot)); }) {
+        info.holders = PayloadDescription<Payload>::HoldersOf(*ColdPartAt(slot));
+      }
+      return info;
     }
 
    protected:
@@ -104,6 +108,7 @@ class ConcurrentCore {
   static External* AsExternal(Slot* slot) { return static_cast<External*>(slot); }
 
   // Returns a payload's cold part, or the memory for it while there is no payload.
+  static const Cold* ColdPartAt(const Slot* slot) { return ColdPartAt(const_cast<Slot*>(slot)); }
   static Cold* ColdPartAt(Slot* slot) {
     return static_cast<Cold*>(slot->is_external() ? ExternalSlots::cold_part(AsExternal(slot))
                                                   : EmbeddedSlots::cold_part(AsEmbedded(slot)));

@@ -47,6 +47,8 @@ struct CacheSettings {
 template <typename K, typename V>
 absl::StatusOr<CacheSettings<K, V>> MakeSettings(LargeObjectCacheOptions<K, V> options, bool weak) {
   if (absl::Status status = CheckOptions(options, weak); !status.ok()) return status;
+  const HolderSampler::Settings holders{options.holder_sample_bytes, options.holder_stacks,
+                                        static_cast<bool>(options.clock)};
   return CacheSettings<K, V>{
       options.budget_bytes,
       options.budget_covers_in_use,
@@ -62,7 +64,7 @@ absl::StatusOr<CacheSettings<K, V>> MakeSettings(LargeObjectCacheOptions<K, V> o
       {options.hard_limit_bytes, options.hard_limit_wait, options.at_hard_limit},
       std::move(options.failure_ttl),
       std::move(options.refresh_executor),
-      {options.holder_sample_bytes, options.holder_stacks}};
+      holders};
 }
 
 }  // namespace weakcache::internal

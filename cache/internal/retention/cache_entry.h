@@ -27,6 +27,7 @@
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/internal/control_block.h"
+#include "weakcache/weakref/internal/watcher_info.h"
 
 namespace weakcache::internal {
 
@@ -251,11 +252,17 @@ struct CacheKey {
 };
 
 template <typename K, EvictionPolicy Policy>
+class CacheEntry;
+
+template <typename K, EvictionPolicy Policy>
 struct PayloadDescription<CacheKey<K, Policy>> {
   static constexpr std::string_view container = "LargeObjectCache";
   using Argument = K;
   static bool IsRetained(const CacheKey<K, Policy>& payload) {
     return payload.ownership.retained();
+  }
+  static HoldersInfo HoldersOf(const CacheEntry<K, Policy>& entry) {
+    return entry.holders == nullptr ? HoldersInfo() : entry.holders->Snapshot(*entry.object);
   }
 };
 

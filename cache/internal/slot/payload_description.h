@@ -20,6 +20,7 @@ struct PayloadDescription {
   using Argument = Payload;
   // Returns whether the container holds the object strongly. Runs no user code.
   static bool IsRetained(const Payload&) { return false; }
+  // There may be a HoldersInfo HoldersOf(const Payload::Cold&), which runs no user code either.
 };
 
 // The payload of a WeakSet, and of a WeakInterner whose objects do not lie in the slots.

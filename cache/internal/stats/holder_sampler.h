@@ -28,6 +28,7 @@
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/internal/control_block.h"
 #include "weakcache/weakref/internal/pointer_lock.h"
+#include "weakcache/weakref/internal/watcher_info.h"
 
 namespace weakcache::internal {
 
@@ -50,13 +51,13 @@ class HolderLog {
 
  public:
   // How many different origins are kept.
-  static constexpr size_t kMostHolders = 8;
+  static constexpr size_t kMostHolders = HoldersInfo::kMost;
 
-  // Returns null if memory runs out.
-  static std::unique_ptr<HolderLog> TryNew(bool with_stacks) noexcept {
+  // Returns null if memory runs out. `has_own_clock` only goes on to Snapshot.
+  static std::unique_ptr<HolderLog> TryNew(bool with_stacks, bool has_own_clock) noexcept {
     Stack* const stacks = with_stacks ? new (std::nothrow) Stack[kMostHolders] : nullptr;
     if (with_stacks && stacks == nullptr) return nullptr;
-    std::unique_ptr<HolderLog> log(new (std::nothrow) HolderLog(stacks));
+    std::unique_ptr<HolderLog> log(new (std::nothrow) HolderLog(stacks, has_own_clock));
     if (log == nullptr) delete[] stacks;
     return log;
   }
@@ -118,6 +119,19 @@ class HolderLog {
     return true;
   }
 
+  // Returns the holders without their stacks, and changes nothing. The caller keeps the object.
+  HoldersInfo Snapshot(const ControlBlock& object) {
+    HoldersInfo info{.sampled = true, .has_own_clock = has_own_clock_};
+    const Lock lock(*this);
+    info.references = ReferencesBeside(object, /*own=*/0);
+    info.dropped_look_ups = dropped_look_ups_;
+    for (; info.size < size_; ++info.size) {
+      const HolderRecord& record = records_[info.size];
+      info.holders[info.size] = {record.label, record.look_ups, record.first, record.last};
+    }
+    return info;
+  }
+
  private:
   // Look-ups of one origin.
   struct HolderRecord {
@@ -142,7 +156,7 @@ class HolderLog {
     Stack* const stacks;  // null if stacks are not taken: then all have a depth of 0
   };
 
-  explicit HolderLog(Stack* stacks) : stacks_(stacks) {}
+  HolderLog(Stack* stacks, bool has_own_clock) : stacks_(stacks), has_own_clock_(has_own_clock) {}
 
   // Returns 0 if the clock has been set back.
   static absl::Duration AgeAt(int64_t now, int64_t then) {
@@ -198,6 +212,7 @@ class HolderLog {
   // follow.
   BasicPointerLock<StdAtomics, Stack> stacks_;
   bool retained_ = false;
+  const bool has_own_clock_;
   size_t size_ = 0;
   uint64_t dropped_look_ups_ = 0;
   std::array<HolderRecord, kMostHolders> records_;  // the first `size_`, the most recent first
@@ -209,6 +224,7 @@ class HolderSampler {
   struct Settings {
     uint64_t sample_bytes = 0;  // 0: no object is sampled
     bool with_stacks = false;
+    bool has_own_clock = false;
   };
 
   explicit HolderSampler(Settings settings) : settings_(settings) {}
@@ -219,7 +235,7 @@ class HolderSampler {
   // Returns the log of a new object, or null if it is not sampled.
   std::unique_ptr<HolderLog> TryNewLog(uint64_t weight) const noexcept {
     if (!active() || !IsSampled(weight)) return nullptr;
-    return HolderLog::TryNew(settings_.with_stacks);
+    return HolderLog::TryNew(settings_.with_stacks, settings_.has_own_clock);
   }
   // Returns how many bytes a sampled object of that weight stands for.
   uint64_t RepresentedBytes(uint64_t weight) const { return std::max(weight, sample_bytes()); }
