@@ -1,23 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 // FindCycles over a million objects with three million edges, beside a plain Tarjan over the same
 // graph in two arrays of numbers (`Floor`). Half of the objects are held from outside. The counters
-// are bytes for each object: what the census keeps, and with what the search needs at its peak,
-// without the report.
+// of `Find` are bytes for each object: what the census keeps, and with what the search needs at its
+// peak, without the report.
+//
+// FindCyclesConcurrently over as many objects that hold each other by EdgeRefs, alone and beside a
+// thread that follows and changes edges. `found` is the number of objects in cycles: half of all.
 #include <benchmark/benchmark.h>
 #include <malloc.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <optional>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "benchmarks/run_benchmarks.h"
 #include "weakcache/weakref/cycles.h"
+#include "weakcache/weakref/edge_ref.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
 
@@ -170,8 +176,85 @@ void Find(benchmark::State& state) {
       static_cast<double>(graph.census_bytes + allocated_at_most - report_bytes) / kObjects;
 }
 
+// The same for EdgeRefs. An object that has a WeakRef would count as reached, and plain pointers
+// are no references, so one edge of each object leads to the next one of its half: then none dies
+// until the end, and the pointers stay good.
+struct EdgeNode {
+  std::array<EdgeRef<EdgeNode>, kEdgesEach> edges;
+};
+void WeakcacheTrace(const EdgeNode& node, Tracer& trace) { trace(node.edges, "edges"); }
+
+struct EdgeGraph {
+  EdgeGraph() {
+    std::vector<uint32_t> targets = MakeTargets();
+    for (uint32_t i = 0; i < kObjects; ++i) {
+      const uint32_t half = i < kObjects / 2 ? 0 : kObjects / 2;
+      targets[i * kEdgesEach] = half + (i + 1) % (kObjects / 2);
+    }
+    std::vector<Ref<EdgeNode>> nodes;
+    for (uint32_t i = 0; i < kObjects; ++i) nodes.push_back(MakeRef<EdgeNode>());  // joins
+    for (size_t i = 0; i < targets.size(); ++i) {
+      nodes[i / kEdgesEach]->edges[i % kEdgesEach].store(nodes[targets[i]]);
+    }
+    for (uint32_t i = kObjects / 2; i < kObjects; ++i) unreachable.push_back(nodes[i].get());
+    nodes.resize(kObjects / 2);
+    held.swap(nodes);
+  }
+  ~EdgeGraph() {
+    // The edges of all are taken away before the first object dies.
+    std::vector<Ref<EdgeNode>> taken;
+    for (EdgeNode* const node : unreachable) {
+      for (EdgeRef<EdgeNode>& edge : node->edges) taken.push_back(edge.exchange(nullptr));
+    }
+    for (const Ref<EdgeNode>& node : held) {
+      for (EdgeRef<EdgeNode>& edge : node->edges) taken.push_back(edge.exchange(nullptr));
+    }
+  }
+
+  Census census;
+  std::vector<Ref<EdgeNode>> held;
+  std::vector<EdgeNode*> unreachable;
+};
+
+// Follows edges of the held half at random, and leads each sixteenth one to another object, until
+// it is told to stop.
+void Walk(const EdgeGraph& graph, const std::atomic<bool>& stop, std::atomic<uint64_t>& steps) {
+  std::mt19937 random(43);
+  const auto some = [&] { return graph.held[random() % graph.held.size()]; };
+  for (Ref<EdgeNode> at = some(); !stop.load(std::memory_order_relaxed);) {
+    EdgeRef<EdgeNode>& edge = at->edges[random() % kEdgesEach];
+    if (random() % 16 == 0) edge.store(some());
+    at = edge.load();
+    steps.fetch_add(1, std::memory_order_relaxed);
+  }
+}
+
+// The argument: how many threads walk through the graph meanwhile.
+void FindConcurrently(benchmark::State& state) {
+  const EdgeGraph graph;
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> steps{0};
+  std::vector<std::thread> walkers;
+  for (int64_t i = 0; i < state.range(0); ++i) {
+    walkers.emplace_back([&] { Walk(graph, stop, steps); });
+  }
+  size_t found = 0;
+  for (auto _ : state) {
+    found = 0;
+    for (const CycleGroup& group : FindCyclesConcurrently(graph.census).groups) {
+      found += group.objects.size();
+    }
+  }
+  stop = true;
+  for (std::thread& walker : walkers) walker.join();
+  state.counters["found"] = static_cast<double>(found);
+  state.counters["steps"] =
+      benchmark::Counter(static_cast<double>(steps.load()), benchmark::Counter::kIsRate);
+}
+
 BENCHMARK(Floor)->Unit(benchmark::kMillisecond);
 BENCHMARK(Find)->Unit(benchmark::kMillisecond);
+BENCHMARK(FindConcurrently)->Unit(benchmark::kMillisecond)->UseRealTime()->Arg(0)->Arg(1);
 
 }  // namespace
 }  // namespace weakcache
