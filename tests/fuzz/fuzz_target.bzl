@@ -4,17 +4,19 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_test")
 
-def fuzz_target(name, script):
+def fuzz_target(name, srcs, deps, **kwargs):
     """A fuzz target with its corpus in the directory `name`_corpus.
 
     Args:
       name: of the target.
-      script: the function that runs one, of those in //tests/script.
+      srcs: define LLVMFuzzerTestOneInput.
+      deps: what they use.
+      **kwargs: of cc_test.
     """
     corpus = native.glob([name + "_corpus/*"])
     cc_test(
         name = name,
-        srcs = ["script_fuzz.cc"] + select({
+        srcs = srcs + select({
             "//tools:fuzz": [],
             "//conditions:default": ["main.cc"],
         }),
@@ -29,6 +31,20 @@ def fuzz_target(name, script):
             "//conditions:default": [],
         }),
         tags = ["one-thread"],
+        deps = deps,
+        **kwargs
+    )
+
+def script_fuzz_target(name, script):
+    """A fuzz target for scripts.
+
+    Args:
+      name: of the target.
+      script: the function that runs one, of those in //tests/script.
+    """
+    fuzz_target(
+        name = name,
+        srcs = ["script_fuzz.cc"],
         local_defines = ["WEAKCACHE_FUZZED_SCRIPT=" + script],
         deps = ["//tests/script:scripts"],
     )

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -61,11 +62,12 @@ std::string Seal(const TierEntry& entry, const SealOptions& options = {}) {
   return sealed.value_or("");
 }
 
-// In a block of exactly its size, so that AddressSanitizer sees each byte that is read beyond it.
+// In a block of exactly its size, so that AddressSanitizer sees each byte that is read beyond it:
+// the tests' operator new has room to spare.
 TierBytes Exactly(std::string_view bytes) {
-  const std::shared_ptr<char[]> block(new char[bytes.size()]);
+  const std::shared_ptr<void> block(std::malloc(bytes.size()), std::free);
   if (!bytes.empty()) std::memcpy(block.get(), bytes.data(), bytes.size());
-  return {std::string_view(block.get(), bytes.size()), block};
+  return {std::string_view(static_cast<const char*>(block.get()), bytes.size()), block};
 }
 
 absl::StatusCode OpenedCode(std::string_view sealed, uint64_t max_bytes = kNoLimit) {
