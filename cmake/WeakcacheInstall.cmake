@@ -14,13 +14,20 @@ endforeach()
 
 # --- find_package ----------------------------------------------------------------------------------
 
-# Two sets of targets, since a component is loaded only if it is asked for.
+# A set of targets for each component, since it is loaded only if it is asked for.
 install(TARGETS weakcache_weakref EXPORT weakcacheWeakrefTargets)
 install(EXPORT weakcacheWeakrefTargets
   NAMESPACE weakcache:: DESTINATION "${weakcache_cmake_dir}")
 if(WEAKCACHE_BUILD_CACHE)
   install(TARGETS weakcache EXPORT weakcacheTargets)
   install(EXPORT weakcacheTargets NAMESPACE weakcache:: DESTINATION "${weakcache_cmake_dir}")
+endif()
+if(weakcache_tiers)
+  foreach(name tier ${weakcache_tiers})
+    install(TARGETS weakcache_${name} EXPORT weakcache_${name}_targets)
+    install(EXPORT weakcache_${name}_targets
+      NAMESPACE weakcache:: DESTINATION "${weakcache_cmake_dir}")
+  endforeach()
 endif()
 
 list(JOIN WEAKCACHE_ABSEIL " " weakcache_abseil_words)
@@ -33,6 +40,7 @@ install(FILES
   "${PROJECT_BINARY_DIR}/weakcacheConfig.cmake"
   "${PROJECT_BINARY_DIR}/weakcacheConfigVersion.cmake"
   cmake/WeakcacheAbseil.cmake
+  cmake/WeakcacheTiers.cmake
   DESTINATION "${weakcache_cmake_dir}")
 
 # --- pkg-config ------------------------------------------------------------------------------------
@@ -64,6 +72,18 @@ endif()
 foreach(name IN LISTS weakcache_pc_files)
   configure_file(cmake/${name}.pc.in "${PROJECT_BINARY_DIR}/${name}.pc" @ONLY)
   install(FILES "${PROJECT_BINARY_DIR}/${name}.pc" DESTINATION "${weakcache_pc_dir}")
+endforeach()
+foreach(name IN LISTS weakcache_tiers)
+  # A shared library has linked them itself.
+  set(weakcache_pc_tier_needs "")
+  if(NOT BUILD_SHARED_LIBS)
+    set(weakcache_pc_tier_needs ", rocksdb, libxxhash, libzstd")
+    if(name STREQUAL "redis_tier")
+      set(weakcache_pc_tier_needs ", hiredis, libxxhash, libzstd")
+    endif()
+  endif()
+  configure_file(cmake/weakcache_tier.pc.in "${PROJECT_BINARY_DIR}/weakcache_${name}.pc" @ONLY)
+  install(FILES "${PROJECT_BINARY_DIR}/weakcache_${name}.pc" DESTINATION "${weakcache_pc_dir}")
 endforeach()
 
 # --- gdb -------------------------------------------------------------------------------------------

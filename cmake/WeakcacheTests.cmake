@@ -48,6 +48,12 @@ foreach(target absl::flags absl::flags_parse)
     set(weakcache_need_${need} ${target})
   endif()
 endforeach()
+# The optional parts of the library, and what they link.
+foreach(name hiredis rocksdb xxhash zstd tier redis_tier rocksdb_tier)
+  if(TARGET weakcache::${name})
+    set(weakcache_need_${name} weakcache::${name})
+  endif()
+endforeach()
 # Headers only.
 foreach(library "boost boost/version.hpp" "relacy relacy/relacy.hpp" "stb stb/stb_image.h")
   separate_arguments(library)

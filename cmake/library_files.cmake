@@ -42,7 +42,3 @@ set(WEAKCACHE_ABSEIL
   symbolize
   time
 )
-
-# What the optional parts need besides.
-set(WEAKCACHE_TIER_ABSEIL
-)

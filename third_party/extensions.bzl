@@ -24,6 +24,24 @@ def _system_libraries_impl(_ctx):
         targets = {":rocksdb": "rocksdb"},
     )
     system_library(
+        name = "hiredis",
+        headers = ["hiredis/hiredis.h"],
+        system_package = "libhiredis-dev",
+        targets = {":hiredis": "hiredis"},
+    )
+    system_library(
+        name = "xxhash",
+        headers = ["xxhash.h"],
+        system_package = "libxxhash-dev",
+        targets = {":xxhash": "libxxhash"},
+    )
+    system_library(
+        name = "zstd",
+        headers = ["zstd.h"],
+        system_package = "libzstd-dev",
+        targets = {":zstd": "libzstd"},
+    )
+    system_library(
         name = "httplib",
         headers = ["httplib.h"],
         system_package = "libcpp-httplib-dev",

@@ -93,8 +93,10 @@ base="g++ bazel-bootstrap bazel-rules-java bazel-rules-proto pkg-config libabsl-
 clang="clang lld libclang-rt-dev"
 lint="$clang cmake make clang-format clang-tidy doxygen shellcheck"
 nightly="chromium chromium-driver python3-selenium prometheus debootstrap"
+tiers="librocksdb-dev libhiredis-dev libxxhash-dev libzstd-dev"
 all_libraries="libgtest-dev libgmock-dev libbenchmark-dev relacy-dev libboost-dev libtbb-dev"
-all_libraries+=" librocksdb-dev libstb-dev libcpp-httplib-dev zlib1g-dev gdb"
+all_libraries+=" $tiers redis-server libstb-dev libcpp-httplib-dev zlib1g-dev gdb"
+examples="libgtest-dev libgmock-dev $tiers redis-server libstb-dev libcpp-httplib-dev zlib1g-dev"
 
 # Back to a bare system: Debian, root, nothing installed, everything installable.
 reset_case() {
@@ -147,7 +149,7 @@ expect_no_call() { [[ $'\n'$calls != *$'\n'"$1"* ]] || fail "unexpected call: $1
 begin "a bare system installs what an example needs, and says so before"
 run run //examples:image_cache
 expect_status 0
-expect_installed "$base libgtest-dev libgmock-dev libstb-dev libcpp-httplib-dev zlib1g-dev"
+expect_installed "$base $examples"
 expect_output "installing with apt-get: $base libgtest-dev"
 expect_output "WEAKCACHE_SKIP_INSTALL=1"
 expect_call "bazel run //examples:image_cache"
@@ -167,18 +169,19 @@ expect_installed "${all_libraries/libboost-dev /}"
 
 begin "nothing missing: one dpkg-query, no network, no word"
 INSTALLED=$base
-run build //cache/...
+run build //weakref/...
 expect_status 0
 [[ $output == "" ]] || fail "expected no output"
 expect_no_call "apt"
 expect_no_call "id"
 
 # Which folders the command line reaches: "DIRECTORY|LIBRARIES|ARGUMENTS".
-tests="libgtest-dev libgmock-dev relacy-dev libboost-dev"
-all_tests="$tests gdb"
-examples="libgtest-dev libgmock-dev libstb-dev libcpp-httplib-dev zlib1g-dev"
+tests="libgtest-dev libgmock-dev relacy-dev libboost-dev $tiers"
+all_tests="$tests redis-server gdb"
 benchmarks="libgtest-dev libgmock-dev libbenchmark-dev libboost-dev libtbb-dev"
-benchmarks+=" librocksdb-dev zlib1g-dev"
+benchmarks+=" $tiers redis-server zlib1g-dev"
+redis_tier="libhiredis-dev libxxhash-dev libzstd-dev"
+rocksdb_tier="librocksdb-dev libxxhash-dev libzstd-dev"
 while IFS='|' read -r where libraries line; do
   begin "in /$where: bazelw $line"
   INSTALLED=$base directory=$root/$where
@@ -189,12 +192,21 @@ while IFS='|' read -r where libraries line; do
 done <<CASES
 ||version
 ||build //cache:weak_value_map //weakref/...
-||build -c opt --output_base=//tests/... //cache/...
-||build cache/...
+||build -c opt --output_base=//tests/... //weakref/...
+||build weakref/...
 ||run //cache:tool -- //tests/... examples:x
+||build //cache:large_object_cache //cache:second_tier //cache/internal/core
+|$tiers|build //cache/...
+|$tiers|build cache/...
+|$tiers|build //cache:all
+|$tiers|build //cache/internal/...
+|$tiers|build //cache/internal/tier:envelope
+|$redis_tier|build //cache:redis_tier
+|$rocksdb_tier|build cache:rocksdb_tier
 ||build //tests_of_another:x //my/tests
 |$all_tests|test --config=tsan //tests/...
-|$all_tests|test //tests/gdb:printers_test
+|$tests gdb|test //tests/gdb:printers_test
+|$tests redis-server|test //tests/cache:codec_test
 |$tests|test //tests:ref_test
 |$tests|--batch test -- //tests
 |$tests|build @weakcache//tests/model:all
@@ -206,7 +218,9 @@ done <<CASES
 |$all_libraries|test -- //... -//benchmarks/...
 |$all_libraries|test ...
 |$all_libraries|query kind(cc_test, //...)
-cache||build :all
+cache||build :large_object_cache
+cache|$tiers|build :all
+cache|$redis_tier|build :redis_tier
 benchmarks|$benchmarks|run :weakref_benchmark
 benchmarks|$benchmarks|build ...
 benchmarks|$examples|build //examples:drop_in
@@ -219,6 +233,7 @@ CASES
 begin "in no workspace: the project's"
 directory=$work/elsewhere INSTALLED=$base
 run build //cache/...
+expect_installed "$tiers"
 expect_call "bazel build //cache/..."
 
 begin "--install-lint adds the lint packages and runs nothing"
@@ -234,9 +249,9 @@ expect_installed "$base $lint $nightly $all_libraries"
 expect_no_call "bazel"
 
 begin "a configuration that uses clang needs it"
-run test --config=asan //cache/...
+run test --config=asan //weakref/...
 expect_installed "$base $clang"
-expect_call "bazel test --config=asan //cache/..."
+expect_call "bazel test --config=asan //weakref/..."
 
 begin "an installed alternative is as good"
 INSTALLED="${base/bazel-bootstrap/bazel} ${lint/libclang-rt-dev/libclang-rt-14-dev}"
@@ -286,7 +301,7 @@ expect_no_call "bazel"
 
 begin "no new package lists: those at hand"
 UPDATE_STATUS=100
-run build //cache/...
+run build //weakref/...
 expect_status 0
 expect_output "apt-get update failed"
 expect_installed "$base"
@@ -294,7 +309,7 @@ expect_installed "$base"
 begin "with sudo"
 USER_ID=1000
 ln -s sudo_stub "$stubs/sudo"
-run build //cache/...
+run build //weakref/...
 expect_status 0
 expect_output "installing with sudo apt-get: $base"
 expect_installed "$base"
@@ -303,10 +318,10 @@ begin "sudo may ask for a password on a terminal"
 USER_ID=1000 on_terminal=1
 export SUDO_PASSWORD=1
 ln -s sudo_stub "$stubs/sudo"
-run build //cache/...
+run build //weakref/...
 expect_status 0
 expect_installed "$base"
-expect_call "bazel build //cache/..."
+expect_call "bazel build //weakref/..."
 [[ $output == *"installing with"*"to refuse"*"[sudo] password:"* ]] ||
   fail "expected to hear what is installed, and how to refuse, before the password is asked for"
 
@@ -314,7 +329,7 @@ begin "sudo wants a password, and there is no terminal: the line that helps"
 USER_ID=1000
 export SUDO_PASSWORD=1
 ln -s sudo_stub "$stubs/sudo"
-run build //cache/...
+run build //weakref/...
 expect_status 1
 expect_output "  sudo apt-get install --no-remove --no-install-recommends $base"
 expect_output "WEAKCACHE_SKIP_INSTALL=1"
@@ -355,17 +370,19 @@ expect_no_call "bazel"
 # same header; and every folder that uses one directly is named with it.
 begin "bazelw and third_party/repositories.bzl agree"
 status=- output="" calls=""
+tiers_folders=$(sed -n 's/^tiers="\(.*\)"$/\1/p' bazelw)
 check_folders() {
   local repository=$1 headers=$2 packages=$3 package entry folder
   for package in $packages; do
     [[ " $base " != *" $package "* ]] || continue
     # The line of `folder_libraries`.
     entry=$(grep -E "^ *\"[^ ]+ +$package " "$project/bazelw") || fail "bazelw has no $package"
+    entry=${entry//\$tiers/$tiers_folders}
     read -r header _ <<<"${entry#*\"}"
     [[ " $headers " == *" $header "* ]] || fail "$header shows $package, and not: $headers"
     for folder in cache weakref tests examples benchmarks; do
       if grep -rqE "\"@$repository(\"|//)" --include=BUILD --include='*.bzl' "$project/$folder" &&
-        [[ " ${entry//\"/ } " != *" $folder "* ]]; then
+        [[ " ${entry//\"/ } " != *" $folder"[\ :/[]* ]]; then
         fail "bazelw does not name $folder for $package"
       fi
     done

@@ -165,18 +165,32 @@ def abseil_targets(labels):
     ]
 
 
+def foreign_libraries(build, rule):
+    """Returns the repositories besides Abseil's that a rule of the library depends on."""
+    return {
+        label.lstrip("@").split("//")[0]
+        for label in build.closure(rule)
+        if label.startswith("@") and not label.startswith("@com_google_absl//")
+    }
+
+
 def library_of(build, rule):
     """Returns the library in CMake that has a rule's sources, as the lists of files name it."""
     if rule.package.startswith("weakref"):
         return "WEAKREF"
-    foreign = {label.lstrip("@").split("//")[0] for label in [*rule.labels("deps"), *build.closure(rule)]
-               if label.startswith("@") and not label.startswith("@com_google_absl")}
+    foreign = foreign_libraries(build, rule)
+    unknown = foreign - TIER_LIBRARIES - set(PARTS)
+    if unknown:
+        sys.exit(f"{rule.label}: the library may not use {', '.join(sorted(unknown))}")
     for library, part in PARTS.items():
         if library in foreign:
             return part
-    if foreign - TIER_LIBRARIES:
-        sys.exit(f"{rule.label}: no part of the library may use {', '.join(sorted(foreign))}")
-    return "TIER" if foreign or rule.package.endswith("/tier") else "CACHE"
+    if foreign:
+        return "TIER"
+    # What no target of the core uses is there for the tiers.
+    core = [r for r in build.rules.values() if r.package == "cache" and not foreign_libraries(build, r)]
+    used = rule in core or any(rule.label in build.closure(r) for r in core)
+    return "CACHE" if used or not rule.sources else "TIER"
 
 
 def cmake_list(name, values):
@@ -202,16 +216,13 @@ def library_files():
     ]
     for library in libraries:
         lines += ["", cmake_list(f"WEAKCACHE_{library}_SOURCES", sources[library])]
+    unlisted = {name for names in abseil.values() for name in names} - set(abseil["CACHE"])
+    if unlisted:
+        sys.exit(f"Of Abseil, the tiers may use what the core does, and not: {', '.join(unlisted)}")
     lines += [
         "",
         "# Abseil's targets in CMake; the pkg-config module of NAME is absl_NAME.",
         cmake_list("WEAKCACHE_ABSEIL", abseil["CACHE"]),
-        "",
-        "# What the optional parts need besides.",
-        cmake_list(
-            "WEAKCACHE_TIER_ABSEIL",
-            {name for library in libraries[2:] for name in abseil[library]} - set(abseil["CACHE"]),
-        ),
         "",
     ]
     return "\n".join(lines)
@@ -263,6 +274,10 @@ class CMakeTargets:
             if label in self.build.rules and self.build.rules[label].sources:
                 if label.startswith(("//tests", "//examples")):
                     link.append(target_name(label))
+                elif label.startswith("//cache"):
+                    library = library_of(self.build, self.build.rules[label])
+                    if library != "CACHE":
+                        needs.append(library.lower())
             elif label in self.build.headers_alone:
                 link.append(target_name(label))
             elif label.startswith("@com_google_googletest"):
@@ -277,6 +292,7 @@ class CMakeTargets:
         elif "weakref" in layers:
             link.append("weakcache::weakref")
         needs += [f"absl_{name}" for name in absl if name.startswith("flags")]
+        needs = list(dict.fromkeys(needs))
         if "gtest_main" in needs:
             needs = [name for name in needs if name != "gtest"]
         return {"LINK": link, "NEEDS": needs}

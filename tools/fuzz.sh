@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Fuzzes a container: tools/fuzz.sh [TARGET] [libFuzzer's options].
+# Fuzzes a container, or what reads a second tier's entries: tools/fuzz.sh [TARGET] [libFuzzer's options].
 #
 #   tools/fuzz.sh                                        # for a minute
 #   tools/fuzz.sh weak_value_map_fuzz -runs=5000000
+#   tools/fuzz.sh envelope_fuzz -runs=5000000
 #   tools/fuzz.sh -max_total_time=600 -jobs=2
 #
 # Begins with the checked-in corpus. New inputs go to .cache/fuzz/, and one that fails to the current
