@@ -76,7 +76,7 @@ install_library() {
   shift
   step "install the $name library"
   quietly cmake -S "$root" -B "$work/build_$name" -DCMAKE_BUILD_TYPE=Debug "$@"
-  quietly cmake --build "$work/build_$name" --target weakcache
+  quietly cmake --build "$work/build_$name" --target weakcache_libraries
   # The folder is chosen here, not before: the files must not name another one.
   quietly cmake -DCMAKE_INSTALL_PREFIX="$work/$name" -P "$work/build_$name/cmake_install.cmake"
 }
