@@ -29,11 +29,15 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "weakcache/cache/internal/tier/tier_codec.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/ref.h"
 
@@ -154,6 +158,13 @@ class RemovalListener {
 enum class AtHardLimit {
   kFail,          // it fails with absl::StatusCode::kResourceExhausted, its object is destroyed
   kServeUncached  // its callers get the object, which neither enters the cache nor counts
+};
+
+// What a cache does when its second tier loses its connection: changes by other processes are not
+// told then, so whatever the cache has may be old.
+enum class AtTierDisconnect {
+  kDrop,  // drops all objects, then and when the tier is connected again
+  kKeep   // hands them out, for as long as they live
 };
 
 // What makes an object worth keeping, beside recent use and low weight.
@@ -282,6 +293,21 @@ struct LargeObjectCacheOptions {
   // Whether the call stacks of these look-ups are taken, too, up to 32 frames. That takes some
   // microseconds, and 2,048 bytes more for each sampled object.
   bool holder_stacks = false;
+  // Where a load looks before it calls its loader, and where its object is kept beyond the cache:
+  // see second_tier.h. Each cache needs a tier object of its own. An object's group and its life by
+  // `expire_after_write` or Loaded go with it; its life by access does not. With a tier, `clock`
+  // has to show the wall time. The tier is written once the callers have their object, by
+  // `refresh_executor` if there is one, or else on the loading thread.
+  std::shared_ptr<SecondTier> second_tier = {};
+  // How objects are written as bytes: a std::shared_ptr to a class derived from Codec<V>. It has to
+  // be set if there is a tier, by a file that includes codec.h.
+  internal::TierCodec<K, V> codec = {};
+  // How the tier's keys, which are strings, are made of the cache's, and read again: different ones
+  // for different keys. `decode_key` returns nothing for a string that is no key. They may not use
+  // the cache. Empty: strings as they are, integers in decimal. Other keys need both.
+  std::function<std::string(const K&)> encode_key = {};
+  std::function<std::optional<K>(std::string_view)> decode_key = {};
+  AtTierDisconnect at_tier_disconnect = AtTierDisconnect::kDrop;
 };
 
 }  // namespace weakcache

@@ -58,6 +58,47 @@ constexpr std::array<Figure, 7> kGauges = {{
     {"dead_entries", &CacheStats::dead_entries},
 }};
 
+struct TierFigure {
+  std::string_view name;  // in JSON
+  std::string_view metric;
+  std::string_view help;
+  uint64_t CacheStats::*value;
+};
+constexpr std::array<TierFigure, 16> kTierCounters = {{
+    {"tier_hits", "tier_hits_total", "Loads that got their object from the second tier.",
+     &CacheStats::tier_hits},
+    {"tier_misses", "tier_misses_total", "Loads that asked the second tier in vain.",
+     &CacheStats::tier_misses},
+    {"tier_decode_failures", "tier_decode_failures_total",
+     "Entries of the second tier that could not be decoded.", &CacheStats::tier_decode_failures},
+    {"tier_encode_failures", "tier_encode_failures_total",
+     "Objects that could not be encoded for the second tier.", &CacheStats::tier_encode_failures},
+    {"tier_errors", "tier_errors_total", "Calls of the second tier that have failed.",
+     &CacheStats::tier_errors},
+    {"tier_timeouts", "tier_timeouts_total", "Of these, those that took too long.",
+     &CacheStats::tier_timeouts},
+    {"tier_puts", "tier_puts_total", "Entries that were put into the second tier.",
+     &CacheStats::tier_puts},
+    {"tier_erases", "tier_erases_total", "Erasures in the second tier.", &CacheStats::tier_erases},
+    {"tier_bytes_read", "tier_read_bytes_total", "Encoded objects read from the second tier.",
+     &CacheStats::tier_bytes_read},
+    {"tier_bytes_written", "tier_written_bytes_total",
+     "Encoded objects written to the second tier.", &CacheStats::tier_bytes_written},
+    {"tier_skipped_values", "tier_skipped_values_total",
+     "Entries that are too large for the second tier.", &CacheStats::tier_skipped_values},
+    {"tier_leases_won", "tier_leases_won_total", "Leases that this process has got.",
+     &CacheStats::tier_leases_won},
+    {"tier_leases_awaited", "tier_leases_awaited_total",
+     "Loads that have waited for the lease of another process.", &CacheStats::tier_leases_awaited},
+    {"tier_leases_lost", "tier_leases_lost_total",
+     "Objects that came after the end of their leases.", &CacheStats::tier_leases_lost},
+    {"tier_notices", "tier_notices_total", "Changes by other processes.",
+     &CacheStats::tier_notices},
+    {"tier_dropped_changes", "tier_dropped_changes_total",
+     "Changes that were not sent because too many waited to be.",
+     &CacheStats::tier_dropped_changes},
+}};
+
 // Abseil may have a string_view of its own, which its StrAppend takes instead of std's.
 void Append(std::string& text, std::initializer_list<std::string_view> parts) {
   for (const std::string_view part : parts) text += part;
@@ -76,6 +117,9 @@ void CombineCounters(CacheStats& result, const CacheStats& other, Combine&& comb
     result.*each.value = combine(result.*each.value, other.*each.value);
   }
   for (const Figure& each : kRemovals) {
+    result.*each.value = combine(result.*each.value, other.*each.value);
+  }
+  for (const TierFigure& each : kTierCounters) {
     result.*each.value = combine(result.*each.value, other.*each.value);
   }
   const auto combine_each = [&](auto histogram) {
@@ -136,6 +180,20 @@ std::string Seconds(absl::Duration time) {
   std::string text = absl::StrCat(whole, ".", absl::Dec(rest, absl::kZeroPad9));
   text.erase(text.find_last_not_of('0') + 1);
   return text;
+}
+
+// With what a JSON string can't have escaped.
+std::string JsonString(std::string_view text) {
+  std::string json = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') json += '\\';
+    if (static_cast<unsigned char>(c) < 0x20) {
+      absl::StrAppend(&json, "\\u", absl::Hex(static_cast<unsigned char>(c), absl::kZeroPad4));
+    } else {
+      json += c;
+    }
+  }
+  return json + '"';
 }
 
 // `name` with '_' in place of what a label's name, or a metric's, which may have colons, can't
@@ -205,6 +263,14 @@ class PrometheusText {
     Declare(name, "counter", help);
     for (size_t cache = 0; cache < caches_.size(); ++cache) {
       Sample(name, cache, "", "", Seconds(caches_[cache].second.*time));
+    }
+  }
+
+  void TierConditions() {
+    Declare("tier_in_order", "gauge", "1 unless something is wrong with the second tier.");
+    for (size_t cache = 0; cache < caches_.size(); ++cache) {
+      Sample("tier_in_order", cache, "", "",
+             caches_[cache].second.tier_condition.empty() ? "1" : "0");
     }
   }
 
@@ -290,6 +356,10 @@ CacheStats CacheStats::Plus(const CacheStats& other) const {
   sum.load_time += other.load_time;  // saturates, as the next
   sum.time_saved += other.time_saved;
   sum.eviction_age += other.eviction_age;
+  sum.tier_read_time += other.tier_read_time;
+  sum.tier_write_time += other.tier_write_time;
+  sum.has_tier = has_tier || other.has_tier;
+  if (sum.tier_condition.empty()) sum.tier_condition = other.tier_condition;
   for (const Figure& each : kGauges) {
     sum.*each.value = SaturatingAdd(sum.*each.value, other.*each.value);
   }
@@ -302,6 +372,10 @@ CacheStats CacheStats::Minus(const CacheStats& earlier) const {
   difference.load_time = std::max(load_time - earlier.load_time, absl::ZeroDuration());
   difference.time_saved = std::max(time_saved - earlier.time_saved, absl::ZeroDuration());
   difference.eviction_age = std::max(eviction_age - earlier.eviction_age, absl::ZeroDuration());
+  difference.tier_read_time =
+      std::max(tier_read_time - earlier.tier_read_time, absl::ZeroDuration());
+  difference.tier_write_time =
+      std::max(tier_write_time - earlier.tier_write_time, absl::ZeroDuration());
   return difference;
 }
 
@@ -338,6 +412,20 @@ std::string CacheStats::ToText() const {
       evictions_budget, evictions_expired, removals_replaced, removals_invalidated, removals_died,
       age(0.1), age(0.5), age(0.9), bytes(), bytes_idle, bytes_in_use, bytes_reserved,
       bytes_retained, bytes_pinned, bytes_loaded, bytes_evicted, dead_entries);
+  if (has_tier) {
+    absl::StrAppendFormat(
+        &text,
+        "tier      %d hits, %d misses; %d errors, %d of them timeouts; %s\n"
+        "          %d puts of %d bytes in %s, %d too large, %d erased; %d bytes read in %s\n"
+        "          leases: %d won, %d awaited, %d lost; changes: %d by others, %d not sent\n"
+        "          codec: %d not decoded, %d not encoded\n",
+        tier_hits, tier_misses, tier_errors, tier_timeouts,
+        tier_condition.empty() ? "in order" : tier_condition, tier_puts, tier_bytes_written,
+        absl::FormatDuration(tier_write_time), tier_skipped_values, tier_erases, tier_bytes_read,
+        absl::FormatDuration(tier_read_time), tier_leases_won, tier_leases_awaited,
+        tier_leases_lost, tier_notices, tier_dropped_changes, tier_decode_failures,
+        tier_encode_failures);
+  }
   return text;
 }
 
@@ -369,6 +457,12 @@ std::string CacheStats::ToJson() const {
   append_histogram("eviction_age_histogram", eviction_age_histogram, kEvictionAgeUnit, "evictions");
   append_each(kRemovals);
   append_each(kGauges);
+  if (has_tier) {
+    for (const TierFigure& each : kTierCounters) append(each.name, absl::StrCat(this->*each.value));
+    append("tier_read_time_seconds", Seconds(tier_read_time));
+    append("tier_write_time_seconds", Seconds(tier_write_time));
+    append("tier_condition", JsonString(tier_condition));
+  }
   append("requests", absl::StrCat(requests()));
   append("hit_ratio", absl::StrCat(hit_ratio()));
   return json + "}";
@@ -405,6 +499,16 @@ std::string ToPrometheus(std::string_view name_prefix, const Caches& caches) {
   text.Histogram("eviction_age_seconds",
                  "How long ago the objects evicted for the budget had come.",
                  &CacheStats::eviction_age_histogram, kEvictionAgeUnit, &CacheStats::eviction_age);
+  if (std::any_of(caches.begin(), caches.end(), [](const auto& c) { return c.second.has_tier; })) {
+    for (const TierFigure& each : kTierCounters) {
+      text.Metric(each.metric, "counter", each.help, {Figure{each.name, each.value}});
+    }
+    text.Times("tier_read_seconds_total", "How long the second tier has read.",
+               &CacheStats::tier_read_time);
+    text.Times("tier_write_seconds_total", "How long the second tier has written.",
+               &CacheStats::tier_write_time);
+    text.TierConditions();
+  }
   text.Metric("idle_bytes", "gauge", "Weights of the objects that nobody uses.", {kGauges[0]});
   text.Metric("in_use_bytes", "gauge", "Weights of the objects that somebody uses.", {kGauges[1]});
   text.Metric("reserved_bytes", "gauge", "Bytes kept free for loads under way.", {kGauges[2]});

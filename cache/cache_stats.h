@@ -81,6 +81,29 @@ struct CacheStats {
   absl::Duration eviction_age;
   std::array<uint64_t, kEvictionAgeBuckets> eviction_age_histogram{};
 
+  // With a second tier (second_tier.h), and else 0. Of the loads, how many got their object from
+  // the tier, and how many asked it in vain; how many entries the codec could not decode, and
+  // objects not encode. The others are the tier's own, from its construction on: see TierStats.
+  bool has_tier = false;
+  uint64_t tier_hits = 0;
+  uint64_t tier_misses = 0;
+  uint64_t tier_decode_failures = 0;
+  uint64_t tier_encode_failures = 0;
+  uint64_t tier_errors = 0;
+  uint64_t tier_timeouts = 0;
+  uint64_t tier_puts = 0;
+  uint64_t tier_erases = 0;
+  uint64_t tier_bytes_read = 0;
+  uint64_t tier_bytes_written = 0;
+  uint64_t tier_skipped_values = 0;
+  uint64_t tier_leases_won = 0;
+  uint64_t tier_leases_awaited = 0;
+  uint64_t tier_leases_lost = 0;
+  uint64_t tier_notices = 0;
+  uint64_t tier_dropped_changes = 0;
+  absl::Duration tier_read_time;
+  absl::Duration tier_write_time;
+
   // Gauges: what is true at the moment.
 
   // Weights of the live objects in the cache, by whether anybody but the cache holds them; and the
@@ -94,6 +117,7 @@ struct CacheStats {
   uint64_t bytes_pinned = 0;     // each object's up to 2^48
   uint64_t loads_in_flight = 0;  // loads under way
   uint64_t dead_entries = 0;     // entries of dead objects that have not been purged yet
+  std::string tier_condition;    // what is wrong with the tier, or empty; a sum has one of the two
 
   // Returns what all live objects weigh, with the reservations: what the budget bounds, but for
   // objects in use that were never retained.

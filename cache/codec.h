@@ -27,6 +27,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -34,6 +35,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "weakcache/cache/internal/tier/object_tier.h"
+#include "weakcache/cache/internal/tier/tier_codec.h"
+#include "weakcache/cache/internal/tier/tiered_objects.h"
 
 namespace weakcache {
 
@@ -118,6 +122,30 @@ class ContiguousCodec final : public Codec<V> {
  private:
   using Element = typename V::value_type;
 };
+
+template <typename K, typename V>
+template <typename C>
+internal::TierCodec<K, V>::TierCodec(std::shared_ptr<C> codec) {
+  using Object = std::remove_cv_t<V>;
+  using Pointer = std::shared_ptr<const Codec<Object>>;
+  static_assert(std::is_convertible_v<std::shared_ptr<C>, Pointer>,
+                "options.codec takes a std::shared_ptr to a class derived from Codec<V>");
+  codec_ = Pointer(std::move(codec));
+  make_tier_ = [](std::shared_ptr<const void> any,
+                  TierSettings<K> settings) -> std::shared_ptr<ObjectTier<K, V>> {
+    const auto codec = std::static_pointer_cast<const Codec<Object>>(std::move(any));
+    TierEncoding<Object> encoding;
+    encoding.schema = [codec] { return codec->schema(); };
+    encoding.encode = [codec](const Object& object) -> absl::StatusOr<std::string> {
+      ByteSink sink;
+      absl::Status status = codec->Encode(object, sink);
+      if (!status.ok()) return status;
+      return sink.TakeBytes();
+    };
+    encoding.decode = [codec](std::string_view bytes) { return codec->Decode(bytes); };
+    return std::make_shared<TieredObjects<K, V>>(std::move(encoding), std::move(settings));
+  };
+}
 
 }  // namespace weakcache
 

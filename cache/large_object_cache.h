@@ -258,13 +258,13 @@ class LargeObjectCache {
   // object of a load under way will not be cached.
   template <typename Key = K>
   bool Invalidate(const Key& key) {
-    return core_->store().Invalidate(key);
+    return core_->Invalidate(key);
   }
   // Removes the object only if it is `expected` (a Ref or a WeakRef), so that a slow thread can't
   // remove its successor.
   template <typename Key = K>
   bool Invalidate(const Key& key, const Weak& expected) {
-    return core_->store().Invalidate(key, expected);
+    return core_->Invalidate(key, expected);
   }
   // Invalidates each key, one after the other. Returns how many objects it has removed.
   size_type InvalidateAll(absl::Span<const K> keys) {

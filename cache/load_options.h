@@ -59,6 +59,10 @@ struct LoadOptions {
   // of a group stale. A hit does not change its object's group. Empty: none; a refresh keeps the
   // old object's.
   std::optional<uint32_t> group = {};
+  // With a second tier: whether the tier is asked for the object before the loader is called, and
+  // whether what the loader returns is written to it. A refresh is not asked for, only written.
+  bool read_tier = true;
+  bool write_tier = true;
 };
 
 namespace internal {

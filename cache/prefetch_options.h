@@ -37,6 +37,9 @@ struct PrefetchOptions {
   internal::StopToken stop_token = {};
   // The group of the objects that are loaded: see LoadOptions.
   std::optional<uint32_t> group = {};
+  // As in LoadOptions.
+  bool read_tier = true;
+  bool write_tier = true;
 };
 
 }  // namespace weakcache

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "weakcache/cache/second_tier.h"
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -19,6 +21,12 @@ std::vector<absl::StatusOr<TierEntry>> SecondTier::GetAll(absl::Span<const std::
   entries.reserve(keys.size());
   for (const std::string& key : keys) entries.push_back(Get(key, wait));
   return entries;
+}
+
+absl::StatusOr<TierLead> SecondTier::TryLead(std::string_view key) {
+  TierWait wait;
+  wait.deadline = std::chrono::steady_clock::now();
+  return Lead(key, wait);
 }
 
 void SecondTier::GetAsync(std::string key, const TierWait& wait,

@@ -147,16 +147,21 @@ class SecondTier {
   // Looks again for an entry that was not found, and otherwise takes the lease for it. If another
   // caller has the lease, waits until that has ended, or has lasted too long.
   virtual absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait) = 0;
+  // Takes the lease for a key even if there is an entry, which stays until the Put. If another
+  // caller has it, returns at once without one. Unless overridden, calls Lead with a deadline that
+  // is over, and so may return the entry.
+  virtual absl::StatusOr<TierLead> TryLead(std::string_view key);
   // Gives up a lease without a Put, so that others need not wait.
   virtual void EndLead(std::string_view key, const TierLease& lease) = 0;
 
   // Puts an entry in place of the present one if any. With a lease: returns Aborted, and changes
   // nothing, unless the lease is still held; ends it in any case. Without: revokes the key's lease.
-  // A tier that is away may keep the change for later, and returns OK then.
+  // A tier that is away may keep the change for later, and returns OK then; but as an Erase, since
+  // others may have changed the key by the time that it is made.
   virtual absl::Status Put(std::string_view key, const TierEntry& entry,
                            const TierLease& lease) = 0;
   // Erases an entry, also one that is not there, and revokes the key's lease; likewise each of a
-  // group; or all, and revokes all leases.
+  // group; or all. The last two revoke all leases, also for a group that no entry has.
   virtual absl::Status Erase(std::string_view key) = 0;
   virtual absl::Status EraseGroup(uint32_t group) = 0;
   virtual absl::Status EraseAll() = 0;
@@ -165,8 +170,8 @@ class SecondTier {
   // perhaps for others; for some perhaps more than once.
   virtual absl::Status ForEachKey(absl::FunctionRef<void(std::string_view)> visit) = 0;
 
-  // Do the same as the functions of the same names, and call `done` with the result: on any thread,
-  // also on the caller's before they return. Unless overridden, they block.
+  // Do the same as the functions of the same names, and call `done` once with the result: without a
+  // lock, on any thread, also on the caller's before they return. Unless overridden, they block.
   virtual void GetAsync(std::string key, const TierWait& wait,
                         std::function<void(absl::StatusOr<TierEntry>)> done);
   virtual void PutAsync(std::string key, TierEntry entry, TierLease lease,

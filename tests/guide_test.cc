@@ -13,6 +13,7 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -21,8 +22,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "tests/support/fake_tier.h"
 #include "weakcache/cache/cache_holders.h"
 #include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/codec.h"
 #include "weakcache/cache/concurrent_weak_value_map.h"
 #include "weakcache/cache/holder_label.h"
 #include "weakcache/cache/large_object_cache.h"
@@ -32,6 +35,7 @@
 #include "weakcache/cache/object_info.h"
 #include "weakcache/cache/prefetch_options.h"
 #include "weakcache/cache/removal_cause.h"
+#include "weakcache/cache/second_tier.h"
 #include "weakcache/cache/status_page.h"
 #include "weakcache/cache/weak_interner.h"
 #include "weakcache/cache/weak_key_map.h"
@@ -613,6 +617,34 @@ TEST(GuideTest, Mistakes) {
   // end
   EXPECT_EQ(*loaded, cover);
   EXPECT_TRUE(Images::Create(options).ok());
+}
+
+// snippet: codec
+class ImageCodec final : public weakcache::Codec<Image> {
+ public:
+  uint32_t schema() const override { return 1; }
+  absl::Status Encode(const Image& image, weakcache::ByteSink& sink) const override {
+    sink.Append(image.pixels);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<Image> Decode(std::string_view bytes) const override {
+    return Image{std::string(bytes)};
+  }
+};
+// end
+
+TEST(GuideTest, SecondTier) {
+  const std::shared_ptr<weakcache::SecondTier> tier = std::make_shared<testing::FakeTier>();
+  // snippet: tier
+  Images::Options options;
+  options.budget_bytes = uint64_t{2} << 30;
+  options.second_tier = tier;  // a std::shared_ptr<weakcache::SecondTier>
+  options.codec = std::make_shared<const ImageCodec>();
+  absl::StatusOr<Images> images = Images::Create(options);
+  absl::StatusOr<weakcache::Ref<Image>> cover = images->GetOrLoad("cover.png", DecodeImage);
+  // end
+  ASSERT_TRUE(cover.ok());
+  EXPECT_TRUE(tier->Get("cover.png", {}).ok());
 }
 
 }  // namespace

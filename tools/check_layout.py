@@ -34,12 +34,13 @@ LAYERS = {
         "cache", "cache/internal/creation", "cache/internal/slot", "weakref", "weakref/internal",
     ],
     "cache/internal/tier": [
-        "cache", "cache/internal/loading", "cache/internal/slot", "weakref", "weakref/internal",
+        "cache", "cache/internal/creation", "cache/internal/loading", "cache/internal/slot",
+        "weakref", "weakref/internal",
     ],
     "cache/internal/core": [
         "cache", "cache/internal/concurrent", "cache/internal/creation", "cache/internal/key",
-        "cache/internal/loading", "cache/internal/retention", "cache/internal/stats", "weakref",
-        "weakref/internal",
+        "cache/internal/loading", "cache/internal/retention", "cache/internal/stats",
+        "cache/internal/tier", "weakref", "weakref/internal",
     ],
     "cache": [
         "cache/internal/concurrent", "cache/internal/core", "cache/internal/creation",
@@ -49,7 +50,7 @@ LAYERS = {
 }
 # What the folders above use of cache/: headers that stand alone, so that no circle arises.
 STANDALONE = {
-    "cache/cache_holders.h", "cache/cache_options.h", "cache/cache_stats.h", "cache/codec.h",
+    "cache/cache_holders.h", "cache/cache_options.h", "cache/cache_stats.h",
     "cache/held_value.h",
     "cache/holder_label.h", "cache/key_policy.h",
     "cache/load_completion.h", "cache/load_options.h", "cache/loaded.h", "cache/object_info.h",

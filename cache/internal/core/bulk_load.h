@@ -6,7 +6,8 @@
 //   2. For each missing key that no other thread is loading, a part starts: a flight of its own, so
 //      that a thread that asks for this key meanwhile waits for the bulk load. If a failure is kept
 //      under the key, that is the part's result, and its flight ends.
-//   3. The loader runs once, with the keys of all parts.
+//   3. The loader runs once, with the keys of all parts; but the second tier, if there is one, is
+//      asked for them before, and the parts whose objects it has end as in step 4.
 //   4. Each part's object is weighed and entered like that of a single load, and its flight ends.
 //      The permit is returned, and only then user code runs: see cache_loads.h.
 //   5. Only then come the keys that other threads were loading, one by one: no thread waits for
@@ -44,6 +45,7 @@
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
+#include "weakcache/cache/internal/tier/object_tier.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache::internal {
@@ -73,7 +75,9 @@ class BulkLoad {
         options_{.deadline = request.options.deadline,
                  .soft_timeout = request.options.soft_timeout,
                  .stop_token = request.options.stop_token,
-                 .group = request.options.group},
+                 .group = request.options.group,
+                 .read_tier = request.options.read_tier,
+                 .write_tier = request.options.write_tier},
         request_{options_, request.source},
         loads_(loads),
         store_(loads.store()),
@@ -115,6 +119,7 @@ class BulkLoad {
     // The result for those that wait, unless the part gets another one.
     LoadOutcome<V> outcome{nullptr, absl::AbortedError("the bulk load came to nothing")};
     Made made{};
+    TierTurnPtr<V>* turn = nullptr;      // of the tier, one of turns_, or null
     typename Store::TableEntry present;  // what the made object replaces
     typename Loads::FlightCompletion completion{location.shard, nullptr, outcome, &ended};
   };
@@ -197,6 +202,7 @@ class BulkLoad {
     for (const auto& [index, first] : copies_) results_[index] = results_[first];
     parts_.clear();
     failed_.clear();
+    turns_.clear();
   }
   void AcquirePermit(LoadPermit& permit) {
     while (!missing_.empty()) {
@@ -297,20 +303,29 @@ class BulkLoad {
 #endif
   }
   void CallAndEnter(Ending& ending) {
-    ending.keys.reserve(parts_.size());
-    for (const auto& part : parts_) ending.keys.push_back(part->prepared.payload().key);
     ending.call.Watch();
     typename Loads::Timer timer(store_);
-    absl::StatusOr<Values>& values = ending.values;
-    values = loader_(std::as_const(ending.keys));
-    const float load_time = timer.LoadTimeUntil(store_.freshness().Now()) /
-                            static_cast<float>(std::max(parts_.size(), size_t{1}));
-    absl::Status status = values.status();
-    if (status.ok() && values->size() != parts_.size()) {
-      status = WrongCount(values->size(), parts_.size());
+    const std::vector<Part*> parts = PartsNotInTier(ending);
+    if (parts.empty()) {
+      timer.Succeed();
+      return;
     }
-    for (size_t i = 0; i < parts_.size(); ++i) {
-      Part& part = *parts_[i];
+    ending.keys.reserve(parts.size());
+    for (Part* const part : parts) ending.keys.push_back(part->prepared.payload().key);
+    absl::StatusOr<Values>& values = ending.values;
+    if (loads_.tier() != nullptr && wait_.ended()) {
+      values = HasLeft(wait_);
+    } else {
+      values = loader_(std::as_const(ending.keys));
+    }
+    const float load_time =
+        timer.LoadTimeUntil(store_.freshness().Now()) / static_cast<float>(parts.size());
+    absl::Status status = values.status();
+    if (status.ok() && values->size() != parts.size()) {
+      status = WrongCount(values->size(), parts.size());
+    }
+    for (size_t i = 0; i < parts.size(); ++i) {
+      Part& part = *parts[i];
       ObjectTerms terms;
       part.outcome.status =
           status.ok() ? TakeObject<V, Value>(std::move((*values)[i]), part.made, terms) : status;
@@ -326,15 +341,51 @@ class BulkLoad {
     }
     if (status.ok()) timer.Succeed();
   }
+  // Enters the objects that the second tier has, which ends their flights. Returns the other parts.
+  std::vector<Part*> PartsNotInTier(Ending& ending) {
+    std::vector<Part*> parts;
+    parts.reserve(parts_.size());
+    for (const auto& part : parts_) parts.push_back(part.get());
+    if (loads_.tier() != nullptr) EnterFromTier(parts, ending);
+    return parts;
+  }
+  [[gnu::noinline]] void EnterFromTier(std::vector<Part*>& parts, Ending& ending) {
+    std::vector<TierQuestion<K, V>> questions(parts.size());
+    for (size_t i = 0; i < parts.size(); ++i) questions[i].key = &parts[i]->prepared.payload().key;
+    turns_.resize(parts.size());
+    TierTurnPtr<V> none;
+    loads_.tier()->AskAll(absl::MakeSpan(questions),
+                          {wait_, request_.source, options_.read_tier, options_.write_tier, none});
+    size_t missing = 0;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      Part& part = *parts[i];
+      turns_[i] = std::move(questions[i].turn);
+      part.turn = &turns_[i];
+      if (questions[i].object == nullptr) {
+        parts[missing++] = &part;
+        continue;
+      }
+      if constexpr (Loads::template kIsEmbedded<Made>) {
+        part.made = std::move(questions[i].object);
+      } else {
+        part.made = AsRef<V>(std::move(questions[i].object));
+      }
+      part.outcome.status = absl::OkStatus();
+      Enter(part, questions[i].terms, ending.removals);
+    }
+    parts.resize(missing);
+  }
   void Enter(Part& part, const ObjectTerms& terms, PendingRemovals& removals) {
     const uint64_t weight = store_.WeightOf(*part.made, terms);
     store_.template SetUpLoaded<Loads::template kIsEmbedded<Made>>(
         part.prepared.cold(), weight, terms, store_.freshness().NowFor(terms));
+    TierTurn<V>* const turn = part.turn == nullptr ? nullptr : part.turn->get();
+    if (turn != nullptr) Loads::SetTermsOf(*turn, part.prepared.cold(), terms);
     typename Store::Reservation reservation(store_.retention());
     store_.template GrowRoom<Loads::template kIsEmbedded<Made>>(part.prepared.cold(), reservation,
                                                                 removals);
     loads_.EnterLoaded(part.location, part.prepared, part.made, part.present, part.completion,
-                       reservation, removals);
+                       reservation, removals, turn);
     store_.RecordTaken(part.location, part.outcome.object);
     // Other threads rely on it, and the next part's weigher may take its time.
     removals.FinishEviction();
@@ -392,6 +443,7 @@ class BulkLoad {
   std::vector<size_t> missing_;               // indices of keys
   std::unordered_map<size_t, Ref<V>> stale_;  // expired objects of missing keys
   std::optional<SteadyTime> leaves_at_;       // by the soft timeout
+  std::vector<TierTurnPtr<V>> turns_;         // end after the parts
   std::vector<std::unique_ptr<Part>> parts_;
   std::vector<std::unique_ptr<Part>> failed_;  // by a failure that was kept
   std::vector<size_t> others_;                 // indices of keys that others load

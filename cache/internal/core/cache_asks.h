@@ -108,8 +108,9 @@ class CacheAsks {
     const Ref<V> found = store_.FindUnexpired(location, lookup, outcome);
     if (found.get() == nullptr) {
       loads_.failures().Forget(location, lookup);
-      return LoadAnew(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader),
-                      options);
+      LoadOptions anew = options;
+      anew.read_tier = false;
+      return LoadAnew(location, lookup, std::forward<Key>(key), std::forward<Loader>(loader), anew);
     }
     if (!store_.freshness().ClaimRefresh(*outcome.entry())) return absl::OkStatus();
     return WithAnyLoader<V, K>(std::forward<Loader>(loader), options,
@@ -342,6 +343,8 @@ class CacheAsks {
     of_load.weight_estimate = options.weight_estimate;
     of_load.stop_token = cancel.get_token();
     of_load.group = options.group;
+    of_load.read_tier = options.read_tier;
+    of_load.write_tier = options.write_tier;
     const auto load = std::make_shared<BackgroundLoad<Loads, Made>>(
         loads_, tasks_, pending_, std::forward<Key>(key), loader.ForTask(), of_load,
         typename BackgroundLoad<Loads, Made>::Surroundings{refresh_executor_, refresh_.tasks(),

@@ -41,10 +41,12 @@
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
 #include "weakcache/cache/internal/stats/holder_sampler.h"
+#include "weakcache/cache/internal/tier/object_tier.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/cache/object_info.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache::internal {
 
@@ -60,12 +62,20 @@ class CacheCore {
   using Asks = CacheAsks<CacheLoads<Store>>;
 
   CacheCore(CacheSettings<K, V> settings, Hash hash, Equal equal)
-      : loads_(store_, settings.max_concurrent_loads, std::move(settings.failure_ttl)),
+      : loads_(store_, settings.max_concurrent_loads, std::move(settings.failure_ttl),
+               std::move(settings.tier)),
         asks_(loads_, settings.refresh_executor),
-        store_(settings, std::move(hash), std::move(equal)) {}
+        store_(settings, std::move(hash), std::move(equal)) {
+    if (loads_.tier() == nullptr) return;
+    tier_target_ = std::make_unique<TargetOfTier>(store_);
+    loads_.tier()->Attach(*tier_target_);
+  }
   CacheCore(const CacheCore&) = delete;
   CacheCore& operator=(const CacheCore&) = delete;
-  ~CacheCore() { asks_.Close(); }
+  ~CacheCore() {
+    asks_.Close();
+    if (loads_.tier() != nullptr) loads_.tier()->Detach();
+  }
 
   Store& store() { return store_; }
   const Store& store() const { return store_; }
@@ -80,8 +90,11 @@ class CacheCore {
 
   template <typename Key, typename Made>
   Ref<V> Put(Key&& key, Made made, const ObjectTerms& terms = {}) {
-    return store_.Put(std::forward<Key>(key), std::move(made), terms,
-                      [&] { loads_.limiter().NotifyChange(); });
+    const TierTurnPtr<V> turn = BeginChange(key);
+    Ref<V> object = store_.Put(std::forward<Key>(key), std::move(made), terms,
+                               [&] { loads_.limiter().NotifyChange(); });
+    if (turn != nullptr) PutByTurn(*turn, object, terms);
+    return object;
   }
 
   template <typename Loader>
@@ -108,19 +121,54 @@ class CacheCore {
     const ObjectTerms terms = TermsOf(object);
     auto made = MakeFrom<V>(std::remove_cvref_t<Object>(std::forward<Object>(object)));
     Check(OwnsObject(made), "LargeObjectCache::PutIfAbsent", "there is no object");
-    return store_.PutIfAbsent(std::forward<Key>(key), std::move(made), terms,
-                              [&] { loads_.limiter().NotifyChange(); });
+    const TierTurnPtr<V> turn = BeginChange(key);
+    auto result = store_.PutIfAbsent(std::forward<Key>(key), std::move(made), terms,
+                                     [&] { loads_.limiter().NotifyChange(); });
+    if (turn != nullptr && result.second) PutByTurn(*turn, result.first, terms);
+    return result;
+  }
+
+  // Do the same as LargeObjectCache's functions of the same names.
+  template <typename Key>
+  bool Invalidate(const Key& key) {
+    if (loads_.tier() != nullptr) [[unlikely]]
+      EraseInTier(key);
+    return store_.Invalidate(key);
+  }
+  template <typename Key>
+  bool Invalidate(const Key& key, const WeakRef<V>& expected) {
+    if (loads_.tier() == nullptr) [[likely]]
+      return store_.Invalidate(key, expected);
+    const TierTurnPtr<V> turn = BeginChange(key);
+    const auto shared = store_.shared();
+    const bool removed = store_.Invalidate(key, expected);  // user code may end the cache
+    // What the tier has may be that object, unless the cache has its successor.
+    if (turn != nullptr && (removed || (!shared->ended() && store_.Peek(key).get() == nullptr))) {
+      turn->Erase();
+    }
+    return removed;
   }
 
   // Do the same as LargeObjectCache's functions of the same names.
   template <typename Condition>
   size_t InvalidateIf(Condition& condition) {
+    if (loads_.tier() != nullptr) [[unlikely]] {
+      // What a condition on the object says of encoded ones nobody knows.
+      if constexpr (std::is_invocable_v<Condition&, const K&, const Ref<V>&>) {
+        loads_.tier()->EraseAll();
+      } else {
+        loads_.tier()->EraseIf([&](const K& key) { return static_cast<bool>(condition(key)); });
+      }
+    }
     return CacheInvalidation<Store>(store_).InvalidateIf(condition);
   }
-  void InvalidateGroup(uint32_t group) { CacheInvalidation<Store>(store_).InvalidateGroup(group); }
+  void InvalidateGroup(uint32_t group) {
+    if (loads_.tier() != nullptr) loads_.tier()->EraseGroup(group);
+    CacheInvalidation<Store>(store_).InvalidateGroup(group);
+  }
   void Clear() {
-    const auto any = [](const K&, const Ref<V>&) { return true; };
-    InvalidateIf(any);
+    if (loads_.tier() != nullptr) loads_.tier()->EraseAll();
+    CacheInvalidation<Store>(store_).RemoveAll();
   }
   void Purge() {
     CacheInvalidation<Store>(store_).RemoveExpired();
@@ -180,6 +228,8 @@ class CacheCore {
     typename Store::Outcome outcome(store_.freshness());
     const Ref<V> object = store_.FindUnexpired(location, lookup, outcome);
     if (object.get() == nullptr) return false;
+    if (loads_.tier() != nullptr) [[unlikely]]
+      EraseInTier(key);  // the entry has the former end of its life
     store_.freshness().SetExpiry(*outcome.entry(), duration);
     store_.retention().UpdateExpiry(outcome.entry());
     return true;
@@ -242,6 +292,7 @@ class CacheCore {
       const size_t entries = shard.table.in_index();
       stats.dead_entries += entries - std::min(entries, shard.table.size());
     });
+    if (loads_.tier() != nullptr) loads_.tier()->AddTo(stats);
     return stats;
   }
 
@@ -302,6 +353,53 @@ class CacheCore {
   }
 
  private:
+  // Does what the tier says, without the tier.
+  class TargetOfTier final : public TierTarget<K, V> {
+   public:
+    explicit TargetOfTier(Store& store) : store_(store) {}
+
+    void Invalidate(const K& key) override { store_.Invalidate(key); }
+    void InvalidateIfSame(const K& key, const WeakRef<V>& object) override {
+      store_.Invalidate(key, object);
+    }
+    void InvalidateGroup(uint32_t group) override {
+      CacheInvalidation<Store>(store_).InvalidateGroup(group);
+    }
+    void Clear() override { CacheInvalidation<Store>(store_).RemoveAll(); }
+
+   private:
+    Store& store_;
+  };
+
+  // Begins a change of the key in the tier, before the change of the cache. Null without a tier.
+  template <typename Key>
+  TierTurnPtr<V> BeginChange(const Key& key) {
+    if (loads_.tier() == nullptr) [[likely]]
+      return nullptr;
+    return BeginChangeInTier(key);
+  }
+  template <typename Key>
+  [[gnu::noinline]] TierTurnPtr<V> BeginChangeInTier(const Key& key) {
+    if constexpr (std::is_same_v<Key, K>) {
+      return loads_.tier()->BeginChange(key);
+    } else if constexpr (std::is_constructible_v<K, const Key&>) {
+      return loads_.tier()->BeginChange(K(key));
+    } else {
+      Check(false, "LargeObjectCache", "a second tier needs keys that a K can be made of");
+      return nullptr;
+    }
+  }
+  template <typename Key>
+  [[gnu::noinline]] void EraseInTier(const Key& key) {
+    const TierTurnPtr<V> turn = BeginChangeInTier(key);
+    if (turn != nullptr) turn->Erase();
+  }
+  [[gnu::noinline]] static void PutByTurn(TierTurn<V>& turn, const Ref<V>& object,
+                                          const ObjectTerms& terms) {
+    turn.SetTerms(terms);
+    turn.Put(object);
+  }
+
   using KeyLocation = typename Store::KeyLocation;
   using Shard = typename Store::Shard;
   using Table = typename Store::Table;
@@ -357,6 +455,7 @@ class CacheCore {
   }
 
   CacheLoads<Store> loads_;
+  std::unique_ptr<TierTarget<K, V>> tier_target_;  // null without a tier
   // Destroyed before all that objects' destructors may use, but after the objects.
   Asks asks_;
   // Destroyed first: destructors of objects that it retains may use all of the cache.

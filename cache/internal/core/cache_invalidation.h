@@ -51,6 +51,11 @@ class CacheInvalidation {
     });
     return removed;
   }
+  // Does LargeObjectCache::Clear.
+  size_t RemoveAll() {
+    const auto any = [](const K&, const Ref<V>&) { return true; };
+    return InvalidateIf(any);
+  }
   // Does LargeObjectCache::InvalidateGroup. First of all objects: then each load either has begun
   // afterwards, or is cancelled here, or has entered its object with an earlier stamp.
   void InvalidateGroup(uint32_t group) {

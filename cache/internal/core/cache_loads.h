@@ -20,8 +20,10 @@
 //   3. The key is constructed in a slot that was prepared with the flight. From then on others can
 //      find the flight: they wait for it, or cancel it, because the key is invalidated, or
 //      supersede it, because another object is put under the key.
-//   4. Make runs the loader and then the weigher, without any lock, and measures the time; unless
-//      an earlier failure is kept under the key, which is the outcome then (load_failures.h).
+//   4. Make asks the second tier, if there is one (object_tier.h). If that does not have the
+//   object,
+//      it runs the loader; and then the weigher, without any lock, and measures the time; unless an
+//      earlier failure is kept under the key, which is the outcome then (load_failures.h).
 //   5. Under a hard limit, the room is made exact. EnterLoaded takes the shard's lock. If the
 //      flight is neither cancelled nor superseded the object enters the table. Whatever the
 //      outcome, the flight ends and those that wait get it.
@@ -65,6 +67,7 @@
 #include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/cache/internal/retention/byte_limit.h"
+#include "weakcache/cache/internal/tier/object_tier.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/ref.h"
@@ -128,6 +131,7 @@ class CacheLoads {
   };
   struct QueuedRun {
     Queued& load;
+    TierTurnPtr<V> turn = nullptr;  // ends last of all
     // Completed when the task is through with the cache.
     typename Flights::EndedContinuations ended = {};
     // The result for those that wait for the queued flight, if that is still there in the end.
@@ -138,15 +142,20 @@ class CacheLoads {
     std::optional<TaskCount::Running> returning = std::nullopt;
   };
 
-  // `limit`: see LoadLimiter.
-  CacheLoads(Store& store, size_t limit, typename LoadFailures<Store>::Ttl failure_ttl)
-      : store_(store), failures_(store, std::move(failure_ttl)), limiter_(limit) {}
+  // `limit`: see LoadLimiter. `tier` may be null.
+  CacheLoads(Store& store, size_t limit, typename LoadFailures<Store>::Ttl failure_ttl,
+             std::shared_ptr<ObjectTier<K, V>> tier = nullptr)
+      : store_(store),
+        failures_(store, std::move(failure_ttl)),
+        tier_(std::move(tier)),
+        limiter_(limit) {}
   CacheLoads(const CacheLoads&) = delete;
   CacheLoads& operator=(const CacheLoads&) = delete;
 
   Store& store() const { return store_; }
   const LoadFailures<Store>& failures() const { return failures_; }
   LoadLimiter& limiter() { return limiter_; }
+  const std::shared_ptr<ObjectTier<K, V>>& tier() const { return tier_; }
 
   // Measures and counts a load, from its construction on.
   class Timer {
@@ -191,6 +200,7 @@ class CacheLoads {
     const std::shared_ptr<typename Store::Shared> sampled =
         store_.holder_sampler().active() ? store_.shared() : nullptr;
     // Destroyed in reverse order: what others wait for ends before user code runs.
+    TierTurnPtr<V> own_turn;
     BoundedWait asker(request.options.deadline, request.options.stop_token);
     std::optional<BoundedWait> other_wait;
     BoundedWait& wait = WaitOf(request, run, asker, other_wait);
@@ -219,20 +229,19 @@ class CacheLoads {
       return ResultOfOther(start, std::move(outcome));
     }
     run == nullptr ? call.Watch() : call.RemoveCaller();
+    const TierUse<V> use = UseOfTier(request, run, asker, wait, own_turn);
     CatchInto(outcome, [&] {
       const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
       store_.MakePayload(location, prepared, std::forward<Key>(key));
       store_.BeginLoad(flight, prepared, request.options.group);
-      outcome.status =
-          MakeUnlessFailed(location, flight, call, prepared.cold(), loader, made, held_failures);
+      outcome.status = MakeUnlessFailed(location, flight, call, prepared.cold(), loader, made, use,
+                                        held_failures);
       if (!outcome.status.ok()) return;
       store_.template GrowRoom<kIsEmbedded<Made>>(prepared.cold(), reservation, removals);
-      EnterLoaded(location, prepared, made, present, completion, reservation, removals);
+      EnterLoaded(location, prepared, made, present, completion, reservation, removals,
+                  use.turn.get());
     });
-    permit.Release();
-    removals.FinishEviction();
-    reservation.Release();
-    completion.Complete();
+    EndLoad(permit, removals, reservation, completion);
     PrepareToReturn(location, outcome, own_ended, run);
     if (!outcome.status.ok()) return std::move(outcome.status);
     return std::move(outcome.object);
@@ -262,37 +271,48 @@ class CacheLoads {
   template <typename Made>
   absl::Status MakeUnlessFailed(const KeyLocation& location, const typename Flights::Flight& flight,
                                 const StoppableCall& call, Entry& entry, AnyLoader<K, Made>& loader,
-                                Made& made, typename LoadFailures<Store>::Held& held) {
+                                Made& made, const TierUse<V>& use,
+                                typename LoadFailures<Store>::Held& held) {
     absl::Status status = failures_.Find(location, entry.key(), held);
     if (!status.ok()) return status;
-    status = Make(entry, loader, made);
+    status = Make(entry, loader, made, use);
     if (status.ok() || call.abandoned()) return status;
     failures_.Keep(location, flight, entry, status, held);
     return status;
   }
-  // Runs the loader and the weigher.
+  // Runs the loader, unless the tier has the object, and the weigher.
   template <typename Made>
-  absl::Status Make(Entry& entry, AnyLoader<K, Made>& loader, Made& made) {
+  absl::Status Make(Entry& entry, AnyLoader<K, Made>& loader, Made& made, const TierUse<V>& use) {
     Timer timer(store_);
     ObjectTerms terms;
-    absl::Status status = loader.Load(entry.key(), made, terms);
+    absl::Status status = tier_ == nullptr ? loader.Load(entry.key(), made, terms)
+                                           : FindInTierOrLoad(entry, loader, made, terms, use);
     if (!status.ok()) return status;
     const uint64_t weight = store_.WeightOf(*made, terms);
     const int64_t now = timer.Succeed();
     entry.load_time = timer.LoadTimeUntil(now);
     store_.template SetUpLoaded<kIsEmbedded<Made>>(entry, weight, terms, now);
+    if (use.turn != nullptr) [[unlikely]]
+      SetTermsOf(*use.turn, entry, terms);
     return status;
+  }
+  // Tells the tier's turn of a load about the object, whose entry has been set up.
+  static void SetTermsOf(TierTurn<V>& turn, const Entry& entry, ObjectTerms terms) {
+    if (entry.group.has_group) terms.group = static_cast<uint32_t>(entry.group.group);
+    turn.SetTerms(terms);
   }
 
   // Enters a loaded object and ends its flight. If another object has been put under the key
   // meanwhile, that one is the outcome, and `made` is dropped. If the key was invalidated
   // meanwhile, or that other object has left again, `made` is the outcome but does not enter the
   // cache. If the hard limit leaves no room for it beside the reservation, the outcome is the same,
-  // or an error. `present` takes the entry that is replaced.
+  // or an error. `present` takes the entry that is replaced. `turn`, which may be null, gets `made`
+  // unless that is older than the cache's last change of the key.
   template <typename Made>
   void EnterLoaded(const KeyLocation& location, PreparedSlot& prepared, Made& made,
                    typename Store::TableEntry& present, FlightCompletion& completion,
-                   Reservation& reservation, typename Store::PendingRemovals& removals) {
+                   Reservation& reservation, typename Store::PendingRemovals& removals,
+                   TierTurn<V>* turn) {
     auto& table = location.shard->table;
     LoadOutcome<V>& outcome = completion.result;
     const int64_t now = store_.freshness().NowOrWritten(prepared.cold());
@@ -321,14 +341,26 @@ class CacheLoads {
           outcome.object = AsRef<V>(std::move(made));
         } else {
           outcome.status = NoRoom(prepared.cold().object_weight());
+          return;
         }
+        if (turn != nullptr) turn->Put(outcome.object);
         return;
       }
+      if (turn != nullptr) [[unlikely]]
+        turn->Put(outcome.object);
     }
     if (completion.flight->has_spares()) table.template KeepSpare<kIsEmbedded<Made>>();
     completion.CompleteLocked(table);
   }
 
+  // Gives back what a load has, in this order, once its outcome is known.
+  static void EndLoad(LoadPermit& permit, typename Store::PendingRemovals& removals,
+                      Reservation& reservation, FlightCompletion& completion) {
+    permit.Release();
+    removals.FinishEviction();
+    reservation.Release();
+    completion.Complete();
+  }
   // Ends a flight, unless it has ended. Leaves user code to `removals`.
   static void EndFlight(FlightCompletion& completion, typename Store::PendingRemovals& removals) {
     if (completion.flight == nullptr) return;
@@ -396,6 +428,29 @@ class CacheLoads {
   }
 
  private:
+  static TierUse<V> UseOfTier(const LoadRequest& request, QueuedRun* run, const BoundedWait& asker,
+                              const BoundedWait& wait, TierTurnPtr<V>& own_turn) {
+    // No caller waits for a task. Else the wait may be shorter than the asker's own.
+    return {run == nullptr ? asker : wait, request.source, request.options.read_tier,
+            request.options.write_tier, run == nullptr ? own_turn : run->turn};
+  }
+  template <typename Made>
+  [[gnu::noinline]] absl::Status FindInTierOrLoad(Entry& entry, AnyLoader<K, Made>& loader,
+                                                  Made& made, ObjectTerms& terms,
+                                                  const TierUse<V>& use) {
+    Owned<V> found = tier_->Ask(entry.key(), use, terms);
+    if (found == nullptr) {
+      // No loader begins after its caller's wait has ended.
+      if (use.wait.ended()) return HasLeft(use.wait);
+      return loader.Load(entry.key(), made, terms);
+    }
+    if constexpr (kIsEmbedded<Made>) {
+      made = std::move(found);
+    } else {
+      made = AsRef<V>(std::move(found));
+    }
+    return absl::OkStatus();
+  }
   // Does what uses the cache for the last time: the user code that follows may end it.
   void PrepareToReturn(const KeyLocation& location, const LoadOutcome<V>& outcome,
                        typename Flights::EndedContinuations& own_ended, QueuedRun* run) {
@@ -576,6 +631,7 @@ class CacheLoads {
 
   Store& store_;
   const LoadFailures<Store> failures_;
+  const std::shared_ptr<ObjectTier<K, V>> tier_;  // null if there is none
   LoadLimiter limiter_;
 };
 

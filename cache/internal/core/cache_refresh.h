@@ -39,10 +39,13 @@
 #include "absl/status/status.h"
 #include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/core/refresh_task.h"
+#include "weakcache/cache/internal/creation/bounded_wait.h"
+#include "weakcache/cache/internal/creation/stop_token.h"
 #include "weakcache/cache/internal/loading/any_loader.h"
 #include "weakcache/cache/internal/loading/background_tasks.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/internal/tier/object_tier.h"
 #include "weakcache/weakref/ref.h"
 
 namespace weakcache::internal {
@@ -200,6 +203,7 @@ class CacheRefresh {
                       AnyLoader<K, Made>& loader, const RefreshTerms& terms, bool& has_failed) {
     constexpr bool kEmbedded = Loads::template kIsEmbedded<Made>;
     // Destroyed in reverse order: the permit is returned before user code runs.
+    TierTurnPtr<V> turn;
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Made made{};
@@ -214,7 +218,9 @@ class CacheRefresh {
     store_.template Prepare<kEmbedded>(location, prepared, removals, [&] { refresh.Begin(); });
     store_.MakePayload(location, prepared, std::forward<Key>(key));
     store_.BeginLoad(refresh.flight(), prepared, terms.GroupAfter(*entry));
-    absl::Status status = loads_.Make(prepared.cold(), loader, made);
+    const BoundedWait nobody(SteadyTime::max(), StopToken());
+    absl::Status status = loads_.Make(prepared.cold(), loader, made,
+                                      {nobody, nullptr, /*reads=*/false, terms.writes_tier, turn});
     has_failed = !status.ok();
     if (has_failed) return status;
     if (!store_.template GrowRoom<kEmbedded>(prepared.cold(), reservation, removals,
@@ -222,18 +228,21 @@ class CacheRefresh {
       has_failed = true;
       return absl::ResourceExhaustedError("the hard limit leaves no room for the new object");
     }
-    Ref<V> fresh =
-        EnterRefreshed(location, prepared, made, present, entry, refresh, reservation, removals);
+    bool is_entered = false;
+    Ref<V> fresh = EnterRefreshed(location, prepared, made, present, entry, refresh, reservation,
+                                  removals, is_entered);
     permit.Release();
     removals.FinishEviction();
     if (fresh.get() == nullptr) return absl::ResourceExhaustedError("the hard limit");
+    if (turn != nullptr && is_entered) turn->Put(fresh);
     return fresh;
   }
 
   template <typename Made>
   Ref<V> EnterRefreshed(const KeyLocation& location, PreparedSlot& prepared, Made& made,
                         typename Store::TableEntry& present, Entry* stale, Registration& refresh,
-                        Reservation& reservation, typename Store::PendingRemovals& removals) {
+                        Reservation& reservation, typename Store::PendingRemovals& removals,
+                        bool& is_entered) {
     auto& table = location.shard->table;
     const int64_t now = store_.freshness().NowOrWritten(prepared.cold());
     typename Store::MutexLock lock(table.mutex);
@@ -249,6 +258,7 @@ class CacheRefresh {
       lock.unlock();
       return newer ? std::move(present.object) : AsRef<V>(std::move(made));
     }
+    is_entered = true;
     return store_.Enter(table, location.hash(), prepared, made, present, now, reservation,
                         removals);
   }

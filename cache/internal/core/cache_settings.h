@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -16,6 +17,7 @@
 #include "weakcache/cache/internal/core/check_options.h"
 #include "weakcache/cache/internal/core/freshness.h"
 #include "weakcache/cache/internal/stats/holder_sampler.h"
+#include "weakcache/cache/internal/tier/object_tier.h"
 
 namespace weakcache::internal {
 
@@ -41,7 +43,19 @@ struct CacheSettings {
   std::function<absl::Duration(const absl::Status&)> failure_ttl = {};
   std::function<void(std::function<void()>)> refresh_executor = {};
   HolderSampler::Settings holders = {};
+  std::shared_ptr<ObjectTier<K, V>> tier = nullptr;
 };
+
+// Returns null if there is no tier. Takes the key functions out of the options.
+template <typename K, typename V>
+std::shared_ptr<ObjectTier<K, V>> MakeTier(LargeObjectCacheOptions<K, V>& options) {
+  if (options.second_tier == nullptr) [[likely]]
+    return nullptr;
+  return options.codec.MakeTier(
+      {std::move(options.second_tier), std::move(options.encode_key), std::move(options.decode_key),
+       options.clock, options.expire_after_write, options.refresh_after_write,
+       options.refresh_executor, options.at_tier_disconnect == AtTierDisconnect::kKeep});
+}
 
 // Returns InvalidArgument if an option is bad.
 template <typename K, typename V>
@@ -49,6 +63,7 @@ absl::StatusOr<CacheSettings<K, V>> MakeSettings(LargeObjectCacheOptions<K, V> o
   if (absl::Status status = CheckOptions(options, weak); !status.ok()) return status;
   const HolderSampler::Settings holders{options.holder_sample_bytes, options.holder_stacks,
                                         static_cast<bool>(options.clock)};
+  auto tier = MakeTier(options);
   return CacheSettings<K, V>{
       options.budget_bytes,
       options.budget_covers_in_use,
@@ -64,7 +79,8 @@ absl::StatusOr<CacheSettings<K, V>> MakeSettings(LargeObjectCacheOptions<K, V> o
       {options.hard_limit_bytes, options.hard_limit_wait, options.at_hard_limit},
       std::move(options.failure_ttl),
       std::move(options.refresh_executor),
-      holders};
+      holders,
+      std::move(tier)};
 }
 
 }  // namespace weakcache::internal

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/internal/concurrent/sharding.h"
+#include "weakcache/cache/internal/tier/tier_codec.h"
 
 namespace weakcache::internal {
 
@@ -144,6 +145,33 @@ absl::Status CheckHolders(const Options& options) {
                    " is more than half of the address space"));
 }
 
+// Returns InvalidArgument unless the cache has a tier with all that belongs to it, or none.
+template <typename K, typename V>
+absl::Status CheckTier(const LargeObjectCacheOptions<K, V>& options) {
+  if (options.second_tier == nullptr) {
+    if (!options.codec) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "codec: is set, but second_tier is not; write options.second_tier = std::move(tier), a "
+        "std::shared_ptr<SecondTier>");
+  }
+  if (!options.codec) {
+    return absl::InvalidArgumentError(
+        "codec: is not set, and the second tier keeps bytes; include codec.h and write "
+        "options.codec = std::make_shared<const YourCodec>()");
+  }
+  if (static_cast<bool>(options.encode_key) != static_cast<bool>(options.decode_key)) {
+    return absl::InvalidArgumentError("encode_key, decode_key: one is set, but not the other");
+  }
+  if (!HasDefaultTierKey<K> && !options.encode_key) {
+    return absl::InvalidArgumentError(
+        "encode_key, decode_key: are not set, and the second tier can't write such keys as "
+        "strings; "
+        "write options.encode_key = [](const K& key) -> std::string { return …; } and "
+        "options.decode_key = [](std::string_view text) -> std::optional<K> { return …; }");
+  }
+  return absl::OkStatus();
+}
+
 // Returns InvalidArgument if an option is bad; sets the default weigher.
 template <typename K, typename V>
 absl::Status CheckOptions(LargeObjectCacheOptions<K, V>& options, bool weak) {
@@ -155,6 +183,7 @@ absl::Status CheckOptions(LargeObjectCacheOptions<K, V>& options, bool weak) {
   status.Update(CheckFailureTtl(options));
   status.Update(CheckBackoff(options.refresh_backoff));
   status.Update(CheckHolders(options));
+  status.Update(CheckTier(options));
   status.Update(SetDefaultWeigher(options));
   return status;
 }

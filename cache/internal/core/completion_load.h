@@ -45,6 +45,7 @@
 #include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/loading/pending_completions.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
+#include "weakcache/cache/internal/tier/object_tier.h"
 #include "weakcache/cache/load_completion.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
@@ -95,6 +96,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
               loads_.failures().Find(location_, prepared_->payload().key, held_failures);
           if (!end.kept_failure.ok()) return;
           timer_.emplace(store_);
+          if (FindInTier(end.found)) return;
           LoadCompletion<V> completion(this->shared_from_this());
           CallCompletionLoader(std::forward<Loader>(loader), prepared_->payload().key,
                                source_.get_token(), std::move(completion));
@@ -105,10 +107,11 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
 
   void Complete(CompletionResult<V>& result) noexcept override {
     if (!handoff_.Complete(result)) return;
+    TierTurnPtr<V> turn;
     Ended ended;
     const TaskCount::Running running(pending_.count());
     pending_.Remove(*this);
-    End(result, Cause::kCompletion, ended);
+    End(result, Cause::kCompletion, ended, turn);
     if (ended.result.abandoned) ended.AskAnew();
   }
 
@@ -131,6 +134,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     QueuedRun& run;
     bool has_returned = false;
     absl::Status kept_failure = {};  // of an earlier load
+    Result found = {};               // of the tier, which has an object or none
     std::exception_ptr error = nullptr;
   };
 
@@ -194,14 +198,28 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
         result.status = EndedWithCache();
     }
     const TaskCount::Running running(pending_.count());
-    End(result, cause, end.run.ended);
+    End(result, cause, end.run.ended, end.run.turn);
   }
-  // Ends the load after the loader has thrown, or as its thread ends, or because an earlier failure
-  // is kept.
+  // Looks whether the second tier has the object.
+  bool FindInTier(Result& found) {
+    if (loads_.tier() == nullptr) [[likely]]
+      return false;
+    const BoundedWait unbounded(SteadyTime::max(), StopToken());
+    found.owned = loads_.tier()->Ask(
+        prepared_->payload().key,
+        TierUse<V>{unbounded, &source_, options_.read_tier, options_.write_tier, turn_},
+        found.terms);
+    return found.owned != nullptr;
+  }
+  // Ends the load after the loader has thrown, or as its thread ends; or without the loader,
+  // because an earlier failure is kept, or the tier has the object.
   void FailLoader(LoaderEnd& end) {
     const TaskCount::Running running(pending_.count());
     Result unwanted;
     handoff_.LoaderFailed(unwanted);
+    if (end.found.owned != nullptr) {
+      return End(end.found, Cause::kCompletion, end.run.ended, end.run.turn);
+    }
     Result result;
     result.error = std::move(end.error);
     if (!end.kept_failure.ok()) {
@@ -209,25 +227,27 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     } else if (result.error == nullptr) {
       result.status = NoThrowStatus(absl::StatusCode::kAborted, "the loading thread has ended");
     }
-    End(result, Cause::kLoaderFailed, end.run.ended);
+    End(result, Cause::kLoaderFailed, end.run.ended, end.run.turn);
   }
 
   void EndWithCache() override {
     if (!handoff_.TryEnd()) return;
+    TierTurnPtr<V> turn;
     Ended ended;
     const TaskCount::Running running(pending_.count());
     Result result;
     result.status = EndedWithCache();
-    End(result, Cause::kCacheEnds, ended);
+    End(result, Cause::kCacheEnds, ended, turn);
   }
   static absl::Status EndedWithCache() {
     return NoThrowStatus(absl::StatusCode::kAborted,
                          "the cache has ended before the loader's completion was called");
   }
 
-  // Does step 4, except for the continuations, which go to `ended`, prepared. Runs user code in the
-  // end.
-  void End(Result& given, Cause cause, Ended& ended) {
+  // Does step 4, except for the continuations, which go to `ended`, prepared, and the tier's turn,
+  // which goes to `turn`. Runs user code in the end.
+  void End(Result& given, Cause cause, Ended& ended, TierTurnPtr<V>& turn) {
+    turn = std::move(turn_);
     // Destroyed in reverse order: deferred tasks are posted before user code runs.
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
@@ -240,7 +260,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     FlightCompletion completion{location_.shard, &flight_, outcome, &ended};
     CatchErrors(
         [&] {
-          Enter(result, present, external, completion, removals);
+          Enter(result, present, external, completion, removals, turn);
           if (cause != Cause::kCompletion || result.status.ok() || call_.abandoned()) return;
           loads_.failures().Keep(location_, flight_, prepared_->cold(), result.status,
                                  held_failures);
@@ -259,31 +279,34 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     prepared_.reset();
   }
   void Enter(Result& result, typename Store::TableEntry& present, PreparedSlot& external,
-             FlightCompletion& completion, typename Store::PendingRemovals& removals) {
+             FlightCompletion& completion, typename Store::PendingRemovals& removals,
+             const TierTurnPtr<V>& turn) {
     completion.result.error = result.error;
     completion.result.status = result.status;
     if (result.error != nullptr || !result.status.ok()) return;
     if (result.owned != nullptr) {
-      EnterInto(*prepared_, result.owned, result.terms, present, completion, removals);
+      EnterInto(*prepared_, result.owned, result.terms, present, completion, removals, turn);
       return;
     }
     store_.template Prepare<!kEmbedded>(location_, external, removals, [] {});
     store_.MakePayload(location_, external, std::as_const(prepared_->payload().key));
     external.cold().group = prepared_->cold().group;
-    EnterInto(external, result.referred, result.terms, present, completion, removals);
+    EnterInto(external, result.referred, result.terms, present, completion, removals, turn);
   }
   template <typename Made>
   void EnterInto(PreparedSlot& prepared, Made& made, const ObjectTerms& terms,
                  typename Store::TableEntry& present, FlightCompletion& completion,
-                 typename Store::PendingRemovals& removals) {
+                 typename Store::PendingRemovals& removals, const TierTurnPtr<V>& turn) {
     const uint64_t weight = store_.WeightOf(*made, terms);
     const int64_t now = timer_->Succeed();
     prepared.cold().load_time = timer_->LoadTimeUntil(now);
     timer_.reset();
     constexpr bool kMadeEmbedded = Loads::template kIsEmbedded<Made>;
     store_.template SetUpLoaded<kMadeEmbedded>(prepared.cold(), weight, terms, now);
+    if (turn != nullptr) Loads::SetTermsOf(*turn, prepared.cold(), terms);
     store_.template GrowRoom<kMadeEmbedded>(prepared.cold(), reservation_, removals);
-    loads_.EnterLoaded(location_, prepared, made, present, completion, reservation_, removals);
+    loads_.EnterLoaded(location_, prepared, made, present, completion, reservation_, removals,
+                       turn.get());
   }
 
   // An object that is given as a V goes to the slot that was prepared when the load began.
@@ -303,6 +326,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
   typename Loads::Reservation reservation_;
   LoadPermit permit_;
   std::optional<typename Loads::Timer> timer_;
+  TierTurnPtr<V> turn_;
   BasicCompletionHandoff<StdAtomics, Result> handoff_;
 };
 

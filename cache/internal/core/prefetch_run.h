@@ -72,6 +72,8 @@ class PrefetchRun final
         executor_(std::forward<AnyExecutor>(executor)),
         options_(options) {
     load_options_.stop_token = options_.stop_token;
+    load_options_.read_tier = options_.read_tier;
+    load_options_.write_tier = options_.write_tier;
   }
 
   // Posts the next task. If the executor throws, or drops it, nothing more is loaded.
@@ -191,6 +193,7 @@ class PrefetchRun final
     const Lookup lookup = key;
     const KeyLocation location = store_.shards().Locate(lookup);
     // As in CacheLoads::Load: destroyed in reverse order.
+    TierTurnPtr<V> turn;
     BoundedWait nobody(SteadyTime::max(), options_.stop_token);
     StoppableCall call(nobody, request);
     typename Store::PendingRemovals removals;
@@ -219,18 +222,18 @@ class PrefetchRun final
           const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
           store_.MakePayload(location, prepared, std::move(key));
           store_.BeginLoad(flight, prepared, options_.group);
-          outcome.status = loads_.MakeUnlessFailed(location, flight, call, prepared.cold(), loader,
-                                                   made, held_failures);
+          outcome.status = loads_.MakeUnlessFailed(
+              location, flight, call, prepared.cold(), loader, made,
+              {nobody, request.source, options_.read_tier, options_.write_tier, turn},
+              held_failures);
           if (!outcome.status.ok()) return;
           Count(shared_->WithEntry(prepared.cold().object_weight(), kEmbedded));
-          loads_.EnterLoaded(location, prepared, made, present, completion, reservation, removals);
+          loads_.EnterLoaded(location, prepared, made, present, completion, reservation, removals,
+                             turn.get());
         },
         [&] { outcome.error = std::current_exception(); });
     is_full_ = reservation.refused();
-    permit.Release();
-    removals.FinishEviction();
-    reservation.Release();
-    completion.Complete();
+    Loads::EndLoad(permit, removals, reservation, completion);
     ended.Prepare();  // the user code that follows may end the cache
     return Start::kStarted;
   }

@@ -20,7 +20,9 @@ namespace weakcache::internal {
 // What a refresh takes from the options of its call.
 struct RefreshTerms {
   explicit RefreshTerms(const LoadOptions& options)
-      : weight_estimate(options.weight_estimate), group(options.group) {}
+      : weight_estimate(options.weight_estimate),
+        group(options.group),
+        writes_tier(options.write_tier) {}
 
   // Returns the group of the new object: that of the old one, unless the call names one.
   template <typename Entry>
@@ -31,6 +33,7 @@ struct RefreshTerms {
 
   const uint64_t weight_estimate;
   const std::optional<uint32_t> group;
+  const bool writes_tier;
 };
 
 // Owns the claim on the refresh of an entry. Keeps the memory of the entry's slot, but the object

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the core of a LargeObjectCache knows of a second tier: an abstract class, which a cache
+// without a tier has a null pointer to. tiered_objects.h is the one that there is.
+//
+// A load asks the tier once it has its flight, and runs its loader if that has no object. The load
+// then mostly has a *turn*: the right to write the object that it makes. A change by the user, such
+// as Put, has a turn, too. A turn ends when its thread has nothing to do with the cache any more,
+// and only then the tier is written, because that runs the user's codec.
+//
+// Why no old object comes back, whatever else happens at the same time:
+//
+//   * A change of a key marks it before it changes the cache, until the tier has been changed, too.
+//     A load that meets the mark does not ask the tier. A load that has asked it before has its
+//     flight since before the change, which cancels or supersedes it, or finds its object.
+//   * What a load writes needs a lease, which a change of the key in the tier revokes. If the tier
+//     says that the lease is gone, the cache drops what it has just entered.
+//   * A change by another process is told by the tier, and cancels the flight in the same way. What
+//     the load has read before the change does not enter then; what it reads after it is new.
+//   * If two changes of a key overlap, nobody knows which of them the tier has taken last: then the
+//     entry is erased as the last of them ends.
+#ifndef WEAKCACHE_CACHE_INTERNAL_TIER_OBJECT_TIER_H_
+#define WEAKCACHE_CACHE_INTERNAL_TIER_OBJECT_TIER_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+#include "absl/types/span.h"
+#include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/internal/creation/bounded_wait.h"
+#include "weakcache/cache/internal/creation/stop_token.h"
+#include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
+
+namespace weakcache::internal {
+
+// A thread's turn to change a key in the tier. Does what has been said last as it ends: declare it
+// before everything else of an operation. Owns all that it needs by then: the cache may have ended.
+template <typename V>
+class TierTurn {
+ public:
+  virtual ~TierTurn() = default;
+  // Says when the object's life ends, counted from now, and its group.
+  virtual void SetTerms(const ObjectTerms& terms) = 0;
+  // Allocates nothing, and runs no user code.
+  virtual void Put(const Ref<V>& object) = 0;
+  virtual void Erase() = 0;
+};
+template <typename V>
+using TierTurnPtr = std::unique_ptr<TierTurn<V>>;
+
+// How a load uses the tier.
+template <typename V>
+struct TierUse {
+  // Returns the token that ends the load's wait for another process: if its loader can be stopped,
+  // only when nobody waits any more.
+  StopToken stop_token() const {
+    return source != nullptr ? source->get_token() : wait.stop_token();
+  }
+
+  const BoundedWait& wait;
+  const StopSource* source;  // of the loader, or null
+  bool reads;
+  bool writes;
+  TierTurnPtr<V>& turn;  // gets the load's
+};
+
+// What a load of several keys asks the tier about one of them, and the answer.
+template <typename K, typename V>
+struct TierQuestion {
+  const K* key;
+  Owned<V> object = nullptr;
+  ObjectTerms terms = {};
+  TierTurnPtr<V> turn = nullptr;
+};
+
+// What a tier does to its cache. None of that goes back to the tier.
+template <typename K, typename V>
+class TierTarget {
+ public:
+  virtual ~TierTarget() = default;
+  virtual void Invalidate(const K& key) = 0;
+  virtual void InvalidateIfSame(const K& key, const WeakRef<V>& object) = 0;
+  virtual void InvalidateGroup(uint32_t group) = 0;
+  virtual void Clear() = 0;
+};
+
+// Thread-safe. Of all functions the user's codec and key functions are all the user code that runs.
+template <typename K, typename V>
+class ObjectTier {
+ public:
+  virtual ~ObjectTier() = default;
+
+  // Begins with notices of others' changes, until Detach, which waits for those that run on other
+  // threads. `target` lives until then.
+  virtual void Attach(TierTarget<K, V>& target) = 0;
+  virtual void Detach() = 0;
+
+  // Returns the object that the tier has under the key, with its terms, or null. Throws nothing.
+  virtual Owned<V> Ask(const K& key, const TierUse<V>& use, ObjectTerms& terms) = 0;
+  // Does the same for several keys; gives their turns to the questions, and waits for no lease.
+  virtual void AskAll(absl::Span<TierQuestion<K, V>> questions, const TierUse<V>& use) = 0;
+
+  // Begins a change of a key. Has to be called before the cache is changed. Null: the tier will not
+  // be asked for the key any more.
+  virtual TierTurnPtr<V> BeginChange(const K& key) = 0;
+  // Have to be called before the cache is changed, each.
+  virtual void EraseGroup(uint32_t group) = 0;
+  virtual void EraseAll() = 0;
+  virtual void EraseIf(absl::FunctionRef<bool(const K&)> condition) = 0;
+
+  virtual void AddTo(CacheStats& stats) const = 0;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_TIER_OBJECT_TIER_H_

@@ -1,0 +1,534 @@
+// SPDX-License-Identifier: Apache-2.0
+// The objects of a LargeObjectCache in its second tier: encoded, under keys that are strings. Only
+// a cache with a codec has this. See object_tier.h.
+//
+// Who owns what: the cache, its turns and their tasks own the TieredObjects, which owns the tier.
+// What the tier owns, which are its listener and the `done` functions of its calls, has only the
+// State: so the tier is never ended by a thread of its own. Whoever comes from the tier uses tier
+// and cache only while a BackgroundTasks::Running says that the cache has not ended.
+#ifndef WEAKCACHE_CACHE_INTERNAL_TIER_TIERED_OBJECTS_H_
+#define WEAKCACHE_CACHE_INTERNAL_TIER_TIERED_OBJECTS_H_
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/internal/creation/bounded_wait.h"
+#include "weakcache/cache/internal/loading/background_tasks.h"
+#include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/internal/slot/stored_handle.h"
+#include "weakcache/cache/internal/tier/object_tier.h"
+#include "weakcache/cache/internal/tier/tier_changes.h"
+#include "weakcache/cache/internal/tier/tier_codec.h"
+#include "weakcache/cache/second_tier.h"
+#include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
+
+namespace weakcache::internal {
+
+template <typename K>
+std::string DefaultEncodeKey(const K& key) {
+  if constexpr (IsTextKey<K>) {
+    return std::string(static_cast<std::string_view>(key));
+  } else {
+    char text[24];  // 64 bits in decimal, with a sign, have 20 characters
+    return std::string(text, std::to_chars(text, text + sizeof(text), key).ptr);
+  }
+}
+template <typename K>
+std::optional<K> DefaultDecodeKey(std::string_view text) {
+  if constexpr (IsTextKey<K>) {
+    return K(text);
+  } else {
+    K key{};
+    const char* const end = text.data() + text.size();
+    const auto read = std::from_chars(text.data(), end, key);
+    if (read.ec != std::errc() || read.ptr != end) return std::nullopt;
+    return key;
+  }
+}
+
+// The user's codec.
+template <typename V>
+struct TierEncoding {
+  std::function<uint32_t()> schema;
+  std::function<absl::StatusOr<std::string>(const V&)> encode;
+  std::function<absl::StatusOr<V>(std::string_view)> decode;
+};
+
+template <typename K, typename V>
+class TieredObjects final : public ObjectTier<K, V>,
+                            public std::enable_shared_from_this<TieredObjects<K, V>> {
+ public:
+  using Encoding = TierEncoding<std::remove_cv_t<V>>;
+
+  TieredObjects(Encoding encoding, TierSettings<K> settings)
+      : settings_(WithDefaults(std::move(settings))),
+        encoding_(std::move(encoding)),
+        state_(std::make_shared<State>(*settings_.tier, settings_.decode_key)),
+        listener_(std::make_shared<Listener>(state_, settings_.keeps_when_disconnected)) {}
+
+  void Attach(TierTarget<K, V>& target) override {
+    state_->target = &target;
+    settings_.tier->Subscribe(listener_);
+  }
+  void Detach() override {
+    state_->tasks->Close();
+    // Those that would have been erased as their changes end.
+    for (std::string& key : state_->changes.Overlapped()) {
+      settings_.tier->EraseAsync(std::move(key), [](const absl::Status&) {});
+    }
+  }
+
+  Owned<V> Ask(const K& key, const TierUse<V>& use, ObjectTerms& terms) override {
+    if (!use.reads && !use.writes) return nullptr;
+    Owned<V> object = CatchErrors([&] { return AskOrThrow(settings_.encode_key(key), use, terms); },
+                                  [] { return Owned<V>(); });
+    if (use.reads) Figures::Count(object != nullptr ? figures_.hits : figures_.misses);
+    return object;
+  }
+
+  void AskAll(absl::Span<TierQuestion<K, V>> questions, const TierUse<V>& use) override {
+    if (!use.reads && !use.writes) return;
+    CatchErrors([&] { AskAllOrThrow(questions, use); }, [] {});
+    if (!use.reads) return;
+    for (const TierQuestion<K, V>& question : questions) {
+      Figures::Count(question.object != nullptr ? figures_.hits : figures_.misses);
+    }
+  }
+
+  TierTurnPtr<V> BeginChange(const K& key) override {
+    std::optional<std::string> encoded;
+    return CatchErrors(
+        [&]() -> TierTurnPtr<V> {
+          encoded.emplace(settings_.encode_key(key));
+          auto turn = std::make_unique<Turn>(MakeJob(*encoded));
+          state_->changes.Begin(*encoded);
+          turn->job().is_change = true;
+          return turn;
+        },
+        [&]() -> TierTurnPtr<V> {
+          // There may be an entry, which will be old. (Not under a key that can't be encoded.)
+          if (encoded.has_value()) state_->changes.DistrustAll();
+          return nullptr;
+        });
+  }
+  void EraseGroup(uint32_t group) override {
+    state_->changes.BeginMany();
+    const bool erased = tier().EraseGroup(group).ok();
+    CatchErrors([&] { state_->changes.EndGroup(group, erased); },
+                [&] { state_->changes.DistrustAll(); });
+  }
+  void EraseAll() override {
+    const uint64_t number = state_->changes.BeginMany();
+    state_->changes.EndAll(number, tier().EraseAll().ok());
+  }
+  void EraseIf(absl::FunctionRef<bool(const K&)> condition) override {
+    state_->changes.BeginMany();
+    std::vector<std::string> keys;
+    // First of all revokes the leases: what is put from then on was loaded after that.
+    absl::Status status = tier().EraseGroup(kNoGroup);
+    bool complete = status.ok();
+    if (complete) {
+      status = tier().ForEachKey([&](std::string_view key) {
+        CatchErrors([&] { keys.emplace_back(key); }, [&] { complete = false; });
+      });
+    }
+    if (!complete || !status.ok()) return EraseAll();
+    for (std::string& encoded : keys) {
+      const std::optional<K> key = settings_.decode_key(encoded);
+      if (!key.has_value() || !condition(*key)) continue;
+      state_->changes.Begin(encoded);
+      EraseUnderWay(state_, std::move(encoded));
+    }
+  }
+
+  void AddTo(CacheStats& stats) const override {
+    const TierStats of_tier = tier().Stats();
+    stats.has_tier = true;
+    stats.tier_hits = figures_.hits.load(std::memory_order_relaxed);
+    stats.tier_misses = figures_.misses.load(std::memory_order_relaxed);
+    stats.tier_decode_failures = figures_.decode_failures.load(std::memory_order_relaxed);
+    stats.tier_encode_failures = figures_.encode_failures.load(std::memory_order_relaxed);
+    stats.tier_errors = of_tier.errors;
+    stats.tier_timeouts = of_tier.timeouts;
+    stats.tier_puts = of_tier.puts;
+    stats.tier_erases = of_tier.erases;
+    stats.tier_bytes_read = of_tier.bytes_read;
+    stats.tier_bytes_written = of_tier.bytes_written;
+    stats.tier_skipped_values = of_tier.skipped_values;
+    stats.tier_leases_won = of_tier.leases_won;
+    stats.tier_leases_awaited = of_tier.leases_awaited;
+    stats.tier_leases_lost = of_tier.leases_lost;
+    stats.tier_notices = of_tier.notices;
+    stats.tier_dropped_changes = of_tier.dropped_changes;
+    stats.tier_read_time = of_tier.read_time;
+    stats.tier_write_time = of_tier.write_time;
+    stats.tier_condition = of_tier.condition;
+  }
+
+ private:
+  using Object = std::remove_cv_t<V>;
+  using Ended = TierChanges::Ended;
+
+  // No entry has this group, as an object's is smaller.
+  static constexpr uint32_t kNoGroup = 65536;
+  // A tier ends a wait for another one's lease itself; this is for one that does not.
+  static constexpr std::chrono::minutes kLongestWait{1};
+
+  // What the tier's threads use.
+  struct State {
+    State(SecondTier& of_cache, std::function<std::optional<K>(std::string_view)> decode)
+        : tier(of_cache), decode_key(std::move(decode)) {}
+
+    SecondTier& tier;
+    const std::function<std::optional<K>(std::string_view)> decode_key;
+    TierTarget<K, V>* target = nullptr;  // set before the tier knows the listener
+    const std::shared_ptr<BackgroundTasks> tasks = std::make_shared<BackgroundTasks>();
+    TierChanges changes;
+  };
+  // Any thread adds 1, and none concludes anything from them: relaxed. They only grow.
+  struct Figures {
+    static void Count(std::atomic<uint64_t>& figure) {
+      figure.fetch_add(1, std::memory_order_relaxed);
+    }
+    std::atomic<uint64_t> hits{0};
+    std::atomic<uint64_t> misses{0};
+    std::atomic<uint64_t> decode_failures{0};
+    std::atomic<uint64_t> encode_failures{0};
+  };
+
+  // Calls `function(target)`, unless the cache has ended. What that throws, which only the user's
+  // hash and equality can, has nowhere to go.
+  template <typename Function>
+  static void WithTarget(State& state, const Function& function) {
+    const BackgroundTasks::Running running(state.tasks);
+    if (running.may_run()) CatchErrors([&] { function(*state.target); }, [] {});
+  }
+
+  class Listener final : public TierListener {
+   public:
+    Listener(std::shared_ptr<State> state, bool keeps_when_disconnected)
+        : state_(std::move(state)), keeps_when_disconnected_(keeps_when_disconnected) {}
+
+    void OnChanged(std::string_view key) override {
+      WithTarget(*state_, [&](TierTarget<K, V>& target) {
+        const std::optional<K> decoded = state_->decode_key(key);
+        if (decoded.has_value()) target.Invalidate(*decoded);
+      });
+    }
+    void OnGroupErased(uint32_t group) override {
+      if (group >= kNoGroup) return;
+      WithTarget(*state_, [&](TierTarget<K, V>& target) { target.InvalidateGroup(group); });
+    }
+    void OnAllErased() override {
+      WithTarget(*state_, [](TierTarget<K, V>& target) { target.Clear(); });
+    }
+    void OnDisconnected() override {
+      if (!keeps_when_disconnected_) OnAllErased();
+    }
+    // What has come in the meantime may be old, too.
+    void OnConnected() override { OnDisconnected(); }
+
+   private:
+    const std::shared_ptr<State> state_;
+    const bool keeps_when_disconnected_;
+  };
+
+  // What a turn has to do. Done once: by the turn's end, by the task that it has posted, or if that
+  // is dropped by the end of this.
+  struct Job {
+    enum class Action { kNone, kPut, kErase };
+
+    Job(std::shared_ptr<TieredObjects> of, std::string of_key)
+        : objects(std::move(of)), key(std::move(of_key)) {}
+    Job(const Job&) = delete;
+    Job& operator=(const Job&) = delete;
+    ~Job() { RunOnce(/*may_encode=*/false); }
+    void RunOnce(bool may_encode) {
+      if (!has_run.exchange(true, std::memory_order_relaxed)) objects->Do(*this, may_encode);
+    }
+
+    const std::shared_ptr<TieredObjects> objects;
+    const std::string key;
+    TierLease lease = {};
+    bool is_change = false;    // else of a load
+    bool only_erases = false;  // as the tier gives no lease for a key that has an entry
+    Action action = Action::kNone;
+    Ref<V> object = {};
+    absl::Time written = {};
+    absl::Time expires = absl::InfiniteFuture();
+    std::optional<uint32_t> group = {};
+    // False to true once, by the thread that does the job. Relaxed: whoever has the job passed on
+    // orders all else.
+    std::atomic<bool> has_run{false};
+  };
+
+  class Turn final : public TierTurn<V> {
+   public:
+    explicit Turn(std::shared_ptr<Job> job) : job_(std::move(job)) {}
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    ~Turn() override {
+      TieredObjects& objects = *job_->objects;
+      objects.Finish(std::move(job_));
+    }
+
+    Job& job() { return *job_; }
+    void SetTerms(const ObjectTerms& terms) override {
+      const TierSettings<K>& settings = job_->objects->settings_;
+      job_->written = job_->objects->Now();
+      job_->expires = job_->written + terms.expires_after.value_or(settings.expire_after_write);
+      job_->group = terms.group;
+    }
+    void Put(const Ref<V>& object) override {
+      if (job_->only_erases) return Erase();
+      job_->object = object;
+      job_->action = Job::Action::kPut;
+    }
+    void Erase() override { job_->action = Job::Action::kErase; }
+
+   private:
+    std::shared_ptr<Job> job_;
+  };
+
+  static TierSettings<K> WithDefaults(TierSettings<K> settings) {
+    if constexpr (HasDefaultTierKey<K>) {
+      if (!settings.encode_key) settings.encode_key = DefaultEncodeKey<K>;
+      if (!settings.decode_key) settings.decode_key = DefaultDecodeKey<K>;
+    }
+    return settings;
+  }
+  SecondTier& tier() const { return *settings_.tier; }
+  absl::Time Now() const { return settings_.clock ? settings_.clock() : absl::Now(); }
+  std::shared_ptr<Job> MakeJob(std::string key) {
+    return std::make_shared<Job>(this->shared_from_this(), std::move(key));
+  }
+
+  static TierWait WaitOf(const TierUse<V>& use) {
+    TierWait wait;
+    wait.deadline = std::min(use.wait.deadline(), std::chrono::steady_clock::now() + kLongestWait);
+    wait.stop_token = use.stop_token();
+    return wait;
+  }
+
+  // Does Ask for a load that may have a turn.
+  Owned<V> AskOrThrow(std::string key, const TierUse<V>& use, ObjectTerms& terms) {
+    if (!MayAsk(key)) return nullptr;
+    const TierWait wait = WaitOf(use);
+    bool is_unusable = false;
+    if (use.reads) {
+      const absl::StatusOr<TierEntry> entry = tier().Get(key, wait);
+      if (entry.ok()) {
+        Owned<V> object = Decode(*entry, terms);
+        if (object != nullptr) return object;
+      } else if (!absl::IsNotFound(entry.status()) && !absl::IsDataLoss(entry.status())) {
+        return nullptr;
+      }
+      is_unusable = !absl::IsNotFound(entry.status());
+    }
+    if (!use.writes) return nullptr;
+    auto turn = std::make_unique<Turn>(MakeJob(std::move(key)));
+    if (!use.reads) {
+      LeadAtOnce(turn->job(), /*is_there=*/true);
+    } else if (!is_unusable || !LeadOver(turn->job())) {
+      Owned<V> object = Lead(turn->job(), wait, terms);
+      if (object != nullptr) return object;
+    }
+    if (turn->job().lease.held() || turn->job().only_erases) use.turn = std::move(turn);
+    return nullptr;
+  }
+  void AskAllOrThrow(absl::Span<TierQuestion<K, V>> questions, const TierUse<V>& use) {
+    std::vector<std::string> keys;
+    std::vector<TierQuestion<K, V>*> asked;
+    for (TierQuestion<K, V>& question : questions) {
+      std::string key = settings_.encode_key(*question.key);
+      if (!MayAsk(key)) continue;
+      keys.push_back(std::move(key));
+      asked.push_back(&question);
+    }
+    std::vector<absl::StatusOr<TierEntry>> entries;
+    if (use.reads) entries = tier().GetAll(keys, WaitOf(use));
+    for (size_t i = 0; i < asked.size(); ++i) {
+      bool is_there = true;  // something that is to be replaced
+      if (i < entries.size()) {
+        const absl::StatusOr<TierEntry>& entry = entries[i];
+        if (entry.ok()) {
+          asked[i]->object = Decode(*entry, asked[i]->terms);
+          if (asked[i]->object != nullptr) continue;
+        } else if (!absl::IsNotFound(entry.status()) && !absl::IsDataLoss(entry.status())) {
+          continue;
+        }
+        is_there = !absl::IsNotFound(entry.status());
+      }
+      if (!use.writes) continue;
+      auto turn = std::make_unique<Turn>(MakeJob(std::move(keys[i])));
+      LeadAtOnce(turn->job(), is_there);
+      if (turn->job().lease.held() || turn->job().only_erases) asked[i]->turn = std::move(turn);
+    }
+  }
+  // Returns whether the tier has no older entry than it should have. Erases one if need be.
+  bool MayAsk(const std::string& key) {
+    const TierChanges::State state = state_->changes.Look(key);
+    if (state != TierChanges::State::kFailed) return state == TierChanges::State::kNone;
+    state_->changes.Begin(key);
+    const bool erased = tier().Erase(key).ok();
+    EndChange(state_, key, erased ? Ended::kDone : Ended::kNotErased);
+    return state_->changes.Look(key) == TierChanges::State::kNone;
+  }
+  // Takes the lease of a key without an entry, or returns the object that has come.
+  Owned<V> Lead(Job& job, const TierWait& wait, ObjectTerms& terms) {
+    absl::StatusOr<TierLead> lead = tier().Lead(job.key, wait);
+    if (!lead.ok()) return nullptr;
+    job.lease = std::move(lead->lease);
+    return lead->entry.has_value() ? Decode(*lead->entry, terms) : nullptr;
+  }
+  // Takes the lease of a key for a refresh, or of one of several keys: waits for nobody. If there
+  // is an entry, which will be old, and no lease to be had beside it, the turn will erase it.
+  void LeadAtOnce(Job& job, bool is_there) {
+    absl::StatusOr<TierLead> lead = tier().TryLead(job.key);
+    if (lead.ok()) job.lease = std::move(lead->lease);
+    job.only_erases = is_there && (!lead.ok() || lead->entry.has_value());
+  }
+  // Does the same for a key whose entry is of no use. Returns false if there is none any more.
+  bool LeadOver(Job& job) {
+    absl::StatusOr<TierLead> lead = tier().TryLead(job.key);
+    if (lead.ok() && !lead->entry.has_value()) {
+      job.lease = std::move(lead->lease);
+      return true;
+    }
+    state_->changes.Begin(job.key);
+    const bool erased = tier().Erase(job.key).ok();
+    EndChange(state_, job.key, erased ? Ended::kDone : Ended::kNotErased);
+    return !erased;
+  }
+
+  // Returns null unless the entry is whole, of the codec's schema, and has not expired.
+  Owned<V> Decode(const TierEntry& entry, ObjectTerms& terms) {
+    const absl::Time now = Now();
+    if (entry.schema != encoding_.schema() || entry.expires <= now) return nullptr;
+    if (entry.group.has_value() &&
+        (*entry.group >= kNoGroup || !state_->changes.TrustsGroup(*entry.group))) {
+      return nullptr;
+    }
+    Owned<V> object = CatchErrors(
+        [&] {
+          absl::StatusOr<Object> decoded = encoding_.decode(entry.bytes.view());
+          return decoded.ok() ? MakeObject<Ref<V>>(*std::move(decoded)) : Owned<V>();
+        },
+        [] { return Owned<V>(); });
+    if (object == nullptr) {
+      Figures::Count(figures_.decode_failures);
+      return nullptr;
+    }
+    if (entry.expires != absl::InfiniteFuture()) terms.expires_after = entry.expires - now;
+    if (settings_.refresh_after_write != absl::InfiniteDuration()) {
+      const absl::Duration age = std::max(now - entry.written, absl::ZeroDuration());
+      terms.refresh_after = std::max(settings_.refresh_after_write - age, absl::ZeroDuration());
+    }
+    if (entry.group.has_value()) terms.group = entry.group;
+    return object;
+  }
+  std::optional<TierEntry> Encode(const Job& job) {
+    return CatchErrors(
+        [&]() -> std::optional<TierEntry> {
+          if (job.expires <= job.written) return std::nullopt;
+          absl::StatusOr<std::string> bytes = encoding_.encode(*job.object);
+          if (!bytes.ok()) return std::nullopt;
+          return TierEntry{TierBytes(*std::move(bytes)), encoding_.schema(), job.written,
+                           job.expires, job.group};
+        },
+        [] { return std::optional<TierEntry>(); });
+  }
+
+  // Ends a turn, which may be the last that uses this.
+  void Finish(std::shared_ptr<Job> job) {
+    if (job->action == Job::Action::kPut && !job->is_change && settings_.executor) {
+      // The executor may end with the cache.
+      const BackgroundTasks::Running running(state_->tasks);
+      if (running.may_run()) {
+        return CatchErrors(
+            [&] { settings_.executor([job = std::move(job)] { job->RunOnce(true); }); }, [] {});
+      }
+    }
+    job->RunOnce(/*may_encode=*/true);
+  }
+  void Do(Job& job, bool may_encode) {
+    CatchErrors([&] { DoOrThrow(job, may_encode); }, [&] { state_->changes.DistrustAll(); });
+  }
+  void DoOrThrow(Job& job, bool may_encode) {
+    if (job.action == Job::Action::kPut && may_encode) {
+      std::optional<TierEntry> entry = Encode(job);
+      if (entry.has_value()) return Write(job, *std::move(entry));
+      if (job.expires > job.written) Figures::Count(figures_.encode_failures);
+    }
+    if (!job.is_change) {
+      if (job.lease.held()) return tier().EndLead(job.key, job.lease);
+      if (job.action != Job::Action::kErase) return;
+      state_->changes.Begin(job.key);
+    } else if (job.action == Job::Action::kNone) {
+      return EndChange(state_, job.key, Ended::kNothing);
+    }
+    EraseUnderWay(state_, job.key);
+  }
+  void Write(Job& job, TierEntry entry) {
+    if (job.is_change) {
+      // At once: without a lease, it would go over another process's change that comes after this.
+      const bool put = tier().Put(job.key, entry, {}).ok();
+      return EndChange(state_, job.key, put ? Ended::kDone : Ended::kNotPut);
+    }
+    tier().PutAsync(job.key, std::move(entry), std::move(job.lease),
+                    [state = state_, key = job.key,
+                     object = WeakRef<V>(job.object)](const absl::Status& status) {
+                      // Another one has changed the key since the load began.
+                      if (absl::IsAborted(status)) DropIfSame(*state, key, object);
+                    });
+  }
+  static void DropIfSame(State& state, const std::string& key, const WeakRef<V>& object) {
+    WithTarget(state, [&](TierTarget<K, V>& target) {
+      const std::optional<K> decoded = state.decode_key(key);
+      if (decoded.has_value()) target.InvalidateIfSame(*decoded, object);
+    });
+  }
+
+  // Erases an entry, which is a change that has begun. The tier has to be certain to be there.
+  static void EraseUnderWay(const std::shared_ptr<State>& state, const std::string& key) {
+    state->tier.EraseAsync(key, [state, key](const absl::Status& status) {
+      EndChange(state, key, status.ok() ? Ended::kDone : Ended::kNotErased);
+    });
+  }
+  static void EndChange(const std::shared_ptr<State>& state, const std::string& key, Ended how) {
+    if (!state->changes.End(key, how)) return;
+    const BackgroundTasks::Running running(state->tasks);
+    if (running.may_run()) EraseUnderWay(state, key);
+  }
+
+  const TierSettings<K> settings_;
+  const Encoding encoding_;
+  const std::shared_ptr<State> state_;
+  const std::shared_ptr<Listener> listener_;
+  Figures figures_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_TIER_TIERED_OBJECTS_H_

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// Two caches on one second tier, as two processes that load and change the same key: once all is
+// quiet, neither has an object that is older than the last change, and nor has the tier.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "tests/support/cache_options.h"
+#include "tests/support/fake_tier.h"
+#include "tests/support/race.h"
+#include "weakcache/cache/codec.h"
+#include "weakcache/cache/large_object_cache.h"
+#include "weakcache/cache/load_options.h"
+#include "weakcache/cache/loaded.h"
+#include "weakcache/cache/second_tier.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache {
+namespace {
+
+using testing::FakeServer;
+using testing::FakeTier;
+using testing::Race;
+using testing::RaceRounds;
+
+struct Page {
+  int version = 0;
+};
+using Cache = LargeObjectCache<int, Page>;
+
+constexpr uint32_t kGroup = 3;
+
+class SecondTierRace : public ::testing::Test {
+ protected:
+  struct Process {
+    explicit Process(const std::shared_ptr<FakeServer>& server)
+        : tier(std::make_shared<FakeTier>(server)) {
+      Cache::Options options = testing::WithBudget<Cache>(1 << 20);
+      options.second_tier = tier;
+      options.codec = std::make_shared<const TrivialCodec<Page>>();
+      cache.emplace(std::move(Cache::Create(std::move(options))).value());
+    }
+    // Lets all come that is under way.
+    void Settle() {
+      tier->RunAsync();
+      tier->Deliver();
+    }
+
+    std::shared_ptr<FakeTier> tier;
+    std::optional<Cache> cache;
+  };
+
+  void Load(Process& process) {
+    int loaded = -1;
+    LoadOptions options;
+    options.group = kGroup;
+    const auto load = [&] { return Page{loaded = source_.load()}; };
+    process.cache->GetOrLoad(1, load, options).value();
+    if (loaded >= 0) latest_loaded_ = std::max(latest_loaded_.load(), loaded);
+  }
+  // As an application does it: first the source changes, then what was made from it.
+  void Change(Process& process, int how) {
+    const std::lock_guard<std::mutex> lock(change_);
+    const int version = ++source_;
+    switch (how) {
+      case 0:
+        process.cache->Invalidate(1);
+        break;
+      case 1:
+        process.cache->Put(1, Loaded<Page>{.object = {version}, .group = kGroup});
+        break;
+      case 2:
+        process.cache->InvalidateGroup(kGroup);
+        break;
+      case 3:
+        process.cache->InvalidateIf([](int key) { return key == 1; });
+        break;
+      default:
+        process.cache->Clear();
+    }
+  }
+  void Check() {
+    for (int i = 0; i < 3; ++i) {
+      for (Process* const process : {&first_, &second_}) process->Settle();
+    }
+    const int version = source_;
+    const std::optional<TierEntry> entry = server_->Find("1");
+    if (entry.has_value()) {
+      EXPECT_EQ(TrivialCodec<Page>().Decode(entry->bytes.view()).value().version, version);
+    }
+    for (Process* const process : {&first_, &second_}) {
+      const Ref<Page> found = process->cache->Peek(1);
+      if (found.get() != nullptr) {
+        EXPECT_EQ(found->version, version);
+      }
+      process->cache->CheckInvariantsForTesting();
+      (found.get() != nullptr ? present_ : absent_)++;
+    }
+    EXPECT_EQ(server_->leases(), 0u);
+    (latest_loaded_ < version ? overtaken_ : current_)++;
+  }
+  void Run(int rounds, bool defers_async) {
+    second_.tier->defers_async = defers_async;
+    int round_now = 0;
+    Race(
+        RaceRounds(rounds),
+        [&](int round) {
+          round_now = round;
+          latest_loaded_ = -1;
+        },
+        {[&] { Load(first_); },
+         [&] {
+           Load(second_);
+           second_.Settle();
+           Load(second_);
+           second_.Settle();  // others wait for the lease of a write that is put off
+         },
+         [&] { Change(first_, round_now % 5); },
+         [&] {
+           if (round_now % 3 != 0) Change(second_, round_now / 5 % 5);
+           first_.Settle();
+           second_.Settle();
+         }},
+        [&](int) { Check(); });
+    EXPECT_GT(present_, 0);
+    EXPECT_GT(absent_, 0);
+    EXPECT_GT(overtaken_, 0);
+    EXPECT_GT(current_, 0);
+  }
+
+  std::shared_ptr<FakeServer> server_ = std::make_shared<FakeServer>();
+  Process first_{server_};
+  Process second_{server_};
+  std::mutex change_;
+  std::atomic<int> source_ = 0;
+  std::atomic<int> latest_loaded_ = -1;
+  int present_ = 0;
+  int absent_ = 0;
+  int overtaken_ = 0;
+  int current_ = 0;
+};
+
+TEST_F(SecondTierRace, NoProcessHasAnOlderObject) { Run(8000, /*defers_async=*/false); }
+TEST_F(SecondTierRace, NorIfChangesAreDelayed) { Run(8000, /*defers_async=*/true); }
+
+}  // namespace
+}  // namespace weakcache
