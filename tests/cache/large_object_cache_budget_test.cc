@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "tests/support/allocations.h"
 #include "tests/support/evict_all.h"
 #include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
@@ -625,6 +626,35 @@ TEST_F(TimeSavedTest, IsNotCountedUnlessAskedFor) {
   EXPECT_NE(cache.Get(1), nullptr);
   EXPECT_NE(cache.Get(2), nullptr);
   EXPECT_EQ(cache.Stats().time_saved, absl::ZeroDuration());
+}
+
+// What remains are the slots, at which a stalled look-up may still look, and the index.
+TEST(BudgetTest, EntriesMemoryGoesBackAfterAPeak) {
+  constexpr int kPeak = 30'000;
+  for (const bool as_references : {false, true}) {
+    Cache cache = MakeCache(Budget(kPeak));
+    const auto fill = [&](int count) {
+      for (int key = 0; key < count; ++key) {
+        as_references ? cache.Put(key, MakeRef<Page>(Page{key, 1})) : Put(cache, key, 1);
+      }
+    };
+    const int64_t before = testing::LiveAllocatedBytes();
+    fill(kPeak);
+    ASSERT_EQ(cache.size(), static_cast<size_t>(kPeak));
+    const int64_t at_peak = testing::LiveAllocatedBytes() - before;
+    cache.Clear();
+    cache.Purge();
+    EXPECT_LT(testing::LiveAllocatedBytes() - before, at_peak * 2 / 5) << at_peak;
+    cache.CheckInvariantsForTesting();
+    fill(kPeak);
+    EXPECT_LE(testing::LiveAllocatedBytes() - before, at_peak + at_peak / 50);
+    // Also if a few stay.
+    cache.SetBudget(10);
+    cache.Purge();
+    EXPECT_LT(testing::LiveAllocatedBytes() - before, at_peak / 2) << at_peak;
+    EXPECT_EQ(cache.size(), 10u);
+    cache.CheckInvariantsForTesting();
+  }
 }
 
 }  // namespace

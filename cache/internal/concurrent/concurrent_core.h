@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "weakcache/cache/internal/concurrent/concurrent_slot.h"
+#include "weakcache/cache/internal/slot/deferred_releases.h"
 #include "weakcache/cache/internal/slot/page_header.h"
 #include "weakcache/cache/internal/slot/payload_description.h"
 #include "weakcache/cache/internal/slot/retire_list.h"
@@ -107,7 +108,7 @@ class ConcurrentCore {
   }
   static External* AsExternal(Slot* slot) { return static_cast<External*>(slot); }
 
-  // Returns a payload's cold part, or the memory for it while there is no payload.
+  // Returns a payload's cold part; or the memory for it, of a slot that is not free.
   static const Cold* ColdPartAt(const Slot* slot) { return ColdPartAt(const_cast<Slot*>(slot)); }
   static Cold* ColdPartAt(Slot* slot) {
     return static_cast<Cold*>(slot->is_external() ? ExternalSlots::cold_part(AsExternal(slot))
@@ -134,20 +135,22 @@ class ConcurrentCore {
       return pages_.external.AllocateFree();
     }
   }
-  void Free(Slot* slot) {
+  void Free(Slot* slot, UnusedBlocks& unused) {
     slot->set_state(State::kFree);
     if (slot->is_external()) {
       pages_.external.Free(AsExternal(slot));
+      pages_.external.ReleaseUnusedCold(AsExternal(slot), unused);
     } else {
       pages_.embedded.Free(AsEmbedded(slot));
+      pages_.embedded.ReleaseUnusedCold(AsEmbedded(slot), unused);
     }
   }
 
   // Drops the two weak references to an embedded slot that has come through the retire list for its
   // object's end: the table's, and the one that the strong references shared.
-  void ReclaimEmbedded(Slot* slot) {
+  void ReclaimEmbedded(Slot* slot, UnusedBlocks& unused) {
     slot->set_state(State::kRetired);
-    if (slot->DropWeak(2)) Free(slot);
+    if (slot->DropWeak(2)) Free(slot, unused);
   }
 
   // Pushes a slot to the retire list, also after the table's end.
@@ -181,15 +184,16 @@ class ConcurrentCore {
 
   // Reclaims the slots of a list that was taken from the retire list.
   void Drain(Slot* slot) {
+    UnusedBlocks unused;
     while (slot != nullptr) {
       Slot* const retired = std::exchange(slot, slot->next());
       if (retired->state() == State::kRetired) {
-        Free(retired);
+        Free(retired, unused);
       } else if (retired->is_external()) {
         retired->set_state(State::kErased);
         retired->ReleaseStrong();
       } else {
-        ReclaimEmbedded(retired);
+        ReclaimEmbedded(retired, unused);
       }
     }
   }

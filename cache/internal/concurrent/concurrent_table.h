@@ -47,6 +47,7 @@
 #include "weakcache/cache/internal/concurrent/concurrent_core.h"
 #include "weakcache/cache/internal/concurrent/concurrent_index.h"
 #include "weakcache/cache/internal/concurrent/concurrent_slot.h"
+#include "weakcache/cache/internal/slot/deferred_releases.h"
 #include "weakcache/cache/internal/slot/fail_allocation.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/internal/slot/polling_ring.h"
@@ -79,7 +80,7 @@ class ConcurrentTable {
   static constexpr size_t kExternalEntryBytes =
       sizeof(External) + SizeOf<typename Core::Cold>() + kIndexBytes;
   // Declare it before the lock, so that it is destroyed after the unlock.
-  using DeferredReleases = typename BlockOf<H>::DeferredReleases;
+  using DeferredReleases = DeferredReleasesOf<typename BlockOf<H>::DeferredReleases>;
 
   // A slot that only the caller has, to be entered. Given back if it is not entered.
   class PreparedSlot {
@@ -580,12 +581,12 @@ class ConcurrentTable {
       --in_index_;
     }
     if (slot->state() == State::kRetired) {
-      core_->Free(slot);
+      core_->Free(slot, deferred.unused_blocks);
     } else if (slot->is_external()) {
       slot->set_state(State::kErased);
       slot->ReleaseStrong(deferred);
     } else {
-      core_->ReclaimEmbedded(slot);
+      core_->ReclaimEmbedded(slot, deferred.unused_blocks);
     }
     return was_entry;
   }

@@ -208,7 +208,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     task = std::make_shared<Task>(self);
     for (int attempt = 0;; ++attempt) {
       typename Store::TableEntry present;
-      ControlBlock::DeferredReleases deferred;
+      typename Store::Table::DeferredReleases deferred;
       const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
       const bool late = IsLate();
       MutexLock lock(table.mutex);

@@ -23,6 +23,7 @@
 
 #include "weakcache/cache/internal/retention/cache_entry.h"
 #include "weakcache/cache/internal/retention/eviction_policy.h"
+#include "weakcache/cache/internal/slot/deferred_releases.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
@@ -101,7 +102,7 @@ class PendingRemovals {
   // The time by which objects may have expired that the operation evicts: see Freshness::Now.
   int64_t now = 0;
   // References that the table or the budget drops.
-  ControlBlock::DeferredReleases deferred;
+  DeferredReleasesOf<ControlBlock::DeferredReleases> deferred;
 
  private:
   // Reports everything about an entry that is to be reported, in order. Returns whether nobody used

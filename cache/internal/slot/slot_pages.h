@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Slots that never move, in pages. The cold part of each slot, which hits do not read, lies after
-// the slots of the page.
+// Slots that never move, in pages. The cold part of each slot, which hits do not read, lies apart:
+// each page has a block of memory for those of its slots. While all slots of a page are free the
+// block is not needed, and may be freed before the page.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_SLOT_PAGES_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_SLOT_PAGES_H_
 
@@ -13,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "weakcache/cache/internal/slot/deferred_releases.h"
 #include "weakcache/weakref/internal/check.h"
 
 namespace weakcache::internal {
@@ -61,21 +63,41 @@ class SlotPages {
   template <typename HeaderArgument>
   Slot* Allocate(HeaderArgument&& argument) {
     if (free_ == nullptr) AddPage(std::forward<HeaderArgument>(argument));
-    Slot* const slot = free_;
-    free_ = static_cast<Slot*>(slot->next());
-    return slot;
+    if constexpr (kHasCold) {
+      Page* const page = PageOf(free_);
+      if (page->cold == nullptr) AllocateCold(page);
+    }
+    return TakeFree();
   }
 
-  // Does the same as Allocate, but returns null instead of adding a page.
+  // Does the same as Allocate, but returns null where that would allocate memory.
   Slot* AllocateFree() {
-    Slot* const slot = free_;
-    if (slot != nullptr) free_ = static_cast<Slot*>(slot->next());
-    return slot;
+    if (free_ == nullptr) return nullptr;
+    if constexpr (kHasCold) {
+      if (PageOf(free_)->cold == nullptr) return nullptr;
+    }
+    return TakeFree();
   }
 
   void Free(Slot* slot) {
-    slot->set_next(free_);
-    free_ = slot;
+    if constexpr (kHasCold) {
+      --PageOf(slot)->in_use;
+      --in_use_;
+    }
+    AddFree(slot);
+  }
+
+  // Moves to `unused` the cold parts of up to two pages whose slots are all free, if less than a
+  // quarter of the slots with cold parts is in use: that of `slot`, which has just been freed, and
+  // the next one that this function looks at. So as many calls as there are pages meet all of them.
+  // The allocator has to be stateless.
+  void ReleaseUnusedCold(Slot* slot, UnusedBlocks& unused) {
+    if constexpr (kHasCold) {
+      if (in_use_ >= slots_with_cold_ / 4) return;
+      ReleaseUnusedCold(PageOf(slot), unused);
+      next_looked_at_ = next_looked_at_ + 1 < pages_.size() ? next_looked_at_ + 1 : 0;
+      if (pages_[next_looked_at_] != nullptr) ReleaseUnusedCold(pages_[next_looked_at_], unused);
+    }
   }
 
   // Returns the number of slots, free or not.
@@ -90,13 +112,12 @@ class SlotPages {
     return nullptr;
   }
 
-  // Returns the memory of the slot's cold part.
+  // Returns the memory of the cold part of a slot that is in use.
   static void* cold_part(Slot* slot) {
-    auto* const page = static_cast<Page*>(static_cast<Header*>(slot->page()));
+    static_assert(kHasCold);
+    Page* const page = PageOf(slot);
     const size_t index = static_cast<size_t>(slot - page->slots());
-    char* cold = reinterpret_cast<char*>(page) + FirstCold(page->size) + index * kColdBytes;
-    asm("" : "+r"(cold));  // or else GCC takes it for a part of the page's base, and warns
-    return cold;
+    return static_cast<char*>(page->cold) + index * kColdBytes;
   }
 
   // Frees the pages whose slots are all free.
@@ -107,13 +128,14 @@ class SlotPages {
       Slot* const slots = page->slots();
       if (std::all_of(slots, slots + page->size, [](Slot& slot) { return slot.is_free(); })) {
         size_ -= page->size;
+        if (page->cold != nullptr) slots_with_cold_ -= page->size;
         Delete(page, pages_.get_allocator());
         page = nullptr;
         ++holes_;
         continue;
       }
       for (size_t i = page->size; i-- > 0;) {
-        if (slots[i].is_free()) Free(slots + i);
+        if (slots[i].is_free()) AddFree(slots + i);
       }
     }
     for (; !pages_.empty() && pages_.back() == nullptr; --holes_) pages_.pop_back();
@@ -124,7 +146,7 @@ class SlotPages {
   template <typename TakeOver>
   void Shutdown(TakeOver&& take_over) {
     free_ = nullptr;
-    size_ = 0;
+    size_ = slots_with_cold_ = in_use_ = 0;
     for (Page*& page : pages_) {
       if (page == nullptr) continue;
       Page* const taken = std::exchange(page, nullptr);
@@ -136,6 +158,7 @@ class SlotPages {
     auto* const page = static_cast<Page*>(header);
     const size_t units = UnitsFor(page->size);
     if constexpr (Header::kEndsSlots) std::destroy_n(page->slots(), page->size);
+    if (page->cold != nullptr) FreeCold(page->cold, page->size, allocator);
     page->~Page();
     Rebind<Unit> rebound(allocator);
     UnitTraits::deallocate(rebound, reinterpret_cast<Unit*>(page), units);
@@ -157,10 +180,12 @@ class SlotPages {
     }
     Check(all == size_, "CheckInvariantsForTesting", "the pages have lost count");
     Check(free == on_list, "CheckInvariantsForTesting", "a free slot is not on the list");
+    if constexpr (kHasCold) CheckColdForTesting(all - free);
   }
 
  private:
   static constexpr size_t kMinPage = 8;
+  static constexpr bool kHasCold = SizeOf<Cold>() != 0;
 
   struct Page final : Header {
     template <typename Argument>
@@ -169,23 +194,82 @@ class SlotPages {
     Slot* slots() { return reinterpret_cast<Slot*>(reinterpret_cast<char*>(this) + kFirstSlot); }
 
     const size_t size;
+    // Both only if there are cold parts. The block is there while any slot is in use, so whoever
+    // uses one may read the pointer without the lock of the pages' user.
+    void* cold = nullptr;
+    size_t in_use = 0;
   };
   static constexpr size_t kColdBytes = SizeOf<Cold>();
-  static constexpr size_t kColdAlignment = AlignmentOf<Cold>();
-  static constexpr size_t kAlignment = std::max({alignof(Slot), alignof(Page), kColdAlignment});
+  static constexpr size_t kAlignment = std::max(alignof(Slot), alignof(Page));
   static constexpr size_t kFirstSlot = (sizeof(Page) + alignof(Slot) - 1) & ~(alignof(Slot) - 1);
-  static size_t FirstCold(size_t slots) {
-    return (kFirstSlot + slots * sizeof(Slot) + kColdAlignment - 1) & ~(kColdAlignment - 1);
-  }
   struct alignas(kAlignment) Unit {
     unsigned char bytes[kAlignment];
+  };
+  // A page has so many slots that a block has room for a link.
+  static constexpr size_t kColdAlignment =
+      std::max(AlignmentOf<Cold>(), alignof(UnusedBlocks::Link));
+  static_assert(!kHasCold || kMinPage * kColdBytes >= sizeof(UnusedBlocks::Link));
+  struct alignas(kColdAlignment) ColdUnit {
+    unsigned char bytes[kColdAlignment];
   };
   template <typename T>
   using Rebind = typename std::allocator_traits<Allocator>::template rebind_alloc<T>;
   using UnitTraits = std::allocator_traits<Rebind<Unit>>;
+  using ColdTraits = std::allocator_traits<Rebind<ColdUnit>>;
 
   static size_t UnitsFor(size_t slots) {
-    return (FirstCold(slots) + slots * kColdBytes + sizeof(Unit) - 1) / sizeof(Unit);
+    return (kFirstSlot + slots * sizeof(Slot) + sizeof(Unit) - 1) / sizeof(Unit);
+  }
+  static size_t ColdUnitsFor(size_t slots) {
+    return (slots * kColdBytes + sizeof(ColdUnit) - 1) / sizeof(ColdUnit);
+  }
+  static Page* PageOf(Slot* slot) { return static_cast<Page*>(static_cast<Header*>(slot->page())); }
+
+  void AddFree(Slot* slot) {
+    slot->set_next(free_);
+    free_ = slot;
+  }
+  Slot* TakeFree() {
+    Slot* const slot = free_;
+    free_ = static_cast<Slot*>(slot->next());
+    if constexpr (kHasCold) {
+      ++PageOf(slot)->in_use;
+      ++in_use_;
+    }
+    return slot;
+  }
+
+  void AllocateCold(Page* page) {
+    Rebind<ColdUnit> allocator(pages_.get_allocator());
+    page->cold = ColdTraits::allocate(allocator, ColdUnitsFor(page->size));
+    slots_with_cold_ += page->size;
+  }
+  template <typename OtherAllocator>
+  static void FreeCold(void* block, size_t slots, const OtherAllocator& allocator) {
+    Rebind<ColdUnit> rebound(allocator);
+    ColdTraits::deallocate(rebound, static_cast<ColdUnit*>(block), ColdUnitsFor(slots));
+  }
+  void ReleaseUnusedCold(Page* page, UnusedBlocks& unused) {
+    if (page->in_use != 0 || page->cold == nullptr) return;
+    const auto free = [](void* block, size_t slots) { FreeCold(block, slots, Allocator()); };
+    unused.Add(std::exchange(page->cold, nullptr), page->size, free);
+    slots_with_cold_ -= page->size;
+  }
+  void CheckColdForTesting(size_t in_use) const {
+    size_t with_cold = 0;
+    for (Page* const page : pages_) {
+      if (page == nullptr) continue;
+      Slot* const slots = page->slots();
+      const auto is_used = [](Slot& slot) { return !slot.is_free(); };
+      const auto used = std::count_if(slots, slots + page->size, is_used);
+      Check(static_cast<size_t>(used) == page->in_use, "CheckInvariantsForTesting",
+            "a page has lost count");
+      Check(used == 0 || page->cold != nullptr, "CheckInvariantsForTesting",
+            "a slot in use has no cold part");
+      if (page->cold != nullptr) with_cold += page->size;
+    }
+    Check(in_use == in_use_ && with_cold == slots_with_cold_, "CheckInvariantsForTesting",
+          "the cold parts don't add up");
   }
 
   // Returns a few percent of the number of slots, so that few are unused. The maximum is so large
@@ -216,7 +300,7 @@ class SlotPages {
         Page(size, std::forward<Argument>(argument));
     Slot* const slots = page->slots();
     for (size_t i = size; i-- > 0;) {
-      Free(::new (static_cast<void*>(slots + i)) Slot(static_cast<Header*>(page)));
+      AddFree(::new (static_cast<void*>(slots + i)) Slot(static_cast<Header*>(page)));
     }
     if (holes_ == 0) {
       pages_.push_back(page);
@@ -235,6 +319,10 @@ class SlotPages {
   size_t holes_ = 0;
   Slot* free_ = nullptr;
   size_t size_ = 0;
+  // Counted if there are cold parts.
+  size_t in_use_ = 0;
+  size_t slots_with_cold_ = 0;
+  size_t next_looked_at_ = 0;  // of the pages
 };
 
 }  // namespace weakcache::internal

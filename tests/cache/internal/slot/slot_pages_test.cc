@@ -5,11 +5,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
+#include <new>
 #include <set>
 #include <vector>
 
 #include "tests/support/allocations.h"
+#include "weakcache/cache/internal/slot/deferred_releases.h"
 
 namespace weakcache::internal {
 namespace {
@@ -25,12 +28,13 @@ struct Page {
 };
 
 struct alignas(32) PlainSlot {
-  explicit PlainSlot(Page* page) : page(page) {}
+  explicit PlainSlot(Page* page) : its_page(page) {}
+  Page* page() const { return its_page; }
   bool is_free() const { return !in_use; }
   PlainSlot* next() const { return link; }
   void set_next(PlainSlot* next) { link = next; }
 
-  Page* const page;
+  Page* const its_page;
   bool in_use = false;
   PlainSlot* link = nullptr;
 };
@@ -69,8 +73,8 @@ class SlotPagesTest : public ::testing::Test {
 TEST_F(SlotPagesTest, SlotsStayWhereTheyAreAndKnowTheirPage) {
   const std::vector<PlainSlot*> slots = AllocateMany(10'000);
   for (PlainSlot* const slot : slots) {
-    ASSERT_EQ(slot->page->owner, &page_count_);
-    ASSERT_LT(reinterpret_cast<char*>(slot) - reinterpret_cast<char*>(slot->page), 64 * 1024);
+    ASSERT_EQ(slot->page()->owner, &page_count_);
+    ASSERT_LT(reinterpret_cast<char*>(slot) - reinterpret_cast<char*>(slot->page()), 64 * 1024);
     ASSERT_EQ(reinterpret_cast<uintptr_t>(slot) % alignof(PlainSlot), 0u);
   }
   EXPECT_EQ(InUse(), std::set<PlainSlot*>(slots.begin(), slots.end()));
@@ -184,7 +188,7 @@ TEST_F(SlotPagesTest, PagesLeftByShutdownBelongToWhoeverTakesThem) {
     std::vector<Page*> left;
     size_t slots = 0;
     pages.Shutdown([&](Page* page, PlainSlot* first, size_t size) {
-      EXPECT_EQ(first->page, page);
+      EXPECT_EQ(first->page(), page);
       left.push_back(page);
       slots += size;
     });
@@ -212,6 +216,112 @@ TEST_F(SlotPagesDeathTest, ValidateSeesASlotInUseOnTheList) {
   slot->in_use = true;
   EXPECT_DEATH(pages_.CheckInvariantsForTesting(),
                "CheckInvariantsForTesting: a slot in use is on the list of the free ones");
+}
+
+struct alignas(64) ColdPart {
+  char bytes[192];
+};
+
+class ColdPartsTest : public ::testing::Test {
+ protected:
+  using Pages = SlotPages<PlainSlot, Page, std::allocator<char>, ColdPart>;
+
+  PlainSlot* Allocate() {
+    PlainSlot* const slot = pages_.Allocate(&page_count_);
+    slot->in_use = true;
+    ::new (Pages::cold_part(slot)) ColdPart;
+    return slot;
+  }
+  std::vector<PlainSlot*> AllocateMany(int count) {
+    std::vector<PlainSlot*> slots;
+    for (int i = 0; i < count; ++i) slots.push_back(Allocate());
+    return slots;
+  }
+  // Frees a slot, and what memory that makes unused.
+  void Free(PlainSlot* slot) {
+    UnusedBlocks unused;
+    slot->in_use = false;
+    pages_.Free(slot);
+    pages_.ReleaseUnusedCold(slot, unused);
+  }
+
+  int page_count_ = 0;
+  Pages pages_{std::allocator<char>()};
+};
+
+TEST_F(ColdPartsTest, LieApartAndAreAligned) {
+  const std::vector<PlainSlot*> slots = AllocateMany(1000);
+  std::set<char*> parts;
+  for (PlainSlot* const slot : slots) {
+    char* const part = static_cast<char*>(Pages::cold_part(slot));
+    ASSERT_EQ(reinterpret_cast<uintptr_t>(part) % alignof(ColdPart), 0u);
+    const auto next = parts.insert(part).first;
+    if (next != parts.begin()) {
+      ASSERT_GE(part - *std::prev(next), static_cast<ptrdiff_t>(sizeof(ColdPart)));
+    }
+  }
+  EXPECT_EQ(parts.size(), slots.size());
+  pages_.CheckInvariantsForTesting();
+}
+
+// The slots stay, as stalled readers may still look at them.
+TEST_F(ColdPartsTest, GoBackWhenFewSlotsAreInUse) {
+  std::vector<PlainSlot*> slots(10'000);
+  const auto allocate_all = [&] {
+    for (PlainSlot*& slot : slots) slot = Allocate();
+  };
+  const int64_t before = testing::LiveAllocatedBytes();
+  allocate_all();
+  const int64_t at_peak = testing::LiveAllocatedBytes() - before;
+  EXPECT_GT(at_peak, static_cast<int64_t>(10'000 * (sizeof(PlainSlot) + sizeof(ColdPart))));
+  for (PlainSlot* const slot : slots) Free(slot);
+  pages_.CheckInvariantsForTesting();
+  EXPECT_LT(testing::LiveAllocatedBytes() - before,
+            static_cast<int64_t>(11'000 * sizeof(PlainSlot)));
+  // They come again with the slots.
+  const size_t size = pages_.size();
+  allocate_all();
+  EXPECT_EQ(pages_.size(), size);
+  EXPECT_EQ(testing::LiveAllocatedBytes() - before, at_peak);
+  for (PlainSlot* const slot : slots)
+    static_cast<ColdPart*>(Pages::cold_part(slot))->bytes[191] = 1;
+  pages_.CheckInvariantsForTesting();
+}
+
+TEST_F(ColdPartsTest, StayWhileAQuarterIsInUse) {
+  const std::vector<PlainSlot*> slots = AllocateMany(10'000);
+  const int64_t at_peak = testing::LiveAllocatedBytes();
+  for (size_t i = 3'000; i < slots.size(); ++i) Free(slots[i]);
+  EXPECT_EQ(testing::LiveAllocatedBytes(), at_peak);
+}
+
+TEST_F(ColdPartsTest, StayOnPagesWithASlotInUse) {
+  std::vector<PlainSlot*> slots = AllocateMany(10'000);
+  std::vector<PlainSlot*> staying;
+  for (size_t i = 0; i < slots.size(); ++i) {
+    if (i % 2'000 == 0) {
+      staying.push_back(slots[i]);
+      static_cast<ColdPart*>(Pages::cold_part(slots[i]))->bytes[0] = 'x';
+    } else {
+      Free(slots[i]);
+    }
+  }
+  pages_.CheckInvariantsForTesting();
+  for (PlainSlot* const slot : staying) {
+    EXPECT_EQ(static_cast<ColdPart*>(Pages::cold_part(slot))->bytes[0], 'x');
+  }
+}
+
+TEST_F(ColdPartsTest, ASlotWithoutOneIsNotTakenWithoutMemory) {
+  for (PlainSlot* const slot : AllocateMany(1'000)) Free(slot);
+  EXPECT_EQ(pages_.AllocateFree(), nullptr);
+  const int64_t before = testing::LiveAllocatedBytes();
+  Allocate();
+  EXPECT_GT(testing::LiveAllocatedBytes(), before);
+  PlainSlot* const slot = pages_.AllocateFree();
+  ASSERT_NE(slot, nullptr);
+  slot->in_use = true;
+  pages_.CheckInvariantsForTesting();
 }
 
 }  // namespace
