@@ -24,6 +24,15 @@ set(WEAKCACHE_TIER_SOURCES
 )
 
 set(WEAKCACHE_REDIS_TIER_SOURCES
+  cache/internal/redis/change_queue.cc
+  cache/internal/redis/check_options.cc
+  cache/internal/redis/connection.cc
+  cache/internal/redis/dispatcher.cc
+  cache/internal/redis/keys.cc
+  cache/internal/redis/link.cc
+  cache/internal/redis/readers.cc
+  cache/internal/redis/reading.cc
+  cache/redis_tier.cc
 )
 
 set(WEAKCACHE_ROCKSDB_TIER_SOURCES

@@ -33,6 +33,10 @@ LAYERS = {
     "cache/internal/loading": [
         "cache", "cache/internal/creation", "cache/internal/slot", "weakref", "weakref/internal",
     ],
+    "cache/internal/redis": [
+        "cache", "cache/internal/creation", "cache/internal/slot", "cache/internal/tier", "weakref",
+        "weakref/internal",
+    ],
     "cache/internal/tier": [
         "cache", "cache/internal/creation", "cache/internal/loading", "cache/internal/slot",
         "weakref", "weakref/internal",
@@ -44,7 +48,7 @@ LAYERS = {
     ],
     "cache": [
         "cache/internal/concurrent", "cache/internal/core", "cache/internal/creation",
-        "cache/internal/key", "cache/internal/loading", "cache/internal/slot",
+        "cache/internal/key", "cache/internal/loading", "cache/internal/redis", "cache/internal/slot",
         "cache/internal/table", "cache/internal/tier", "weakref", "weakref/internal",
     ],
 }
@@ -55,7 +59,7 @@ STANDALONE = {
     "cache/holder_label.h", "cache/key_policy.h",
     "cache/load_completion.h", "cache/load_options.h", "cache/loaded.h", "cache/object_info.h",
     "cache/prefetch_options.h",
-    "cache/recursive_creation_error.h", "cache/removal_cause.h",
+    "cache/recursive_creation_error.h", "cache/redis_tier_options.h", "cache/removal_cause.h",
     "cache/second_tier.h",
 }
 # Folders that see public headers only.

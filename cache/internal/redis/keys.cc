@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "weakcache/cache/internal/redis/keys.h"
+
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <random>
+#include <string>
+#include <string_view>
+#include <system_error>
+
+#include "weakcache/cache/internal/redis/text.h"
+
+namespace weakcache::internal {
+namespace {
+
+constexpr std::string_view kNoGroup = "--------";
+constexpr std::string_view kNoGeneration = "----------------";
+
+uint64_t RandomBits() {
+  // Not a generator with a seed: two processes of one fork must not have the same tokens.
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+std::string Hexadecimal(uint64_t number, size_t digits) {
+  std::string text(digits, '0');
+  for (size_t i = digits; i > 0; --i, number >>= 4) text[i - 1] = "0123456789abcdef"[number & 15];
+  return text;
+}
+
+}  // namespace
+
+std::string RandomDigits() { return Hexadecimal(RandomBits(), kRandomDigits); }
+
+double RandomFraction() { return static_cast<double>(RandomBits() >> 11) * 0x1.0p-53; }
+
+std::string GroupDigits(std::optional<uint32_t> group) {
+  return group.has_value() ? Hexadecimal(*group, kGroupDigits) : std::string(kNoGroup);
+}
+
+std::string MakeHeader(const ValueTag& tag) {
+  return Text("v", tag.generation, GroupDigits(tag.group),
+              tag.group.has_value() ? std::string_view(tag.group_generation) : kNoGeneration);
+}
+
+std::optional<ValueTag> ReadHeader(std::string_view value) {
+  if (value.size() < kHeaderBytes || value[0] != 'v') return std::nullopt;
+  ValueTag tag = {.generation = std::string(value.substr(1, kRandomDigits))};
+  const std::string_view digits = value.substr(1 + kRandomDigits, kGroupDigits);
+  if (digits == kNoGroup) return tag;
+  uint32_t group = 0;
+  const auto [end, error] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), group, 16);
+  if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
+  tag.group = group;
+  tag.group_generation = value.substr(1 + kRandomDigits + kGroupDigits, kRandomDigits);
+  return tag;
+}
+
+}  // namespace weakcache::internal

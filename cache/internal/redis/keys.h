@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// The names of keys on the server, and what a value looks like there.
+//
+//   NS:v:KEY    a value: header, then the envelope of the entry
+//   NS:n        a channel: changes that no key shows
+//   NS/l:KEY    the lease that somebody has for the key: token, then the leases' generation
+//   NS/a        the values' generation
+//   NS/h:N      the generation of the group N
+//   NS/e        the leases' generation
+//   NS/t:ID, NS/u:ID   a value on its way, of the tier with this id
+//
+// The server tells of all changes of keys that begin with "NS:", and of no other.
+//
+// A generation is a random number, made when it is needed and missing. What has another one than
+// the present is not there. So all, or all of a group, is erased in one step, whatever there is,
+// and a generation that the server has evicted costs the entries, and is never wrong.
+#ifndef WEAKCACHE_CACHE_INTERNAL_REDIS_KEYS_H_
+#define WEAKCACHE_CACHE_INTERNAL_REDIS_KEYS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "weakcache/cache/internal/redis/text.h"
+
+namespace weakcache::internal {
+
+// 64 random bits, as 16 hexadecimal digits.
+inline constexpr size_t kRandomDigits = 16;
+std::string RandomDigits();
+// A random number from 0 to below 1.
+double RandomFraction();
+
+// What a value is of: the values' generation, the group, the group's generation. Equal strings if
+// and only if all three are equal.
+struct ValueTag {
+  std::string generation = {};
+  std::optional<uint32_t> group = {};
+  std::string group_generation = {};  // empty without a group
+};
+
+// A header: 'v', the generation, the group as 8 hexadecimal digits or "--------", its generation.
+inline constexpr size_t kGroupDigits = 8;
+inline constexpr size_t kHeaderBytes = 1 + kRandomDigits + kGroupDigits + kRandomDigits;
+
+std::string GroupDigits(std::optional<uint32_t> group);
+std::string MakeHeader(const ValueTag& tag);
+// The tag of a value; empty if it does not begin with a header.
+std::optional<ValueTag> ReadHeader(std::string_view value);
+
+class KeyNames {
+ public:
+  explicit KeyNames(std::string_view key_namespace)
+      : tracked_(Text(key_namespace, ":")),
+        values_(Text(key_namespace, ":v:")),
+        channel_(Text(key_namespace, ":n")),
+        untracked_(Text(key_namespace, "/")),
+        generation_(Text(key_namespace, "/a")),
+        lease_generation_(Text(key_namespace, "/e")) {}
+
+  const std::string& tracked() const { return tracked_; }
+  const std::string& channel() const { return channel_; }
+  const std::string& generation() const { return generation_; }
+  const std::string& lease_generation() const { return lease_generation_; }
+  // What the names of all groups' generations begin with.
+  std::string group_prefix() const { return Text(untracked_, "h:"); }
+
+  std::string Value(std::string_view key) const { return Text(values_, key); }
+  std::string Lease(std::string_view key) const { return Text(untracked_, "l:", key); }
+  std::string Group(std::optional<uint32_t> group) const {
+    return Text(untracked_, "h:", GroupDigits(group));
+  }
+  std::string Temporary(std::string_view id) const { return Text(untracked_, "t:", id); }
+  std::string Ready(std::string_view id) const { return Text(untracked_, "u:", id); }
+  // A pattern of the names of all values: no character of a name space means anything in it.
+  std::string ValuePattern() const { return Text(values_, "*"); }
+  // The key whose value has the name; empty if the name is not that of a value.
+  std::optional<std::string_view> KeyOf(std::string_view name) const {
+    if (name.substr(0, values_.size()) != values_) return std::nullopt;
+    return name.substr(values_.size());
+  }
+
+ private:
+  const std::string tracked_, values_, channel_, untracked_, generation_, lease_generation_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_REDIS_KEYS_H_

@@ -1,0 +1,556 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "weakcache/cache/internal/redis/link.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <climits>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "weakcache/cache/internal/redis/scripts.h"
+#include "weakcache/cache/internal/redis/text.h"
+
+namespace weakcache::internal {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr std::string_view kInvalidations = "__redis__:invalidate";
+// What is sent and not answered is at most so much, and a change.
+constexpr uint64_t kMaxSentBytes = 8 << 20;
+constexpr size_t kMaxSent = 1024;
+// A put of which so often the generations were others than a moment before.
+constexpr int kMaxAttempts = 10;
+
+Deadline::duration ToDuration(absl::Duration duration) {
+  return std::chrono::duration_cast<Deadline::duration>(absl::ToChronoNanoseconds(duration));
+}
+
+}  // namespace
+
+Link::Link(const RedisTierOptions& options, const KeyNames& names, TierCounters& counters,
+           std::shared_ptr<Dispatcher> dispatcher)
+    : options_(options),
+      names_(names),
+      counters_(counters),
+      dispatcher_(std::move(dispatcher)),
+      id_(RandomDigits()),
+      changes_(options.max_pending_changes, options.max_pending_bytes, counters,
+               [this] { wake_pipe_.Wake(); }),
+      leases_(ToDuration(options.lease_duration / 3)),
+      backoff_(ToDuration(options.min_backoff), ToDuration(options.max_backoff), RandomFraction) {}
+
+absl::Status Link::Start() {
+  if (absl::Status status = wake_pipe_.Open(); !status.ok()) return status;
+  thread_ = std::thread([this] { Run(); });
+  const MutexLock lock(mutex_);
+  attempted_condition_.WaitUntil(
+      mutex_, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return attempted_; },
+      After(3 * options_.connect_timeout));
+  return absl::OkStatus();
+}
+
+void Link::Stop() {
+  if (!thread_.joinable()) return;
+  {
+    const MutexLock lock(mutex_);
+    stop_ = true;
+    stop_deadline_ = After(options_.hard_timeout);
+  }
+  wake_pipe_.Wake();
+  thread_.join();
+  changes_.Close({});
+}
+
+std::optional<Endpoint> Link::endpoint() const {
+  const MutexLock lock(mutex_);
+  if (!connected_) return std::nullopt;
+  return endpoint_;
+}
+
+std::string Link::condition() const {
+  const MutexLock lock(mutex_);
+  return connected_ ? std::string() : condition_;
+}
+
+void Link::HoldLease(HeldLeases::Lease lease) {
+  leases_.Add(std::move(lease));
+  // The thread may be about to sleep for longer than this lease lasts.
+  wake_pipe_.Wake();
+}
+
+bool Link::stopping() const {
+  const MutexLock lock(mutex_);
+  return stop_;
+}
+
+bool Link::MayStop() {
+  {
+    const MutexLock lock(mutex_);
+    if (!stop_) return false;
+    if (steady_clock::now() >= stop_deadline_) return true;
+  }
+  return writer_ == nullptr || (!playing_ && sent_.empty() && changes_.empty());
+}
+
+void Link::Run() {
+  while (!MayStop()) {
+    if (writer_ != nullptr) {
+      if (absl::Status status = Serve(); !status.ok()) Lose(status);
+      continue;
+    }
+    AwaitRetry();
+    if (stopping()) continue;
+    if (absl::Status status = Connect(); !status.ok()) {
+      Lose(status);
+    } else {
+      playing_ = true;
+      PlayKept();
+    }
+    const MutexLock lock(mutex_);
+    attempted_ = true;
+    attempted_condition_.NotifyAll();
+  }
+  if (writer_ != nullptr) Lose(absl::CancelledError("the tier ends"));
+}
+
+void Link::AwaitRetry() {
+  while (!stopping() && steady_clock::now() < retry_) {
+    (void)AwaitEvents(wake_pipe_.fd(), POLLIN, retry_);
+    wake_pipe_.Clear();
+  }
+}
+
+absl::Status Link::Connect() {
+  RedisAddress address = options_.address;
+  if (options_.resolve_address) {
+    absl::StatusOr<RedisAddress> resolved = options_.resolve_address();
+    if (!resolved.ok()) return resolved.status();
+    address = *std::move(resolved);
+  }
+  const Deadline deadline = After(options_.connect_timeout);
+  absl::StatusOr<std::unique_ptr<Connection>> writer =
+      Connection::Open(address, options_, deadline);
+  if (!writer.ok()) return writer.status();
+  writer_ = *std::move(writer);
+  // All connections go to the same server, whatever the name stands for next time.
+  absl::StatusOr<RedisAddress> peer = writer_->Peer(address);
+  if (!peer.ok()) return peer.status();
+  absl::StatusOr<std::unique_ptr<Connection>> notices = Connection::Open(*peer, options_, deadline);
+  if (!notices.ok()) return notices.status();
+  notices_ = *std::move(notices);
+  if (absl::Status status = StartTracking(deadline); !status.ok()) return status;
+  backoff_.Reset();
+  writer_active_ = notices_active_ = steady_clock::now();
+  notices_asked_ = false;
+  const MutexLock lock(mutex_);
+  endpoint_ = {.address = *std::move(peer), .epoch = endpoint_.epoch + 1};
+  return absl::OkStatus();
+}
+
+absl::Status Link::StartTracking(Deadline deadline) {
+  const absl::StatusOr<ReplyPointer> id = notices_->Call({"CLIENT", "ID"}, deadline);
+  if (!id.ok()) return id.status();
+  const std::string redirect = Text((*id)->integer);
+  if (absl::Status status =
+          notices_->Call({"SUBSCRIBE", kInvalidations, names_.channel()}, deadline).status();
+      !status.ok()) {
+    return status;
+  }
+  if (absl::Status status = writer_
+                                ->Call({"CLIENT", "TRACKING", "ON", "REDIRECT", redirect, "BCAST",
+                                        "PREFIX", names_.tracked(), "NOLOOP"},
+                                       deadline)
+                                .status();
+      !status.ok()) {
+    return status;
+  }
+  const uint64_t version = generations_.version();
+  const absl::StatusOr<ReplyPointer> generation =
+      writer_->Call({"GET", names_.generation()}, deadline);
+  if (!generation.ok()) return generation.status();
+  generations_.Learn(version, {.generation = std::string(TextOf(**generation))});
+  return absl::OkStatus();
+}
+
+void Link::PlayKept() {
+  std::vector<Change> kept = changes_.TakeKept();
+  for (Change& change : kept) Send(std::move(change));
+  if (!kept.empty()) return;
+  playing_ = false;
+  {
+    const MutexLock lock(mutex_);
+    connected_ = true;
+  }
+  dispatcher_->Post({.kind = Notice::Kind::kConnected});
+}
+
+void Link::Lose(const absl::Status& reason) {
+  bool was_connected = false;
+  {
+    const MutexLock lock(mutex_);
+    was_connected = std::exchange(connected_, false);
+    condition_ = Text("not connected: ", std::string(reason.message()));
+  }
+  std::vector<Change> unanswered;
+  for (Sent& sent : sent_) unanswered.push_back(std::move(sent.change));
+  sent_.clear();
+  sent_bytes_ = 0;
+  playing_ = false;
+  writer_.reset();
+  notices_.reset();
+  TierCounters::Add(counters_.errors);
+  if (absl::IsDeadlineExceeded(reason)) TierCounters::Add(counters_.timeouts);
+  // Before the listeners: what they load from then on waits for no answer that does not come.
+  changes_.Close(std::move(unanswered));
+  generations_.ForgetAll();
+  if (was_connected) dispatcher_->Post({.kind = Notice::Kind::kDisconnected});
+  waiters_.WakeAll();
+  retry_ = steady_clock::now() + backoff_.Next();
+}
+
+absl::Status Link::Serve() {
+  if (!playing_) SendQueued();
+  SendDue(steady_clock::now());
+  if (absl::StatusOr<bool> wrote = writer_->Write(); !wrote.ok()) {
+    return wrote.status();
+  } else if (*wrote) {
+    writer_active_ = steady_clock::now();
+  }
+  if (absl::Status status = notices_->Write().status(); !status.ok()) return status;
+  if (absl::Status status = AwaitFiles(); !status.ok()) return status;
+  if (absl::Status status = ReceiveNotices(); !status.ok()) return status;
+  if (absl::Status status = ReceiveReplies(); !status.ok()) return status;
+  if (playing_ && sent_.empty()) PlayKept();
+  const Deadline now = steady_clock::now();
+  const Deadline::duration hard = ToDuration(options_.hard_timeout);
+  if ((!sent_.empty() && now - writer_active_ >= hard) ||
+      (notices_asked_ && now - notices_active_ >= hard)) {
+    return absl::DeadlineExceededError("Redis has not answered in time");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Link::AwaitFiles() {
+  const Deadline::duration hard = ToDuration(options_.hard_timeout);
+  const Deadline::duration heartbeat = ToDuration(options_.heartbeat_interval);
+  Deadline until = writer_active_ + (sent_.empty() ? heartbeat : hard);
+  until = std::min(until, notices_active_ + (notices_asked_ ? hard : heartbeat));
+  until = std::min(until, leases_.NextDue());
+  const auto left =
+      std::chrono::ceil<std::chrono::milliseconds>(until - steady_clock::now()).count();
+  pollfd files[] = {
+      {.fd = wake_pipe_.fd(), .events = POLLIN, .revents = 0},
+      {.fd = writer_->fd(), .events = POLLIN, .revents = 0},
+      {.fd = notices_->fd(), .events = POLLIN, .revents = 0},
+  };
+  if (writer_->wants_write()) files[1].events |= POLLOUT;
+  if (notices_->wants_write()) files[2].events |= POLLOUT;
+  poll(files, 3, static_cast<int>(std::clamp<int64_t>(left, 0, INT_MAX)));
+  if (files[0].revents != 0) wake_pipe_.Clear();
+  return absl::OkStatus();
+}
+
+void Link::SendQueued() {
+  while (sent_.size() < kMaxSent && sent_bytes_ < kMaxSentBytes) {
+    std::optional<Change> change = changes_.Pop();
+    if (!change.has_value()) return;
+    Send(*std::move(change));
+  }
+}
+
+void Link::SendDue(Deadline now) {
+  for (HeldLeases::Lease& lease : leases_.TakeDue(now)) {
+    Send({.kind = Change::Kind::kProlong,
+          .key = std::move(lease.key),
+          .lease = std::move(lease.token)});
+  }
+  const Deadline::duration heartbeat = ToDuration(options_.heartbeat_interval);
+  if (sent_.empty() && now - writer_active_ >= heartbeat) Send({.kind = Change::Kind::kPing});
+  if (!notices_asked_ && now - notices_active_ >= heartbeat) {
+    notices_->Append({"PING"});
+    notices_asked_ = true;
+    notices_active_ = now;
+  }
+}
+
+void Link::Send(Change change) {
+  if (sent_.empty()) writer_active_ = steady_clock::now();
+  Sent sent = {.generations_version = generations_.version()};
+  sent.replies = AppendCommands(change, generations_.Current(change.group));
+  sent_bytes_ += change.sealed.size();
+  sent.change = std::move(change);
+  sent_.push_back(std::move(sent));
+}
+
+size_t Link::AppendCommands(const Change& change, const ValueTag& tag) {
+  switch (change.kind) {
+    case Change::Kind::kPut:
+      return AppendPut(change, tag);
+    case Change::Kind::kErase:
+      return AppendErase(change);
+    case Change::Kind::kEraseGroup:
+    case Change::Kind::kEraseAll:
+      return AppendEndGenerations(change);
+    case Change::Kind::kEndLead:
+      writer_->Append({"EVAL", kEndLeadScript, "1", names_.Lease(change.key), change.lease,
+                       names_.channel(), MessageOf('w', change.key)});
+      return 1;
+    case Change::Kind::kProlong:
+      writer_->Append({"EVAL", kProlongScript, "1", names_.Lease(change.key), change.lease,
+                       Text(absl::ToInt64Milliseconds(options_.lease_duration))});
+      return 1;
+    case Change::Kind::kPing:
+      writer_->Append({"PING"});
+      return 1;
+  }
+  return 0;
+}
+
+size_t Link::AppendPut(const Change& change, const ValueTag& tag) {
+  const std::string temporary = names_.Temporary(id_);
+  const std::string ready = names_.Ready(id_);
+  const std::string lease = names_.Lease(change.key);
+  const std::string group = names_.Group(change.group);
+  const std::string fresh = RandomDigits();
+  const std::string message = MessageOf('w', change.key);
+  std::vector<std::string_view> script = {"EVAL",
+                                          kPutScript,
+                                          "5",
+                                          temporary,
+                                          ready,
+                                          lease,
+                                          names_.generation(),
+                                          names_.lease_generation()};
+  if (tag.group.has_value()) {
+    script[2] = "6";
+    script.push_back(group);
+  }
+  script.insert(script.end(), {change.lease, tag.generation, tag.group_generation, fresh,
+                               names_.channel(), message});
+  if (tag.generation.empty() || (tag.group.has_value() && tag.group_generation.empty())) {
+    // Asks for the generations without the value.
+    writer_->Append(script);
+    return 1;
+  }
+  const std::string time = TimeOf(change);
+  writer_->Append({"MULTI"});
+  if (time.empty()) {
+    writer_->AppendWithBody({"SET", temporary}, MakeHeader(tag), change.sealed);
+  } else {
+    writer_->AppendWithBody({"PSETEX", temporary, time}, MakeHeader(tag), change.sealed);
+  }
+  writer_->Append(script);
+  const std::string value = names_.Value(change.key);
+  writer_->Append({"RENAME", ready, value});
+  writer_->Append({"EXEC"});
+  return 5;
+}
+
+size_t Link::AppendErase(const Change& change) {
+  const std::string value = names_.Value(change.key);
+  const std::string lease = names_.Lease(change.key);
+  const std::string message = MessageOf('c', change.key);
+  // The lease first: no load that began earlier puts its object after the DEL.
+  writer_->Append({"EVAL", kEraseScript, "2", value, lease, names_.channel(), message});
+  writer_->Append({"DEL", value});
+  return 2;
+}
+
+size_t Link::AppendEndGenerations(const Change& change) {
+  const bool all = change.kind == Change::Kind::kEraseAll;
+  const std::string digits = GroupDigits(change.group);
+  const std::string generation = all ? names_.generation() : names_.Group(change.group);
+  const std::string message = all ? MessageOf('a', "") : MessageOf('g', digits);
+  writer_->Append({"EVAL", kEndGenerationsScript, "2", names_.lease_generation(), generation,
+                   names_.channel(), message});
+  return 1;
+}
+
+std::string Link::MessageOf(char kind, std::string_view about) const {
+  return Text(id_, std::string_view(&kind, 1), about);
+}
+
+std::string Link::TimeOf(const Change& change) const {
+  const absl::Duration time = std::min(change.expires - absl::Now(), options_.max_age);
+  if (time == absl::InfiniteDuration()) return {};
+  return Text(std::max<int64_t>(absl::ToInt64Milliseconds(time), 1));
+}
+
+absl::Status Link::ReceiveReplies() {
+  absl::StatusOr<bool> any = writer_->Read();
+  if (!any.ok()) return any.status();
+  if (!*any) return absl::OkStatus();
+  writer_active_ = steady_clock::now();
+  while (true) {
+    const absl::StatusOr<ReplyPointer> reply = writer_->Next();
+    if (!reply.ok()) return reply.status();
+    if (*reply == nullptr) return absl::OkStatus();
+    if (sent_.empty()) return absl::UnavailableError("Redis has answered what nobody has asked");
+    Sent& first = sent_.front();
+    if (first.error.ok()) first.error = ErrorOf(**reply);
+    if (--first.replies > 0) continue;
+    Sent sent = std::move(first);
+    sent_.pop_front();
+    sent_bytes_ -= sent.change.sealed.size();
+    Complete(std::move(sent), **reply);
+  }
+}
+
+void Link::Complete(Sent sent, const redisReply& last) {
+  Change& change = sent.change;
+  switch (change.kind) {
+    case Change::Kind::kPut:
+      return CompletePut(std::move(sent), last);
+    case Change::Kind::kEraseGroup:
+      generations_.ForgetGroup(*change.group);
+      break;
+    case Change::Kind::kEraseAll:
+      generations_.ForgetAll();
+      break;
+    case Change::Kind::kProlong:
+      if (last.type == REDIS_REPLY_INTEGER && last.integer == 0) leases_.Remove(change.lease);
+      return;
+    case Change::Kind::kErase:
+    case Change::Kind::kEndLead:
+    case Change::Kind::kPing:
+      break;
+  }
+  if (!sent.error.ok()) counters_.AddFailure(sent.error);
+  if (change.kind == Change::Kind::kEraseGroup || change.kind == Change::Kind::kEraseAll) {
+    waiters_.WakeAll();
+  } else {
+    waiters_.Wake(change.key);
+  }
+  changes_.Finish(std::move(change), sent.error);
+}
+
+void Link::CompletePut(Sent sent, const redisReply& last) {
+  Change& change = sent.change;
+  if (!sent.error.ok()) return FailPut(std::move(change), sent.error);
+  const bool whole = last.type == REDIS_REPLY_ARRAY && last.elements == 3;
+  const redisReply& result = whole ? *last.element[1] : last;
+  if (absl::Status error = ErrorOf(result); !error.ok()) return FailPut(std::move(change), error);
+  if (result.type == REDIS_REPLY_ARRAY && result.elements == 2) {
+    ValueTag tag = {.generation = std::string(TextOf(*result.element[0])), .group = change.group};
+    if (tag.group.has_value()) tag.group_generation = TextOf(*result.element[1]);
+    generations_.Learn(sent.generations_version, tag);
+    if (IsSuperseded(change)) return changes_.Finish(std::move(change), absl::OkStatus());
+    if (++change.attempts < kMaxAttempts) return Send(std::move(change));
+    return FailPut(std::move(change), absl::UnavailableError("all is erased again and again"));
+  }
+  absl::Status status = absl::AbortedError("the lease is not held any more");
+  if (result.type != REDIS_REPLY_INTEGER || result.integer != 0) {
+    status = whole ? ErrorOf(*last.element[2]) : absl::UnavailableError("an unexpected reply");
+    if (!status.ok()) return FailPut(std::move(change), status);
+    TierCounters::Add(counters_.puts);
+    TierCounters::Add(counters_.bytes_written, change.object_bytes);
+  } else {
+    TierCounters::Add(counters_.leases_lost);
+  }
+  waiters_.Wake(change.key);
+  changes_.Finish(std::move(change), status);
+}
+
+bool Link::IsSuperseded(const Change& put) const {
+  if (!put.lease.empty()) return false;
+  return std::any_of(sent_.begin(), sent_.end(), [&put](const Sent& later) {
+    const Change& change = later.change;
+    return change.kind == Change::Kind::kEraseAll ||
+           (change.kind == Change::Kind::kEraseGroup && change.group == put.group) ||
+           (change.is_kept() && change.key == put.key);
+  });
+}
+
+void Link::FailPut(Change change, const absl::Status& status) {
+  counters_.AddFailure(status);
+  // The former value has to go all the same; and nobody need wait for the new one.
+  Change instead = {.kind = change.lease.empty() ? Change::Kind::kErase : Change::Kind::kEndLead,
+                    .key = change.key,
+                    .lease = change.lease};
+  if (change.done) {
+    instead.done = [done = std::move(change.done), status](const absl::Status&) { done(status); };
+  }
+  Send(std::move(instead));
+}
+
+absl::Status Link::ReceiveNotices() {
+  absl::StatusOr<bool> any = notices_->Read();
+  if (!any.ok()) return any.status();
+  if (!*any) return absl::OkStatus();
+  notices_active_ = steady_clock::now();
+  notices_asked_ = false;
+  while (true) {
+    const absl::StatusOr<ReplyPointer> reply = notices_->Next();
+    if (!reply.ok()) return reply.status();
+    if (*reply == nullptr) return absl::OkStatus();
+    if (absl::Status status = ErrorOf(**reply); !status.ok()) return status;
+    TakeNotice(**reply);
+  }
+}
+
+void Link::TakeNotice(const redisReply& reply) {
+  if (reply.type != REDIS_REPLY_ARRAY || reply.elements != 3) return;
+  if (TextOf(*reply.element[0]) != "message") return;
+  const std::string_view channel = TextOf(*reply.element[1]);
+  if (channel == kInvalidations) {
+    TakeInvalidation(*reply.element[2]);
+  } else if (channel == names_.channel()) {
+    TakeMessage(TextOf(*reply.element[2]));
+  }
+}
+
+void Link::TakeInvalidation(const redisReply& keys) {
+  if (keys.type != REDIS_REPLY_ARRAY) {
+    generations_.ForgetAll();
+    Tell({.kind = Notice::Kind::kAllErased});
+    return waiters_.WakeAll();
+  }
+  for (size_t i = 0; i < keys.elements; ++i) {
+    const std::optional<std::string_view> key = names_.KeyOf(TextOf(*keys.element[i]));
+    if (!key.has_value()) continue;
+    Tell({.kind = Notice::Kind::kChanged, .key = std::string(*key)});
+    waiters_.Wake(*key);
+  }
+}
+
+void Link::TakeMessage(std::string_view text) {
+  if (text.size() <= kRandomDigits || text.substr(0, kRandomDigits) == id_) return;
+  const char kind = text[kRandomDigits];
+  const std::string_view about = text.substr(kRandomDigits + 1);
+  if (kind == 'w' || kind == 'c') {
+    if (kind == 'c') Tell({.kind = Notice::Kind::kChanged, .key = std::string(about)});
+    waiters_.Wake(about);
+  } else if (kind == 'g') {
+    uint32_t group = 0;
+    std::from_chars(about.data(), about.data() + about.size(), group, 16);
+    generations_.ForgetGroup(group);
+    Tell({.kind = Notice::Kind::kGroupErased, .group = group});
+    waiters_.WakeAll();
+  } else if (kind == 'a') {
+    generations_.ForgetAll();
+    Tell({.kind = Notice::Kind::kAllErased});
+    waiters_.WakeAll();
+  }
+}
+
+void Link::Tell(Notice notice) {
+  TierCounters::Add(counters_.notices);
+  dispatcher_->Post(std::move(notice));
+}
+
+}  // namespace weakcache::internal

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// A RedisTier's tie to its server: a thread with two connections, through which all changes go and
+// all notices come.
+//
+// One connection is for changes; the server tracks for it ("CLIENT TRACKING … BCAST NOLOOP") and
+// sends the notices, of others' changes only, to the other one, which has subscribed to them. If
+// either is lost, so are notices, and both are given up. While there are not both, the tier is
+// away: nobody reads, and changes are kept. On return the kept changes are made, then others may
+// read again, then the listeners are told.
+//
+// A change that this process makes is not told to it. So whoever reads waits for such changes
+// before. A change by others may be told before or after a read sees it: in the first case the
+// reader sees the new value, in the second the notice drops what was read. The listener's owner
+// makes sure of that, also while its read is under way.
+#ifndef WEAKCACHE_CACHE_INTERNAL_REDIS_LINK_H_
+#define WEAKCACHE_CACHE_INTERNAL_REDIS_LINK_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "weakcache/cache/internal/redis/change_queue.h"
+#include "weakcache/cache/internal/redis/circuit_breaker.h"
+#include "weakcache/cache/internal/redis/connection.h"
+#include "weakcache/cache/internal/redis/counters.h"
+#include "weakcache/cache/internal/redis/dispatcher.h"
+#include "weakcache/cache/internal/redis/generations.h"
+#include "weakcache/cache/internal/redis/held_leases.h"
+#include "weakcache/cache/internal/redis/keys.h"
+#include "weakcache/cache/internal/redis/lead_waiters.h"
+#include "weakcache/cache/internal/redis/wake_pipe.h"
+#include "weakcache/cache/internal/slot/mutex.h"
+#include "weakcache/cache/redis_tier_options.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
+
+namespace weakcache::internal {
+
+// The server as it is connected now.
+struct Endpoint {
+  RedisAddress address = {};
+  uint64_t epoch = 0;  // differs between any two connections
+};
+
+// Thread-safe, except Start and Stop.
+class Link {
+ public:
+  Link(const RedisTierOptions& options, const KeyNames& names, TierCounters& counters,
+       std::shared_ptr<Dispatcher> dispatcher);
+
+  // Starts the thread, and waits for the end of its first attempt to connect.
+  absl::Status Start();
+  // Sends what is queued, for `hard_timeout` at most, and ends the thread.
+  void Stop();
+
+  // Empty: the tier is away.
+  std::optional<Endpoint> endpoint() const;
+  // What is wrong; empty: nothing.
+  std::string condition() const;
+
+  ChangeQueue& changes() { return changes_; }
+  LeadWaiters& waiters() { return waiters_; }
+  // Prolongs a lease from now on, or no longer.
+  void HoldLease(HeldLeases::Lease lease);
+  void DropLease(const std::string& token) { leases_.Remove(token); }
+  Generations& generations() { return generations_; }
+
+ private:
+  using Mutex = BasicMutex<StdAtomics>;
+  using MutexLock = BasicMutexLock<StdAtomics>;
+  // A change that has been sent, and of whose replies so many have not come.
+  struct Sent {
+    Change change = {};
+    size_t replies = 0;
+    uint64_t generations_version = 0;
+    absl::Status error = {};  // the first
+  };
+
+  void Run();
+  // Waits for the time of the next attempt.
+  void AwaitRetry();
+  absl::Status Connect();
+  absl::Status StartTracking(Deadline deadline);
+  // One round: sends, waits, receives. Fails if a connection is lost.
+  absl::Status Serve();
+  absl::Status AwaitFiles();
+  void SendQueued();
+  void SendDue(Deadline now);
+  void Send(Change change);
+  size_t AppendCommands(const Change& change, const ValueTag& tag);
+  size_t AppendPut(const Change& change, const ValueTag& tag);
+  size_t AppendErase(const Change& change);
+  size_t AppendEndGenerations(const Change& change);
+  std::string MessageOf(char kind, std::string_view about) const;
+  std::string TimeOf(const Change& change) const;
+  absl::Status ReceiveReplies();
+  void Complete(Sent sent, const redisReply& last);
+  void CompletePut(Sent sent, const redisReply& last);
+  // Whether a later change that has been sent already would be overtaken if this were sent again.
+  bool IsSuperseded(const Change& put) const;
+  void FailPut(Change change, const absl::Status& status);
+  absl::Status ReceiveNotices();
+  void TakeNotice(const redisReply& reply);
+  void TakeInvalidation(const redisReply& keys);
+  void TakeMessage(std::string_view text);
+  void Tell(Notice notice);
+  // Makes the kept changes, one round after the other, and is connected when there are none.
+  void PlayKept();
+  void Lose(const absl::Status& reason);
+  bool stopping() const;
+  bool MayStop();
+
+  const RedisTierOptions options_;
+  const KeyNames& names_;
+  TierCounters& counters_;
+  const std::shared_ptr<Dispatcher> dispatcher_;
+  const std::string id_;  // of this tier, in its messages to others
+  WakePipe wake_pipe_;
+  ChangeQueue changes_;
+  LeadWaiters waiters_;
+  HeldLeases leases_;
+  Generations generations_;
+
+  mutable Mutex mutex_;
+  BasicCondition<StdAtomics> attempted_condition_;
+  bool attempted_ ABSL_GUARDED_BY(mutex_) = false;
+  bool connected_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  Deadline stop_deadline_ ABSL_GUARDED_BY(mutex_) = {};
+  Endpoint endpoint_ ABSL_GUARDED_BY(mutex_);
+  std::string condition_ ABSL_GUARDED_BY(mutex_) = "not connected yet";
+
+  // The thread's own.
+  Backoff backoff_;
+  Deadline retry_ = {};
+  std::unique_ptr<Connection> writer_;
+  std::unique_ptr<Connection> notices_;
+  std::deque<Sent> sent_;
+  uint64_t sent_bytes_ = 0;
+  bool playing_ = false;  // connected, but the kept changes are not made yet
+  // When something last came or went, and when a sign of life was last asked for.
+  Deadline writer_active_ = {};
+  Deadline notices_active_ = {};
+  bool notices_asked_ = false;
+  std::thread thread_;
+};
+
+}  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_CACHE_INTERNAL_REDIS_LINK_H_

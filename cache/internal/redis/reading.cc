@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "weakcache/cache/internal/redis/reading.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "weakcache/cache/internal/redis/scripts.h"
+#include "weakcache/cache/internal/redis/text.h"
+#include "weakcache/cache/internal/tier/envelope.h"
+
+namespace weakcache::internal {
+namespace {
+
+using std::chrono::steady_clock;
+
+Backoff::Duration ToDuration(absl::Duration duration) {
+  return std::chrono::duration_cast<Backoff::Duration>(absl::ToChronoNanoseconds(duration));
+}
+
+absl::Status Away() { return absl::UnavailableError("Redis is away"); }
+
+absl::Status NoEntry() { return absl::NotFoundError("no entry"); }
+
+// OK, or that the caller does not wait any more.
+absl::Status CheckWait(const TierWait& wait) {
+  if (wait.stop_token.stop_requested()) return absl::CancelledError("stop requested");
+  if (steady_clock::now() >= wait.deadline) return absl::DeadlineExceededError("deadline passed");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+Reading::Reading(const RedisTierOptions& options, const KeyNames& names, TierCounters& counters,
+                 Link& link)
+    : options_(options),
+      names_(names),
+      counters_(counters),
+      link_(link),
+      readers_(options),
+      breaker_(options.breaker_failures, Backoff(ToDuration(options.min_backoff),
+                                                 ToDuration(options.max_backoff), RandomFraction)) {
+}
+
+Deadline Reading::DeadlineOf(const TierWait& wait) const {
+  return std::min(wait.deadline, After(options_.soft_timeout));
+}
+
+absl::Status Reading::Ask(const TierWait& wait, absl::FunctionRef<absl::Status(Connection&)> ask) {
+  if (absl::Status status = CheckWait(wait); !status.ok()) return status;
+  const std::optional<Endpoint> endpoint = link_.endpoint();
+  if (!endpoint.has_value()) return Away();
+  if (!breaker_.Allow(steady_clock::now())) {
+    return absl::UnavailableError("circuit breaker open: Redis has failed too often");
+  }
+  absl::Status status;
+  {
+    absl::StatusOr<Readers::Reader> reader = readers_.Acquire(*endpoint, DeadlineOf(wait));
+    status = reader.ok() ? ask(reader->connection()) : reader.status();
+    if (status.ok()) reader->SetReusable();
+  }
+  const Deadline now = steady_clock::now();
+  if (status.ok()) {
+    breaker_.Succeeded();
+    // What was read while notices were lost may be old.
+    const std::optional<Endpoint> after = link_.endpoint();
+    if (!after.has_value() || after->epoch != endpoint->epoch) return Away();
+    return status;
+  }
+  if (now >= wait.deadline) {
+    breaker_.Unclear(now);
+  } else {
+    breaker_.Failed(now);
+  }
+  counters_.AddFailure(status);
+  return status;
+}
+
+std::vector<absl::StatusOr<TierEntry>> Reading::Get(absl::Span<const std::string> keys,
+                                                    const TierWait& wait) {
+  std::vector<absl::StatusOr<TierEntry>> entries;
+  absl::Status status;
+  for (const std::string& key : keys) {
+    status = link_.changes().AwaitChangesOf(key, DeadlineOf(wait));
+    if (!status.ok()) break;
+  }
+  if (status.ok()) {
+    status = Ask(wait, [&](Connection& connection) -> absl::Status {
+      for (const std::string& key : keys) connection.Append({"GET", names_.Value(key)});
+      std::vector<ReplyPointer> replies;
+      for (size_t i = 0; i < keys.size(); ++i) {
+        absl::StatusOr<ReplyPointer> reply = connection.Await(DeadlineOf(wait));
+        if (!reply.ok()) return reply.status();
+        replies.push_back(*std::move(reply));
+      }
+      for (ReplyPointer& reply : replies) {
+        // An error of the connection is the last one's status, and that of all.
+        entries.push_back(ReadEntry(connection, std::exchange(reply, nullptr), wait));
+        if (!entries.back().ok() && !absl::IsNotFound(entries.back().status())) {
+          return entries.back().status();
+        }
+      }
+      return absl::OkStatus();
+    });
+  }
+  if (!status.ok()) entries.assign(keys.size(), status);
+  for (const absl::StatusOr<TierEntry>& entry : entries) {
+    if (entry.ok()) {
+      TierCounters::Add(counters_.hits);
+      TierCounters::Add(counters_.bytes_read, entry->bytes.size());
+    } else if (absl::IsNotFound(entry.status())) {
+      TierCounters::Add(counters_.misses);
+    }
+  }
+  return entries;
+}
+
+absl::Status Reading::Damaged() {
+  TierCounters::Add(counters_.errors);
+  return NoEntry();
+}
+
+absl::StatusOr<TierEntry> Reading::ReadEntry(Connection& connection, const ReplyPointer& reply,
+                                             const TierWait& wait) {
+  if (reply->type == REDIS_REPLY_NIL) return NoEntry();
+  if (absl::Status error = ErrorOf(*reply); !error.ok()) {
+    return StartsWith(TextOf(*reply), "WRONGTYPE") ? Damaged() : error;
+  }
+  if (!IsText(*reply)) return Damaged();
+  const std::string_view value = TextOf(*reply);
+  const std::optional<ValueTag> tag = ReadHeader(value);
+  if (!tag.has_value()) return Damaged();
+  if (!link_.generations().IsCurrent(*tag)) {
+    if (absl::Status status = Refresh(connection, *tag, wait); !status.ok()) return status;
+  }
+  absl::StatusOr<TierEntry> entry =
+      OpenEntry(TierBytes(value.substr(kHeaderBytes), reply), options_.max_value_bytes);
+  if (!entry.ok()) return Damaged();
+  if (entry->expires <= absl::Now()) return NoEntry();
+  return entry;
+}
+
+// Asks for the present generations; NotFound if they are not those of the tag.
+absl::Status Reading::Refresh(Connection& connection, const ValueTag& tag, const TierWait& wait) {
+  const uint64_t version = link_.generations().version();
+  const std::string group = names_.Group(tag.group);
+  std::vector<std::string_view> command = {"MGET", names_.generation()};
+  if (tag.group.has_value()) command.push_back(group);
+  const absl::StatusOr<ReplyPointer> reply = connection.Call(command, DeadlineOf(wait));
+  if (!reply.ok()) return reply.status();
+  if ((*reply)->type != REDIS_REPLY_ARRAY || (*reply)->elements != command.size() - 1) {
+    return absl::UnavailableError("an unexpected reply of Redis");
+  }
+  ValueTag now = {.generation = std::string(TextOf(*(*reply)->element[0])), .group = tag.group};
+  if (tag.group.has_value()) now.group_generation = TextOf(*(*reply)->element[1]);
+  link_.generations().Learn(version, now);
+  const bool equal =
+      tag.generation == now.generation && tag.group_generation == now.group_generation;
+  return equal ? absl::OkStatus() : NoEntry();
+}
+
+absl::StatusOr<Reading::LeadAnswer> Reading::TryLead(std::string_view key, bool ignore_value,
+                                                     const TierWait& wait) {
+  LeadAnswer answer;
+  const std::string token = RandomDigits();
+  absl::Status status = Ask(wait, [&](Connection& connection) -> absl::Status {
+    const absl::StatusOr<ReplyPointer> called = connection.Call(
+        {"EVAL", kLeadScript, "4", names_.Value(key), names_.Lease(key), names_.generation(),
+         names_.lease_generation(), token, Text(absl::ToInt64Milliseconds(options_.lease_duration)),
+         RandomDigits(), ignore_value ? "1" : "0", names_.group_prefix()},
+        DeadlineOf(wait));
+    if (!called.ok()) return called.status();
+    const redisReply& reply = **called;
+    if (reply.type == REDIS_REPLY_INTEGER) {
+      answer.has_value = true;
+    } else if (IsText(reply)) {
+      answer.lease = Text(token, TextOf(reply));
+    } else if (reply.type == REDIS_REPLY_ARRAY && reply.elements == 1) {
+      answer.held_for = absl::Milliseconds(std::max(reply.element[0]->integer, 0LL));
+    } else {
+      return absl::UnavailableError("an unexpected reply of Redis");
+    }
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+  return answer;
+}
+
+absl::StatusOr<TierLead> Reading::Lead(std::string_view key, const TierWait& wait) {
+  const std::string own(key);
+  const Deadline give_up = After(options_.lease_timeout);
+  LeadWaiters::Waiter waiter(link_.waiters(), key);
+  bool ignore_value = false;
+  bool waited = false;
+  while (true) {
+    absl::Status status = link_.changes().AwaitChangesOf(key, DeadlineOf(wait));
+    if (!status.ok()) return status;
+    absl::StatusOr<LeadAnswer> answer = TryLead(key, ignore_value, wait);
+    if (!answer.ok()) return answer.status();
+    if (answer->has_value) {
+      absl::StatusOr<TierEntry> entry = std::move(Get({own}, wait).front());
+      if (entry.ok()) return TierLead{.entry = *std::move(entry)};
+      if (!absl::IsNotFound(entry.status())) return entry.status();
+      // It is not a value, or it has gone at this moment.
+      ignore_value = true;
+      continue;
+    }
+    if (!answer->lease.empty()) {
+      link_.HoldLease({.key = own, .token = answer->lease});
+      TierCounters::Add(counters_.leases_won);
+      return TierLead{.lease = {.token = std::move(answer->lease)}};
+    }
+    if (!std::exchange(waited, true)) TierCounters::Add(counters_.leases_awaited);
+    if (steady_clock::now() >= give_up) return TierLead{};
+    // The notice of its end wakes this thread. If its process is killed, the lease ends by itself.
+    const Deadline lease_end = After(answer->held_for + absl::Milliseconds(1));
+    waiter.Wait(std::min({wait.deadline, give_up, lease_end}), wait.stop_token);
+    if (absl::Status left = CheckWait(wait); !left.ok()) return left;
+    ignore_value = false;
+  }
+}
+
+absl::StatusOr<std::vector<std::string>> Reading::Scan(std::string& cursor, const TierWait& wait) {
+  std::vector<std::string> keys;
+  absl::Status status = Ask(wait, [&](Connection& connection) -> absl::Status {
+    const absl::StatusOr<ReplyPointer> reply = connection.Call(
+        {"SCAN", cursor, "MATCH", names_.ValuePattern(), "COUNT", "512"}, DeadlineOf(wait));
+    if (!reply.ok()) return reply.status();
+    if ((*reply)->type != REDIS_REPLY_ARRAY || (*reply)->elements != 2) {
+      return absl::UnavailableError("an unexpected reply of Redis");
+    }
+    cursor = TextOf(*(*reply)->element[0]);
+    const redisReply& names = *(*reply)->element[1];
+    for (size_t i = 0; i < names.elements; ++i) {
+      const std::optional<std::string_view> key = names_.KeyOf(TextOf(*names.element[i]));
+      if (key.has_value()) keys.emplace_back(*key);
+    }
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+  return keys;
+}
+
+}  // namespace weakcache::internal

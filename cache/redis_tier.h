@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// RedisTier: a SecondTier (second_tier.h) on a Redis or Valkey server, for caches in many
+// processes.
+//
+// Why: when fifty servers show the same image, one of them decodes it and the others get it from
+// Redis; and when one of them changes it, the others drop what they have.
+//
+//   weakcache::RedisTierOptions options;
+//   options.key_namespace = "thumbnails.v3";
+//   options.address.host = "10.0.0.7";
+//   absl::StatusOr<std::shared_ptr<weakcache::RedisTier>> tier =
+//       weakcache::RedisTier::Create(options);
+//   if (!tier.ok()) return tier.status();
+//   cache_options.second_tier = *tier;
+//
+// Thread safety: all functions are called on any thread, also at the same time.
+//
+// Unlike a client of Redis, it fails fast while the server is away, and remembers what to erase. A
+// Put of that time becomes an erasure, because another process may have changed the key since.
+//
+// Complexity: one exchange of messages with the server for a call; two for a Lead.
+#ifndef WEAKCACHE_CACHE_REDIS_TIER_H_
+#define WEAKCACHE_CACHE_REDIS_TIER_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "weakcache/cache/redis_tier_options.h"
+#include "weakcache/cache/second_tier.h"
+
+namespace weakcache {
+
+// A stop of a TierWait is seen while a call waits for another process's load, and not while it
+// waits for the server, which takes `soft_timeout` at most.
+class RedisTier final : public SecondTier {
+ public:
+  // Returns InvalidArgument if the options are not possible. Waits for the first attempt to
+  // connect; whether that has succeeded, Stats().condition tells. If not, further ones follow.
+  static absl::StatusOr<std::shared_ptr<RedisTier>> Create(const RedisTierOptions& options);
+
+  // Sends the changes that wait to be sent, for at most `hard_timeout`. No other call is under way.
+  ~RedisTier() override;
+
+  // Unavailable, at once: the server is away.
+  absl::StatusOr<TierEntry> Get(std::string_view key, const TierWait& wait) override;
+  std::vector<absl::StatusOr<TierEntry>> GetAll(absl::Span<const std::string> keys,
+                                                const TierWait& wait) override;
+  absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait) override;
+  void EndLead(std::string_view key, const TierLease& lease) override;
+
+  // These wait for the server. The asynchronous forms do not; the order of their calls counts all
+  // the same, and a look-up of the same tier after the call sees the change.
+  absl::Status Put(std::string_view key, const TierEntry& entry, const TierLease& lease) override;
+  absl::Status Erase(std::string_view key) override;
+  absl::Status EraseGroup(uint32_t group) override;
+  absl::Status EraseAll() override;
+  void PutAsync(std::string key, TierEntry entry, TierLease lease,
+                std::function<void(absl::Status)> done) override;
+  void EraseAsync(std::string key, std::function<void(absl::Status)> done) override;
+
+  absl::Status ForEachKey(absl::FunctionRef<void(std::string_view)> visit) override;
+
+  // The listener is told first whether the tier is connected.
+  void Subscribe(std::weak_ptr<TierListener> listener) override;
+
+  TierStats Stats() const override;
+
+ private:
+  class Impl;
+
+  explicit RedisTier(std::unique_ptr<Impl> impl);
+
+  const std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace weakcache
+
+#endif  // WEAKCACHE_CACHE_REDIS_TIER_H_

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// RedisTiers behind a network that loses connections in the middle of whatever they say.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "tests/support/fault_proxy.h"
+#include "tests/support/redis_server.h"
+#include "weakcache/cache/redis_tier.h"
+#include "weakcache/cache/second_tier.h"
+
+namespace weakcache {
+namespace {
+
+using std::chrono::steady_clock;
+using testing::Eventually;
+using testing::FaultProxy;
+using testing::RedisServer;
+
+constexpr int kKeys = 8;
+constexpr int kOperations = 1500;  // of each thread
+
+// What a process does with its tier, which is right only if no object that was loaded before a
+// change is read after it.
+class Process {
+ public:
+  // `versions` is what all processes load from.
+  Process(std::shared_ptr<RedisTier> tier, std::array<std::atomic<int>, kKeys>& versions)
+      : tier_(std::move(tier)), versions_(versions) {}
+
+  void Run(unsigned seed) {
+    std::minstd_rand random(seed);
+    for (int i = 0; i < kOperations; ++i) {
+      const int key = static_cast<int>(random() % kKeys);
+      const auto start = steady_clock::now();
+      switch (random() % 4) {
+        case 0:
+          Change(key);
+          break;
+        case 1:
+          Read(key);
+          break;
+        default:
+          Load(key);
+      }
+      EXPECT_LT(steady_clock::now() - start, std::chrono::seconds(20));
+    }
+  }
+
+  int reads() const { return reads_; }
+  int puts() const { return puts_; }
+  RedisTier& tier() { return *tier_; }
+
+ private:
+  static std::string Name(int key) { return "key" + std::to_string(key); }
+
+  void Change(int key) {
+    const int version = ++versions_[static_cast<size_t>(key)];
+    (void)tier_->Erase(Name(key));
+    // Others of this process may have changed it since.
+    std::atomic<int>& erased = erased_[static_cast<size_t>(key)];
+    int before = erased.load();
+    while (before < version && !erased.compare_exchange_weak(before, version)) {
+    }
+  }
+
+  void Read(int key) {
+    const int erased = erased_[static_cast<size_t>(key)];
+    const absl::StatusOr<TierEntry> entry = tier_->Get(Name(key), {});
+    if (entry.ok()) Check(key, erased, *entry);
+  }
+
+  void Load(int key) {
+    const int erased = erased_[static_cast<size_t>(key)];
+    const absl::StatusOr<TierLead> lead =
+        tier_->Lead(Name(key), {.deadline = steady_clock::now() + std::chrono::seconds(1)});
+    if (!lead.ok()) return;
+    if (lead->entry.has_value()) return Check(key, erased, *lead->entry);
+    if (!lead->lease.held()) return;
+    const int version = versions_[static_cast<size_t>(key)];
+    const TierEntry entry = {
+        .bytes = TierBytes(Name(key) + "=" + std::to_string(version) + "=" +
+                           std::string(static_cast<size_t>(version % 3) * 5000, 'x')),
+        .written = absl::Now()};
+    if (tier_->Put(Name(key), entry, lead->lease).ok()) ++puts_;
+  }
+
+  void Check(int key, int erased, const TierEntry& entry) {
+    ++reads_;
+    const std::string bytes(entry.bytes.view());
+    const std::string start = Name(key) + "=";
+    ASSERT_EQ(bytes.substr(0, start.size()), start);
+    EXPECT_GE(std::atoi(bytes.c_str() + start.size()), erased);
+  }
+
+  const std::shared_ptr<RedisTier> tier_;
+  std::array<std::atomic<int>, kKeys>& versions_;
+  // The version from which on this process has erased all earlier ones.
+  std::array<std::atomic<int>, kKeys> erased_ = {};
+  std::atomic<int> reads_{0};
+  std::atomic<int> puts_{0};
+};
+
+TEST(RedisTierFaultsTest, NoFaultBringsAnOldObjectBackOrHangs) {
+  if (!RedisServer::IsInstalled()) GTEST_SKIP() << "there is no redis-server on this machine";
+  RedisServer server;
+  for (const unsigned seed : {1u, 2u, 3u}) {
+    FaultProxy proxy(server.socket() + std::to_string(seed), server.socket(), seed);
+    RedisTierOptions options;
+    options.key_namespace = "test" + std::to_string(seed);
+    options.address.unix_socket = server.socket() + std::to_string(seed);
+    options.connect_timeout = absl::Milliseconds(500);
+    options.soft_timeout = absl::Milliseconds(200);
+    options.hard_timeout = absl::Milliseconds(500);
+    options.heartbeat_interval = absl::Milliseconds(50);
+    options.lease_duration = absl::Milliseconds(100);
+    options.lease_timeout = absl::Milliseconds(200);
+    options.min_backoff = absl::Milliseconds(1);
+    options.max_backoff = absl::Milliseconds(10);
+    std::array<std::atomic<int>, kKeys> versions = {};
+    std::vector<std::unique_ptr<Process>> processes;
+    for (int i = 0; i < 2; ++i) {
+      absl::StatusOr<std::shared_ptr<RedisTier>> tier = RedisTier::Create(options);
+      ASSERT_TRUE(tier.ok()) << tier.status();
+      processes.push_back(std::make_unique<Process>(*std::move(tier), versions));
+    }
+    proxy.SetFaults(100);
+    std::vector<std::thread> threads;
+    for (unsigned i = 0; i < 4; ++i) {
+      threads.emplace_back([&, i] { processes[i % 2]->Run(seed * 10 + i); });
+    }
+    for (std::thread& thread : threads) thread.join();
+    proxy.SetFaults(0);
+    EXPECT_GT(proxy.faults(), 0);
+    for (const auto& process : processes) {
+      EXPECT_GT(process->reads(), 0);
+      EXPECT_GT(process->puts(), 0);
+      EXPECT_TRUE(Eventually([&] { return process->tier().Stats().condition.empty(); }));
+    }
+    EXPECT_TRUE(Eventually([&] { return processes[0]->tier().Put("end", {}, {}).ok(); }));
+    EXPECT_TRUE(Eventually([&] { return processes[1]->tier().Get("end", {}).ok(); }));
+  }
+}
+
+}  // namespace
+}  // namespace weakcache
