@@ -66,6 +66,7 @@ void CensusCore::Enter(CensusEntry* entry) {
     const std::lock_guard lock(mutex_);
     entry->position = entries_.size();
     entries_.push_back(entry);
+    of_shared_ptrs_ += entry->of_shared_ptr;
     if (entry->block == nullptr) {
       ++foreign_;
       if (AsForeign(*entry).root_name() != nullptr) ++roots_;
@@ -82,6 +83,7 @@ void CensusCore::Remove(const CensusEntry& entry) {
   entries_[entry.position] = entries_.back();
   entries_[entry.position]->position = entry.position;
   entries_.pop_back();
+  of_shared_ptrs_ -= entry.of_shared_ptr;
   if (entry.block != nullptr) return;
   --foreign_;
   if (AsForeign(entry).root_name() != nullptr) --roots_;
@@ -113,26 +115,33 @@ size_t CensusCore::size() const {
   return entries_.size() - roots_;
 }
 
-std::vector<const CensusEntry*> CensusCore::PinAll() {
-  std::vector<const CensusEntry*> pinned;
+size_t CensusCore::PinAll(std::vector<const CensusEntry*>& pinned) {
+  std::vector<const CensusEntry*> others;
   CensusEntry* dead = nullptr;
-  for (size_t room = 0;;) {
+  for (size_t room = 0, others_room = 0;;) {
     pinned.reserve(room);
+    others.reserve(others_room);
     const std::lock_guard lock(mutex_);
     room = entries_.size();
-    if (room > pinned.capacity()) continue;
+    others_room = foreign_ + of_shared_ptrs_;
+    if (room > pinned.capacity() || others_room > others.capacity()) continue;
     dead = RemoveDead();
     // An entry that can't be pinned waits for its OnExpired.
     constexpr size_t kAhead = 8;  // what is fetched so many steps ahead
     for (size_t i = 0; i < entries_.size(); ++i) {
       if (i + 2 * kAhead < entries_.size()) __builtin_prefetch(entries_[i + 2 * kAhead]);
       if (i + kAhead < entries_.size()) __builtin_prefetch(entries_[i + kAhead]->block, 1);
-      if (entries_[i]->Pin()) pinned.push_back(entries_[i]);
+      const CensusEntry* const entry = entries_[i];
+      if (!entry->Pin()) continue;
+      const bool is_plain = entry->block != nullptr && entry->of_shared_ptr == 0;
+      (is_plain ? pinned : others).push_back(entry);
     }
     break;
   }
+  const size_t plain = pinned.size();
+  pinned.insert(pinned.end(), others.begin(), others.end());  // there is room
   DeleteAll(dead);
-  return pinned;
+  return plain;
 }
 
 void CensusCore::OnExpired(Watcher* watcher) noexcept {

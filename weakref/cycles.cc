@@ -2,8 +2,11 @@
 #include "weakcache/weakref/cycles.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,59 +20,33 @@
 namespace weakcache {
 namespace internal {
 
-// ---- The addresses that were told.
-
-AddressSet::Stretch& AddressSet::Find(uintptr_t number) {
-  const size_t mask = stretches_.size() - 1;
-  size_t i = HashOf(number, shift_);
-  while (stretches_[i].number != number && stretches_[i].number != 0) i = (i + 1) & mask;
-  return stretches_[i];
-}
-
-bool AddressSet::Insert(const void* address) {
-  const uintptr_t number = StretchOf(address);
-  Stretch* stretch = &Find(number);
-  if (stretch->number == 0) {
-    if (4 * (size_ + 1) > 3 * stretches_.size()) {
-      Grow();
-      stretch = &Find(number);
-    }
-    stretch->number = number;
-    ++size_;
-  }
-  const uint64_t bit = uint64_t{1} << (reinterpret_cast<uintptr_t>(address) / kBytesPerBit % 64);
-  if ((stretch->bits & bit) != 0) return false;
-  stretch->bits |= bit;
-  return true;
-}
-
-void AddressSet::Grow() {
-  std::vector<Stretch> old(2 * stretches_.size());
-  old.swap(stretches_);
-  --shift_;
-  for (const Stretch& stretch : old) {
-    if (stretch.number != 0) Find(stretch.number) = stretch;
-  }
-}
-
 // ---- Tracing.
 
 CycleSearch::CycleSearch(const Census& census) {
   // In the body, not the initializers: whatever throws before this has pinned nothing.
-  census.core_->PinAll().swap(pinned_);
+  pinned_plain_ = census.core_->PinAll(pinned_);
 }
 
 void CycleSearch::MakeIndex() {
   Check(pinned_.size() < kNone / 4, "FindCycles", "there are too many objects");
-  int bits = 4;
-  while ((size_t{3} << bits) < 4 * (pinned_.size() + 1)) ++bits;
-  index_.assign(size_t{1} << bits, Slot());
-  index_shift_ = 64 - bits;
-  entries_.reserve(pinned_.size());
-  std::vector<const CensusEntry*> of_both_kinds;  // those of handles beside Refs
+  size_t blocks = 0;
   for (size_t i = 0; i < pinned_.size(); ++i) {
-    if (i + 2 * kAhead < pinned_.size()) __builtin_prefetch(pinned_[i + 2 * kAhead]);
-    if (i + kAhead < pinned_.size()) PrefetchSlot(pinned_[i + kAhead]->identity());
+    if (i + kAhead < pinned_.size()) __builtin_prefetch(pinned_[i + kAhead]);
+    const ControlBlock* const block = pinned_[i]->block;
+    if (block != nullptr && blocks_.Insert(block)) ++blocks;
+  }
+  blocks_.StartNumbering(blocks);
+  outside_.reserve(pinned_.size());
+  for (size_t i = 0; i < pinned_plain_; ++i) {
+    if (i + kAhead < pinned_plain_) __builtin_prefetch(pinned_[i + kAhead]);
+    NumberBlock(*pinned_[i]);
+  }
+  size_t size = 16;
+  while (3 * size < 4 * (pinned_.size() - pinned_plain_ + 1)) size *= 2;
+  index_.assign(size, Slot());
+  index_shift_ = 64 - std::countr_zero(size);
+  std::vector<const CensusEntry*> of_both_kinds;  // those of handles beside Refs
+  for (size_t i = pinned_plain_; i < pinned_.size(); ++i) {
     const CensusEntry* const entry = pinned_[i];
     if (entry->block == nullptr && AsForeign(*entry).ref_block() != nullptr) {
       of_both_kinds.push_back(entry);
@@ -79,84 +56,183 @@ void CycleSearch::MakeIndex() {
   }
   // An object that was added by a Ref, too, has its number: the other handles are left out.
   for (const CensusEntry* const entry : of_both_kinds) {
-    if (FindNumber(AsForeign(*entry).ref_block()) == kNone) NumberObject(*entry);
+    if (NumberOf(AsForeign(*entry).ref_block()) == kNone) NumberObject(*entry);
+  }
+  entries_ = distinct_.empty() ? pinned_.data() : distinct_.data();
+}
+
+void CycleSearch::NumberBlock(const CensusEntry& entry) {
+  Number& number = blocks_.NumberOf(entry.block);
+  if (number == kNone) {
+    number = AddObject(entry);
+  } else {
+    ++outside_[number];  // added twice, so pinned twice
   }
 }
 
 void CycleSearch::NumberObject(const CensusEntry& entry) {
-  Slot& slot = index_[FindSlot(entry.identity())];
-  if (slot.identity == nullptr) {
-    slot = {entry.identity(), count(), 1};  // the pin
-    entries_.push_back(&entry);
-  } else if (entries_[slot.number]->SameOwner(entry)) {
-    ++slot.explained;  // added twice, so pinned twice
-  }                    // else a second owner of the same address, which is left out
+  if (entry.is_root()) {
+    AddObject(entry);
+    return;
+  }
+  Number* const of_block = entry.block == nullptr ? nullptr : &blocks_.NumberOf(entry.block);
+  if (of_block != nullptr && *of_block != kNone) {
+    ++outside_[*of_block];  // added twice, so pinned twice
+    return;
+  }
+  Slot& slot = index_[FindSlot(entry.whole_object())];
+  if (slot.object == nullptr) {
+    slot = {entry.whole_object(), AddObject(entry)};
+  } else if (EntryOf(slot.number).SameOwner(entry)) {
+    AddAgain(slot.number, entry);
+  } else if (of_block != nullptr) {
+    *of_block = AddObject(entry);
+    return;
+  }  // else a second owner of the same address, which is left out
+  if (of_block != nullptr) *of_block = slot.number;
 }
 
-size_t CycleSearch::FindSlot(const void* identity) const {
+CycleSearch::Number CycleSearch::AddObject(const CensusEntry& entry) {
+  if (!distinct_.empty() || pinned_[count_] != &entry) {
+    if (distinct_.empty()) {
+      distinct_.reserve(pinned_.size());
+      distinct_.assign(pinned_.begin(), pinned_.begin() + count_);
+    }
+    distinct_.push_back(&entry);
+  }
+  outside_.push_back(1);  // the pin
+  return count_++;
+}
+void CycleSearch::AddAgain(Number number, const CensusEntry& entry) {
+  ++outside_[number];  // the pin
+  if (entry.block != nullptr) added_again_.emplace_back(number, &entry);
+}
+
+size_t CycleSearch::FindSlot(const void* object) const {
   const size_t mask = index_.size() - 1;
-  size_t i = HashOf(reinterpret_cast<uintptr_t>(identity), index_shift_);
-  while (index_[i].identity != identity && index_[i].identity != nullptr) i = (i + 1) & mask;
+  size_t i = HashOf(reinterpret_cast<uintptr_t>(object), index_shift_);
+  while (index_[i].object != object && index_[i].object != nullptr) i = (i + 1) & mask;
   return i;
 }
 
-CycleSearch::Number CycleSearch::NumberOfName(const char* name) {
-  if (name == latest_name_) return latest_number_;
-  const auto [found, added] = name_numbers_.try_emplace(name, static_cast<Number>(names_.size()));
-  if (added) names_.push_back(name);
-  latest_name_ = name;
-  latest_number_ = found->second;
-  return latest_number_;
+CycleSearch::Number CycleSearch::NumberOf(const void* block) const {
+  const Number place = blocks_.FindPlace(block);
+  return place == kNone ? kNone : blocks_.NumberAt(place);
+}
+CycleSearch::Number CycleSearch::NumberOf(const void* object, const OwnerTest& test,
+                                          const void* handle) const {
+  const Slot& slot = index_[FindSlot(object)];
+  // Another owner may point at the same address, and an alias at an object that it does not own.
+  const bool known = slot.object != nullptr && entries_[slot.number]->IsOwnedBy(test, handle);
+  return known ? slot.number : kNone;
 }
 
-void CycleSearch::TellEdge(const void* identity, const void* handle, const char* name) {
-  handles_.Prefetch(handle);
-  PrefetchSlot(identity);
-  told_[told_count_++] = {identity, handle, name, holder_, holder_ == tracing_};
-  if (told_count_ == kToldAtOnce) EnterEdges();
+CycleSearch::NameNumber CycleSearch::NumberOfName(const char* name) {
+  RecentName& recent =
+      recent_names_[HashOf(reinterpret_cast<uintptr_t>(name), 64 - kRecentNameBits)];
+  if (recent.name != name) recent = {name, FindName(name)};
+  return recent.number;
+}
+CycleSearch::NameNumber CycleSearch::FindName(const char* name) {
+  const auto [found, added] =
+      name_numbers_.try_emplace(name, static_cast<NameNumber>(names_.size()));
+  if (!added) return found->second;
+  Check(names_.size() < std::numeric_limits<NameNumber>::max(), "FindCycles",
+        "there are too many names of edges: they have to be string literals");
+  names_.emplace_back(name);
+  return found->second;
 }
 
 void CycleSearch::EnterEdges() {
   edges_seen_ += told_count_;
+  if (edge_targets_.capacity() < edge_targets_.size() + told_count_) ReserveEdges();
   for (size_t i = 0; i < told_count_; ++i) {
-    const ToldEdge& told = told_[i];
+    ToldEdge& told = told_[i];
+    if (told.block == nullptr) continue;
+    told.to = blocks_.FindPlace(told.block);
+    if (told.to != kNone) blocks_.PrefetchNumber(told.to);
+  }
+  for (size_t i = 0; i < told_count_; ++i) {
+    ToldEdge& told = told_[i];
     if (!handles_.Insert(told.handle)) {
       CheckFailed("WeakcacheTrace, a reference told twice (or one that is not a member)",
                   told.name);
     }
-    Slot& target = index_[FindSlot(told.identity)];
-    if (target.identity == nullptr || told.from == kNone) continue;
-    Check(edge_targets_.size() < kNone - 1, "FindCycles", "there are too many edges");
-    ++target.explained;
-    if (told.handle == passed_) passed_is_edge_ = true;
-    if (!told.in_order) {
-      held_edges_.push_back({told.from, target.number, NumberOfName(told.name)});
-      continue;
-    }
-    ++first_edge_[told.from + 1];
-    edge_names_.push_back(NumberOfName(told.name));
-    edge_targets_.push_back(target.number);
+    if (told.block != nullptr && told.to != kNone) told.to = blocks_.NumberAt(told.to);
+    if (told.to != kNone) __builtin_prefetch(&outside_[told.to], 1);
+  }
+  for (size_t i = 0; i < told_count_; ++i) {
+    if (told_[i].to != kNone && told_[i].from != kNone) EnterEdge(told_[i]);
   }
   told_count_ = 0;
+}
+
+void CycleSearch::EnterEdge(const ToldEdge& told) {
+  ++outside_[told.to];
+  if (told.handle == passed_) passed_is_edge_ = true;
+  if (!told.in_order) {
+    held_edges_.push_back({told.from, told.to, NumberOfName(told.name)});
+    return;
+  }
+  ++first_edge_[told.from + 1];
+  edge_names_.push_back(NumberOfName(told.name));
+  edge_targets_.push_back(told.to);
+}
+
+void CycleSearch::ReserveEdges() {
+  Check(edge_targets_.size() < kNone - kToldAtOnce, "FindCycles", "there are too many edges");
+  const size_t so_far = edge_targets_.size();
+  size_t edges = 2 * so_far + 16 * kToldAtOnce;
+  if (tracing_ > count() / 16) {
+    const size_t others = so_far * (count() - tracing_) / tracing_;
+    edges = std::min(edges, so_far + others + so_far / 64);
+    edges = std::max(edges, so_far + so_far / 16 + kToldAtOnce);
+  }
+  edge_targets_.reserve(edges);
+  edge_names_.reserve(edges);
 }
 
 void CycleSearch::TellEdgeState(const EdgeState& edge, const char* name) {
   const EdgeState::Look look = edge.LookAt();
   if (phase_ == Phase::kFirstLook) {
-    first_looks_.insert_or_assign(&edge, look);
+    first_looks_.push_back({&edge, look});
     return;
   }
   if (look.block == nullptr) return;
   if (phase_ == Phase::kSecondLook) {
-    const auto first = first_looks_.find(&edge);
-    if (first == first_looks_.end() || first->second != look || holder_ != tracing_) return;
+    const FirstLook* const first = FindFirstLook(&edge);
+    if (first == nullptr || first->look != look || holder_ != tracing_) return;
   }
   TellEdge(look.block, &edge, name);
+}
+
+const CycleSearch::FirstLook* CycleSearch::FindFirstLook(const EdgeState* edge) {
+  const size_t end = look_begin_[tracing_ + 1];
+  if (next_look_ < end && first_looks_[next_look_].edge == edge) return &first_looks_[next_look_++];
+  // The object has changed, so its edges come in another order.
+  const auto first = first_looks_.begin() + look_begin_[tracing_];
+  const auto last = first_looks_.begin() + static_cast<ptrdiff_t>(end);
+  const std::less<> less;
+  if (!looks_are_sorted_) {
+    std::sort(first, last,
+              [&](const FirstLook& a, const FirstLook& b) { return less(a.edge, b.edge); });
+    looks_are_sorted_ = true;
+    next_look_ = end;
+  }
+  const auto found = std::lower_bound(
+      first, last, edge, [&](const FirstLook& a, const EdgeState* b) { return less(a.edge, b); });
+  return found != last && found->edge == edge ? &*found : nullptr;
+}
+
+CycleSearch::Number CycleSearch::CountLooks() const {
+  Check(first_looks_.size() < kNone, "FindCyclesConcurrently", "there are too many edges");
+  return static_cast<Number>(first_looks_.size());
 }
 
 void CycleSearch::TraceConcurrently() {
   MakeIndex();
   phase_ = Phase::kFirstLook;
+  look_begin_.reserve(size_t{count()} + 1);
   TraceEach();
   ReadCounts();
   phase_ = Phase::kSecondLook;
@@ -188,16 +264,22 @@ void CycleSearch::TraceEach() {
     }
     const CensusEntry& entry = *entries_[tracing_];
     holder_ = tracing_;
+    if (phase_ == Phase::kFirstLook) look_begin_.push_back(CountLooks());
+    if (phase_ == Phase::kSecondLook) {
+      next_look_ = look_begin_[tracing_];
+      looks_are_sorted_ = false;
+    }
     entry.type->trace(entry.object, tracer);
   }
+  if (phase_ == Phase::kFirstLook) look_begin_.push_back(CountLooks());
 }
 
 void CycleSearch::BuildGraph() {
   first_edge_.assign(size_t{count()} + 1, 0);  // at first, the number of each object's edges
   TraceEach();
   EnterEdges();
-  AddressSet emptied;
-  std::swap(handles_, emptied);
+  handles_ = AddressSet();
+  std::vector<FirstLook>().swap(first_looks_);
   for (Number i = 0; i < count(); ++i) first_edge_[i + 1] += first_edge_[i];
   if (!held_edges_.empty()) InsertHeldEdges();
   CountOutside();
@@ -207,6 +289,8 @@ void CycleSearch::InsertHeldEdges() {
   std::vector<Number> next(first_edge_.size());
   for (const HeldEdge& edge : held_edges_) ++next[edge.from + 1];
   for (Number i = 0; i < count(); ++i) next[i + 1] += next[i];
+  Check(edge_targets_.size() + held_edges_.size() < kNone, "FindCycles",
+        "there are too many edges");
   // Each edge so far moves towards the end by the number of held edges that go before it.
   const size_t told = edge_targets_.size();
   edge_targets_.resize(told + held_edges_.size());
@@ -231,9 +315,11 @@ void CycleSearch::InsertHeldEdges() {
 }
 
 void CycleSearch::CountOutside() {
-  outside_.resize(count());
-  for (const Slot& slot : index_) {
-    if (slot.identity != nullptr) outside_[slot.number] = slot.explained;
+  std::vector<size_t> again;  // references to the objects of `added_again_`, by these entries
+  if (!added_again_.empty() && counts_.empty()) again.resize(count());
+  for (const auto& [number, entry] : added_again_) {
+    // The std::shared_ptr of the Refs is counted by the first entry.
+    if (!again.empty()) again[number] += entry->block->strong_count() - 1;
   }
   for (Number i = 0; i < count(); ++i) {
     if (i + kAhead < count()) {
@@ -243,7 +329,7 @@ void CycleSearch::CountOutside() {
     const CensusEntry& entry = *entries_[i];
     if (entry.is_root()) continue;  // the pin stands for what keeps it
     const size_t explained = outside_[i];
-    const size_t all = CountOf(i);
+    const size_t all = CountOf(i) + (again.empty() ? 0 : again[i]);
     if (all < explained) {
       std::string problem = "more edges than references to an object of type ";
       problem += entry.type->name;
@@ -257,6 +343,7 @@ void CycleSearch::CountOutside() {
 
 size_t CycleSearch::Reach(std::vector<Number>* marks, std::vector<Number>* via) const {
   std::vector<Number> queue;
+  queue.reserve(count());
   for (Number i = 0; i < count(); ++i) {
     if (outside_[i] == 0) continue;
     (*marks)[i] = kNone;
@@ -287,6 +374,8 @@ class CycleSearch::ComponentSearch {
   ComponentSearch(const CycleSearch& graph, std::vector<Number>& low) : graph_(graph), low_(low) {}
 
   Number Run() {
+    stack_.reserve(low_.size());
+    calls_.reserve(low_.size());
     for (Number root = 0; root < graph_.count(); ++root) {
       if (low_[root] != 0) continue;
       Enter(root);
@@ -364,8 +453,8 @@ CycleSearch::Number CycleSearch::FindComponents(std::vector<Number>* marks) cons
 
 CycleReport CycleSearch::Report() {
   CycleReport report;
-  std::vector<Slot>().swap(index_);  // nothing more is looked up
-  for (const CensusEntry* const entry : entries_) report.objects_seen += entry->is_root() ? 0u : 1u;
+  blocks_ = BlockNumbers();  // nothing more is looked up
+  for (Number i = 0; i < count(); ++i) report.objects_seen += entries_[i]->is_root() ? 0u : 1u;
   report.edges_seen = edges_seen_;
   std::vector<Number> marks(count());
   if (Reach(&marks, nullptr) == count()) return report;
@@ -399,23 +488,43 @@ void CycleSearch::MakeGroups(const std::vector<Number>& component, Number compon
       continue;  // its last other reference was dropped since it was pinned
     }
     CycleGroup& group = report->groups[group_of[c]];
-    for (Number m = members.begin[c]; m != members.begin[c + 1]; ++m) {
-      const Number node = members.nodes[m];
-      if (cyclic) {
-        group.objects.push_back(Describe(node));
-        group.bytes += group.objects.back().bytes;
-      } else {
-        ++group.held_objects;
-        group.held_bytes += entries_[node]->type->bytes(entries_[node]->object);
-      }
-      for (Number e = first_edge_[node]; e != first_edge_[node + 1]; ++e) {
-        const Number to = edge_targets_[e];
-        if (component[to] == c) {
-          group.edges.push_back(
-              {members.position[node], members.position[to], names_[edge_names_[e]]});
-        } else if (component[to] != kNone && group_of[component[to]] == kNone) {
-          group_of[component[to]] = group_of[c];
-        }
+    if (cyclic) {
+      DescribeMembers(members, c, &group);
+    } else {
+      const CensusEntry& held = *entries_[members.nodes[members.begin[c]]];
+      ++group.held_objects;
+      group.held_bytes += held.type->bytes(held.object);
+    }
+    AddEdges(members, c, &group, [&](Number to) {
+      if (group_of[component[to]] == kNone) group_of[component[to]] = group_of[c];
+    });
+  }
+}
+
+void CycleSearch::DescribeMembers(const Members& members, Number component,
+                                  CycleGroup* group) const {
+  for (Number m = members.begin[component]; m != members.begin[component + 1]; ++m) {
+    if (m + kAhead < members.nodes.size()) {
+      __builtin_prefetch(entries_[members.nodes[m + kAhead]]);
+    }
+    group->objects.push_back(Describe(members.nodes[m]));
+    group->bytes += group->objects.back().bytes;
+  }
+}
+
+template <typename Leave>
+void CycleSearch::AddEdges(const Members& members, Number component, CycleGroup* group,
+                           const Leave& leave) const {
+  const Number begin = members.begin[component];
+  const Number size = members.begin[component + 1] - begin;
+  for (Number m = begin; m != begin + size; ++m) {
+    const Number node = members.nodes[m];
+    for (Number e = first_edge_[node]; e != first_edge_[node + 1]; ++e) {
+      const Number place = members.place[edge_targets_[e]];
+      if (place - begin < size) {  // places before `begin` wrap around
+        group->edges.push_back({m - begin, place - begin, names_[edge_names_[e]]});
+      } else if (place != kNone) {
+        leave(edge_targets_[e]);
       }
     }
   }
@@ -430,12 +539,12 @@ CycleSearch::Members CycleSearch::MembersOf(const std::vector<Number>& component
   }
   for (Number c = 0; c < components; ++c) members.begin[c + 1] += members.begin[c];
   members.nodes.resize(members.begin.back());
-  members.position.resize(count());
+  members.place.assign(count(), kNone);
   std::vector<Number> next(members.begin.begin(), members.begin.end() - 1);
   for (Number node = 0; node < count(); ++node) {
     const Number c = component[node];
     if (c == kNone) continue;
-    members.position[node] = next[c] - members.begin[c];
+    members.place[node] = next[c];
     members.nodes[next[c]++] = node;
   }
   return members;
@@ -453,13 +562,13 @@ bool CycleSearch::IsCyclic(const Members& members, Number component) const {
 CycleObject CycleSearch::Describe(Number node) const {
   const CensusEntry& entry = *entries_[node];
   if (entry.is_root()) return {entry.type->name, *AsForeign(entry).root_name(), entry.object, 0};
-  return {entry.type->name, entry.type->label(entry.object), entry.object,
-          entry.type->bytes(entry.object)};
+  return {entry.type->name,
+          entry.type->label == nullptr ? std::string() : entry.type->label(entry.object),
+          entry.object, entry.type->bytes(entry.object)};
 }
 
-AlivePath CycleSearch::Path(const void* identity) const {
+AlivePath CycleSearch::Path(Number node) const {
   AlivePath path;
-  Number node = identity == nullptr ? kNone : FindNumber(identity);
   if (node == kNone) return path;
   std::vector<Number> marks(count());
   std::vector<Number> via(count(), kNone);
@@ -480,23 +589,22 @@ AlivePath CycleSearch::Path(const void* identity) const {
   return path;
 }
 
-AlivePath FindAlivePath(const Census& census, const void* identity, const void* strong) {
+AlivePath FindAlivePath(const Census& census, const void* block, const void* strong) {
   CycleSearch search(census);
   search.SetPassed(strong);
   search.Trace();
-  if (strong != nullptr) search.DiscountReference(identity);
-  return search.Path(identity);
+  const CycleSearch::Number number = block == nullptr ? CycleSearch::kNone : search.NumberOf(block);
+  if (strong != nullptr) search.DiscountReference(number);
+  return search.Path(number);
 }
-AlivePath FindAlivePath(const Census& census, const void* identity, const OwnerTest& test,
+AlivePath FindAlivePath(const Census& census, const void* object, const OwnerTest& test,
                         const void* strong) {
   CycleSearch search(census);
   search.SetPassed(strong);
   search.Trace();
-  const CensusEntry* const entry = search.FindEntry(identity);
-  // Another owner may point at the same address.
-  if (entry == nullptr || !entry->IsOwnedBy(test, strong)) return AlivePath();
-  search.DiscountReference(identity);
-  return search.Path(identity);
+  const CycleSearch::Number number = search.NumberOf(object, test, strong);
+  search.DiscountReference(number);
+  return search.Path(number);
 }
 
 }  // namespace internal
@@ -506,11 +614,8 @@ void Tracer::TellBlock(const void* block, const void* handle, const char* name) 
 }
 void Tracer::TellForeign(const void* object, const internal::OwnerTest& test, const void* handle,
                          const char* name) {
-  const internal::CensusEntry* const target = search_->FindEntry(object);
-  // An alias may point at an object that it does not own.
-  if (target != nullptr && target->IsOwnedBy(test, handle)) {
-    search_->TellEdge(object, handle, name);
-  }
+  const internal::CycleSearch::Number to = search_->NumberOf(object, test, handle);
+  if (to != internal::CycleSearch::kNone) search_->TellEdge(to, handle, name);
 }
 
 void Tracer::TellEdgeState(const internal::EdgeState& edge, const char* name) {
@@ -522,9 +627,7 @@ size_t Tracer::StartHolder(const void* identity) {
 }
 size_t Tracer::StartHolder(const void* object, const internal::OwnerTest& test,
                            const void* handle) {
-  const internal::CensusEntry* const holder = search_->FindEntry(object);
-  const bool known = holder != nullptr && holder->IsOwnedBy(test, handle);
-  return search_->SetHolder(known ? search_->NumberOf(object) : internal::CycleSearch::kNone);
+  return search_->SetHolder(search_->NumberOf(object, test, handle));
 }
 void Tracer::EndHolder(size_t former) {
   search_->SetHolder(static_cast<internal::CycleSearch::Number>(former));

@@ -26,6 +26,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <ranges>
@@ -246,8 +247,8 @@ struct CycleObject {
 
 // A strong reference between two objects of a group or a path.
 struct CycleEdge {
-  size_t from = 0;  // positions in `objects`
-  size_t to = 0;
+  uint32_t from = 0;  // positions in `objects`
+  uint32_t to = 0;
   std::string_view name;
 };
 
@@ -296,9 +297,10 @@ class Census {
                     "Census::Add", "the reference is null or owns nothing");
     core_->Add(internal::RefAccess::Block(ref), ref.get(), internal::kCensusType<T>);
   }
-  // Does the same for a std::shared_ptr or another Handle that has a use_count(). If the object was
-  // added by a Ref, too, each std::shared_ptr of ToSharedPtr is a reference from outside.
-  // Arrays are refused, as their other elements would not be traced.
+  // Does the same for a std::shared_ptr or another Handle that has a use_count(). An object that
+  // was added by a Ref, too, is one object; each std::shared_ptr of ToSharedPtr is a reference from
+  // outside then. Without RTTI, a std::shared_ptr of ToSharedPtr must not be added: the Refs behind
+  // it are not seen. Arrays are refused, as their other elements would not be traced.
   template <Handle H>
   requires(internal::Traceable<typename HandleTraits<H>::element_type> &&
            !internal::kIsArrayHandle<H>) void Add(const H& handle) {
@@ -356,8 +358,8 @@ class CensusRoot {
 [[nodiscard]] CycleReport FindCyclesConcurrently(const Census& census);
 
 namespace internal {
-AlivePath FindAlivePath(const Census& census, const void* identity, const void* strong);
-AlivePath FindAlivePath(const Census& census, const void* identity, const OwnerTest& test,
+AlivePath FindAlivePath(const Census& census, const void* block, const void* strong);
+AlivePath FindAlivePath(const Census& census, const void* object, const OwnerTest& test,
                         const void* strong);
 // Returns nothing if there are no cycles; else the text of the report, and the path of the picture
 // that it has written to `directory`.

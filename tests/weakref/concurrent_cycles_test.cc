@@ -2,6 +2,7 @@
 // EdgeRef, and FindCyclesConcurrently beside threads that use the objects.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -198,6 +199,46 @@ TEST(ConcurrentCyclesTest, AnEdgeInTheSamePlaceIsAnotherOne) {
   };
   EXPECT_EQ(Groups(census), 0u);
   EXPECT_NE(held, nullptr);
+}
+
+struct Fan {
+  std::vector<std::unique_ptr<EdgeRef<Fan>>> edges;
+  std::function<void()> before_trace;
+};
+void WeakcacheTrace(const Fan& fan, Tracer& trace) {
+  if (fan.before_trace) fan.before_trace();
+  trace(fan.edges, "edges");
+}
+
+TEST(ConcurrentCyclesTest, EdgesMayComeInAnotherOrder) {
+  Census census;
+  Ref<Fan> held = MakeRef<Fan>();
+  Fan* const fan = held.get();
+  for (int i = 0; i < 5; ++i) fan->edges.push_back(std::make_unique<EdgeRef<Fan>>(held));
+  held.reset();
+  int traces = 0;
+  fan->before_trace = [&] {
+    if (++traces == 2) std::rotate(fan->edges.begin(), fan->edges.begin() + 2, fan->edges.end());
+  };
+  const CycleReport report = FindCyclesConcurrently(census);
+  EXPECT_EQ(traces, 2);
+  ASSERT_EQ(report.groups.size(), 1u);
+  EXPECT_EQ(report.groups[0].edges.size(), 5u);
+  // An edge that only the second look sees proves nothing, and nor does one that has been followed.
+  fan->before_trace = [&] {
+    if (++traces != 4) return;
+    std::reverse(fan->edges.begin(), fan->edges.end());
+    static_cast<void>(fan->edges[3]->load());
+  };
+  EXPECT_EQ(Groups(census), 0u);
+  fan->before_trace = [&] {
+    if (++traces != 6) return;
+    fan->edges.insert(fan->edges.begin(), std::make_unique<EdgeRef<Fan>>(fan->edges[0]->load()));
+  };
+  EXPECT_EQ(Groups(census), 0u);
+  fan->before_trace = nullptr;
+  EXPECT_EQ(Groups(census), 1u);
+  const auto edges = std::exchange(fan->edges, {});
 }
 
 TEST(ConcurrentCyclesTest, ReportsNothingThatAWalkerHolds) {

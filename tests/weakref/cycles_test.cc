@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstddef>
+#include <cstdio>
 #include <map>
 #include <memory>
 #include <optional>
@@ -137,6 +139,109 @@ struct SharedNode {
   std::shared_ptr<SharedNode> self;
 };
 void WeakcacheTrace(const SharedNode& node, Tracer& trace) { trace(node.self, "self"); }
+
+// Tells each edge under another name.
+struct ManyNamed {
+  const std::array<char[8], 100>* names = nullptr;
+  std::vector<Ref<ManyNamed>> edges;
+};
+void WeakcacheTrace(const ManyNamed& node, Tracer& trace) {
+  for (size_t i = 0; i < node.edges.size(); ++i) trace(node.edges[i], (*node.names)[i]);
+}
+
+// Each FromSharedPtr makes another family of Refs to the object.
+TEST(CyclesTest, AnObjectOfAStdSharedPtrIsOneHoweverItWasAdded) {
+  for (int order = 0; order < 3; ++order) {
+    Census census;
+    std::shared_ptr<Node> shared = std::make_shared<Node>("a");
+    Ref<Node> ref = FromSharedPtr(shared);
+    Ref<Node> another = FromSharedPtr(shared);
+    const WeakRef<Node> weak = ref;
+    for (int i = 0; i < 3; ++i) {
+      const int kind = (i + order) % 3;
+      if (kind == 0) census.Add(shared);
+      if (kind == 1) census.Add(ref);
+      if (kind == 2) census.Add(another);
+    }
+    ref->next = ref;
+    EXPECT_EQ(FindCycles(census).objects_seen, 1u);
+    EXPECT_EQ(WhyAlive(census, weak).references_from_outside, 3u);
+    EXPECT_EQ(WhyAlive(census, another).references_from_outside, 2u);
+    EXPECT_EQ(WhyAlive(census, shared).references_from_outside, 2u);
+    another.reset();
+    EXPECT_EQ(WhyAlive(census, weak).references_from_outside, 2u);
+    shared.reset();
+    EXPECT_NO_CYCLES(census);
+    ref.reset();
+    const CycleReport report = FindCycles(census);
+    ASSERT_EQ(report.groups.size(), 1u) << "order " << order;
+    EXPECT_EQ(report.groups[0].objects.size(), 1u);
+    EXPECT_EQ(report.groups[0].edges.size(), 1u);
+    Break(weak);
+  }
+}
+
+struct MixedNode {
+  std::shared_ptr<MixedNode> shared;
+  Ref<MixedNode> ref;
+};
+void WeakcacheTrace(const MixedNode& node, Tracer& trace) {
+  trace(node.shared, "shared");
+  trace(node.ref, "ref");
+}
+
+TEST(CyclesTest, AStdSharedPtrIsAnEdgeToAnObjectOfFromSharedPtr) {
+  Census census;
+  std::shared_ptr<MixedNode> node = std::make_shared<MixedNode>();
+  MixedNode* const raw = node.get();
+  raw->shared = node;
+  raw->ref = FromSharedPtr(node);
+  census.Add(raw->ref);
+  EXPECT_NO_CYCLES(census);
+  EXPECT_EQ(WhyAlive(census, raw->ref).references_from_outside, 1u);
+  node.reset();
+  const CycleReport report = FindCycles(census);
+  ASSERT_EQ(report.groups.size(), 1u);
+  EXPECT_EQ(report.groups[0].edges.size(), 2u);
+  node = std::move(raw->shared);
+  raw->ref.reset();
+}
+
+// Addresses that one place of the search's tables may have: many objects in little memory.
+TEST(CyclesTest, ObjectsInOneArrayAreToldApart) {
+  struct Items {
+    std::array<SharedNode, 100> nodes;
+  };
+  Census census;
+  std::shared_ptr<Items> items = std::make_shared<Items>();
+  for (size_t i = 0; i < items->nodes.size(); ++i) {
+    census.Add(std::shared_ptr<SharedNode>(items, &items->nodes[i]));
+  }
+  EXPECT_EQ(FindCycles(census).objects_seen, items->nodes.size());
+  EXPECT_NO_CYCLES(census);
+  for (size_t i = 0; i < items->nodes.size(); ++i) {
+    EXPECT_EQ(WhyAlive(census, std::shared_ptr<SharedNode>(items, &items->nodes[i])).objects.size(),
+              1u);
+  }
+}
+
+TEST(CyclesTest, ManyNamesOfEdges) {
+  Census census;
+  static std::array<char[8], 100> names;
+  for (size_t i = 0; i < names.size(); ++i) {
+    std::snprintf(names[i], sizeof(names[i]), "e%zu", i);
+  }
+  Ref<ManyNamed> first = MakeRef<ManyNamed>();
+  first->names = &names;
+  first->edges.assign(names.size(), first);
+  ManyNamed* const raw = first.get();
+  first.reset();
+  const CycleReport report = FindCycles(census);
+  ASSERT_EQ(report.groups.size(), 1u);
+  ASSERT_EQ(report.groups[0].edges.size(), names.size());
+  for (size_t i = 0; i < names.size(); ++i) EXPECT_EQ(report.groups[0].edges[i].name, names[i]);
+  static_cast<void>(std::exchange(raw->edges, {}));
+}
 
 #ifdef __cpp_rtti
 TEST(CyclesTest, ARefBehindTheStdSharedPtrsIsAReferenceFromOutside) {

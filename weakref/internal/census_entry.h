@@ -36,16 +36,18 @@ struct CensusEntry : Watcher {
   CensusEntry(WatcherOwner* owner, ControlBlock* counts, const void* traced,
               const CensusType* functions)
       : Watcher(owner), block(counts), object(traced), type(functions) {
-    if (block != nullptr) block->AddWeak();
+    if (block == nullptr) return;
+    block->AddWeak();
+    of_shared_ptr = SharedPtrBlock::Owner(block) != nullptr ? 1 : 0;
   }
 
   // Deletes an entry of either class.
   static void Delete(CensusEntry* entry);
 
-  // Returns what no other object has while this one lives.
-  inline const void* identity() const;
-  // Returns whether both entries are of one object, given that their identities are equal: two
-  // std::shared_ptr to one address may have separate owners.
+  // Returns the address of the object, whatever base its handles point to.
+  inline const void* whole_object() const;
+  // Returns whether both entries are of one object, given that these addresses are equal: two
+  // std::shared_ptr to one address may have separate owners. Precondition: pinned, both.
   inline bool SameOwner(const CensusEntry& other) const;
   inline bool IsOwnedBy(const OwnerTest& test, const void* strong) const;
   // Returns the number of references, those of another kind beside the entry's own included.
@@ -59,7 +61,8 @@ struct CensusEntry : Watcher {
   ControlBlock* const block;  // one weak reference is held; null in a ForeignEntry
   const void* const object;   // as CensusType's functions take it
   const CensusType* const type;
-  size_t position = 0;  // among the core's entries
+  size_t position : 63 = 0;      // among the core's entries
+  size_t of_shared_ptr : 1 = 0;  // whether the block holds the object by a std::shared_ptr
 
  protected:
   ~CensusEntry() {
@@ -72,7 +75,7 @@ struct ForeignEntry : CensusEntry {
   using CensusEntry::CensusEntry;
   virtual ~ForeignEntry() = default;
 
-  virtual const void* whole_object() const { return this; }
+  virtual const void* whole_address() const { return this; }
   virtual bool expired() const { return false; }
   virtual size_t count() const { return 0; }
   virtual bool PinHandle() const { return true; }
@@ -141,7 +144,7 @@ struct HandleEntry final : ForeignEntry {
       : ForeignEntry(owner, nullptr, handle.get(), functions),
         weak(Traits::MakeWeak(handle)),
         whole(at) {}
-  const void* whole_object() const override { return whole; }
+  const void* whole_address() const override { return whole; }
   bool expired() const override { return Traits::Expired(weak); }
   size_t count() const override {
     // A handle that ToSharedPtr made is a reference beside the other Refs.
@@ -189,21 +192,29 @@ inline void CensusEntry::Delete(CensusEntry* entry) {
 inline bool CensusEntry::is_root() const {
   return block == nullptr && AsForeign(*this).root_name() != nullptr;
 }
-inline const void* CensusEntry::identity() const {
-  return block != nullptr ? block : AsForeign(*this).whole_object();
+inline const void* CensusEntry::whole_object() const {
+  return block != nullptr ? type->whole(object) : AsForeign(*this).whole_address();
 }
 inline bool CensusEntry::SameOwner(const CensusEntry& other) const {
-  if (block != nullptr || other.block != nullptr) return block == other.block;
-  return AsForeign(*this).HasOwnerOf(AsForeign(other));
+  if (block == nullptr && other.block == nullptr) {
+    return AsForeign(*this).HasOwnerOf(AsForeign(other));
+  }
+  if (block == other.block) return true;
+  if (block == nullptr) return other.SameOwner(*this);
+  return of_shared_ptr != 0 &&
+         other.IsOwnedBy(kOwnerTest<std::shared_ptr<void>>, SharedPtrBlock::Owner(block));
 }
 inline bool CensusEntry::IsOwnedBy(const OwnerTest& test, const void* strong) const {
-  return block == nullptr && AsForeign(*this).IsOwner(test, strong);
+  if (block == nullptr) return AsForeign(*this).IsOwner(test, strong);
+  if (of_shared_ptr == 0 || test.family != kOwnerTest<std::shared_ptr<void>>.family) return false;
+  const std::weak_ptr<const void> owner = *SharedPtrBlock::Owner(block);
+  return test.is_owner(&owner, strong);
 }
 inline size_t CensusEntry::strong_count() const {
   if (block == nullptr) return AsForeign(*this).count();
+  if (of_shared_ptr == 0) return block->strong_count();
   // A Ref of FromSharedPtr is an owner beside the other std::shared_ptrs.
-  const std::shared_ptr<void>* const owner = SharedPtrBlock::Owner(block);
-  const auto others = owner == nullptr ? 0 : owner->use_count() - 1;
+  const auto others = SharedPtrBlock::Owner(block)->use_count() - 1;
   return block->strong_count() + static_cast<size_t>(others);
 }
 inline bool CensusEntry::Pin() const {
@@ -230,8 +241,9 @@ class CensusCore final : public WatcherOwner {
   void RemoveRoot(RootEntry* root);
   size_t size() const;
 
-  // Pins all live objects and returns their entries, which stay until they are unpinned.
-  std::vector<const CensusEntry*> PinAll();
+  // Pins all live objects and stores their entries, which stay until they are unpinned. Those of
+  // objects that only Refs own come first; returns how many they are.
+  size_t PinAll(std::vector<const CensusEntry*>& pinned);
 
   // Lets the objects that are made join from now on, until Close.
   void Open();
@@ -259,8 +271,9 @@ class CensusCore final : public WatcherOwner {
   // All below are guarded by mutex_.
   std::vector<CensusEntry*> entries_;
   size_t roots_ = 0;
-  size_t foreign_ = 0;    // entries with handles that notify nobody, and roots
-  size_t sweep_at_ = 16;  // dead objects are looked for when there are so many entries
+  size_t foreign_ = 0;         // entries with handles that notify nobody, and roots
+  size_t of_shared_ptrs_ = 0;  // entries of Refs to objects of std::shared_ptrs
+  size_t sweep_at_ = 16;       // dead objects are looked for when there are so many entries
   bool closed_ = false;
 };
 

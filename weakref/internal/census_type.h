@@ -51,8 +51,10 @@ const void* WholeObject(const T* object) {
 struct CensusType {
   std::string_view name;
   void (*trace)(const void* object, Tracer& trace);
-  std::string (*label)(const void* object);
+  std::string (*label)(const void* object);  // null if the type has none
   size_t (*bytes)(const void* object);
+  // Returns WholeObject.
+  const void* (*whole)(const void* object);
 };
 
 template <typename T>
@@ -60,25 +62,35 @@ struct CensusTypeOf {
   static void Trace(const void* object, Tracer& trace) {
     WeakcacheTrace(*static_cast<const T*>(object), trace);
   }
-  static std::string Label(const void* object) {
-    if constexpr (Labelled<T>) return WeakcacheLabel(*static_cast<const T*>(object));
-    return std::string();
+  static constexpr auto Label() -> std::string (*)(const void* object) {
+    if constexpr (Labelled<T>) {
+      return [](const void* object) -> std::string {
+        return WeakcacheLabel(*static_cast<const T*>(object));
+      };
+    } else {
+      return nullptr;
+    }
   }
   static size_t Bytes(const void* object) {
     if constexpr (TellsByteSize<T>) return static_cast<const T*>(object)->byte_size();
     return sizeof(T);
   }
+  static const void* Whole(const void* object) {
+    return WholeObject(static_cast<const T*>(object));
+  }
 };
 
 template <typename T>
 inline constexpr CensusType kCensusType = {TypeName<std::remove_cv_t<T>>(), &CensusTypeOf<T>::Trace,
-                                           &CensusTypeOf<T>::Label, &CensusTypeOf<T>::Bytes};
+                                           CensusTypeOf<T>::Label(), &CensusTypeOf<T>::Bytes,
+                                           &CensusTypeOf<T>::Whole};
 
 // What a root of that type is called in reports, before its name.
 template <typename T>
 inline constexpr std::string_view kRootKind = "root";
 template <typename T>
-inline constexpr CensusType kRootType = {kRootKind<T>, &CensusTypeOf<T>::Trace, nullptr, nullptr};
+inline constexpr CensusType kRootType = {kRootKind<T>, &CensusTypeOf<T>::Trace, nullptr, nullptr,
+                                         nullptr};
 
 }  // namespace internal
 }  // namespace weakcache
