@@ -21,6 +21,7 @@ set(WEAKCACHE_CACHE_SOURCES
 
 set(WEAKCACHE_TIER_SOURCES
   cache/internal/tier/envelope.cc
+  cache/internal/tier/lease_table.cc
 )
 
 set(WEAKCACHE_REDIS_TIER_SOURCES
@@ -36,6 +37,8 @@ set(WEAKCACHE_REDIS_TIER_SOURCES
 )
 
 set(WEAKCACHE_ROCKSDB_TIER_SOURCES
+  cache/internal/tier/rocksdb_store.cc
+  cache/rocksdb_tier.cc
 )
 
 # Abseil's targets in CMake; the pkg-config module of NAME is absl_NAME.

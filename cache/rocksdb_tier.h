@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// RocksdbTier: a second tier (second_tier.h) in a folder of this machine, kept by RocksDB, so that
+// what a LargeObjectCache has loaded survives a restart.
+//
+// Why: after a restart a cache is empty, and decodes again for minutes what it had decoded before;
+// and a disk has room for many times the objects that memory has.
+//
+//   weakcache::RocksdbTierOptions on_disk;
+//   on_disk.folder = "/var/cache/images";
+//   on_disk.limit_bytes = uint64_t{20} << 30;
+//   absl::StatusOr<std::shared_ptr<weakcache::RocksdbTier>> tier =
+//       weakcache::RocksdbTier::Create(on_disk);
+//
+// Thread safety: thread-safe. One process at a time uses a folder, with one tier; bytes that it has
+// returned may outlive it.
+//
+// Unlike RocksDB itself it has a limit that holds, drops the oldest entries first, and may begin
+// anew with an empty folder.
+//
+// Complexity: a call takes time in proportion to the entry, and some 0.2 us for each of the
+// folder's files, of which there are limit_bytes / write_buffer_bytes. ForEachKey reads all
+// entries.
+#ifndef WEAKCACHE_CACHE_ROCKSDB_TIER_H_
+#define WEAKCACHE_CACHE_ROCKSDB_TIER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "weakcache/cache/second_tier.h"
+
+namespace weakcache {
+
+struct RocksdbTierOptions {
+  // Where the files are. Is made if it is not there; may not have files that are not a tier's.
+  std::string folder = {};
+  // What all files in the folder may have together, at least 32 MiB; has to be set. The oldest
+  // entries are dropped first, whether they have been used or not. Entries get limit_bytes less
+  // 8 MiB and less seven times (write_buffer_bytes + max_value_bytes), which is what files that are
+  // being written and dropped need.
+  uint64_t limit_bytes = 0;
+  // An encoded object of more bytes, or with a key of more than 64 KiB, is not put, and counted in
+  // skipped_values. At most a sixteenth of the limit. 0: a 64th, and at most 128 MiB.
+  uint64_t max_value_bytes = 0;
+  // How many bytes are collected in memory for one file; twice as much memory is needed. At most a
+  // 32nd of the limit. 0: a 64th, and at most 64 MiB. With more than 512 files, which is above
+  // 32 GiB, look-ups open files again and again: set more then.
+  uint64_t write_buffer_bytes = 0;
+  // Objects of more bytes are compressed with zstd if that saves a twentieth of them.
+  size_t compress_above = SIZE_MAX;
+  // Whether Erase, EraseGroup, and a Put without a lease wait until the disk has them, so that not
+  // even a loss of power brings an old entry back. If false, only the loss of power may.
+  bool sync_changes = true;
+  // How long a lease lasts.
+  absl::Duration lease_timeout = absl::Seconds(30);
+  // How long after a failed write the next one is tried; until then calls that write fail at once.
+  absl::Duration retry_after = absl::Seconds(1);
+  // The wall clock, against which entries expire. Empty: absl::Now.
+  std::function<absl::Time()> clock = {};
+};
+
+// After a crash, entries may be missing, and those that are there are whole. What a change has
+// replaced or erased never comes back, once the change has returned OK: Erase, EraseGroup,
+// EraseAll, and Put without a lease (Put with a lease has nothing to replace).
+//
+// If the disk is full, fails or is read-only, calls that write return ResourceExhausted or
+// Unavailable, and Stats().condition says why. A key whose change could not be recorded is missing
+// until it has been; other entries can still be read. An entry that has been damaged is DataLoss,
+// and never a wrong object. A folder that is damaged as a whole is emptied, by Create too. All of
+// these count in Stats().errors.
+class RocksdbTier final : public SecondTier {
+ public:
+  // Returns InvalidArgument if an option is bad; FailedPrecondition if another tier or process uses
+  // the folder, or if the folder has other files; and if it can't be written to, Unavailable or
+  // ResourceExhausted.
+  [[nodiscard]] static absl::StatusOr<std::shared_ptr<RocksdbTier>> Create(
+      RocksdbTierOptions options);
+
+  RocksdbTier(const RocksdbTier&) = delete;
+  RocksdbTier& operator=(const RocksdbTier&) = delete;
+  ~RocksdbTier() override;
+
+  // The bytes of an entry that is not compressed are RocksDB's own, and not copied, unless it was
+  // put just now. Does not wait, so the deadline is not looked at.
+  absl::StatusOr<TierEntry> Get(std::string_view key, const TierWait& wait) override;
+  absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait) override;
+  void EndLead(std::string_view key, const TierLease& lease) override;
+  // An entry that is too large replaces the present one all the same: there is none then.
+  absl::Status Put(std::string_view key, const TierEntry& entry, const TierLease& lease) override;
+  absl::Status Erase(std::string_view key) override;
+  // Takes a record for the group, however many entries it has; their space is freed in their turn.
+  absl::Status EraseGroup(uint32_t group) override;
+  // Frees the folder's space at once. Calls at the same time may find no entries.
+  absl::Status EraseAll() override;
+  absl::Status ForEachKey(absl::FunctionRef<void(std::string_view)> visit) override;
+  TierStats Stats() const override;
+
+ private:
+  class Impl;
+  explicit RocksdbTier(std::unique_ptr<Impl> impl);
+
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace weakcache
+
+#endif  // WEAKCACHE_CACHE_ROCKSDB_TIER_H_
