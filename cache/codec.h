@@ -35,6 +35,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "weakcache/cache/internal/core/tier_target.h"
 #include "weakcache/cache/internal/tier/object_tier.h"
 #include "weakcache/cache/internal/tier/tier_codec.h"
 #include "weakcache/cache/internal/tier/tiered_objects.h"
@@ -143,7 +144,8 @@ internal::TierCodec<K, V>::TierCodec(std::shared_ptr<C> codec) {
       return sink.TakeBytes();
     };
     encoding.decode = [codec](std::string_view bytes) { return codec->Decode(bytes); };
-    return std::make_shared<TieredObjects<K, V>>(std::move(encoding), std::move(settings));
+    return std::make_shared<TieredObjects<K, V>>(std::move(encoding), MakeDefaultTierTarget<K, V>,
+                                                 std::move(settings));
   };
 }
 

@@ -171,7 +171,8 @@ class SecondTier {
   virtual absl::Status ForEachKey(absl::FunctionRef<void(std::string_view)> visit) = 0;
 
   // Do the same as the functions of the same names, and call `done` once with the result: without a
-  // lock, on any thread, also on the caller's before they return. Unless overridden, they block.
+  // lock, on any thread, also on the caller's before they return. `done` runs no user code, and
+  // waits for nothing. Unless overridden, they block.
   virtual void GetAsync(std::string key, const TierWait& wait,
                         std::function<void(absl::StatusOr<TierEntry>)> done);
   virtual void PutAsync(std::string key, TierEntry entry, TierLease lease,

@@ -22,6 +22,7 @@
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/cache/loaded.h"
+#include "weakcache/cache/removal_cause.h"
 #include "weakcache/cache/second_tier.h"
 #include "weakcache/weakref/ref.h"
 
@@ -152,6 +153,31 @@ class SecondTierRace : public ::testing::Test {
 
 TEST_F(SecondTierRace, NoProcessHasAnOlderObject) { Run(8000, /*defers_async=*/false); }
 TEST_F(SecondTierRace, NorIfChangesAreDelayed) { Run(8000, /*defers_async=*/true); }
+
+TEST(SecondTierEndRace, NoticesMayComeWhileTheCacheEnds) {
+  const auto server = std::make_shared<FakeServer>();
+  FakeTier other(server);
+  const auto tier = std::make_shared<FakeTier>(server);
+  std::optional<Cache> cache;
+  int told = 0;
+  int ended = 0;
+  bool is_told = false;  // the cache's end waits for the notice that sets it
+  Race(
+      RaceRounds(8000),
+      [&](int) {
+        is_told = false;
+        Cache::Options options = testing::WithBudget<Cache>(1 << 20);
+        options.second_tier = tier;
+        options.codec = std::make_shared<const TrivialCodec<Page>>();
+        options.removal_listener = [&](const int&, RemovalCause, uint64_t) { is_told = true; };
+        cache.emplace(std::move(Cache::Create(std::move(options))).value());
+        cache->Put(1, Page{1});
+        EXPECT_TRUE(other.Erase("1").ok());
+      },
+      {[&] { cache.reset(); }, [&] { tier->Deliver(); }}, [&](int) { (is_told ? told : ended)++; });
+  EXPECT_GT(told, 0);
+  EXPECT_GT(ended, 0);
+}
 
 }  // namespace
 }  // namespace weakcache

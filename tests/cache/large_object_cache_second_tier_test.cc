@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -426,6 +427,7 @@ TEST_F(SecondTierTest, PutReachesBothTiersAndOthers) {
   EXPECT_EQ(second.Load("a", "older"), "new");
   first.cache->PutIfAbsent("a", std::string("other"));
   EXPECT_EQ(server_->BytesOf("a"), "new");
+  EXPECT_EQ(first.tier->Count("Put a"), 1u);
   EXPECT_TRUE(first.cache->PutIfAbsent("b", std::string("two")).second);
   EXPECT_EQ(server_->BytesOf("b"), "two");
   first.cache->PutAll(std::vector<std::pair<std::string, std::string>>{{"c", "3"}, {"d", "4"}});
@@ -633,6 +635,17 @@ TEST_F(SecondTierTest, AChangeThatHasFailedIsMadeByTheNextLoad) {
   is_away = false;
   EXPECT_EQ(process.Load("a", "newer"), "newer");
   EXPECT_EQ(server_->BytesOf("a"), "newer");
+}
+
+TEST_F(SecondTierTest, APutThatHasFailedErases) {
+  Process process(server_);
+  server_->Plant("a", Entry("old"));
+  process.tier->hook = [&](std::string_view point, std::string_view) {
+    return point == "Put" ? absl::ResourceExhaustedError("too large") : absl::OkStatus();
+  };
+  process.cache->Put("a", std::string("new"));
+  EXPECT_EQ(server_->BytesOf("a"), "(none)");
+  EXPECT_EQ(process.Present("a"), "new");
 }
 
 TEST_F(SecondTierTest, AGroupThatCouldNotBeErasedIsNotUsed) {
@@ -974,6 +987,29 @@ TEST_F(SecondTierTest, IntegersAreKeysInDecimal) {
   EXPECT_TRUE(other.Erase("no number").ok());
   EXPECT_EQ(tier->Deliver(), 2u);
   EXPECT_EQ(numbers.Peek(INT64_MIN).get(), nullptr);
+}
+
+// Not the default hash, which the codec knows.
+struct LengthHash {
+  size_t operator()(const std::string& key) const { return key.size(); }
+};
+using OtherCache = LargeObjectCache<std::string, std::string, LengthHash, std::equal_to<>>;
+
+TEST_F(SecondTierTest, CachesWithOtherHashesHearNotices) {
+  OtherCache::Options options = testing::WithBudget<OtherCache>(1 << 20);
+  const auto tier = std::make_shared<FakeTier>(server_);
+  options.second_tier = tier;
+  options.codec = std::make_shared<const TextCodec>();
+  OtherCache cache = std::move(OtherCache::Create(std::move(options))).value();
+  Process process(server_);
+  for (const char* const key : {"a", "b", "c"}) cache.Put(key, std::string(key));
+  process.cache->Invalidate("a");
+  tier->Deliver();
+  EXPECT_EQ(cache.Peek("a").get(), nullptr);
+  EXPECT_NE(cache.Peek("b").get(), nullptr);
+  process.cache->Clear();
+  tier->Deliver();
+  EXPECT_EQ(cache.size(), 0u);
 }
 
 struct Point {

@@ -35,6 +35,7 @@
 #include "weakcache/cache/internal/core/cache_settings.h"
 #include "weakcache/cache/internal/core/cache_store.h"
 #include "weakcache/cache/internal/core/check_options.h"
+#include "weakcache/cache/internal/core/tier_target.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
@@ -66,9 +67,7 @@ class CacheCore {
                std::move(settings.tier)),
         asks_(loads_, settings.refresh_executor),
         store_(settings, std::move(hash), std::move(equal)) {
-    if (loads_.tier() == nullptr) return;
-    tier_target_ = std::make_unique<TargetOfTier>(store_);
-    loads_.tier()->Attach(*tier_target_);
+    if (loads_.tier() != nullptr) AttachTo(*loads_.tier());
   }
   CacheCore(const CacheCore&) = delete;
   CacheCore& operator=(const CacheCore&) = delete;
@@ -353,23 +352,14 @@ class CacheCore {
   }
 
  private:
-  // Does what the tier says, without the tier.
-  class TargetOfTier final : public TierTarget<K, V> {
-   public:
-    explicit TargetOfTier(Store& store) : store_(store) {}
-
-    void Invalidate(const K& key) override { store_.Invalidate(key); }
-    void InvalidateIfSame(const K& key, const WeakRef<V>& object) override {
-      store_.Invalidate(key, object);
+  void AttachTo(ObjectTier<K, V>& tier) {
+    if constexpr (std::is_same_v<Store, DefaultCacheStore<K, V>>) {
+      tier_target_ = tier.MakeDefaultTarget(&store_);
+    } else {
+      tier_target_ = std::make_unique<CacheTierTarget<Store>>(store_);
     }
-    void InvalidateGroup(uint32_t group) override {
-      CacheInvalidation<Store>(store_).InvalidateGroup(group);
-    }
-    void Clear() override { CacheInvalidation<Store>(store_).RemoveAll(); }
-
-   private:
-    Store& store_;
-  };
+    tier.Attach(*tier_target_);
+  }
 
   // Begins a change of the key in the tier, before the change of the cache. Null without a tier.
   template <typename Key>

@@ -92,6 +92,9 @@ class ObjectTier {
  public:
   virtual ~ObjectTier() = default;
 
+  // Makes a target that changes the store of a cache whose keys have the default hash and equality,
+  // which `store` points to. Here, so that only a cache with a codec has the code.
+  virtual std::unique_ptr<TierTarget<K, V>> MakeDefaultTarget(void* store) = 0;
   // Begins with notices of others' changes, until Detach, which waits for those that run on other
   // threads. `target` lives until then.
   virtual void Attach(TierTarget<K, V>& target) = 0;

@@ -81,12 +81,19 @@ class TieredObjects final : public ObjectTier<K, V>,
  public:
   using Encoding = TierEncoding<std::remove_cv_t<V>>;
 
-  TieredObjects(Encoding encoding, TierSettings<K> settings)
-      : settings_(WithDefaults(std::move(settings))),
+  using MakeTarget = std::unique_ptr<TierTarget<K, V>> (*)(void* store);
+
+  // `make_target`: see MakeDefaultTarget.
+  TieredObjects(Encoding encoding, MakeTarget make_target, TierSettings<K> settings)
+      : make_target_(make_target),
+        settings_(WithDefaults(std::move(settings))),
         encoding_(std::move(encoding)),
         state_(std::make_shared<State>(*settings_.tier, settings_.decode_key)),
         listener_(std::make_shared<Listener>(state_, settings_.keeps_when_disconnected)) {}
 
+  std::unique_ptr<TierTarget<K, V>> MakeDefaultTarget(void* store) override {
+    return make_target_(store);
+  }
   void Attach(TierTarget<K, V>& target) override {
     state_->target = &target;
     settings_.tier->Subscribe(listener_);
@@ -477,8 +484,8 @@ class TieredObjects final : public ObjectTier<K, V>,
   }
   void DoOrThrow(Job& job, bool may_encode) {
     if (job.action == Job::Action::kPut && may_encode) {
-      std::optional<TierEntry> entry = Encode(job);
-      if (entry.has_value()) return Write(job, *std::move(entry));
+      const std::optional<TierEntry> entry = Encode(job);
+      if (entry.has_value()) return Write(job, *entry);
       if (job.expires > job.written) Figures::Count(figures_.encode_failures);
     }
     if (!job.is_change) {
@@ -490,23 +497,20 @@ class TieredObjects final : public ObjectTier<K, V>,
     }
     EraseUnderWay(state_, job.key);
   }
-  void Write(Job& job, TierEntry entry) {
+  // Writes on this thread: user code may follow, which none of the tier's may run; and without a
+  // lease, a Put that came later would go over another process's change.
+  void Write(const Job& job, const TierEntry& entry) {
+    const absl::Status status = tier().Put(job.key, entry, job.lease);
     if (job.is_change) {
-      // At once: without a lease, it would go over another process's change that comes after this.
-      const bool put = tier().Put(job.key, entry, {}).ok();
-      return EndChange(state_, job.key, put ? Ended::kDone : Ended::kNotPut);
+      EndChange(state_, job.key, status.ok() ? Ended::kDone : Ended::kNotPut);
+    } else if (absl::IsAborted(status)) {  // another one has changed the key since the load began
+      DropIfSame(job);
     }
-    tier().PutAsync(job.key, std::move(entry), std::move(job.lease),
-                    [state = state_, key = job.key,
-                     object = WeakRef<V>(job.object)](const absl::Status& status) {
-                      // Another one has changed the key since the load began.
-                      if (absl::IsAborted(status)) DropIfSame(*state, key, object);
-                    });
   }
-  static void DropIfSame(State& state, const std::string& key, const WeakRef<V>& object) {
-    WithTarget(state, [&](TierTarget<K, V>& target) {
-      const std::optional<K> decoded = state.decode_key(key);
-      if (decoded.has_value()) target.InvalidateIfSame(*decoded, object);
+  void DropIfSame(const Job& job) {
+    WithTarget(*state_, [&](TierTarget<K, V>& target) {
+      const std::optional<K> key = state_->decode_key(job.key);
+      if (key.has_value()) target.InvalidateIfSame(*key, WeakRef<V>(job.object));
     });
   }
 
@@ -522,6 +526,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     if (running.may_run()) EraseUnderWay(state, key);
   }
 
+  const MakeTarget make_target_;
   const TierSettings<K> settings_;
   const Encoding encoding_;
   const std::shared_ptr<State> state_;
