@@ -198,6 +198,10 @@ absl::StatusOr<TierLead> RedisTier::Lead(std::string_view key, const TierWait& w
   return impl_->reading().Lead(key, wait);
 }
 
+absl::StatusOr<TierLead> RedisTier::TryLead(std::string_view key) {
+  return impl_->reading().TryLead(key);
+}
+
 void RedisTier::EndLead(std::string_view key, const TierLease& lease) {
   if (!lease.held()) return;
   impl_->link().DropLease(lease.token);

@@ -53,6 +53,7 @@ class RedisTier final : public SecondTier {
   std::vector<absl::StatusOr<TierEntry>> GetAll(absl::Span<const std::string> keys,
                                                 const TierWait& wait) override;
   absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait) override;
+  absl::StatusOr<TierLead> TryLead(std::string_view key) override;
   void EndLead(std::string_view key, const TierLease& lease) override;
 
   // These wait for the server. The asynchronous forms do not; the order of their calls counts all

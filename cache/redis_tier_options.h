@@ -85,6 +85,9 @@ struct RedisTierOptions {
   size_t compress_above = 4096;
   // Larger objects are not written; TierStats::skipped_values counts them. At most 500 MiB.
   uint64_t max_value_bytes = uint64_t{64} << 20;
+  // Larger values are written in several pieces, so that none keeps the server from others' work
+  // for long. At least a 9000th of `max_value_bytes`.
+  uint64_t chunk_bytes = uint64_t{1} << 20;
 
   // Changes that wait to be sent. If there are more changes, everything is erased instead of each;
   // if there are more bytes, objects are not written.

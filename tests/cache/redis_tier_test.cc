@@ -265,6 +265,53 @@ TEST_F(RedisTierTest, LargeObjectsAreCompressedOrSkipped) {
   EXPECT_EQ(tier->Stats().skipped_values, 1u);
 }
 
+TEST_F(RedisTierTest, LargeObjectsAreWrittenInPieces) {
+  RedisTierOptions options = Options();
+  options.compress_above = SIZE_MAX;
+  options.max_value_bytes = 1 << 20;
+  options.chunk_bytes = 1000;
+  const auto one = Make(options);
+  const auto other = Make();  // how large pieces are is not for those that read
+  std::string object;
+  for (int i = 0; i < 10000; ++i) object += std::to_string(i) + " ";
+  const auto chunks = [&] {
+    const std::string names = server_->Command({"KEYS", "test/c:*"});
+    return std::count(names.begin(), names.end(), '\n');
+  };
+  const TierLease lease = Take(*one, "key");
+  ASSERT_TRUE(one->Put("key", Entry(object, 3), lease).ok());
+  EXPECT_EQ(Read(*other, "key"), object);
+  EXPECT_EQ(chunks(), 49);
+
+  // Pieces go with their value, and those of a Put that came too late at once.
+  ASSERT_TRUE(one->Put("key", Entry(object.substr(0, 3000)), {}).ok());
+  EXPECT_EQ(Read(*other, "key"), object.substr(0, 3000));
+  EXPECT_EQ(chunks(), 4);
+  EXPECT_TRUE(absl::IsAborted(one->Put("key", Entry(object), lease)));
+  EXPECT_TRUE(Eventually([&] { return chunks() == 4; }));
+  EXPECT_EQ(Read(*other, "key"), object.substr(0, 3000));
+
+  // A missing piece is a miss, and does not stand in the way of a load.
+  std::string names = server_->Command({"KEYS", "test/c:*:1"});
+  server_->Command({"DEL", names.substr(0, names.find('\n'))});
+  EXPECT_EQ(Read(*other, "key"), "none");
+  EXPECT_EQ(other->Stats().errors, 0u);
+  const TierLease next = Take(*other, "key");
+  ASSERT_TRUE(other->Put("key", Entry(object), next).ok());
+  EXPECT_EQ(Read(*one, "key"), object);
+  EXPECT_EQ(chunks(), 0);
+  ASSERT_TRUE(one->Put("key", Entry(object), {}).ok());
+  EXPECT_EQ(chunks(), 49);
+  ASSERT_TRUE(one->Erase("key").ok());
+  EXPECT_EQ(chunks(), 0);
+  // Whoever says that a value is huge is not believed.
+  std::string manifest = "m" + server_->Command({"GET", "test/a"}) + std::string(24, '-') +
+                         std::string(16, 'a') + "ffffffff" + std::string(16, 'f');
+  server_->Command({"SET", "test:v:key", manifest});
+  EXPECT_EQ(Read(*other, "key"), "none");
+  EXPECT_TRUE(one->Erase("key").ok());
+}
+
 TEST_F(RedisTierTest, ALeaseIsOfOneProcessUntilItsPut) {
   RedisTierOptions options = Options();
   options.lease_duration = absl::Minutes(1);  // longer than the test waits: only a notice ends it
@@ -305,6 +352,23 @@ TEST_F(RedisTierTest, ALeaseThatIsGivenUpGoesToTheNext) {
   EXPECT_TRUE(other->Put("key", Entry("2"), next).ok());
   EXPECT_EQ(Read(*one, "key"), "2");
   EXPECT_EQ(one->Stats().leases_lost, 1u);
+}
+
+TEST_F(RedisTierTest, TryLeadTakesTheLeaseOfAnEntryAndWaitsForNobody) {
+  const auto one = Make();
+  const auto other = Make();
+  ASSERT_TRUE(one->Put("key", Entry("old"), {}).ok());
+
+  const absl::StatusOr<TierLead> lead = one->TryLead("key");
+  const absl::StatusOr<TierLead> late = other->TryLead("key");
+
+  ASSERT_TRUE(lead.ok() && late.ok()) << lead.status() << late.status();
+  EXPECT_TRUE(lead->lease.held());
+  EXPECT_FALSE(lead->entry.has_value());
+  EXPECT_FALSE(late->lease.held());
+  EXPECT_EQ(Read(*other, "key"), "old");
+  EXPECT_TRUE(one->Put("key", Entry("new"), lead->lease).ok());
+  EXPECT_EQ(Read(*other, "key"), "new");
 }
 
 TEST_F(RedisTierTest, EachChangeOfAKeyRevokesItsLease) {
@@ -723,6 +787,7 @@ TEST(RedisTierOptionsTest, OptionsThatAreNotPossible) {
             invalid);
   EXPECT_EQ(code([](Options& options) { options.max_age = absl::ZeroDuration(); }), invalid);
   EXPECT_EQ(code([](Options& options) { options.max_value_bytes = uint64_t{1} << 40; }), invalid);
+  EXPECT_EQ(code([](Options& options) { options.chunk_bytes = 7000; }), invalid);
   EXPECT_EQ(code([](Options& options) { options.max_pending_changes = 0; }), invalid);
 }
 

@@ -26,6 +26,7 @@
 #include "absl/time/time.h"
 #include "weakcache/cache/internal/redis/connection.h"
 #include "weakcache/cache/internal/redis/counters.h"
+#include "weakcache/cache/internal/redis/keys.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/second_tier.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
@@ -33,7 +34,7 @@
 namespace weakcache::internal {
 
 struct Change {
-  enum class Kind { kPut, kErase, kEraseGroup, kEraseAll, kEndLead, kProlong, kPing };
+  enum class Kind { kPut, kErase, kEraseGroup, kEraseAll, kEndLead, kProlong, kDropChunks, kPing };
 
   // Whether it is kept while the server is away.
   bool is_kept() const {
@@ -48,7 +49,8 @@ struct Change {
   TierBytes sealed = {};               // the entry that is put
   uint64_t object_bytes = 0;           // of that
   absl::Time expires = absl::InfiniteFuture();
-  int attempts = 0;  // to put it with the right generations
+  int attempts = 0;      // to put it with the right generations
+  Manifest chunks = {};  // that it was put as, or that are to go; without a number: none
   // Is called once, on the tier's own thread, which waits for nobody. May be empty.
   std::function<void(absl::Status)> done = {};
 };

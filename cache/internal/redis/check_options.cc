@@ -16,6 +16,8 @@ namespace {
 
 constexpr size_t kMaxNamespace = 200;
 constexpr uint64_t kMaxValue = uint64_t{500} << 20;  // the server's limit is 512 MB
+// The scripts take more for garbage.
+constexpr uint64_t kMaxChunks = 9000;
 
 absl::Status Wrong(std::string_view what) {
   return absl::InvalidArgumentError(Text("RedisTierOptions: ", what));
@@ -57,6 +59,9 @@ absl::Status CheckOptions(const RedisTierOptions& options) {
   }
   if (options.max_age < absl::Milliseconds(1)) return Wrong("max_age must be at least 1 ms");
   if (options.max_value_bytes > kMaxValue) return Wrong("max_value_bytes must be at most 500 MiB");
+  if (options.chunk_bytes < std::max<uint64_t>(1, options.max_value_bytes / kMaxChunks)) {
+    return Wrong("chunk_bytes must be at least a 9000th of max_value_bytes");
+  }
   if (options.max_pending_changes < 1) return Wrong("max_pending_changes must be at least 1");
   return absl::OkStatus();
 }

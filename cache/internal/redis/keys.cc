@@ -15,6 +15,8 @@
 namespace weakcache::internal {
 namespace {
 
+constexpr size_t kChunksDigits = 8;
+constexpr size_t kBytesDigits = 16;
 constexpr std::string_view kNoGroup = "--------";
 constexpr std::string_view kNoGeneration = "----------------";
 
@@ -30,6 +32,12 @@ std::string Hexadecimal(uint64_t number, size_t digits) {
   return text;
 }
 
+bool ReadHexadecimal(std::string_view digits, auto& number) {
+  const char* const last = digits.data() + digits.size();
+  const auto [end, error] = std::from_chars(digits.data(), last, number, 16);
+  return error == std::errc() && end == last;
+}
+
 }  // namespace
 
 std::string RandomDigits() { return Hexadecimal(RandomBits(), kRandomDigits); }
@@ -40,20 +48,37 @@ std::string GroupDigits(std::optional<uint32_t> group) {
   return group.has_value() ? Hexadecimal(*group, kGroupDigits) : std::string(kNoGroup);
 }
 
-std::string MakeHeader(const ValueTag& tag) {
-  return Text("v", tag.generation, GroupDigits(tag.group),
+std::string MakeHeader(const ValueTag& tag, bool is_manifest) {
+  return Text(is_manifest ? "m" : "v", tag.generation, GroupDigits(tag.group),
               tag.group.has_value() ? std::string_view(tag.group_generation) : kNoGeneration);
 }
 
+std::string MakeManifest(const Manifest& manifest) {
+  return Text(manifest.id, Hexadecimal(manifest.chunks, kChunksDigits),
+              Hexadecimal(manifest.bytes, kBytesDigits));
+}
+
+std::optional<Manifest> ReadManifest(std::string_view value) {
+  if (value.size() != kHeaderBytes + kRandomDigits + kChunksDigits + kBytesDigits) {
+    return std::nullopt;
+  }
+  value.remove_prefix(kHeaderBytes);
+  Manifest manifest = {.id = std::string(value.substr(0, kRandomDigits))};
+  value.remove_prefix(kRandomDigits);
+  if (!ReadHexadecimal(value.substr(0, kChunksDigits), manifest.chunks) ||
+      !ReadHexadecimal(value.substr(kChunksDigits), manifest.bytes)) {
+    return std::nullopt;
+  }
+  return manifest;
+}
+
 std::optional<ValueTag> ReadHeader(std::string_view value) {
-  if (value.size() < kHeaderBytes || value[0] != 'v') return std::nullopt;
+  if (value.size() < kHeaderBytes || (value[0] != 'v' && value[0] != 'm')) return std::nullopt;
   ValueTag tag = {.generation = std::string(value.substr(1, kRandomDigits))};
   const std::string_view digits = value.substr(1 + kRandomDigits, kGroupDigits);
   if (digits == kNoGroup) return tag;
   uint32_t group = 0;
-  const auto [end, error] =
-      std::from_chars(digits.data(), digits.data() + digits.size(), group, 16);
-  if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
+  if (!ReadHexadecimal(digits, group)) return std::nullopt;
   tag.group = group;
   tag.group_generation = value.substr(1 + kRandomDigits + kGroupDigits, kRandomDigits);
   return tag;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The names of keys on the server, and what a value looks like there.
 //
-//   NS:v:KEY    a value: header, then the envelope of the entry
+//   NS:v:KEY    a value: header, then the envelope of the entry, or a manifest
 //   NS:n        a channel: changes that no key shows
 //   NS/l:KEY    the lease that somebody has for the key: token, then the leases' generation
 //   NS/a        the values' generation
 //   NS/h:N      the generation of the group N
 //   NS/e        the leases' generation
+//   NS/c:ID:N   a piece of the envelope that the manifest with the id names
 //   NS/t:ID, NS/u:ID   a value on its way, of the tier with this id
 //
 // The server tells of all changes of keys that begin with "NS:", and of no other.
@@ -41,14 +42,27 @@ struct ValueTag {
   std::string group_generation = {};  // empty without a group
 };
 
-// A header: 'v', the generation, the group as 8 hexadecimal digits or "--------", its generation.
+// A header: 'v' or, before a manifest, 'm'; the generation, the group as 8 hexadecimal digits or
+// "--------", its generation.
 inline constexpr size_t kGroupDigits = 8;
 inline constexpr size_t kHeaderBytes = 1 + kRandomDigits + kGroupDigits + kRandomDigits;
 
 std::string GroupDigits(std::optional<uint32_t> group);
-std::string MakeHeader(const ValueTag& tag);
+std::string MakeHeader(const ValueTag& tag, bool is_manifest);
 // The tag of a value; empty if it does not begin with a header.
 std::optional<ValueTag> ReadHeader(std::string_view value);
+
+// Where the pieces of a large envelope are: id, number as 8 hexadecimal digits, bytes as 16.
+struct Manifest {
+  std::string id = {};
+  uint32_t chunks = 0;
+  uint64_t bytes = 0;
+};
+
+std::string MakeManifest(const Manifest& manifest);
+// The manifest that follows a header; empty if the value is whole or makes no sense.
+std::optional<Manifest> ReadManifest(std::string_view value);
+inline bool IsManifest(std::string_view value) { return !value.empty() && value[0] == 'm'; }
 
 class KeyNames {
  public:
@@ -71,6 +85,10 @@ class KeyNames {
   std::string Lease(std::string_view key) const { return Text(untracked_, "l:", key); }
   std::string Group(std::optional<uint32_t> group) const {
     return Text(untracked_, "h:", GroupDigits(group));
+  }
+  std::string chunk_prefix() const { return Text(untracked_, "c:"); }
+  std::string Chunk(std::string_view id, uint32_t chunk) const {
+    return Text(untracked_, "c:", id, ":", chunk);
   }
   std::string Temporary(std::string_view id) const { return Text(untracked_, "t:", id); }
   std::string Ready(std::string_view id) const { return Text(untracked_, "u:", id); }

@@ -76,10 +76,9 @@ void Link::Stop() {
   changes_.Close({});
 }
 
-std::optional<Endpoint> Link::endpoint() const {
+std::shared_ptr<const Endpoint> Link::endpoint() const {
   const MutexLock lock(mutex_);
-  if (!connected_) return std::nullopt;
-  return endpoint_;
+  return connected_ ? endpoint_ : nullptr;
 }
 
 std::string Link::condition() const {
@@ -158,7 +157,8 @@ absl::Status Link::Connect() {
   writer_active_ = notices_active_ = steady_clock::now();
   notices_asked_ = false;
   const MutexLock lock(mutex_);
-  endpoint_ = {.address = *std::move(peer), .epoch = endpoint_.epoch + 1};
+  endpoint_ =
+      std::make_shared<const Endpoint>(Endpoint{.address = *std::move(peer), .epoch = ++epoch_});
   return absl::OkStatus();
 }
 
@@ -297,7 +297,7 @@ void Link::Send(Change change) {
   sent_.push_back(std::move(sent));
 }
 
-size_t Link::AppendCommands(const Change& change, const ValueTag& tag) {
+size_t Link::AppendCommands(Change& change, const ValueTag& tag) {
   switch (change.kind) {
     case Change::Kind::kPut:
       return AppendPut(change, tag);
@@ -314,6 +314,11 @@ size_t Link::AppendCommands(const Change& change, const ValueTag& tag) {
       writer_->Append({"EVAL", kProlongScript, "1", names_.Lease(change.key), change.lease,
                        Text(absl::ToInt64Milliseconds(options_.lease_duration))});
       return 1;
+    case Change::Kind::kDropChunks:
+      for (uint32_t i = 0; i < change.chunks.chunks; ++i) {
+        writer_->Append({"UNLINK", names_.Chunk(change.chunks.id, i)});
+      }
+      return change.chunks.chunks;
     case Change::Kind::kPing:
       writer_->Append({"PING"});
       return 1;
@@ -321,7 +326,7 @@ size_t Link::AppendCommands(const Change& change, const ValueTag& tag) {
   return 0;
 }
 
-size_t Link::AppendPut(const Change& change, const ValueTag& tag) {
+size_t Link::AppendPut(Change& change, const ValueTag& tag) {
   const std::string temporary = names_.Temporary(id_);
   const std::string ready = names_.Ready(id_);
   const std::string lease = names_.Lease(change.key);
@@ -340,25 +345,51 @@ size_t Link::AppendPut(const Change& change, const ValueTag& tag) {
     script[2] = "6";
     script.push_back(group);
   }
+  const std::string value = names_.Value(change.key);
+  const std::string chunk_prefix = names_.chunk_prefix();
   script.insert(script.end(), {change.lease, tag.generation, tag.group_generation, fresh,
-                               names_.channel(), message});
+                               names_.channel(), message, value, chunk_prefix});
   if (tag.generation.empty() || (tag.group.has_value() && tag.group_generation.empty())) {
     // Asks for the generations without the value.
     writer_->Append(script);
     return 1;
   }
   const std::string time = TimeOf(change);
+  const size_t chunks = AppendChunks(change, time);
   writer_->Append({"MULTI"});
-  if (time.empty()) {
-    writer_->AppendWithBody({"SET", temporary}, MakeHeader(tag), change.sealed);
-  } else {
-    writer_->AppendWithBody({"PSETEX", temporary, time}, MakeHeader(tag), change.sealed);
-  }
+  AppendValue(temporary, time, MakeHeader(tag, chunks > 0),
+              chunks > 0 ? TierBytes(MakeManifest(change.chunks)) : change.sealed);
   writer_->Append(script);
-  const std::string value = names_.Value(change.key);
   writer_->Append({"RENAME", ready, value});
   writer_->Append({"EXEC"});
-  return 5;
+  return chunks + 5;
+}
+
+void Link::AppendValue(std::string_view name, std::string_view time, std::string_view header,
+                       const TierBytes& body) {
+  if (time.empty()) {
+    writer_->AppendWithBody({"SET", name}, header, body);
+  } else {
+    writer_->AppendWithBody({"PSETEX", name, time}, header, body);
+  }
+}
+
+// Adds the commands that write the pieces of a large value, if it is one, and returns their number.
+size_t Link::AppendChunks(Change& change, std::string_view time) {
+  if (change.sealed.size() <= options_.chunk_bytes) return 0;
+  change.chunks = {.id = RandomDigits(), .bytes = change.sealed.size()};
+  const auto owner = std::make_shared<const TierBytes>(change.sealed);
+  const std::string_view all = owner->view();
+  for (size_t start = 0; start < all.size(); start += options_.chunk_bytes) {
+    AppendValue(names_.Chunk(change.chunks.id, change.chunks.chunks++), time, {},
+                TierBytes(all.substr(start, options_.chunk_bytes), owner));
+  }
+  return change.chunks.chunks;
+}
+
+void Link::DropChunks(Manifest chunks) {
+  if (chunks.chunks == 0) return;
+  Send({.kind = Change::Kind::kDropChunks, .chunks = std::move(chunks)});
 }
 
 size_t Link::AppendErase(const Change& change) {
@@ -366,7 +397,8 @@ size_t Link::AppendErase(const Change& change) {
   const std::string lease = names_.Lease(change.key);
   const std::string message = MessageOf('c', change.key);
   // The lease first: no load that began earlier puts its object after the DEL.
-  writer_->Append({"EVAL", kEraseScript, "2", value, lease, names_.channel(), message});
+  writer_->Append(
+      {"EVAL", kEraseScript, "2", value, lease, names_.channel(), message, names_.chunk_prefix()});
   writer_->Append({"DEL", value});
   return 2;
 }
@@ -427,6 +459,7 @@ void Link::Complete(Sent sent, const redisReply& last) {
       return;
     case Change::Kind::kErase:
     case Change::Kind::kEndLead:
+    case Change::Kind::kDropChunks:
     case Change::Kind::kPing:
       break;
   }
@@ -441,9 +474,15 @@ void Link::Complete(Sent sent, const redisReply& last) {
 
 void Link::CompletePut(Sent sent, const redisReply& last) {
   Change& change = sent.change;
-  if (!sent.error.ok()) return FailPut(std::move(change), sent.error);
+  const Manifest chunks = std::exchange(change.chunks, {});
+  if (!sent.error.ok()) {
+    DropChunks(chunks);
+    return FailPut(std::move(change), sent.error);
+  }
   const bool whole = last.type == REDIS_REPLY_ARRAY && last.elements == 3;
   const redisReply& result = whole ? *last.element[1] : last;
+  // Unless the value has been put, nobody will read its pieces.
+  if (result.type != REDIS_REPLY_INTEGER || result.integer == 0) DropChunks(chunks);
   if (absl::Status error = ErrorOf(result); !error.ok()) return FailPut(std::move(change), error);
   if (result.type == REDIS_REPLY_ARRAY && result.elements == 2) {
     ValueTag tag = {.generation = std::string(TextOf(*result.element[0])), .group = change.group};

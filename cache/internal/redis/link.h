@@ -19,7 +19,6 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -59,8 +58,8 @@ class Link {
   // Sends what is queued, for `hard_timeout` at most, and ends the thread.
   void Stop();
 
-  // Empty: the tier is away.
-  std::optional<Endpoint> endpoint() const;
+  // Null: the tier is away. Another object for each connection.
+  std::shared_ptr<const Endpoint> endpoint() const;
   // What is wrong; empty: nothing.
   std::string condition() const;
 
@@ -93,8 +92,12 @@ class Link {
   void SendQueued();
   void SendDue(Deadline now);
   void Send(Change change);
-  size_t AppendCommands(const Change& change, const ValueTag& tag);
-  size_t AppendPut(const Change& change, const ValueTag& tag);
+  size_t AppendCommands(Change& change, const ValueTag& tag);
+  size_t AppendPut(Change& change, const ValueTag& tag);
+  size_t AppendChunks(Change& change, std::string_view time);
+  void AppendValue(std::string_view name, std::string_view time, std::string_view header,
+                   const TierBytes& body);
+  void DropChunks(Manifest chunks);
   size_t AppendErase(const Change& change);
   size_t AppendEndGenerations(const Change& change);
   std::string MessageOf(char kind, std::string_view about) const;
@@ -133,10 +136,11 @@ class Link {
   bool connected_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   Deadline stop_deadline_ ABSL_GUARDED_BY(mutex_) = {};
-  Endpoint endpoint_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<const Endpoint> endpoint_ ABSL_GUARDED_BY(mutex_);
   std::string condition_ ABSL_GUARDED_BY(mutex_) = "not connected yet";
 
   // The thread's own.
+  uint64_t epoch_ = 0;
   Backoff backoff_;
   Deadline retry_ = {};
   std::unique_ptr<Connection> writer_;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -60,8 +61,8 @@ Deadline Reading::DeadlineOf(const TierWait& wait) const {
 
 absl::Status Reading::Ask(const TierWait& wait, absl::FunctionRef<absl::Status(Connection&)> ask) {
   if (absl::Status status = CheckWait(wait); !status.ok()) return status;
-  const std::optional<Endpoint> endpoint = link_.endpoint();
-  if (!endpoint.has_value()) return Away();
+  const std::shared_ptr<const Endpoint> endpoint = link_.endpoint();
+  if (endpoint == nullptr) return Away();
   if (!breaker_.Allow(steady_clock::now())) {
     return absl::UnavailableError("circuit breaker open: Redis has failed too often");
   }
@@ -75,9 +76,7 @@ absl::Status Reading::Ask(const TierWait& wait, absl::FunctionRef<absl::Status(C
   if (status.ok()) {
     breaker_.Succeeded();
     // What was read while notices were lost may be old.
-    const std::optional<Endpoint> after = link_.endpoint();
-    if (!after.has_value() || after->epoch != endpoint->epoch) return Away();
-    return status;
+    return link_.endpoint() == endpoint ? absl::OkStatus() : Away();
   }
   if (now >= wait.deadline) {
     breaker_.Unclear(now);
@@ -145,11 +144,42 @@ absl::StatusOr<TierEntry> Reading::ReadEntry(Connection& connection, const Reply
   if (!link_.generations().IsCurrent(*tag)) {
     if (absl::Status status = Refresh(connection, *tag, wait); !status.ok()) return status;
   }
-  absl::StatusOr<TierEntry> entry =
-      OpenEntry(TierBytes(value.substr(kHeaderBytes), reply), options_.max_value_bytes);
+  TierBytes sealed(value.substr(kHeaderBytes), reply);
+  if (IsManifest(value)) {
+    const std::optional<Manifest> manifest = ReadManifest(value);
+    if (!manifest.has_value()) return Damaged();
+    absl::StatusOr<TierBytes> whole = ReadChunks(connection, *manifest, wait);
+    if (!whole.ok()) return whole.status();
+    sealed = *std::move(whole);
+  }
+  absl::StatusOr<TierEntry> entry = OpenEntry(std::move(sealed), options_.max_value_bytes);
   if (!entry.ok()) return Damaged();
   if (entry->expires <= absl::Now()) return NoEntry();
   return entry;
+}
+
+// The pieces of a value, as one. NotFound if one is missing.
+absl::StatusOr<TierBytes> Reading::ReadChunks(Connection& connection, const Manifest& manifest,
+                                              const TierWait& wait) {
+  // A size that makes no sense is not believed.
+  if (manifest.bytes > options_.max_value_bytes + kEnvelopeBytes ||
+      manifest.chunks > manifest.bytes) {
+    return Damaged();
+  }
+  for (uint32_t i = 0; i < manifest.chunks; ++i) {
+    connection.Append({"GET", names_.Chunk(manifest.id, i)});
+  }
+  std::string whole;
+  whole.reserve(manifest.bytes);
+  bool missing = false;
+  for (uint32_t i = 0; i < manifest.chunks; ++i) {
+    const absl::StatusOr<ReplyPointer> reply = connection.Await(DeadlineOf(wait));
+    if (!reply.ok()) return reply.status();
+    missing = missing || !IsText(**reply) || whole.size() + (*reply)->len > manifest.bytes;
+    if (!missing) whole += TextOf(**reply);
+  }
+  if (missing || whole.size() != manifest.bytes) return NoEntry();
+  return TierBytes(std::move(whole));
 }
 
 // Asks for the present generations; NotFound if they are not those of the tag.
@@ -171,8 +201,8 @@ absl::Status Reading::Refresh(Connection& connection, const ValueTag& tag, const
   return equal ? absl::OkStatus() : NoEntry();
 }
 
-absl::StatusOr<Reading::LeadAnswer> Reading::TryLead(std::string_view key, bool ignore_value,
-                                                     const TierWait& wait) {
+absl::StatusOr<Reading::LeadAnswer> Reading::AskForLease(std::string_view key, bool ignore_value,
+                                                         const TierWait& wait) {
   LeadAnswer answer;
   const std::string token = RandomDigits();
   absl::Status status = Ask(wait, [&](Connection& connection) -> absl::Status {
@@ -198,6 +228,22 @@ absl::StatusOr<Reading::LeadAnswer> Reading::TryLead(std::string_view key, bool 
   return answer;
 }
 
+TierLead Reading::Hold(std::string_view key, std::string lease) {
+  link_.HoldLease({.key = std::string(key), .token = lease});
+  TierCounters::Add(counters_.leases_won);
+  return {.lease = {.token = std::move(lease)}};
+}
+
+absl::StatusOr<TierLead> Reading::TryLead(std::string_view key) {
+  const TierWait wait;
+  absl::Status status = link_.changes().AwaitChangesOf(key, DeadlineOf(wait));
+  if (!status.ok()) return status;
+  absl::StatusOr<LeadAnswer> answer = AskForLease(key, /*ignore_value=*/true, wait);
+  if (!answer.ok()) return answer.status();
+  if (answer->lease.empty()) return TierLead{};
+  return Hold(key, std::move(answer->lease));
+}
+
 absl::StatusOr<TierLead> Reading::Lead(std::string_view key, const TierWait& wait) {
   const std::string own(key);
   const Deadline give_up = After(options_.lease_timeout);
@@ -207,7 +253,7 @@ absl::StatusOr<TierLead> Reading::Lead(std::string_view key, const TierWait& wai
   while (true) {
     absl::Status status = link_.changes().AwaitChangesOf(key, DeadlineOf(wait));
     if (!status.ok()) return status;
-    absl::StatusOr<LeadAnswer> answer = TryLead(key, ignore_value, wait);
+    absl::StatusOr<LeadAnswer> answer = AskForLease(key, ignore_value, wait);
     if (!answer.ok()) return answer.status();
     if (answer->has_value) {
       absl::StatusOr<TierEntry> entry = std::move(Get({own}, wait).front());
@@ -217,11 +263,7 @@ absl::StatusOr<TierLead> Reading::Lead(std::string_view key, const TierWait& wai
       ignore_value = true;
       continue;
     }
-    if (!answer->lease.empty()) {
-      link_.HoldLease({.key = own, .token = answer->lease});
-      TierCounters::Add(counters_.leases_won);
-      return TierLead{.lease = {.token = std::move(answer->lease)}};
-    }
+    if (!answer->lease.empty()) return Hold(key, std::move(answer->lease));
     if (!std::exchange(waited, true)) TierCounters::Add(counters_.leases_awaited);
     if (steady_clock::now() >= give_up) return TierLead{};
     // The notice of its end wakes this thread. If its process is killed, the lease ends by itself.

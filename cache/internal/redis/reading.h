@@ -35,6 +35,8 @@ class Reading {
   std::vector<absl::StatusOr<TierEntry>> Get(absl::Span<const std::string> keys,
                                              const TierWait& wait);
   absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait);
+  // The lease even if there is an entry; no lease if another one has it.
+  absl::StatusOr<TierLead> TryLead(std::string_view key);
   // One step of a walk over all keys, which begins and ends with the cursor "0".
   absl::StatusOr<std::vector<std::string>> Scan(std::string& cursor, const TierWait& wait);
 
@@ -51,12 +53,16 @@ class Reading {
   // Calls `ask` with a connection, and keeps count of failures. No failure of the server but a
   // status of `ask` for a single key is in that key's result.
   absl::Status Ask(const TierWait& wait, absl::FunctionRef<absl::Status(Connection&)> ask);
+  TierLead Hold(std::string_view key, std::string lease);
   Deadline DeadlineOf(const TierWait& wait) const;
   absl::StatusOr<TierEntry> ReadEntry(Connection& connection, const ReplyPointer& reply,
                                       const TierWait& wait);
+  absl::StatusOr<TierBytes> ReadChunks(Connection& connection, const Manifest& manifest,
+                                       const TierWait& wait);
   absl::Status Refresh(Connection& connection, const ValueTag& tag, const TierWait& wait);
   absl::Status Damaged();
-  absl::StatusOr<LeadAnswer> TryLead(std::string_view key, bool ignore_value, const TierWait& wait);
+  absl::StatusOr<LeadAnswer> AskForLease(std::string_view key, bool ignore_value,
+                                         const TierWait& wait);
 
   const RedisTierOptions& options_;
   const KeyNames& names_;

@@ -18,7 +18,7 @@ namespace weakcache::internal {
 // be put. If not, or if the script fails, the RENAME fails. Ends the lease unless the tag is old.
 //   KEYS: temporary, ready, lease, generation, lease generation, and the group's generation if any
 //   ARGV: lease or '', generation, the group's generation or '', a new generation, channel, message
-//         to those that wait
+//         to those that wait, the value, the prefix of chunks
 // Returns 1; 0 if the lease is not held any more; {generation, the group's generation or ''} if
 // the value's tag is of other ones than these.
 inline constexpr std::string_view kPutScript = R"(
@@ -51,14 +51,28 @@ if generation ~= ARGV[2] or group ~= ARGV[3] then
   return {generation, group}
 end
 redis.call('DEL', KEYS[3])
+local manifest = redis.pcall('GETRANGE', ARGV[7], 0, 64)
+if type(manifest) == 'string' and string.sub(manifest, 1, 1) == 'm' then
+  local chunks = tonumber(string.sub(manifest, 58), 16) or 0
+  for i = 0, math.min(chunks, 9000) do
+    redis.call('DEL', ARGV[8] .. string.sub(manifest, 42, 57) .. ':' .. i)
+  end
+end
 redis.call('RENAME', KEYS[1], KEYS[2])
 return 1
 )";
 
 // Revokes the lease, and tells of that if there is no value whose DEL would.
-//   KEYS: value, lease   ARGV: channel, message
+//   KEYS: value, lease   ARGV: channel, message, the prefix of chunks
 inline constexpr std::string_view kEraseScript = R"(
 redis.call('DEL', KEYS[2])
+local manifest = redis.pcall('GETRANGE', KEYS[1], 0, 64)
+if type(manifest) == 'string' and string.sub(manifest, 1, 1) == 'm' then
+  local chunks = tonumber(string.sub(manifest, 58), 16) or 0
+  for i = 0, math.min(chunks, 9000) do
+    redis.call('DEL', ARGV[3] .. string.sub(manifest, 42, 57) .. ':' .. i)
+  end
+end
 if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('PUBLISH', ARGV[1], ARGV[2]) end
 return 1
 )";
