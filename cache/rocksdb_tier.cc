@@ -150,6 +150,12 @@ class RocksdbTier::Impl {
     }
   }
 
+  absl::StatusOr<TierLead> TryLead(std::string_view key) {
+    TierLease lease = leases_.TryTake(key);
+    if (lease.held()) Counters::Add(counters_.leases_won);
+    return TierLead{.lease = std::move(lease)};
+  }
+
   void EndLead(std::string_view key, const TierLease& lease) {
     LeaseTable::KeyLock lock(leases_, key);
     lock.End(lease);
@@ -239,7 +245,7 @@ class RocksdbTier::Impl {
   absl::Status Skip(std::string_view key, const TierLease& lease) {
     Counters::Add(counters_.skipped_values);
     LeaseTable::KeyLock lock(leases_, key);
-    if (lease.held()) return lock.End(lease) ? absl::OkStatus() : LeaseLost();
+    if (lease.held() && !lock.Has(lease)) return LeaseLost();
     lock.Revoke();
     return Counted(store_->Erase(key));
   }
@@ -282,6 +288,7 @@ absl::StatusOr<TierEntry> RocksdbTier::Get(std::string_view key, const TierWait&
 absl::StatusOr<TierLead> RocksdbTier::Lead(std::string_view key, const TierWait& wait) {
   return impl_->Lead(key, wait);
 }
+absl::StatusOr<TierLead> RocksdbTier::TryLead(std::string_view key) { return impl_->TryLead(key); }
 void RocksdbTier::EndLead(std::string_view key, const TierLease& lease) {
   impl_->EndLead(key, lease);
 }

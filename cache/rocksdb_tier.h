@@ -68,7 +68,8 @@ struct RocksdbTierOptions {
 
 // After a crash, entries may be missing, and those that are there are whole. What a change has
 // replaced or erased never comes back, once the change has returned OK: Erase, EraseGroup,
-// EraseAll, and Put without a lease (Put with a lease has nothing to replace).
+// EraseAll, and Put without a lease. (A Put with a lease may replace what was loaded earlier and is
+// still right, as a refresh does: a loss of power may bring that back.)
 //
 // If the disk is full, fails or is read-only, calls that write return ResourceExhausted or
 // Unavailable, and Stats().condition says why. A key whose change could not be recorded is missing
@@ -91,6 +92,7 @@ class RocksdbTier final : public SecondTier {
   // put just now. Does not wait, so the deadline is not looked at.
   absl::StatusOr<TierEntry> Get(std::string_view key, const TierWait& wait) override;
   absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait) override;
+  absl::StatusOr<TierLead> TryLead(std::string_view key) override;
   void EndLead(std::string_view key, const TierLease& lease) override;
   // An entry that is too large replaces the present one all the same: there is none then.
   absl::Status Put(std::string_view key, const TierEntry& entry, const TierLease& lease) override;

@@ -329,23 +329,25 @@ TEST(RocksdbTierTest, TheLimitHoldsUnderChurn) {
     while (!done.load()) most = std::max(most, folder.Bytes());
   });
   uint64_t written = 0;
-  for (int i = 0; written < total; ++i) {
+  absl::Status status;
+  for (int i = 0; written < total && status.ok(); ++i) {
     const std::string key = std::to_string(random() % 400);
     if (i % 7 == 0) {
-      ASSERT_EQ(tier->Erase(key), absl::OkStatus());
+      status = tier->Erase(key);
     } else if (i % 500 == 1) {
-      ASSERT_EQ(tier->EraseGroup(static_cast<uint32_t>(random() % 4)), absl::OkStatus());
+      status = tier->EraseGroup(static_cast<uint32_t>(random() % 4));
     } else {
       const size_t size = random() % (i % 5 == 0 ? kMiB / 2 : kMiB / 16);
       const auto group = static_cast<uint32_t>(random() % 4);
       const std::string part = bytes.substr(random() % (kMiB / 2), size);
-      ASSERT_EQ(tier->Put(key, EntryOf(part, group), {}), absl::OkStatus());
+      status = tier->Put(key, EntryOf(part, group), {});
       EXPECT_EQ(Read(*tier, key), part);
       written += size;
     }
   }
   done.store(true);
   meter.join();
+  EXPECT_EQ(status, absl::OkStatus());
   EXPECT_LE(most, options.limit_bytes);
   EXPECT_GT(most, options.limit_bytes / 3) << "makes no use of what it may have";
   EXPECT_EQ(tier->Stats().errors, 0u);
@@ -405,6 +407,25 @@ TEST(RocksdbTierTest, OnlyTheHolderOfALeasePuts) {
   // Looking again has left no lease.
   ASSERT_EQ(tier->Erase("a"), absl::OkStatus());
   EXPECT_TRUE(tier->Lead("a", {})->lease.held());
+}
+
+TEST(RocksdbTierTest, TryLeadTakesTheLeaseOfAnEntryThatIsThere) {
+  const TemporaryFolder folder;
+  std::shared_ptr<RocksdbTier> tier = MakeTier(OptionsFor(folder));
+  ASSERT_EQ(tier->Put("a", EntryOf("old"), {}), absl::OkStatus());
+  absl::StatusOr<TierLead> lead = tier->TryLead("a");
+  ASSERT_TRUE(lead.ok() && lead->lease.held());
+  EXPECT_FALSE(lead->entry.has_value());
+  EXPECT_EQ(Read(*tier, "a"), "old");
+  absl::StatusOr<TierLead> second = tier->TryLead("a");
+  ASSERT_TRUE(second.ok());
+  EXPECT_FALSE(second->lease.held());
+  EXPECT_EQ(tier->Put("a", EntryOf("new"), lead->lease), absl::OkStatus());
+  EXPECT_EQ(Read(*tier, "a"), "new");
+  // What is too large replaces it all the same.
+  lead = tier->TryLead("a");
+  EXPECT_EQ(tier->Put("a", EntryOf(std::string(kMiB, 'a')), lead->lease), absl::OkStatus());
+  EXPECT_EQ(Read(*tier, "a"), "NOT_FOUND");
 }
 
 TEST(RocksdbTierTest, AChangeRevokesLeases) {
