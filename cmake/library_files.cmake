@@ -17,6 +17,7 @@ set(WEAKCACHE_CACHE_SOURCES
   cache/removal_cause.cc
   cache/second_tier.cc
   cache/status_page.cc
+  cache/warm_start.cc
 )
 
 set(WEAKCACHE_TIER_SOURCES
