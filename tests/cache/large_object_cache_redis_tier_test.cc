@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// Two LargeObjectCaches on one Redis server, as two processes: each key is loaded once, changes
+// reach the other, and without the server both go on.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "tests/support/cache_options.h"
+#include "tests/support/redis_server.h"
+#include "weakcache/cache/cache_stats.h"
+#include "weakcache/cache/codec.h"
+#include "weakcache/cache/large_object_cache.h"
+#include "weakcache/cache/redis_tier.h"
+#include "weakcache/cache/redis_tier_options.h"
+#include "weakcache/weakref/ref.h"
+
+namespace weakcache {
+namespace {
+
+using testing::Eventually;
+using testing::RedisServer;
+
+using Cache = LargeObjectCache<int, std::string>;
+
+class RedisTierOfCacheTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!RedisServer::IsInstalled()) GTEST_SKIP() << "redis-server is not installed";
+    server_.emplace();
+    for (std::optional<Cache>& cache : caches_) {
+      RedisTierOptions of_tier;
+      of_tier.key_namespace = "test";
+      of_tier.address.unix_socket = server_->socket();
+      of_tier.min_backoff = absl::Milliseconds(5);
+      auto tier = RedisTier::Create(of_tier);
+      ASSERT_TRUE(tier.ok()) << tier.status();
+      Cache::Options options = testing::WithBudget<Cache>(1 << 20);
+      options.second_tier = *std::move(tier);
+      options.codec = std::make_shared<const ContiguousCodec<std::string>>();
+      cache.emplace(std::move(Cache::Create(std::move(options))).value());
+    }
+  }
+  std::string Load(int cache, int key, const std::string& object) {
+    return *caches_[cache]->GetOrLoad(key, [&] { return ++loads_, object; }).value();
+  }
+  bool Has(int cache, int key) { return caches_[cache]->Peek(key).get() != nullptr; }
+
+  std::optional<RedisServer> server_;
+  std::optional<Cache> caches_[2];
+  std::atomic<int> loads_ = 0;
+};
+
+TEST_F(RedisTierOfCacheTest, OneLoadsAndChangesReachTheOther) {
+  EXPECT_EQ(Load(0, 1, "one"), "one");
+  EXPECT_EQ(Load(1, 1, "two"), "one");
+  EXPECT_EQ(loads_, 1);
+  const auto comes = [&](const char* object, const char* loaded) {
+    return Eventually([&] { return Load(1, 1, loaded) == object; });
+  };
+  caches_[0]->Invalidate(1);
+  EXPECT_TRUE(comes("three", "three"));
+  caches_[0]->Put(1, std::string("four"));
+  EXPECT_TRUE(comes("four", "five"));
+  caches_[0]->InvalidateIf([](int key) { return key == 1; });
+  EXPECT_TRUE(comes("six", "six"));
+  caches_[0]->Clear();
+  EXPECT_TRUE(comes("seven", "seven"));
+}
+
+TEST_F(RedisTierOfCacheTest, WithoutTheServerBothGoOn) {
+  EXPECT_EQ(Load(0, 1, "one"), "one");
+  server_->Kill();
+  EXPECT_TRUE(Eventually([&] { return !Has(0, 1); }));  // what others change is not heard of
+  EXPECT_EQ(Load(0, 1, "two"), "two");
+  caches_[0]->Put(2, std::string("three"));
+  caches_[0]->Invalidate(1);
+  EXPECT_EQ(Load(1, 2, "four"), "four");
+  ASSERT_TRUE(server_->Start());
+  for (const auto& cache : caches_) {
+    EXPECT_TRUE(Eventually([&] { return cache->Stats().tier_condition.empty(); }));
+  }
+  EXPECT_TRUE(Eventually([&] {
+    Load(0, 3, "five");
+    const uint64_t before = caches_[1]->Stats().tier_hits;
+    Load(1, 3, "six");
+    const bool has_met = caches_[1]->Stats().tier_hits > before;
+    caches_[0]->Invalidate(3);
+    return has_met && Eventually([&] { return !Has(1, 3); });
+  }));
+}
+
+TEST_F(RedisTierOfCacheTest, NeitherKeepsAnOlderObject) {
+  std::atomic<int> source = 0;
+  std::mutex change;
+  std::vector<std::thread> threads;
+  const auto load = [&] { return std::to_string(source.load()); };
+  for (int thread = 0; thread < 4; ++thread) {
+    threads.emplace_back([&, thread] {
+      Cache& cache = *caches_[thread % 2];
+      for (int i = 0; i < 300; ++i) {
+        if (thread < 2) {
+          EXPECT_TRUE(cache.GetOrLoad(1, load).ok());
+          continue;
+        }
+        const std::lock_guard<std::mutex> lock(change);
+        const int version = ++source;
+        if (i % 3 == 0) {
+          cache.Put(1, std::to_string(version));
+        } else {
+          cache.Invalidate(1);
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  const std::string latest = load();
+  for (auto& cache : caches_) {
+    EXPECT_TRUE(Eventually([&] { return *cache->GetOrLoad(1, load).value() == latest; }));
+  }
+}
+
+}  // namespace
+}  // namespace weakcache
