@@ -5,6 +5,7 @@
 # and then builds and runs applications that use it:
 #
 #   cmake_package       by find_package; also where Abseil is known to pkg-config alone
+#   cmake_tiers         by find_package, with the second tiers as components
 #   cmake_weakref       by find_package, only the handles, without Abseil
 #   cmake_subdirectory  by add_subdirectory and by FetchContent, with a folder cache/ of its own
 #   application         by pkg-config and a plain compiler
@@ -91,6 +92,7 @@ quietly ctest --test-dir "$work/build_static" -L quick --no-tests=error --output
 for name in static shared; do
   [[ -e $work/$name/share/weakcache/gdb/weakcache.py ]]
   cmake_consumer "package_$name" cmake_package -DCMAKE_PREFIX_PATH="$work/$name"
+  cmake_consumer "tiers_$name" cmake_tiers -DCMAKE_PREFIX_PATH="$work/$name"
 done
 cmake_consumer package_pkg_config cmake_package -DCMAKE_PREFIX_PATH="$work/static" \
   -DCMAKE_DISABLE_FIND_PACKAGE_absl=ON
