@@ -64,7 +64,7 @@ struct TierFigure {
   std::string_view help;
   uint64_t CacheStats::*value;
 };
-constexpr std::array<TierFigure, 16> kTierCounters = {{
+constexpr std::array<TierFigure, 18> kTierCounters = {{
     {"tier_hits", "tier_hits_total", "Loads that got their object from the second tier.",
      &CacheStats::tier_hits},
     {"tier_misses", "tier_misses_total", "Loads that asked the second tier in vain.",
@@ -73,6 +73,12 @@ constexpr std::array<TierFigure, 16> kTierCounters = {{
      "Entries of the second tier that could not be decoded.", &CacheStats::tier_decode_failures},
     {"tier_encode_failures", "tier_encode_failures_total",
      "Objects that could not be encoded for the second tier.", &CacheStats::tier_encode_failures},
+    {"tier_failed_changes", "tier_failed_changes_total",
+     "Changes that the second tier has not taken, and that later loads make up for.",
+     &CacheStats::tier_failed_changes},
+    {"tier_failed_notices", "tier_failed_notices_total",
+     "Notices of others' changes that were of unknown keys, or have failed.",
+     &CacheStats::tier_failed_notices},
     {"tier_errors", "tier_errors_total", "Calls of the second tier that have failed.",
      &CacheStats::tier_errors},
     {"tier_timeouts", "tier_timeouts_total", "Of these, those that took too long.",
@@ -418,13 +424,14 @@ std::string CacheStats::ToText() const {
         "tier      %d hits, %d misses; %d errors, %d of them timeouts; %s\n"
         "          %d puts of %d bytes in %s, %d too large, %d erased; %d bytes read in %s\n"
         "          leases: %d won, %d awaited, %d lost; changes: %d by others, %d not sent\n"
+        "          %d changes failed at first, %d notices failed\n"
         "          codec: %d not decoded, %d not encoded\n",
         tier_hits, tier_misses, tier_errors, tier_timeouts,
         tier_condition.empty() ? "in order" : tier_condition, tier_puts, tier_bytes_written,
         absl::FormatDuration(tier_write_time), tier_skipped_values, tier_erases, tier_bytes_read,
         absl::FormatDuration(tier_read_time), tier_leases_won, tier_leases_awaited,
-        tier_leases_lost, tier_notices, tier_dropped_changes, tier_decode_failures,
-        tier_encode_failures);
+        tier_leases_lost, tier_notices, tier_dropped_changes, tier_failed_changes,
+        tier_failed_notices, tier_decode_failures, tier_encode_failures);
   }
   return text;
 }

@@ -83,12 +83,16 @@ struct CacheStats {
 
   // With a second tier (second_tier.h), and else 0. Of the loads, how many got their object from
   // the tier, and how many asked it in vain; how many entries the codec could not decode, and
-  // objects not encode. The others are the tier's own, from its construction on: see TierStats.
+  // objects not encode; how many changes the tier has not taken, which later loads make up for; and
+  // how many notices of others' changes were of unknown keys, or have failed, so that the cache has
+  // dropped everything. The others are the tier's own, from its construction on: see TierStats.
   bool has_tier = false;
   uint64_t tier_hits = 0;
   uint64_t tier_misses = 0;
   uint64_t tier_decode_failures = 0;
   uint64_t tier_encode_failures = 0;
+  uint64_t tier_failed_changes = 0;
+  uint64_t tier_failed_notices = 0;
   uint64_t tier_errors = 0;
   uint64_t tier_timeouts = 0;
   uint64_t tier_puts = 0;

@@ -95,7 +95,8 @@ class FakeTier : public SecondTier {
   const std::shared_ptr<FakeServer>& shared_server() { return server_; }
 
   // Called without a lock at the points "Get", "Lead" and so on, before each call does something;
-  // and at "Get done", "Lead waits", "Lead done". An error of the first ones is the call's.
+  // and at "Get done", "Lead waits", "Lead done", "EraseGroup done", "EraseAll done". An error of
+  // the first ones is the call's.
   std::function<absl::Status(std::string_view point, std::string_view key)> hook;
   // If true, asynchronous changes wait until RunAsync.
   bool defers_async = false;
@@ -253,20 +254,26 @@ class FakeTier : public SecondTier {
   absl::Status EraseGroup(uint32_t group) override {
     absl::Status status = Begin("EraseGroup", absl::StrCat(group));
     if (!status.ok()) return status;
-    const std::lock_guard<std::mutex> lock(server_->mutex_);
-    server_->leases_.clear();
-    std::erase_if(server_->entries_,
-                  [&](const auto& entry) { return entry.second.group == group; });
-    TellOthers([group](TierListener& listener) { listener.OnGroupErased(group); });
+    {
+      const std::lock_guard<std::mutex> lock(server_->mutex_);
+      server_->leases_.clear();
+      std::erase_if(server_->entries_,
+                    [&](const auto& entry) { return entry.second.group == group; });
+      TellOthers([group](TierListener& listener) { listener.OnGroupErased(group); });
+    }
+    Meet("EraseGroup done", absl::StrCat(group));
     return absl::OkStatus();
   }
   absl::Status EraseAll() override {
     absl::Status status = Begin("EraseAll", "");
     if (!status.ok()) return status;
-    const std::lock_guard<std::mutex> lock(server_->mutex_);
-    server_->leases_.clear();
-    server_->entries_.clear();
-    TellOthers([](TierListener& listener) { listener.OnAllErased(); });
+    {
+      const std::lock_guard<std::mutex> lock(server_->mutex_);
+      server_->leases_.clear();
+      server_->entries_.clear();
+      TellOthers([](TierListener& listener) { listener.OnAllErased(); });
+    }
+    Meet("EraseAll done", "");
     return absl::OkStatus();
   }
   absl::Status ForEachKey(absl::FunctionRef<void(std::string_view)> visit) override {

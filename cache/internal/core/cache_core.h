@@ -89,10 +89,12 @@ class CacheCore {
 
   template <typename Key, typename Made>
   Ref<V> Put(Key&& key, Made made, const ObjectTerms& terms = {}) {
+    const std::shared_ptr<ObjectTier<K, V>> tier = loads_.tier();  // user code may end the cache
     const TierTurnPtr<V> turn = BeginChange(key);
     Ref<V> object = store_.Put(std::forward<Key>(key), std::move(made), terms,
                                [&] { loads_.limiter().NotifyChange(); });
-    if (turn != nullptr) PutByTurn(*turn, object, terms);
+    if (tier != nullptr) [[unlikely]]
+      PutInTier(*tier, turn.get(), object, terms);
     return object;
   }
 
@@ -120,10 +122,12 @@ class CacheCore {
     const ObjectTerms terms = TermsOf(object);
     auto made = MakeFrom<V>(std::remove_cvref_t<Object>(std::forward<Object>(object)));
     Check(OwnsObject(made), "LargeObjectCache::PutIfAbsent", "there is no object");
+    const std::shared_ptr<ObjectTier<K, V>> tier = loads_.tier();  // user code may end the cache
     const TierTurnPtr<V> turn = BeginChange(key);
     auto result = store_.PutIfAbsent(std::forward<Key>(key), std::move(made), terms,
                                      [&] { loads_.limiter().NotifyChange(); });
-    if (turn != nullptr && result.second) PutByTurn(*turn, result.first, terms);
+    if (tier != nullptr && result.second) [[unlikely]]
+      PutInTier(*tier, turn.get(), result.first, terms);
     return result;
   }
 
@@ -139,12 +143,11 @@ class CacheCore {
     if (loads_.tier() == nullptr) [[likely]]
       return store_.Invalidate(key, expected);
     const TierTurnPtr<V> turn = BeginChange(key);
-    const auto shared = store_.shared();
-    const bool removed = store_.Invalidate(key, expected);  // user code may end the cache
-    // What the tier has may be that object, unless the cache has its successor.
-    if (turn != nullptr && (removed || (!shared->ended() && store_.Peek(key).get() == nullptr))) {
-      turn->Erase();
-    }
+    bool has_successor = false;
+    const bool removed = store_.InvalidateUnlessReplaced(key, expected, has_successor);
+    // What the tier has may be that object, unless the cache has its successor. (User code may have
+    // ended the cache.)
+    if (turn != nullptr && !has_successor) turn->Erase();
     return removed;
   }
 
@@ -384,10 +387,11 @@ class CacheCore {
     const TierTurnPtr<V> turn = BeginChangeInTier(key);
     if (turn != nullptr) turn->Erase();
   }
-  [[gnu::noinline]] static void PutByTurn(TierTurn<V>& turn, const Ref<V>& object,
-                                          const ObjectTerms& terms) {
-    turn.SetTerms(terms);
-    turn.Put(object);
+  [[gnu::noinline]] static void PutInTier(ObjectTier<K, V>& tier, TierTurn<V>* turn,
+                                          const Ref<V>& object, const ObjectTerms& terms) {
+    if (turn == nullptr) return tier.EndUnmarkedChange();
+    turn->SetTerms(terms);
+    turn->Put(object);
   }
 
   using KeyLocation = typename Store::KeyLocation;

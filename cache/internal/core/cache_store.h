@@ -333,6 +333,28 @@ class CacheStore {
                       return HandleTraits<Ref<V>>::SameOwner(object, expected);
                     });
   }
+  // Does the same in a cache with a second tier, where a load under way may have read `expected`
+  // from the tier: then it will not enter that, unless there is another object under the key.
+  template <typename AnyKey, typename Expected>
+  bool InvalidateUnlessReplaced(const AnyKey& key, const Expected& expected, bool& is_replaced) {
+    const LookupKeyOf<AnyKey> lookup = key;
+    const KeyLocation location = shards_.Locate(lookup);
+    const int64_t now = freshness_.NowIfNeeded();
+    Table& table = location.shard->table;
+    TableEntry present;
+    PendingRemovals removals;
+    MutexLock lock(table.mutex);
+    Flights& flights = location.shard->flights;
+    auto* const flight = flights.Find(location.hash(), shards_.MatchingKey(lookup)).flight;
+    const bool removed = RemoveLocked(
+        table, location.hash(), shards_.Matching(lookup), RemovalCause::kInvalidated, now,
+        [&](const Ref<V>& object) { return HandleTraits<Ref<V>>::SameOwner(object, expected); },
+        present, removals);
+    is_replaced = !removed && present.slot != nullptr &&
+                  !freshness_.IsExpiredUnlessInUse(Table::cold_part(present.slot), now, /*own=*/1);
+    if (flight != nullptr && !is_replaced) flights.Cancel(*flight);
+    return removed;
+  }
   // Removes the entry if it is still in the table; for `cause`, or because it has expired by `now`.
   // The caller holds a reference to its slot.
   bool Remove(const Entry& entry, RemovalCause cause, int64_t now) {

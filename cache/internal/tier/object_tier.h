@@ -105,9 +105,12 @@ class ObjectTier {
   // Does the same for several keys; gives their turns to the questions, and waits for no lease.
   virtual void AskAll(absl::Span<TierQuestion<K, V>> questions, const TierUse<V>& use) = 0;
 
-  // Begins a change of a key. Has to be called before the cache is changed. Null: the tier will not
-  // be asked for the key any more.
+  // Begins a change of a key. Has to be called before the cache is changed. Null, if there is no
+  // memory: the tier will not be asked for anything until it has been emptied.
   virtual TierTurnPtr<V> BeginChange(const K& key) = 0;
+  // Has to be called after a Put whose change was not begun for want of memory: the tier may have
+  // been emptied before the Put, and got an older object from a load since.
+  virtual void EndUnmarkedChange() = 0;
   // Have to be called before the cache is changed, each.
   virtual void EraseGroup(uint32_t group) = 0;
   virtual void EraseAll() = 0;

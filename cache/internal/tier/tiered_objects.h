@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -135,14 +136,15 @@ class TieredObjects final : public ObjectTier<K, V>,
         },
         [&]() -> TierTurnPtr<V> {
           // There may be an entry, which will be old. (Not under a key that can't be encoded.)
-          if (encoded.has_value()) state_->changes.DistrustAll();
+          if (encoded.has_value() || IsOutOfMemory()) state_->changes.DistrustAll();
           return nullptr;
         });
   }
+  void EndUnmarkedChange() override { state_->changes.DistrustAll(); }
   void EraseGroup(uint32_t group) override {
-    state_->changes.BeginMany();
+    const uint64_t number = state_->changes.BeginMany();
     const bool erased = tier().EraseGroup(group).ok();
-    CatchErrors([&] { state_->changes.EndGroup(group, erased); },
+    CatchErrors([&] { state_->changes.EndGroup(group, number, erased); },
                 [&] { state_->changes.DistrustAll(); });
   }
   void EraseAll() override {
@@ -176,6 +178,8 @@ class TieredObjects final : public ObjectTier<K, V>,
     stats.tier_misses = figures_.misses.load(std::memory_order_relaxed);
     stats.tier_decode_failures = figures_.decode_failures.load(std::memory_order_relaxed);
     stats.tier_encode_failures = figures_.encode_failures.load(std::memory_order_relaxed);
+    stats.tier_failed_changes = state_->changes.failures();
+    stats.tier_failed_notices = state_->failed_notices.load(std::memory_order_relaxed);
     stats.tier_errors = of_tier.errors;
     stats.tier_timeouts = of_tier.timeouts;
     stats.tier_puts = of_tier.puts;
@@ -191,6 +195,12 @@ class TieredObjects final : public ObjectTier<K, V>,
     stats.tier_read_time = of_tier.read_time;
     stats.tier_write_time = of_tier.write_time;
     stats.tier_condition = of_tier.condition;
+    const std::string_view own_condition =
+        state_->is_unverified ? "a notice could not be applied" : state_->changes.condition();
+    if (!own_condition.empty()) {
+      if (!stats.tier_condition.empty()) stats.tier_condition += "; ";
+      stats.tier_condition += own_condition;
+    }
   }
 
  private:
@@ -212,6 +222,10 @@ class TieredObjects final : public ObjectTier<K, V>,
     TierTarget<K, V>* target = nullptr;  // set before the tier knows the listener
     const std::shared_ptr<BackgroundTasks> tasks = std::make_shared<BackgroundTasks>();
     TierChanges changes;
+    // Only grows, and nobody concludes anything from it: relaxed.
+    std::atomic<uint64_t> failed_notices{0};
+    // Whether the cache may have an object that a notice should have removed.
+    std::atomic<bool> is_unverified{false};
   };
   // Any thread adds 1, and none concludes anything from them: relaxed. They only grow.
   struct Figures {
@@ -224,12 +238,27 @@ class TieredObjects final : public ObjectTier<K, V>,
     std::atomic<uint64_t> encode_failures{0};
   };
 
-  // Calls `function(target)`, unless the cache has ended. What that throws, which only the user's
-  // hash and equality can, has nowhere to go.
+  // Calls `function(target)`, unless the cache has ended. If that throws, as the user's functions
+  // of keys and an allocation may, drops everything, which the function would have done to a part.
   template <typename Function>
   static void WithTarget(State& state, const Function& function) {
+    {
+      const BackgroundTasks::Running running(state.tasks);
+      if (!running.may_run()) return;
+      if (CatchErrors([&] { return function(*state.target), true; }, [] { return false; })) {
+        if (state.is_unverified) DropAll(state);
+        return;
+      }
+    }
+    state.failed_notices.fetch_add(1, std::memory_order_relaxed);
+    DropAll(state);
+  }
+  // If that fails, too, leaves it to the next notice.
+  static void DropAll(State& state) {
     const BackgroundTasks::Running running(state.tasks);
-    if (running.may_run()) CatchErrors([&] { function(*state.target); }, [] {});
+    if (!running.may_run()) return;
+    state.is_unverified = false;
+    CatchErrors([&] { state.target->Clear(); }, [&] { state.is_unverified = true; });
   }
 
   class Listener final : public TierListener {
@@ -240,7 +269,11 @@ class TieredObjects final : public ObjectTier<K, V>,
     void OnChanged(std::string_view key) override {
       WithTarget(*state_, [&](TierTarget<K, V>& target) {
         const std::optional<K> decoded = state_->decode_key(key);
-        if (decoded.has_value()) target.Invalidate(*decoded);
+        if (decoded.has_value()) {
+          target.Invalidate(*decoded);
+        } else {
+          state_->failed_notices.fetch_add(1, std::memory_order_relaxed);
+        }
       });
     }
     void OnGroupErased(uint32_t group) override {
@@ -393,8 +426,18 @@ class TieredObjects final : public ObjectTier<K, V>,
       if (turn->job().lease.held() || turn->job().only_erases) asked[i]->turn = std::move(turn);
     }
   }
+  // Repeats what has failed, if it is time to. Others do not wait for that: until it is done, they
+  // do without the tier.
+  void RepairIfDue() {
+    if (!state_->changes.HasFailed()) return;
+    TierChanges::Repair repair = state_->changes.TakeRepair(Now());
+    if (repair.all) EraseAll();
+    if (repair.group.has_value()) EraseGroup(*repair.group);
+    for (const std::string& key : repair.keys) EraseUnderWay(state_, key);
+  }
   // Returns whether the tier has no older entry than it should have. Erases one if need be.
   bool MayAsk(const std::string& key) {
+    RepairIfDue();
     const TierChanges::State state = state_->changes.Look(key);
     if (state != TierChanges::State::kFailed) return state == TierChanges::State::kNone;
     state_->changes.Begin(key);
@@ -514,11 +557,44 @@ class TieredObjects final : public ObjectTier<K, V>,
     });
   }
 
+  // In a handler: returns whether there was no memory.
+  static bool IsOutOfMemory() {
+#ifdef __cpp_exceptions
+    try {
+      throw;
+    } catch (const std::bad_alloc&) {
+      return true;
+    } catch (...) {
+    }
+#endif
+    return false;
+  }
+
+  // An Erase of the tier's, which may fail for want of memory before or after it has told so.
+  struct Erasure {
+    Erasure(std::shared_ptr<State> of, std::string of_key)
+        : state(std::move(of)), key(std::move(of_key)) {}
+    bool TryEnd() { return !has_ended.exchange(true); }
+
+    const std::shared_ptr<State> state;
+    const std::string key;
+    std::atomic<bool> has_ended{false};  // false to true once, by the thread that ends the change
+  };
   // Erases an entry, which is a change that has begun. The tier has to be certain to be there.
   static void EraseUnderWay(const std::shared_ptr<State>& state, const std::string& key) {
-    state->tier.EraseAsync(key, [state, key](const absl::Status& status) {
-      EndChange(state, key, status.ok() ? Ended::kDone : Ended::kNotErased);
-    });
+    std::shared_ptr<Erasure> erasure;
+    const auto begin = [&] {
+      erasure = std::make_shared<Erasure>(state, key);
+      state->tier.EraseAsync(key, [erasure](const absl::Status& status) {
+        if (!erasure->TryEnd()) return;
+        EndChange(erasure->state, erasure->key, status.ok() ? Ended::kDone : Ended::kNotErased);
+      });
+      return true;
+    };
+    if (CatchErrors(begin, [] { return false; })) return;
+    if (erasure != nullptr && !erasure->TryEnd()) return;
+    while (state->changes.End(key, Ended::kNotErased)) {
+    }
   }
   static void EndChange(const std::shared_ptr<State>& state, const std::string& key, Ended how) {
     if (!state->changes.End(key, how)) return;
