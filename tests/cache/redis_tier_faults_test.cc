@@ -5,11 +5,14 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <random>
 #include <string>
+#include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -112,6 +115,43 @@ class Process {
   std::atomic<int> reads_{0};
   std::atomic<int> puts_{0};
 };
+
+// Counts how often the tier has lost its connection, and has been connected again after that.
+class Counter final : public TierListener {
+ public:
+  void OnChanged(std::string_view) override {}
+  void OnGroupErased(uint32_t) override {}
+  void OnAllErased() override {}
+  void OnDisconnected() override { ++lost; }
+  void OnConnected() override { returned += lost > returned ? 1 : 0; }
+
+  std::atomic<int> lost{0};
+  std::atomic<int> returned{0};
+};
+
+TEST(RedisTierFaultsTest, ASilentConnectionForNoticesIsGivenUp) {
+  if (!RedisServer::IsInstalled()) GTEST_SKIP() << "there is no redis-server on this machine";
+  RedisServer server;
+  FaultProxy proxy(server.socket() + "0", server.socket(), 1);
+  RedisTierOptions options;
+  options.key_namespace = "test";
+  options.address.unix_socket = server.socket() + "0";
+  options.connect_timeout = absl::Milliseconds(500);
+  options.hard_timeout = absl::Milliseconds(500);
+  options.heartbeat_interval = absl::Milliseconds(20);
+  options.max_backoff = absl::Milliseconds(100);
+  const absl::StatusOr<std::shared_ptr<RedisTier>> tier = RedisTier::Create(options);
+  ASSERT_TRUE(tier.ok()) << tier.status();
+  const auto counter = std::make_shared<Counter>();
+  (*tier)->Subscribe(counter);
+  ASSERT_TRUE(Eventually([&] { return (*tier)->Erase("key").ok(); }));
+  // Only that connection: the one for changes answers.
+  proxy.SilenceSubscribers(true);
+  EXPECT_TRUE(Eventually([&] { return counter->lost > 0; }));
+  proxy.SilenceSubscribers(false);
+  EXPECT_TRUE(Eventually([&] { return counter->returned > 0; }));
+  EXPECT_TRUE(Eventually([&] { return (*tier)->Stats().condition.empty(); }));
+}
 
 TEST(RedisTierFaultsTest, NoFaultBringsAnOldObjectBackOrHangs) {
   if (!RedisServer::IsInstalled()) GTEST_SKIP() << "there is no redis-server on this machine";

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -43,6 +44,8 @@ class FaultProxy {
   // One piece of what the server sends in `one_in` has a fault; 0: none.
   void SetFaults(int one_in) { one_in_ = one_in; }
   int faults() const { return faults_; }
+  // From now on, or no longer, clients that have subscribed to a channel hear nothing.
+  void SilenceSubscribers(bool silent) { silent_ = silent; }
 
  private:
   static sockaddr_un AddressOf(const std::string& path) {
@@ -69,23 +72,29 @@ class FaultProxy {
   void Relay(int client, int server, unsigned seed) {
     std::minstd_rand random(seed);
     bool open = true;
+    bool subscribed = false;
     while (open && !stop_) {
       pollfd files[] = {{.fd = client, .events = POLLIN, .revents = 0},
                         {.fd = server, .events = POLLIN, .revents = 0}};
+      if (subscribed && silent_) files[1].fd = -1;  // which poll does not look at
       if (poll(files, 2, 10) <= 0) continue;
-      if (files[0].revents != 0) open = Pass(client, server, nullptr);
-      if (open && files[1].revents != 0) open = Pass(server, client, &random);
+      if (files[0].revents != 0) open = Pass(client, server, nullptr, &subscribed);
+      if (open && files[1].revents != 0) open = Pass(server, client, &random, nullptr);
     }
     close(client);
     close(server);
   }
 
   // Returns false if that was the connection's end.
-  bool Pass(int from, int to, std::minstd_rand* random) {
+  bool Pass(int from, int to, std::minstd_rand* random, bool* subscribed) {
     char bytes[4096];
     const ssize_t got = recv(from, bytes, sizeof(bytes), 0);
     if (got <= 0) return false;
     size_t size = static_cast<size_t>(got);
+    if (subscribed != nullptr &&
+        std::string_view(bytes, size).find("SUBSCRIBE") != std::string_view::npos) {
+      *subscribed = true;
+    }
     const int one_in = one_in_;
     bool last = false;
     if (random != nullptr && one_in > 0 && (*random)() % static_cast<unsigned>(one_in) == 0) {
@@ -119,6 +128,7 @@ class FaultProxy {
   const unsigned seed_;
   int listener_ = -1;
   std::atomic<bool> stop_{false};
+  std::atomic<bool> silent_{false};
   std::atomic<int> one_in_{0};
   std::atomic<int> faults_{0};
   std::vector<std::thread> relays_;  // of the acceptor, until that has ended
