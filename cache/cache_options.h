@@ -296,9 +296,9 @@ struct LargeObjectCacheOptions {
   // Where a load looks before it calls its loader, and where its object is kept beyond the cache:
   // see second_tier.h. Each cache needs a tier object of its own. An object's group and its life by
   // `expire_after_write` or Loaded go with it; its life by access does not. With a tier, `clock`
-  // has to show the wall time. The tier is written once the callers have their object, by
-  // `refresh_executor` if there is one, or else on the loading thread. Put returns when the tier
-  // has the object, or has failed. The cache's end waits for notices that are being heeded.
+  // has to show the wall time. The loading thread writes the tier when the threads that wait have
+  // their object, before it returns or calls anybody back; Put does, too. The cache's end waits for
+  // notices that are being heeded.
   std::shared_ptr<SecondTier> second_tier = {};
   // How objects are written as bytes: a std::shared_ptr to a class derived from Codec<V>. It has to
   // be set if there is a tier, by a file that includes codec.h.

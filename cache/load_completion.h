@@ -21,7 +21,8 @@
 // Unlike std::promise, it is called as a function, and never throws; one that is destroyed without
 // a call fails the load with Aborted. docs/guide.md says what holds during such a load.
 //
-// Complexity: that of entering the object, and of the continuations, which run in the call.
+// Complexity: that of entering the object, and of the continuations, which run in the call; and
+// with a second tier, of writing the object there before these.
 #ifndef WEAKCACHE_CACHE_LOAD_COMPLETION_H_
 #define WEAKCACHE_CACHE_LOAD_COMPLETION_H_
 

@@ -60,7 +60,8 @@ struct LoadOptions {
   // old object's.
   std::optional<uint32_t> group = {};
   // With a second tier: whether the tier is asked for the object before the loader is called, and
-  // whether what the loader returns is written to it. A refresh is not asked for, only written.
+  // whether what the loader returns is written to it. A refresh is not asked for, only written. The
+  // deadline holds for the wait for the tier's answer, but not for the write.
   bool read_tier = true;
   bool write_tier = true;
 };

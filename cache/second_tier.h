@@ -98,7 +98,7 @@ struct TierWait {
 
 // Is told of changes by others; not of those that came through the same SecondTier object. Called
 // in the order of the changes, without a lock, on a thread for which no call of the tier waits: it
-// may run user code, and call the tier.
+// may run user code, and call the tier. If that ends the cache, the tier may end there, too.
 class TierListener {
  public:
   virtual ~TierListener() = default;

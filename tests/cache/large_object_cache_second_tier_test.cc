@@ -727,39 +727,224 @@ TEST_F(SecondTierTest, ARefreshErasesWhereItHasNoLease) {
   EXPECT_EQ(server_->BytesOf("b"), "old");
 }
 
-TEST_F(SecondTierTest, TheExecutorWrites) {
+TEST_F(SecondTierTest, TheLoadingThreadWritesWhateverTheExecutorDoes) {
   TaskQueue queue;
   Process process(server_,
                   [&](Cache::Options& options) { options.refresh_executor = queue.executor(); });
   EXPECT_EQ(process.Load("a", "one"), "one");
-  EXPECT_EQ(server_->size(), 0u);
-  queue.RunAll();
   EXPECT_EQ(server_->BytesOf("a"), "one");
-  // Put has to be in the tier when it returns: others may change the key then.
+  EXPECT_EQ(server_->leases(), 0u);
   process.cache->Put("b", std::string("two"));
   EXPECT_EQ(server_->BytesOf("b"), "two");
-  EXPECT_EQ(queue.posted, 1);
+  EXPECT_EQ(queue.posted, 0);
 }
 
-TEST_F(SecondTierTest, AWriteThatTheExecutorDropsIsGivenUp) {
-  TaskQueue queue;
-  Process process(server_,
-                  [&](Cache::Options& options) { options.refresh_executor = queue.executor(); });
-  EXPECT_EQ(process.Load("a", "one"), "one");
-  EXPECT_EQ(server_->leases(), 1u);
-  queue.tasks.clear();
+// Counts the waits for leases, and lets the leases end, as the test would hang otherwise.
+std::function<absl::Status(std::string_view, std::string_view)> CountWaits(FakeServer& server,
+                                                                           int& waits) {
+  return [&](std::string_view point, std::string_view) {
+    if (point == "Lead waits") {
+      ++waits;
+      server.LetLeasesLast();
+    }
+    return absl::OkStatus();
+  };
+}
+
+// If each process's only thread came to its write after a load that waits for the other's, both
+// would stand still.
+TEST_F(SecondTierTest, ProcessesThatLoadInOppositeOrdersDoNotWaitForEachOther) {
+  TaskQueue queues[2];
+  Process first(server_,
+                [&](Cache::Options& options) { options.refresh_executor = queues[0].executor(); });
+  Process second(server_,
+                 [&](Cache::Options& options) { options.refresh_executor = queues[1].executor(); });
+  int waits = 0;
+  first.tier->hook = second.tier->hook = CountWaits(*server_, waits);
+  const auto load = [](Process& process) {
+    return [&] { return ++process.loads, std::string("x"); };
+  };
+  for (const char* const key : {"a", "b"}) {
+    first.cache->GetOrLoadAsync(key, load(first), queues[0].executor(), [](auto) {});
+  }
+  for (const char* const key : {"b", "a"}) {
+    second.cache->GetOrLoadAsync(key, load(second), queues[1].executor(), [](auto) {});
+  }
+  for (int i = 0; i < 2; ++i) {
+    queues[0].RunOne();
+    queues[1].RunOne();
+  }
+  EXPECT_EQ(waits, 0);
+  EXPECT_EQ(first.loads, 1);
+  EXPECT_EQ(second.loads, 1);
+  queues[0].RunAll();
+  queues[1].RunAll();
+}
+
+// Else it would wait for its own thread.
+TEST_F(SecondTierTest, AfterAFailureACallbackMayLoadTheKey) {
+  Process process(server_);
+  int waits = 0;
+  process.tier->hook = CountWaits(*server_, waits);
+  int retries = 0;
+  const auto retry = [&](const absl::StatusOr<Ref<std::string>>& object) {
+    EXPECT_FALSE(object.ok());
+    EXPECT_EQ(process.Load("a", "second"), "second");
+    process.cache->Invalidate("a");
+    ++retries;
+  };
+  const auto fail = []() -> absl::StatusOr<std::string> { return absl::InternalError("no"); };
+  const auto throws = []() -> absl::StatusOr<std::string> { throw std::runtime_error("no"); };
+  process.cache->GetOrLoadAsync("a", fail, RunInline, retry);
+  const auto drop = [](const LoadCompletion<std::string>&) {};
+  process.cache->GetOrLoadAsync("a", drop, RunInline, retry);
+  std::optional<LoadCompletion<std::string>> completion;
+  const auto begin = [&](LoadCompletion<std::string> given) { completion = std::move(given); };
+  process.cache->GetOrLoadAsync("a", begin, RunInline, retry);
+  completion.reset();
+  // With an ask that joins the load of a thread.
+  const auto joined = [&](const auto& loader) {
+    return [&process, &fail, &retry, loader] {
+      process.cache->GetOrLoadAsync("a", fail, RunInline, retry);
+      return loader();
+    };
+  };
+  EXPECT_FALSE(process.cache->GetOrLoad("a", joined(fail)).ok());
+  EXPECT_THROW(static_cast<void>(process.cache->GetOrLoad("a", joined(throws))),
+               std::runtime_error);
+  process.cache->Prefetch(
+      {"a"}, [&](const std::string&) { return joined(fail)(); }, RunInline);
+  const auto all = [&](const Calls&) -> absl::StatusOr<Calls> { return joined(fail)().status(); };
+  EXPECT_FALSE(process.cache->GetAll(Calls{"a"}, all)[0].ok());
+  EXPECT_EQ(retries, 7);
+  EXPECT_EQ(waits, 0);
   EXPECT_EQ(server_->leases(), 0u);
-  EXPECT_EQ(server_->size(), 0u);
 }
 
-TEST_F(SecondTierTest, WhatTheExecutorHasIsWrittenAfterTheCachesEnd) {
-  TaskQueue queue;
-  Process process(server_,
-                  [&](Cache::Options& options) { options.refresh_executor = queue.executor(); });
-  process.Load("a", "one");
-  process.cache.reset();
-  queue.RunAll();
+// Else other processes would wait for it.
+TEST_F(SecondTierTest, UserCodeAfterALoadRunsWithoutALease) {
+  int results = 0;
+  int removals = 0;
+  Process process(server_, [&](Cache::Options& options) {
+    options.budget_bytes = 1;
+    options.removal_listener = [&](auto&&...) {
+      EXPECT_EQ(server_->leases(), 0u);
+      ++removals;
+    };
+  });
+  const auto receive = [&](const absl::StatusOr<Ref<std::string>>& object) {
+    EXPECT_EQ(server_->BytesOf(*object.value()), *object.value());
+    EXPECT_EQ(server_->leases(), 0u);
+    ++results;
+  };
+  process.cache->GetOrLoadAsync(
+      "a", [] { return std::string("a"); }, RunInline, receive);
+  const auto complete = [](LoadCompletion<std::string> done) { done(std::string("b")); };
+  process.cache->GetOrLoadAsync("b", complete, RunInline, receive);
+  const auto joined = [&] {
+    process.cache->GetOrLoadAsync(
+        "c", [] { return std::string("c"); }, RunInline, receive);
+    return std::string("c");
+  };
+  EXPECT_EQ(*process.cache->GetOrLoad("c", joined).value(), "c");
+  EXPECT_EQ(results, 3);
+  process.cache->Prefetch(
+      {"d"}, [](const std::string& key) { return key; }, RunInline);
+  process.cache->GetAll(Calls{"e", "f"}, [](const Calls& keys) { return keys; });
+  EXPECT_EQ(server_->BytesOf("f"), "f");
+  EXPECT_GE(removals, 3);
+  EXPECT_EQ(server_->leases(), 0u);
+}
+
+TEST_F(SecondTierTest, ACallbackMaySetTheExpiry) {
+  Process process(server_);
+  process.cache->GetOrLoadAsync(
+      "a", [] { return std::string("one"); }, RunInline,
+      [&](const auto&) { EXPECT_TRUE(process.cache->SetExpiry("a", absl::Hours(1))); });
+  EXPECT_EQ(process.Present("a"), "one");
+}
+
+TEST_F(SecondTierTest, ALoaderWithACompletionWaitsForNoLease) {
+  Process first(server_);
+  Process second(server_);
+  int waits = 0;
+  second.tier->hook = CountWaits(*server_, waits);
+  const auto slow = [&] {
+    const auto load = [](LoadCompletion<std::string> done) { done(std::string("two")); };
+    auto object = second.cache->GetOrLoadAsync("a", load, RunInline);
+    EXPECT_EQ(*object.get().value(), "two");
+    return std::string("one");
+  };
+  EXPECT_EQ(*first.cache->GetOrLoad("a", slow).value(), "one");
+  EXPECT_EQ(waits, 0);
   EXPECT_EQ(server_->BytesOf("a"), "one");
+}
+
+TEST_F(SecondTierTest, ALoadDoesNotWaitForAnErase) {
+  Process process(server_);
+  bool is_away = true;
+  process.tier->hook = [&](std::string_view point, std::string_view) {
+    return is_away && point == "Erase" ? absl::UnavailableError("") : absl::OkStatus();
+  };
+  process.Load("a", "old");
+  process.cache->Invalidate("a");
+  is_away = false;
+  process.tier->defers_async = true;
+  EXPECT_EQ(process.Load("a", "new"), "new");
+  EXPECT_EQ(server_->BytesOf("a"), "old");  // and has not been asked for it
+  process.tier->RunAsync();
+  EXPECT_EQ(server_->BytesOf("a"), "(none)");
+  // An entry that is of no use.
+  process.tier->has_try_lead = false;
+  TierEntry entry = Entry("other");
+  entry.schema = 8;
+  server_->Plant("b", entry);
+  EXPECT_EQ(process.Load("b", "new"), "new");
+  EXPECT_EQ(server_->BytesOf("b"), "other");
+  process.tier->RunAsync();
+  EXPECT_EQ(server_->BytesOf("b"), "(none)");
+}
+
+TEST_F(SecondTierTest, TheEndOfACacheTriesATierThatIsAwayOnce) {
+  Process process(server_);
+  process.tier->hook = [&](std::string_view point, std::string_view) {
+    return point == "Erase" ? absl::UnavailableError("") : absl::OkStatus();
+  };
+  for (const char* const key : {"a", "b", "c"}) process.cache->Invalidate(key);
+  process.tier->ClearLog();
+  process.cache.reset();
+  EXPECT_EQ(process.tier->log().size(), 1u);
+}
+
+TEST_F(SecondTierTest, ANoticeOfOneKeyMayEndTheCache) {
+  Process other(server_);
+  std::optional<Cache>* cache = nullptr;
+  Process process(server_, [&](Cache::Options& options) {
+    options.removal_listener = [&](auto&&...) { cache->reset(); };
+  });
+  cache = &process.cache;
+  process.Load("a", "one");
+  other.cache->Invalidate("a");
+  process.tier->Deliver();
+  EXPECT_FALSE(process.cache.has_value());
+}
+
+TEST_F(SecondTierTest, ANoticeThatDropsAllMustNotEndTheCache) {
+  std::optional<Cache>* cache = nullptr;
+  Process process(server_, [&](Cache::Options& options) {
+    options.removal_listener = [&](auto&&...) {
+      if (cache != nullptr) cache->reset();
+    };
+  });
+  cache = &process.cache;
+  process.Load("a", "one");
+  EXPECT_DEATH(
+      {
+        process.tier->Disconnect();
+        process.tier->Deliver();
+      },
+      "has ended the cache inside a notice that drops all objects");
+  cache = nullptr;
 }
 
 TEST_F(SecondTierTest, AsynchronousLoadsAskTheTier) {
@@ -891,6 +1076,12 @@ TEST_F(SecondTierTest, TheCodecMayEndTheCache) {
   (*completion)(std::string("3"));
   EXPECT_EQ(*c.get().value(), "3");
   EXPECT_EQ(server_->BytesOf("c"), "3");
+  Process at_once(server_);
+  ends(at_once);
+  const auto complete = [](LoadCompletion<std::string> given) { given(std::string("5")); };
+  auto j = at_once.cache->GetOrLoadAsync("j", complete, RunInline);
+  EXPECT_EQ(*j.get().value(), "5");
+  EXPECT_EQ(server_->BytesOf("j"), "5");
   Process put(server_);
   ends(put);
   put.cache->Put("d", std::string("4"));

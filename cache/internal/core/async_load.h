@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// An asynchronous ask for an object of a LargeObjectCache: no thread waits for it.
+// An asynchronous ask for an object of a LargeObjectCache: no thread waits for it. (With a second
+// tier, the thread of the task waits for that.)
 //
 //   1. Ask looks, under the shard's lock, for the object, and then for a flight of the key. If
 //      there is one, the ask becomes one of its continuations: it is completed as the flight ends.

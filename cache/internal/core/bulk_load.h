@@ -119,13 +119,13 @@ class BulkLoad {
     // The result for those that wait, unless the part gets another one.
     LoadOutcome<V> outcome{nullptr, absl::AbortedError("the bulk load came to nothing")};
     Made made{};
-    TierTurnPtr<V>* turn = nullptr;      // of the tier, one of turns_, or null
+    TierTurnPtr<V>* turn = nullptr;      // of the tier, one of Ending::turns, or null
     typename Store::TableEntry present;  // what the made object replaces
     typename Loads::FlightCompletion completion{location.shard, nullptr, outcome, &ended};
   };
 
-  // Ends what LoadMissing has begun: the permit, the flights, and then what runs user code, in this
-  // order.
+  // Ends what LoadMissing has begun: the permit, the flights, the tier's turns, and then what runs
+  // other user code, in this order.
   struct Ending {
     explicit Ending(BulkLoad& bulk_load)
         : load(bulk_load),
@@ -135,6 +135,7 @@ class BulkLoad {
       permit.Release();
       for (auto& part : load.parts_) Loads::EndFlight(part->completion, removals);
       removals.FinishEviction();
+      for (TierTurnPtr<V>& turn : turns) const IdleTurnEnd<V> idle_end(turn);
     }
 
     BulkLoad& load;
@@ -142,6 +143,7 @@ class BulkLoad {
     std::vector<K> keys;
     absl::StatusOr<Values> values;
     StoppableCall call;
+    std::vector<TierTurnPtr<V>> turns;
     PostLater post;
     LoadPermit permit;
   };
@@ -202,7 +204,6 @@ class BulkLoad {
     for (const auto& [index, first] : copies_) results_[index] = results_[first];
     parts_.clear();
     failed_.clear();
-    turns_.clear();
   }
   void AcquirePermit(LoadPermit& permit) {
     while (!missing_.empty()) {
@@ -352,15 +353,15 @@ class BulkLoad {
   [[gnu::noinline]] void EnterFromTier(std::vector<Part*>& parts, Ending& ending) {
     std::vector<TierQuestion<K, V>> questions(parts.size());
     for (size_t i = 0; i < parts.size(); ++i) questions[i].key = &parts[i]->prepared.payload().key;
-    turns_.resize(parts.size());
+    ending.turns.resize(parts.size());
     TierTurnPtr<V> none;
     loads_.tier()->AskAll(absl::MakeSpan(questions),
                           {wait_, request_.source, options_.read_tier, options_.write_tier, none});
     size_t missing = 0;
     for (size_t i = 0; i < parts.size(); ++i) {
       Part& part = *parts[i];
-      turns_[i] = std::move(questions[i].turn);
-      part.turn = &turns_[i];
+      ending.turns[i] = std::move(questions[i].turn);
+      part.turn = &ending.turns[i];
       if (questions[i].object == nullptr) {
         parts[missing++] = &part;
         continue;
@@ -443,7 +444,6 @@ class BulkLoad {
   std::vector<size_t> missing_;               // indices of keys
   std::unordered_map<size_t, Ref<V>> stale_;  // expired objects of missing keys
   std::optional<SteadyTime> leaves_at_;       // by the soft timeout
-  std::vector<TierTurnPtr<V>> turns_;         // end after the parts
   std::vector<std::unique_ptr<Part>> parts_;
   std::vector<std::unique_ptr<Part>> failed_;  // by a failure that was kept
   std::vector<size_t> others_;                 // indices of keys that others load

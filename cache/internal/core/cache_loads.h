@@ -21,17 +21,18 @@
 //      find the flight: they wait for it, or cancel it, because the key is invalidated, or
 //      supersede it, because another object is put under the key.
 //   4. Make asks the second tier, if there is one (object_tier.h). If that does not have the
-//   object,
-//      it runs the loader; and then the weigher, without any lock, and measures the time; unless an
-//      earlier failure is kept under the key, which is the outcome then (load_failures.h).
+//      object, it runs the loader; and then the weigher, without any lock, and measures the time;
+//      unless an earlier failure is kept under the key, which is the outcome then
+//      (load_failures.h).
 //   5. Under a hard limit, the room is made exact. EnterLoaded takes the shard's lock. If the
 //      flight is neither cancelled nor superseded the object enters the table. Whatever the
 //      outcome, the flight ends and those that wait get it.
-//   6. The permit is returned, and a deferred task that waits for it is posted. Only then the
-//      continuations are completed, the listener is notified of evictions, and objects die. While
-//      the thread has a flight or a permit, no user code runs but the loader, the weigher, the
-//      clock, and the key's copy, hash and equality: any other user code may wait for threads that
-//      wait for either. It may also end the cache, so it comes last.
+//   6. The permit is returned, and a deferred task that waits for it is posted. Then the second
+//      tier is written. Only then the continuations are completed, the listener is notified of
+//      evictions, and objects die. While the thread has a flight or a permit, no user code runs but
+//      the loader, the weigher, the clock, the key's copy, hash and equality, and with a second
+//      tier `encode_key`, `decode_key` and the codec's Decode: any other user code may wait for
+//      threads that wait for either. It may also end the cache, so it comes last.
 //
 // An exception of the loader, the weigher or an allocation ends the flight, too: FlightCompletion
 // ends it on whatever way the thread leaves, and those that wait throw the same exception.
@@ -131,7 +132,6 @@ class CacheLoads {
   };
   struct QueuedRun {
     Queued& load;
-    TierTurnPtr<V> turn = nullptr;  // ends last of all
     // Completed when the task is through with the cache.
     typename Flights::EndedContinuations ended = {};
     // The result for those that wait for the queued flight, if that is still there in the end.
@@ -200,7 +200,6 @@ class CacheLoads {
     const std::shared_ptr<typename Store::Shared> sampled =
         store_.holder_sampler().active() ? store_.shared() : nullptr;
     // Destroyed in reverse order: what others wait for ends before user code runs.
-    TierTurnPtr<V> own_turn;
     BoundedWait asker(request.options.deadline, request.options.stop_token);
     std::optional<BoundedWait> other_wait;
     BoundedWait& wait = WaitOf(request, run, asker, other_wait);
@@ -210,7 +209,9 @@ class CacheLoads {
     Made made{};
     typename LoadFailures<Store>::Held held_failures;
     typename Flights::EndedContinuations own_ended;
+    TierTurnPtr<V> turn;
     PostLater post;
+    const IdleTurnEnd<V> idle_end(turn);
     PreparedSlot prepared;
     typename Flights::Flight flight(location.hash());
     flight.SetInterest(call.interest());
@@ -229,7 +230,7 @@ class CacheLoads {
       return ResultOfOther(start, std::move(outcome));
     }
     run == nullptr ? call.Watch() : call.RemoveCaller();
-    const TierUse<V> use = UseOfTier(request, run, asker, wait, own_turn);
+    const TierUse<V> use = UseOfTier(request, run, asker, wait, turn);
     CatchInto(outcome, [&] {
       const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
       store_.MakePayload(location, prepared, std::forward<Key>(key));
@@ -238,8 +239,7 @@ class CacheLoads {
                                         held_failures);
       if (!outcome.status.ok()) return;
       store_.template GrowRoom<kIsEmbedded<Made>>(prepared.cold(), reservation, removals);
-      EnterLoaded(location, prepared, made, present, completion, reservation, removals,
-                  use.turn.get());
+      EnterLoaded(location, prepared, made, present, completion, reservation, removals, turn.get());
     });
     EndLoad(permit, removals, reservation, completion);
     PrepareToReturn(location, outcome, own_ended, run);
@@ -429,10 +429,10 @@ class CacheLoads {
 
  private:
   static TierUse<V> UseOfTier(const LoadRequest& request, QueuedRun* run, const BoundedWait& asker,
-                              const BoundedWait& wait, TierTurnPtr<V>& own_turn) {
+                              const BoundedWait& wait, TierTurnPtr<V>& turn) {
     // No caller waits for a task. Else the wait may be shorter than the asker's own.
     return {run == nullptr ? asker : wait, request.source, request.options.read_tier,
-            request.options.write_tier, run == nullptr ? own_turn : run->turn};
+            request.options.write_tier, turn};
   }
   template <typename Made>
   [[gnu::noinline]] absl::Status FindInTierOrLoad(Entry& entry, AnyLoader<K, Made>& loader,

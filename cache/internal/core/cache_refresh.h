@@ -203,11 +203,12 @@ class CacheRefresh {
                       AnyLoader<K, Made>& loader, const RefreshTerms& terms, bool& has_failed) {
     constexpr bool kEmbedded = Loads::template kIsEmbedded<Made>;
     // Destroyed in reverse order: the permit is returned before user code runs.
-    TierTurnPtr<V> turn;
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Made made{};
+    TierTurnPtr<V> turn;
     PostLater post;
+    const IdleTurnEnd<V> idle_end(turn);
     PreparedSlot prepared;
     Registration refresh(*location.shard, location.hash());
     Reservation reservation(store_.retention());

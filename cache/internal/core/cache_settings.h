@@ -51,10 +51,10 @@ template <typename K, typename V>
 std::shared_ptr<ObjectTier<K, V>> MakeTier(LargeObjectCacheOptions<K, V>& options) {
   if (options.second_tier == nullptr) [[likely]]
     return nullptr;
-  return options.codec.MakeTier(
-      {std::move(options.second_tier), std::move(options.encode_key), std::move(options.decode_key),
-       options.clock, options.expire_after_write, options.refresh_after_write,
-       options.refresh_executor, options.at_tier_disconnect == AtTierDisconnect::kKeep});
+  return options.codec.MakeTier({std::move(options.second_tier), std::move(options.encode_key),
+                                 std::move(options.decode_key), options.clock,
+                                 options.expire_after_write, options.refresh_after_write,
+                                 options.at_tier_disconnect == AtTierDisconnect::kKeep});
 }
 
 // Returns InvalidArgument if an option is bad.

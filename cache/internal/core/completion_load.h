@@ -11,8 +11,9 @@
 //   3. It returns. Flight and permit are taken off the thread. The load is on the list of the
 //      cache's PendingCompletions.
 //   4. The completion is called or dropped, on any thread: that one weighs the object, enters it,
-//      ends the flight and returns the permit. It waits for nothing but a shard's lock. Last of all
-//      it completes the continuations, for they may end the cache.
+//      ends the flight and returns the permit. It waits for nothing but a shard's lock, and then
+//      for the second tier, which it writes. Last of all it completes the continuations, for they
+//      may end the cache.
 //
 // A CompletionHandoff decides which thread ends the load. If the completion comes before step 3,
 // that is the loader's thread. At the end of the cache it is the ending thread: those that wait for
@@ -107,11 +108,10 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
 
   void Complete(CompletionResult<V>& result) noexcept override {
     if (!handoff_.Complete(result)) return;
-    TierTurnPtr<V> turn;
     Ended ended;
     const TaskCount::Running running(pending_.count());
     pending_.Remove(*this);
-    End(result, Cause::kCompletion, ended, turn);
+    End(result, Cause::kCompletion, ended);
     if (ended.result.abandoned) ended.AskAnew();
   }
 
@@ -198,16 +198,18 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
         result.status = EndedWithCache();
     }
     const TaskCount::Running running(pending_.count());
-    End(result, cause, end.run.ended, end.run.turn);
+    End(result, cause, end.run.ended);
   }
-  // Looks whether the second tier has the object.
+  // Looks whether the second tier has the object. Waits for the tier's answer, but for no other
+  // process: the thread may be the one that another load's completion needs.
   bool FindInTier(Result& found) {
     if (loads_.tier() == nullptr) [[likely]]
       return false;
     const BoundedWait unbounded(SteadyTime::max(), StopToken());
     found.owned = loads_.tier()->Ask(
         prepared_->payload().key,
-        TierUse<V>{unbounded, &source_, options_.read_tier, options_.write_tier, turn_},
+        TierUse<V>{unbounded, &source_, options_.read_tier, options_.write_tier, turn_,
+                   /*waits_for_lease=*/false},
         found.terms);
     return found.owned != nullptr;
   }
@@ -217,9 +219,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     const TaskCount::Running running(pending_.count());
     Result unwanted;
     handoff_.LoaderFailed(unwanted);
-    if (end.found.owned != nullptr) {
-      return End(end.found, Cause::kCompletion, end.run.ended, end.run.turn);
-    }
+    if (end.found.owned != nullptr) return End(end.found, Cause::kCompletion, end.run.ended);
     Result result;
     result.error = std::move(end.error);
     if (!end.kept_failure.ok()) {
@@ -227,35 +227,35 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     } else if (result.error == nullptr) {
       result.status = NoThrowStatus(absl::StatusCode::kAborted, "the loading thread has ended");
     }
-    End(result, Cause::kLoaderFailed, end.run.ended, end.run.turn);
+    End(result, Cause::kLoaderFailed, end.run.ended);
   }
 
   void EndWithCache() override {
     if (!handoff_.TryEnd()) return;
-    TierTurnPtr<V> turn;
     Ended ended;
     const TaskCount::Running running(pending_.count());
     Result result;
     result.status = EndedWithCache();
-    End(result, Cause::kCacheEnds, ended, turn);
+    End(result, Cause::kCacheEnds, ended);
   }
   static absl::Status EndedWithCache() {
     return NoThrowStatus(absl::StatusCode::kAborted,
                          "the cache has ended before the loader's completion was called");
   }
 
-  // Does step 4, except for the continuations, which go to `ended`, prepared, and the tier's turn,
-  // which goes to `turn`. Runs user code in the end.
-  void End(Result& given, Cause cause, Ended& ended, TierTurnPtr<V>& turn) {
-    turn = std::move(turn_);
+  // Does step 4, except for the continuations, which go to `ended`, prepared. Runs user code in the
+  // end.
+  void End(Result& given, Cause cause, Ended& ended) {
     // Destroyed in reverse order: deferred tasks are posted before user code runs.
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Result result = std::move(given);
+    TierTurnPtr<V> turn = std::move(turn_);
     typename LoadFailures<Store>::Held held_failures;
     PreparedSlot external;
     LoadOutcome<V> outcome;
     PostLater post;
+    const IdleTurnEnd<V> idle_end(turn);
     permit_.set_post(&post);
     FlightCompletion completion{location_.shard, &flight_, outcome, &ended};
     CatchErrors(

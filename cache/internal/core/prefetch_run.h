@@ -193,7 +193,6 @@ class PrefetchRun final
     const Lookup lookup = key;
     const KeyLocation location = store_.shards().Locate(lookup);
     // As in CacheLoads::Load: destroyed in reverse order.
-    TierTurnPtr<V> turn;
     BoundedWait nobody(SteadyTime::max(), options_.stop_token);
     StoppableCall call(nobody, request);
     typename Store::PendingRemovals removals;
@@ -201,8 +200,10 @@ class PrefetchRun final
     Made made{};
     typename LoadFailures<Store>::Held held_failures;
     typename Flights::EndedContinuations ended;
+    TierTurnPtr<V> turn;
     LoadOutcome<V> outcome;
     PostLater post;
+    const IdleTurnEnd<V> idle_end(turn);
     PreparedSlot prepared;
     typename Flights::Flight flight(location.hash());
     flight.SetInterest(call.interest());

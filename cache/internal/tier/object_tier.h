@@ -4,8 +4,12 @@
 //
 // A load asks the tier once it has its flight, and runs its loader if that has no object. The load
 // then mostly has a *turn*: the right to write the object that it makes. A change by the user, such
-// as Put, has a turn, too. A turn ends when its thread has nothing to do with the cache any more,
-// and only then the tier is written, because that runs the user's codec.
+// as Put, has a turn, too. The end of a turn writes the tier, which runs the user's codec, and that
+// may end the cache. So a load's turn ends after its flight and its permit, and after the last use
+// of the cache. But it ends before any other user code runs on the thread, such as a continuation:
+// that may load other keys, or wait for threads that do. If loads of two processes did so while
+// each has the lease that the other waits for, neither would go on. For the same reason no write is
+// left to an executor, where it could come after a task that waits for a lease.
 //
 // Why no old object comes back, whatever else happens at the same time:
 //
@@ -35,8 +39,8 @@
 
 namespace weakcache::internal {
 
-// A thread's turn to change a key in the tier. Does what has been said last as it ends: declare it
-// before everything else of an operation. Owns all that it needs by then: the cache may have ended.
+// A thread's turn to change a key in the tier. Does what has been said last as it ends. Owns all
+// that it needs by then: the cache may have ended.
 template <typename V>
 class TierTurn {
  public:
@@ -46,9 +50,28 @@ class TierTurn {
   // Allocates nothing, and runs no user code.
   virtual void Put(const Ref<V>& object) = 0;
   virtual void Erase() = 0;
+  // Returns whether the end only gives up the lease, which runs no user code.
+  virtual bool is_idle() const = 0;
 };
 template <typename V>
 using TierTurnPtr = std::unique_ptr<TierTurn<V>>;
+
+// Ends a turn that has nothing to write. A load declares its turn after what runs other user code
+// at the end, then the PostLater, whose tasks may have to run before the cache ends, and then this,
+// as those tasks may wait for the lease.
+template <typename V>
+class IdleTurnEnd {
+ public:
+  explicit IdleTurnEnd(TierTurnPtr<V>& turn) : turn_(turn) {}
+  IdleTurnEnd(const IdleTurnEnd&) = delete;
+  IdleTurnEnd& operator=(const IdleTurnEnd&) = delete;
+  ~IdleTurnEnd() {
+    if (turn_ != nullptr && turn_->is_idle()) turn_.reset();
+  }
+
+ private:
+  TierTurnPtr<V>& turn_;
+};
 
 // How a load uses the tier.
 template <typename V>
@@ -64,6 +87,7 @@ struct TierUse {
   bool reads;
   bool writes;
   TierTurnPtr<V>& turn;  // gets the load's
+  bool waits_for_lease = true;
 };
 
 // What a load of several keys asks the tier about one of them, and the answer.

@@ -47,7 +47,6 @@ struct TierSettings {
   std::function<absl::Time()> clock = {};                             // empty: absl::Now
   absl::Duration expire_after_write = absl::InfiniteDuration();
   absl::Duration refresh_after_write = absl::InfiniteDuration();
-  std::function<void(std::function<void()>)> executor = {};  // empty: the threads that load
   bool keeps_when_disconnected = false;
 };
 

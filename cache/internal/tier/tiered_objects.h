@@ -2,10 +2,11 @@
 // The objects of a LargeObjectCache in its second tier: encoded, under keys that are strings. Only
 // a cache with a codec has this. See object_tier.h.
 //
-// Who owns what: the cache, its turns and their tasks own the TieredObjects, which owns the tier.
-// What the tier owns, which are its listener and the `done` functions of its calls, has only the
-// State: so the tier is never ended by a thread of its own. Whoever comes from the tier uses tier
-// and cache only while a BackgroundTasks::Running says that the cache has not ended.
+// Who owns what: the cache and its turns own the TieredObjects, which owns the tier. What the tier
+// owns, which are its listener and the `done` functions of its calls, has only the State. Whoever
+// comes from the tier uses tier and cache only while a BackgroundTasks::Running says that the cache
+// has not ended. So a thread of the tier ends the tier only if user code does that which a notice
+// runs, such as the destructor of an object that is dropped, by ending the cache.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TIER_TIERED_OBJECTS_H_
 #define WEAKCACHE_CACHE_INTERNAL_TIER_TIERED_OBJECTS_H_
 
@@ -41,6 +42,8 @@
 #include "weakcache/cache/internal/tier/tier_changes.h"
 #include "weakcache/cache/internal/tier/tier_codec.h"
 #include "weakcache/cache/second_tier.h"
+#include "weakcache/weakref/internal/atomics_policy.h"
+#include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
 
@@ -100,11 +103,11 @@ class TieredObjects final : public ObjectTier<K, V>,
     settings_.tier->Subscribe(listener_);
   }
   void Detach() override {
+    Check(
+        !Walk::Runs(*state_), "~LargeObjectCache",
+        "a destructor or the listener has ended the cache inside a notice that drops all objects");
     state_->tasks->Close();
-    // Those that would have been erased as their changes end.
-    for (std::string& key : state_->changes.Overlapped()) {
-      settings_.tier->EraseAsync(std::move(key), [](const absl::Status&) {});
-    }
+    CatchErrors([&] { EraseOverlapped(); }, [] {});
   }
 
   Owned<V> Ask(const K& key, const TierUse<V>& use, ObjectTerms& terms) override {
@@ -129,7 +132,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     return CatchErrors(
         [&]() -> TierTurnPtr<V> {
           encoded.emplace(settings_.encode_key(key));
-          auto turn = std::make_unique<Turn>(MakeJob(*encoded));
+          std::unique_ptr<Turn> turn = MakeTurn(*encoded);
           state_->changes.Begin(*encoded);
           turn->job().is_change = true;
           return turn;
@@ -258,8 +261,32 @@ class TieredObjects final : public ObjectTier<K, V>,
     const BackgroundTasks::Running running(state.tasks);
     if (!running.may_run()) return;
     state.is_unverified = false;
+    const Walk walk(state);
     CatchErrors([&] { state.target->Clear(); }, [&] { state.is_unverified = true; });
   }
+
+  // A notice that goes from object to object on this thread, as long as this lives.
+  class Walk {
+   public:
+    explicit Walk(const State& state) : state_(state), outer_(std::exchange(Innermost(), this)) {}
+    Walk(const Walk&) = delete;
+    Walk& operator=(const Walk&) = delete;
+    ~Walk() { Innermost() = outer_; }
+    static bool Runs(const State& state) {
+      const Walk* walk = Innermost();
+      while (walk != nullptr && &walk->state_ != &state) walk = walk->outer_;
+      return walk != nullptr;
+    }
+
+   private:
+    struct OfThread {
+      const Walk* innermost;
+    };
+    static const Walk*& Innermost() { return StdAtomics::ThreadLocal<OfThread>().innermost; }
+
+    const State& state_;
+    const Walk* const outer_;
+  };
 
   class Listener final : public TierListener {
    public:
@@ -281,7 +308,10 @@ class TieredObjects final : public ObjectTier<K, V>,
       WithTarget(*state_, [&](TierTarget<K, V>& target) { target.InvalidateGroup(group); });
     }
     void OnAllErased() override {
-      WithTarget(*state_, [](TierTarget<K, V>& target) { target.Clear(); });
+      WithTarget(*state_, [&](TierTarget<K, V>& target) {
+        const Walk walk(*state_);
+        target.Clear();
+      });
     }
     void OnDisconnected() override {
       if (!keeps_when_disconnected_) OnAllErased();
@@ -294,8 +324,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     const bool keeps_when_disconnected_;
   };
 
-  // What a turn has to do. Done once: by the turn's end, by the task that it has posted, or if that
-  // is dropped by the end of this.
+  // What a turn has to do.
   struct Job {
     enum class Action { kNone, kPut, kErase };
 
@@ -303,10 +332,6 @@ class TieredObjects final : public ObjectTier<K, V>,
         : objects(std::move(of)), key(std::move(of_key)) {}
     Job(const Job&) = delete;
     Job& operator=(const Job&) = delete;
-    ~Job() { RunOnce(/*may_encode=*/false); }
-    void RunOnce(bool may_encode) {
-      if (!has_run.exchange(true, std::memory_order_relaxed)) objects->Do(*this, may_encode);
-    }
 
     const std::shared_ptr<TieredObjects> objects;
     const std::string key;
@@ -318,37 +343,33 @@ class TieredObjects final : public ObjectTier<K, V>,
     absl::Time written = {};
     absl::Time expires = absl::InfiniteFuture();
     std::optional<uint32_t> group = {};
-    // False to true once, by the thread that does the job. Relaxed: whoever has the job passed on
-    // orders all else.
-    std::atomic<bool> has_run{false};
   };
 
   class Turn final : public TierTurn<V> {
    public:
-    explicit Turn(std::shared_ptr<Job> job) : job_(std::move(job)) {}
+    Turn(std::shared_ptr<TieredObjects> objects, std::string key)
+        : job_(std::move(objects), std::move(key)) {}
     Turn(const Turn&) = delete;
     Turn& operator=(const Turn&) = delete;
-    ~Turn() override {
-      TieredObjects& objects = *job_->objects;
-      objects.Finish(std::move(job_));
-    }
+    ~Turn() override { job_.objects->Do(job_); }
 
-    Job& job() { return *job_; }
+    Job& job() { return job_; }
     void SetTerms(const ObjectTerms& terms) override {
-      const TierSettings<K>& settings = job_->objects->settings_;
-      job_->written = job_->objects->Now();
-      job_->expires = job_->written + terms.expires_after.value_or(settings.expire_after_write);
-      job_->group = terms.group;
+      const TierSettings<K>& settings = job_.objects->settings_;
+      job_.written = job_.objects->Now();
+      job_.expires = job_.written + terms.expires_after.value_or(settings.expire_after_write);
+      job_.group = terms.group;
     }
     void Put(const Ref<V>& object) override {
-      if (job_->only_erases) return Erase();
-      job_->object = object;
-      job_->action = Job::Action::kPut;
+      if (job_.only_erases) return Erase();
+      job_.object = object;
+      job_.action = Job::Action::kPut;
     }
-    void Erase() override { job_->action = Job::Action::kErase; }
+    void Erase() override { job_.action = Job::Action::kErase; }
+    bool is_idle() const override { return job_.action == Job::Action::kNone; }
 
    private:
-    std::shared_ptr<Job> job_;
+    Job job_;
   };
 
   static TierSettings<K> WithDefaults(TierSettings<K> settings) {
@@ -360,8 +381,8 @@ class TieredObjects final : public ObjectTier<K, V>,
   }
   SecondTier& tier() const { return *settings_.tier; }
   absl::Time Now() const { return settings_.clock ? settings_.clock() : absl::Now(); }
-  std::shared_ptr<Job> MakeJob(std::string key) {
-    return std::make_shared<Job>(this->shared_from_this(), std::move(key));
+  std::unique_ptr<Turn> MakeTurn(std::string key) {
+    return std::make_unique<Turn>(this->shared_from_this(), std::move(key));
   }
 
   static TierWait WaitOf(const TierUse<V>& use) {
@@ -387,9 +408,11 @@ class TieredObjects final : public ObjectTier<K, V>,
       is_unusable = !absl::IsNotFound(entry.status());
     }
     if (!use.writes) return nullptr;
-    auto turn = std::make_unique<Turn>(MakeJob(std::move(key)));
+    std::unique_ptr<Turn> turn = MakeTurn(std::move(key));
     if (!use.reads) {
       LeadAtOnce(turn->job(), /*is_there=*/true);
+    } else if (!use.waits_for_lease) {
+      LeadAtOnce(turn->job(), is_unusable);
     } else if (!is_unusable || !LeadOver(turn->job())) {
       Owned<V> object = Lead(turn->job(), wait, terms);
       if (object != nullptr) return object;
@@ -421,7 +444,7 @@ class TieredObjects final : public ObjectTier<K, V>,
         is_there = !absl::IsNotFound(entry.status());
       }
       if (!use.writes) continue;
-      auto turn = std::make_unique<Turn>(MakeJob(std::move(keys[i])));
+      std::unique_ptr<Turn> turn = MakeTurn(std::move(keys[i]));
       LeadAtOnce(turn->job(), is_there);
       if (turn->job().lease.held() || turn->job().only_erases) asked[i]->turn = std::move(turn);
     }
@@ -440,9 +463,9 @@ class TieredObjects final : public ObjectTier<K, V>,
     RepairIfDue();
     const TierChanges::State state = state_->changes.Look(key);
     if (state != TierChanges::State::kFailed) return state == TierChanges::State::kNone;
+    // Without waiting: the caller may have a deadline.
     state_->changes.Begin(key);
-    const bool erased = tier().Erase(key).ok();
-    EndChange(state_, key, erased ? Ended::kDone : Ended::kNotErased);
+    EraseUnderWay(state_, key);
     return state_->changes.Look(key) == TierChanges::State::kNone;
   }
   // Takes the lease of a key without an entry, or returns the object that has come.
@@ -466,10 +489,10 @@ class TieredObjects final : public ObjectTier<K, V>,
       job.lease = std::move(lead->lease);
       return true;
     }
+    // As in MayAsk.
     state_->changes.Begin(job.key);
-    const bool erased = tier().Erase(job.key).ok();
-    EndChange(state_, job.key, erased ? Ended::kDone : Ended::kNotErased);
-    return !erased;
+    EraseUnderWay(state_, job.key);
+    return state_->changes.Look(job.key) != TierChanges::State::kNone;
   }
 
   // Returns null unless the entry is whole, of the codec's schema, and has not expired.
@@ -510,23 +533,12 @@ class TieredObjects final : public ObjectTier<K, V>,
         [] { return std::optional<TierEntry>(); });
   }
 
-  // Ends a turn, which may be the last that uses this.
-  void Finish(std::shared_ptr<Job> job) {
-    if (job->action == Job::Action::kPut && !job->is_change && settings_.executor) {
-      // The executor may end with the cache.
-      const BackgroundTasks::Running running(state_->tasks);
-      if (running.may_run()) {
-        return CatchErrors(
-            [&] { settings_.executor([job = std::move(job)] { job->RunOnce(true); }); }, [] {});
-      }
-    }
-    job->RunOnce(/*may_encode=*/true);
+  // Does what a turn has to do, which ends.
+  void Do(Job& job) {
+    CatchErrors([&] { DoOrThrow(job); }, [&] { state_->changes.DistrustAll(); });
   }
-  void Do(Job& job, bool may_encode) {
-    CatchErrors([&] { DoOrThrow(job, may_encode); }, [&] { state_->changes.DistrustAll(); });
-  }
-  void DoOrThrow(Job& job, bool may_encode) {
-    if (job.action == Job::Action::kPut && may_encode) {
+  void DoOrThrow(Job& job) {
+    if (job.action == Job::Action::kPut) {
       const std::optional<TierEntry> entry = Encode(job);
       if (entry.has_value()) return Write(job, *entry);
       if (job.expires > job.written) Figures::Count(figures_.encode_failures);
@@ -580,6 +592,19 @@ class TieredObjects final : public ObjectTier<K, V>,
     const std::string key;
     std::atomic<bool> has_ended{false};  // false to true once, by the thread that ends the change
   };
+  // Erases what would have been erased as changes end, or by later loads. If the tier says at once
+  // that it can't, it is away: then each of the others would only take its time.
+  void EraseOverlapped() {
+    // Set by any thread, and never cleared. Relaxed: nothing is read by reason of it.
+    const auto has_failed = std::make_shared<std::atomic<bool>>(false);
+    for (std::string& key : state_->changes.Overlapped()) {
+      settings_.tier->EraseAsync(std::move(key), [has_failed](const absl::Status& status) {
+        if (!status.ok()) has_failed->store(true, std::memory_order_relaxed);
+      });
+      if (has_failed->load(std::memory_order_relaxed)) break;
+    }
+  }
+
   // Erases an entry, which is a change that has begun. The tier has to be certain to be there.
   static void EraseUnderWay(const std::shared_ptr<State>& state, const std::string& key) {
     std::shared_ptr<Erasure> erasure;
