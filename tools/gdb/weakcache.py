@@ -7,17 +7,44 @@ Reads memory only: calls no function of the program, so it also works on a core 
 threads hold locks. The program has to be compiled with -g.
 """
 
+import functools
+import re
+import time
+
 import gdb
 import gdb.printing
 
 # The layouts below are those of weakref/internal/reference_counts.h, its watcher_list.h,
-# cache/internal/slot/chunk_tags.h and the two indices. tests/gdb/ fails if one of them changes.
+# cache/internal/slot/chunk_tags.h and slot_pages.h, the two indices and
+# cache/internal/stats/holder_sampler.h. tests/gdb/ fails if one of them changes.
 HALF_BITS = 32  # of the count word
 EXPIRED = 1 << (HALF_BITS - 1)
 CHUNK_ENTRIES = 7
 INDEX_SHIFT_MASK, INDEX_MAX_ORDER = 31, 28  # of the word of a ConcurrentIndex
 EXTERNAL_TAG = 1 << 31  # of the tagged hash of a ConcurrentSlot
-BLOCK, TABLE_SLOT = (f"weakcache::internal::{name}<" for name in ("BasicControlBlock", "TableSlot"))
+PAGE_UNIT, DISTANCE_MASK = 8, (1 << 23) - 1  # of the distance of a ConcurrentSlot to its page
+INTERNAL = "weakcache::internal::"
+BLOCK, TABLE_SLOT, CONCURRENT_SLOT, EXTERNAL_WATCHER, WATCHER = (
+    f"{INTERNAL}{name}<"
+    for name in (
+        "BasicControlBlock",
+        "TableSlot",
+        "ConcurrentSlot",
+        "ExternalSlotWatcher",
+        "BasicWatcher",
+    )
+)
+
+
+def attempt(make, otherwise):
+    """What make() returns, or `otherwise` where it can't read memory that is damaged or half-built.
+
+    Such memory may make any step fail, so any error counts.
+    """
+    try:
+        return make()
+    except Exception:
+        return otherwise
 
 
 def has_field(value, name):
@@ -65,6 +92,33 @@ def part(address, gdb_type, wanted):
 def field(address, gdb_type, name):
     """The value of a field of the object at an address."""
     return part(address, gdb_type, name).dereference()
+
+
+def readable(items):
+    """The items up to the first that can't be read, and whether those are all."""
+    found = []
+    return found, attempt(lambda: found.extend(items) is None, False)
+
+
+def inherited(address, gdb_type, name):
+    """The value of a field of the object at an address, or of one of its base classes."""
+    for member in bare(gdb_type).fields():
+        if not hasattr(member, "bitpos"):
+            continue
+        begin = address + member.bitpos // 8
+        if member.is_base_class:
+            found = attempt(functools.partial(inherited, begin, member.type, name), None)
+            if found is not None:
+                return found
+        elif member.name == name:
+            return gdb.Value(begin).cast(member.type.pointer()).dereference()
+    raise gdb.error(f"{gdb_type} has no {name}")
+
+
+def pointer_at(address):
+    """The address in the pointer at an address."""
+    pointers = gdb.lookup_type("void").pointer().pointer()
+    return int(gdb.Value(address).cast(pointers).dereference())
 
 
 def has_member(gdb_type, name):
@@ -131,40 +185,42 @@ PAGES = (
 
 def class_name(address):
     """The name of an object's class within weakcache::internal, from its vtable's symbol; or ""."""
-    pointers = gdb.lookup_type("void").pointer().pointer()
-    vtable = int(gdb.Value(address).cast(pointers).dereference())
-    symbol = gdb.execute(f"info symbol {vtable}", to_string=True)
-    prefix = "vtable for weakcache::internal::"
-    return symbol[len(prefix) :] if symbol.startswith(prefix) else ""
+    symbol = gdb.execute(f"info symbol {pointer_at(address)}", to_string=True)
+    prefix = f"vtable for {INTERNAL}"
+    # After the name is where in which section and file the address is.
+    return symbol[len(prefix) :].split(" + ", 1)[0] if symbol.startswith(prefix) else ""
 
 
 def container_of_pages(name):
     return next((container for text, container in PAGES if text in name), "")
 
 
-def watcher_owners(block, block_type):
-    """The addresses of the owners of a block's watchers, newest first."""
+def watchers(block, block_type):
+    """The addresses of a block's watchers and of their owners, newest first."""
     head = field(block, block_type, "watchers_")["head_"]
     policy = bare(block_type).template_argument(0)
-    watcher = gdb.lookup_type(f"weakcache::internal::BasicWatcher<{policy}>").pointer()
+    watcher = gdb.lookup_type(f"{INTERNAL}BasicWatcher<{policy}>").pointer()
     address = int(atomic(head["word_"])) & ~1  # the lowest bit is a lock
     for _ in range(MAX_WATCHERS):
         if address == 0:
             return
-        yield int(field(address, watcher.target(), "owner_"))
+        yield address, int(field(address, watcher.target(), "owner_"))
         address = int(field(address, watcher.target(), "next_"))
 
 
-def known_to(block, block_type):
-    """What knows the object of a block, such as "2 WeakSet, OnExpire", or ""."""
-    found = {}
-    for owner in watcher_owners(block, block_type):
-        name = class_name(owner)
-        kind = next((kind for start, kind in OWNERS.items() if name.startswith(start)), "")
-        kind = kind or container_of_pages(name) or "a watcher"
-        found[kind] = found.get(kind, 0) + 1
-    names = [kind if count == 1 else f"{count} {kind}" for kind, count in found.items()]
-    return ", ".join(names)
+def counted_names(names):
+    """The names with how often each is there, such as "2 WeakSet, OnExpire"."""
+    counts = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(name if count == 1 else f"{count} {name}" for name, count in counts.items())
+
+
+def known_to(owner):
+    """What a watcher with that owner is, such as "WeakSet" or "OnExpire"."""
+    name = class_name(owner)
+    kind = next((kind for start, kind in OWNERS.items() if name.startswith(start)), "")
+    return kind or container_of_pages(name) or "a watcher"
 
 
 def creator(block):
@@ -173,8 +229,193 @@ def creator(block):
     return container_of_pages(name) if "EmbeddedSlot<" in name.split("<", 1)[0] + "<" else ""
 
 
+def with_prefix(prefix, text):
+    return [prefix + text] if text else []
+
+
 def is_pointer(value):
     return value.type.strip_typedefs().code == gdb.TYPE_CODE_PTR
+
+
+# --- What a cache knows of an object, as DumpObject shows it --------------------------------------
+
+CACHE = "LargeObjectCache"
+MAX_LABEL = 200
+# How ages are written: the names of units, and their nanoseconds.
+UNITS = (("h", 3600 * 10**9), ("m", 60 * 10**9), ("s", 10**9))
+
+
+def core_type(name):
+    """The ConcurrentCore in the name of a class.
+
+    The types in it are found by its fields, not by their names: the debug information of GCC may
+    write a name differently within another name.
+    """
+    begin = name.index("ConcurrentCore<")
+    depth = 0
+    for end in range(begin, len(name)):
+        depth += {"<": 1, ">": -1}.get(name[end], 0)
+        if name[end] == ">" and depth == 0:
+            return gdb.lookup_type(INTERNAL + name[begin : end + 1])
+    raise gdb.error("no name of a class")
+
+
+def type_of_field(gdb_type, name):
+    return bare(next(member.type for member in bare(gdb_type).fields() if member.name == name))
+
+
+class CacheSlot:
+    """The slot of a LargeObjectCache at an address."""
+
+    def __init__(self, address, core, kind):
+        """`kind` is "embedded" or "external"."""
+        pages = type_of_field(type_of_field(core, "pages_"), kind)  # a SlotPages
+        self.address = address
+        self.whole_type = bare(pages.template_argument(0))
+        self.slot_type = part(address, self.whole_type, CONCURRENT_SLOT).type.target()
+        self.other_type = bare(pages.template_argument(3))
+        self.page_type = bare(type_of_field(pages, "pages_").template_argument(0)).target()
+        self.page = address - PAGE_UNIT * (int(self.field("distance_")) & DISTANCE_MASK)
+
+    @staticmethod
+    def at(address):
+        name = class_name(address)
+        kind = "external" if name.startswith("ConcurrentExternalSlot<") else "embedded"
+        return CacheSlot(address, core_type(name), kind)
+
+    @staticmethod
+    def of_block(block):
+        """The slot whose counts are those of the object of a block, or None."""
+        return CacheSlot.at(block) if creator(block) == CACHE else None
+
+    @staticmethod
+    def of_watcher(watcher, page):
+        """The slot that watches an object, by the owner of its watcher, or None."""
+        if known_to(page) != CACHE:
+            return None
+        core = core_type(class_name(page))
+        pages = type_of_field(type_of_field(core, "pages_"), "external")
+        whole_type = bare(pages.template_argument(0))
+        base = part(0, whole_type, EXTERNAL_WATCHER)
+        distance = int(part(int(base), base.type.target(), WATCHER))
+        return CacheSlot(watcher - distance, core, "external")
+
+    def field(self, name):
+        return field(self.address, self.slot_type, name)
+
+    def is_in_cache(self):
+        if not str(atomic(self.field("state_"))).endswith("::kVisible"):
+            return False
+        core = inherited(self.page, self.page_type, "core_")
+        retired = field(int(core), core.type.target(), "retire_list")
+        return int(atomic(retired["head_"])) != 1  # the cache has ended
+
+    def is_retained(self):
+        return is_retained(self.field("payload_"))
+
+    def other_part(self):
+        """The address and the type of the CacheEntry, which lies apart."""
+        first = self.page + self.page_type.sizeof  # or somewhat later, by the slots' alignment
+        index = (self.address - first) // self.whole_type.sizeof
+        address = int(field(self.page, self.page_type, "cold")) + index * self.other_type.sizeof
+        if int(inherited(address, self.other_type, "slot")) != self.address:
+            raise gdb.error("the slot's other part is not where it should be")
+        return address, self.other_type
+
+    def log(self):
+        """The HolderLog of the object, or None if it is not sampled."""
+        log = pointer_at(int(inherited(*self.other_part(), "holders").address))
+        if log == 0:
+            return None
+        log_type = gdb.lookup_type(f"{INTERNAL}HolderLog").pointer()
+        return gdb.Value(log).cast(log_type).dereference()
+
+    def read_holders(self):
+        log = self.log()
+        if log is None:
+            return ""
+        return holders_text(log, Counts.of(inherited(*self.other_part(), "object")).strong)
+
+    def holders(self):
+        """Who has taken the object, such as '"renderer": 3 look-ups'; "" if it is not sampled."""
+        return attempt(self.read_holders, "(unreadable)")
+
+
+NOBODY = "nobody in a look-up since it was idle"
+
+
+def holders_text(log, strong):
+    """What a HolderLog says of an object with so many references.
+
+    Such as '"renderer": 3 look-ups, 2h3m to 5s ago'.
+    """
+    being_written = int(atomic(log["stacks_"]["word_"])) & 1  # the lowest bit is a lock
+    if strong <= int(log["retained_"]):  # the reference is the cache's own
+        return NOBODY
+    record_type = gdb.lookup_type(f"{INTERNAL}HolderLog::HolderRecord")
+    records = log["records_"]
+    size, most = int(log["size_"]), records.type.sizeof // record_type.sizeof
+    if size > most:
+        raise gdb.error("the log is damaged")
+    first = records.address.cast(record_type.pointer())
+    now = None if int(log["has_own_clock_"]) else steady_now()
+    merged = {}  # look-ups under one label from different call stacks become one
+    for record in (first[i] for i in range(size)):
+        look_ups, begin, end = (int(record[name]) for name in ("look_ups", "first", "last"))
+        label = label_text(int(record["label"]))
+        if label in merged:
+            known = merged[label]
+            look_ups += known[0]
+            begin, end = min(begin, known[1]), max(end, known[2])
+        merged[label] = look_ups, begin, end
+    texts = [holder_text(label, *entry, now) for label, entry in merged.items()]
+    if int(log["dropped_look_ups_"]) != 0:
+        texts.append(holder_text("others", int(log["dropped_look_ups_"]), 0, 0, None))
+    if not texts:
+        return NOBODY
+    return ("(being written) " if being_written else "") + ", ".join(texts)
+
+
+def label_text(address):
+    """A label in quotes. Read byte by byte: a damaged one need not end before its memory does."""
+    if address == 0:
+        return "(no label)"
+    text = bytearray()
+    inferior = gdb.selected_inferior()
+    try:
+        while len(text) < MAX_LABEL:
+            byte = bytes(inferior.read_memory(address + len(text), 1))
+            if byte == b"\0":
+                break
+            text += byte
+    except gdb.error:
+        return "(unreadable)"
+    return '"' + re.sub(r"[^ -~]", "?", text.decode("utf-8", "replace")) + '"'
+
+
+def holder_text(label, look_ups, first, last, now):
+    text = f"{label}: {look_ups} {'look-up' if look_ups == 1 else 'look-ups'}"
+    return text if now is None else f"{text}, {age_text(now - first)} to {age_text(now - last)} ago"
+
+
+def steady_now():
+    """std::chrono::steady_clock in nanoseconds, or None if the program does not run here."""
+    connection = getattr(gdb.selected_inferior(), "connection", None)
+    if connection is None or connection.type != "native":
+        return None
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+def age_text(age):
+    """Nanoseconds in their two largest units, such as 2h3m or 5s."""
+    rest, text, parts = max(age, 0), "", 0
+    for name, nanoseconds in UNITS:
+        whole, rest = divmod(rest, nanoseconds)
+        if whole != 0 and parts < 2:
+            text += f"{whole}{name}"
+        if whole != 0 or parts != 0:
+            parts += 1
+    return text or f"{rest // 10**6}ms"
 
 
 class ReferencePrinter:
@@ -199,12 +440,28 @@ class ReferencePrinter:
         name = plain_name(self.value.type)
         if self.block == 0:
             return f"{name} (null)"
-        created_by = creator(self.block)
-        watchers = known_to(self.block, self.block_type)
-        text = str(self.counts())
-        text += f"; created by {created_by}" if created_by else ""
-        text += f"; known to {watchers}" if watchers else ""
-        return f"{name} ({text})"
+        counts = self.counts()
+        parts = [str(counts)]
+        parts += with_prefix("created by ", attempt(lambda: creator(self.block), "(unreadable)"))
+        found, complete = readable(watchers(self.block, self.block_type))
+        names = [attempt(functools.partial(known_to, page), "(unreadable)") for _, page in found]
+        names += [] if complete else ["(unreadable)"]
+        parts += with_prefix("known to ", counted_names(names))
+        return f"{name} ({'; '.join(parts + self.from_caches(found, counts))})"
+
+    def from_caches(self, found, counts):
+        """What the caches say that have the object, in its own slot or in one that watches it."""
+        makers = [functools.partial(CacheSlot.of_watcher, *pair) for pair in found]
+        if not counts.expired:
+            makers.insert(0, functools.partial(CacheSlot.of_block, self.block))
+        retained, holders = 0, []
+        for make in makers:
+            slot = attempt(make, None)
+            if slot is None or not attempt(slot.is_in_cache, False):
+                continue
+            retained += attempt(slot.is_retained, False)
+            holders += with_prefix("taken by ", slot.holders())
+        return with_prefix("retained by ", counted_names([CACHE] * retained)) + holders
 
     def children(self):
         # The object of an expired reference has been destroyed.
@@ -231,10 +488,11 @@ def arguments_of(slot_type):
 class Entry:
     """A slot in an index: a payload and an object that may be dead."""
 
-    def __init__(self, payload, pointer, dead):
+    def __init__(self, payload, pointer, dead, slot=0):
         self.payload = payload
         self.pointer = pointer
         self.dead = dead
+        self.slot = slot  # its address, in the thread-safe engine
 
 
 def table_entry(slot):
@@ -348,11 +606,13 @@ def concurrent_entry(slot, external_type):
     dead = Counts.of(part(address, slot_type, BLOCK)).expired
     if int(atomic(field(address, slot_type, "tagged_hash_"))) < EXTERNAL_TAG:
         element = bare(bare(slot_type).template_argument(0)).template_argument(0)
-        return Entry(payload, field(address, slot_type, "pointer_").cast(element.pointer()), dead)
+        pointer = field(address, slot_type, "pointer_").cast(element.pointer())
+        return Entry(payload, pointer, dead, address)
     handle = field(address, external_type, "handle_")["_M_payload"]["_M_payload"]["_M_value"]
     if has_field(handle, "_M_refcount"):
-        return Entry(payload, handle["_M_ptr"], dead or is_expired_weak_ptr(handle))
-    return Entry(payload, handle["pointer_"], dead or Counts.of(handle["block_"]).expired)
+        return Entry(payload, handle["_M_ptr"], dead or is_expired_weak_ptr(handle), address)
+    dead = dead or Counts.of(handle["block_"]).expired
+    return Entry(payload, handle["pointer_"], dead, address)
 
 
 class ConcurrentPrinter(ContainerPrinter):
@@ -396,34 +656,68 @@ class CachePrinter(ConcurrentPrinter):
         return () if self.moved_from() else super().entries()
 
     def pair(self, entry):
-        return entry.payload["key"], entry.pointer
+        key, retained = entry.payload["key"], attempt(lambda: is_retained(entry.payload), False)
+        slot = attempt(lambda: CacheSlot.at(entry.slot), None)
+        holders = "(unreadable)" if slot is None else slot.holders()
+        if retained and not holders:
+            return key, entry.pointer
+        parts = ["retained" if retained else "not retained", *with_prefix("taken by ", holders)]
+        return key, f"{int(entry.pointer):#x} ({'; '.join(parts)})"
 
     def to_string(self):
         if self.moved_from():
             return f"{container_name(self.value)} (moved from)"
         budget = int(atomic(self.store()["retention_"]["budget_"]))
         limit = "no limit" if budget == (1 << 64) - 1 else f"budget {budget} bytes"
-        retained = sum(1 for entry in self.entries() if not entry.dead and is_retained(entry))
+        live = (entry for entry in self.entries() if not entry.dead)
+        retained = sum(1 for entry in live if is_retained(entry.payload))
         return f"{super().to_string()}, {retained} retained, {limit}"
 
 
-def is_retained(entry):
-    state = str(atomic(entry.payload["ownership"]["state_"]))
+def is_retained(payload):
+    state = str(atomic(payload["ownership"]["state_"]))
     return state.endswith(("::kRetained", "::kRetainedCounted"))
 
 
+class Guarded:
+    """A printer for a value that may be damaged, or not constructed yet: that is no error.
+
+    Errors can't be told by their types: any step may find nonsense.
+    """
+
+    def __init__(self, printer_class, value):
+        self.value = value
+        self.printer = attempt(lambda: printer_class(value), None)
+
+    def to_string(self):
+        name = attempt(lambda: plain_name(self.value.type), "weakcache::")
+        return attempt(lambda: self.printer.to_string(), f"{name} (unreadable)")
+
+    def display_hint(self):
+        return attempt(lambda: self.printer.display_hint(), None)
+
+    def children(self):
+        children = attempt(lambda: iter(self.printer.children()), iter(()))
+        while True:
+            child = attempt(lambda: next(children, None), None)
+            if child is None:
+                return
+            yield child
+
+
 def printers():
+    def add(name, pattern, printer_class):
+        found.add_printer(name, pattern, functools.partial(Guarded, printer_class))
+
     found = gdb.printing.RegexpCollectionPrettyPrinter("weakcache")
-    found.add_printer("Ref", r"^weakcache::(Weak)?Ref<.*>$", ReferencePrinter)
-    found.add_printer("AtomicRef", r"^weakcache::Atomic(Weak)?Ref<.*>$", ReferencePrinter)
-    found.add_printer("WeakValueMap", r"^weakcache::WeakValueMap<.*>$", MapPrinter)
-    found.add_printer("WeakKeyMap", r"^weakcache::WeakKeyMap<.*>$", KeyMapPrinter)
-    found.add_printer("WeakSet", r"^weakcache::WeakSet<.*>$", SetPrinter)
-    found.add_printer("WeakInterner", r"^weakcache::WeakInterner<.*>$", InternerPrinter)
-    found.add_printer(
-        "ConcurrentWeakValueMap", r"^weakcache::ConcurrentWeakValueMap<.*>$", ConcurrentPrinter
-    )
-    found.add_printer("LargeObjectCache", r"^weakcache::LargeObjectCache<.*>$", CachePrinter)
+    add("Ref", r"^weakcache::(Weak)?Ref<.*>$", ReferencePrinter)
+    add("AtomicRef", r"^weakcache::Atomic(Weak)?Ref<.*>$", ReferencePrinter)
+    add("WeakValueMap", r"^weakcache::WeakValueMap<.*>$", MapPrinter)
+    add("WeakKeyMap", r"^weakcache::WeakKeyMap<.*>$", KeyMapPrinter)
+    add("WeakSet", r"^weakcache::WeakSet<.*>$", SetPrinter)
+    add("WeakInterner", r"^weakcache::WeakInterner<.*>$", InternerPrinter)
+    add("ConcurrentWeakValueMap", r"^weakcache::ConcurrentWeakValueMap<.*>$", ConcurrentPrinter)
+    add("LargeObjectCache", r"^weakcache::LargeObjectCache<.*>$", CachePrinter)
     return found
 
 
