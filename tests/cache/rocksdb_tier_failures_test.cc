@@ -162,6 +162,28 @@ TEST(RocksdbTierFailuresTest, DamageIsNeverAWrongValue) {
   EXPECT_GT(errors, 0u);
 }
 
+// A log whose damaged records were passed over could lose an erasure, and keep what it has erased.
+TEST(RocksdbTierFailuresTest, ADamagedLogNeverBringsBackWhatWasErased) {
+  const TemporaryFolder folder;
+  const RocksdbTierOptions options = OptionsFor(folder.path());
+  PutSome(*MakeTier(options), 10);
+  std::shared_ptr<RocksdbTier> tier = MakeTier(options);  // has them in a file
+  ASSERT_EQ(tier->Erase("1"), absl::OkStatus());
+  ASSERT_EQ(tier->Put("2", EntryOf("new"), {}), absl::OkStatus());
+  for (int key = 20; key < 30; ++key) {
+    ASSERT_EQ(tier->Put(std::to_string(key), EntryOf(ValueOf(key)), {}), absl::OkStatus());
+  }
+  tier.reset();
+  // The erasure and the change come first in the log, after the record of the opening.
+  const std::vector<std::filesystem::path> logs = folder.Files(".log");
+  ASSERT_FALSE(logs.empty());
+  for (uint64_t offset = 20; offset < 160; ++offset) Flip(logs.back(), offset);
+  tier = MakeTier(options);
+  EXPECT_EQ(Read(*tier, "1"), "NOT_FOUND");
+  EXPECT_EQ(Read(*tier, "2"), "NOT_FOUND");
+  EXPECT_EQ(tier->Stats().errors, 1u);
+}
+
 TEST(RocksdbTierFailuresTest, ADamagedEntryIsCountedAndReplaced) {
   const TemporaryFolder folder;
   const RocksdbTierOptions options = OptionsFor(folder.path());
