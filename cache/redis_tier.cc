@@ -122,15 +122,19 @@ absl::StatusOr<Change> RedisTier::Impl::MakePut(std::string_view key, const Tier
   if (lease.held()) link_.DropLease(lease.token);
   const bool too_large = entry.bytes.size() > options_.max_value_bytes;
   if (too_large) TierCounters::Add(counters_.skipped_values);
-  if (too_large || entry.expires <= absl::Now()) {
-    // The former value has to go all the same, and the lease to end.
-    return Change{.kind = lease.held() ? Change::Kind::kEndLead : Change::Kind::kErase,
-                  .key = std::string(key),
-                  .lease = lease.token};
-  }
+  // The former value has to go all the same, and the lease to end.
+  Change instead = {.kind = lease.held() ? Change::Kind::kEndLead : Change::Kind::kErase,
+                    .key = std::string(key),
+                    .lease = lease.token,
+                    .erases = true};
+  if (too_large || entry.expires <= absl::Now()) return instead;
   absl::StatusOr<std::string> sealed =
       internal::SealEntry(entry, {.compress_above = options_.compress_above});
-  if (!sealed.ok()) return sealed.status();
+  if (!sealed.ok()) {
+    instead.done = [](const absl::Status&) {};
+    link_.changes().Push(std::move(instead));
+    return sealed.status();
+  }
   return Change{.kind = Change::Kind::kPut,
                 .key = std::string(key),
                 .group = entry.group,

@@ -37,6 +37,13 @@
 
 namespace weakcache {
 
+// A server that starts again, from a snapshot too, or another one that takes its place, begins
+// without entries: it may have changes back that were erased. So it does not matter how durable its
+// data are.
+//
+// What the server evicts, or expires, is told as a change, because Redis does not say which it was:
+// caches drop the object, too.
+//
 // A stop of a TierWait is seen while a call waits for another process's load, and not while it
 // waits for the server, which takes `soft_timeout` at most.
 class RedisTier final : public SecondTier {
@@ -45,13 +52,16 @@ class RedisTier final : public SecondTier {
   // connect; whether that has succeeded, Stats().condition tells. If not, further ones follow.
   static absl::StatusOr<std::shared_ptr<RedisTier>> Create(const RedisTierOptions& options);
 
-  // Sends the changes that wait to be sent, for at most `hard_timeout`. No other call is under way.
+  // Sends the changes that wait to be sent, for at most `hard_timeout`; so long it tries to connect
+  // if the server is away and changes were kept. What is still left is lost. No other call is under
+  // way.
   ~RedisTier() override;
 
   // Unavailable, at once: the server is away.
   absl::StatusOr<TierEntry> Get(std::string_view key, const TierWait& wait) override;
   std::vector<absl::StatusOr<TierEntry>> GetAll(absl::Span<const std::string> keys,
                                                 const TierWait& wait) override;
+  // A server that takes no writes, or has no memory for any, gives no lease.
   absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait) override;
   absl::StatusOr<TierLead> TryLead(std::string_view key) override;
   void EndLead(std::string_view key, const TierLease& lease) override;

@@ -44,9 +44,12 @@ struct RedisTierOptions {
   RedisAddress address = {};
   // If it is set, called instead of the use of `address` before each attempt to connect, on a
   // thread of the tier: it may ask a Sentinel which server is the master now. Cluster is not
-  // supported: a server that answers MOVED counts as a failed one, and the condition says so.
+  // supported: a server that answers MOVED counts as a failed one, and the condition says so. It
+  // must return in time: the tier's end waits for it, too. What it throws counts as a status.
   std::function<absl::StatusOr<RedisAddress>()> resolve_address = {};
-  std::string user = {};  // empty: the server's default user
+  // Empty: the server's default user. It needs, beside the commands for keys and channels, CLIENT
+  // ID, TRACKING and KILL, and INFO.
+  std::string user = {};
   std::string password = {};
   int database = 0;
 

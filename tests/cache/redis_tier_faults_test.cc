@@ -2,6 +2,7 @@
 // RedisTiers behind a network that loses connections in the middle of whatever they say.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -151,6 +152,45 @@ TEST(RedisTierFaultsTest, ASilentConnectionForNoticesIsGivenUp) {
   proxy.SilenceSubscribers(false);
   EXPECT_TRUE(Eventually([&] { return counter->returned > 0; }));
   EXPECT_TRUE(Eventually([&] { return (*tier)->Stats().condition.empty(); }));
+}
+
+TEST(RedisTierFaultsTest, WhatALostConnectionHasSentIsNotDoneLater) {
+  if (!RedisServer::IsInstalled()) GTEST_SKIP() << "there is no redis-server on this machine";
+  RedisServer server;
+  FaultProxy proxy(server.socket() + "0", server.socket(), 1);
+  RedisTierOptions options;
+  options.key_namespace = "test";
+  options.connect_timeout = absl::Seconds(5);
+  options.soft_timeout = absl::Seconds(5);
+  options.address.unix_socket = server.socket();
+  const absl::StatusOr<std::shared_ptr<RedisTier>> other = RedisTier::Create(options);
+  ASSERT_TRUE(other.ok()) << other.status();
+  options.address.unix_socket = server.socket() + "0";
+  options.hard_timeout = absl::Milliseconds(500);
+  options.max_backoff = absl::Milliseconds(100);
+  const absl::StatusOr<std::shared_ptr<RedisTier>> tier = RedisTier::Create(options);
+  ASSERT_TRUE(tier.ok()) << tier.status();
+  const auto counter = std::make_shared<Counter>();
+  (*tier)->Subscribe(counter);
+  const auto entry = [](std::string bytes) {
+    return TierEntry{.bytes = TierBytes(std::move(bytes)), .written = absl::Now()};
+  };
+  ASSERT_TRUE(Eventually([&] { return (*tier)->Put("key", entry("first"), {}).ok(); }));
+
+  proxy.Hold();
+  (void)(*tier)->Put("key", entry("old"), {});
+  ASSERT_TRUE(Eventually([&] { return counter->returned > 0; }));
+  ASSERT_TRUE(Eventually([&] { return (*other)->Put("key", entry("new"), {}).ok(); }));
+  proxy.Release();
+  // The proxy has passed on all that was held back when its connections are gone: those for
+  // changes and notices of two tiers remain, and that which asks.
+  EXPECT_TRUE(Eventually([&] {
+    const std::string clients = server.Command({"CLIENT", "LIST"});
+    return std::count(clients.begin(), clients.end(), '\n') <= 5;
+  }));
+  const absl::StatusOr<TierEntry> got = (*other)->Get("key", {});
+  ASSERT_TRUE(got.ok()) << got.status();
+  EXPECT_EQ(got->bytes.view(), "new");
 }
 
 TEST(RedisTierFaultsTest, NoFaultBringsAnOldObjectBackOrHangs) {

@@ -8,10 +8,12 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stdexcept>
 #include <stop_token>
 #include <string>
 #include <string_view>
@@ -521,6 +523,43 @@ TEST_F(RedisTierTest, WhatIsNotAnEntryIsAMissAndCounted) {
   EXPECT_EQ(Read(*tier, "good"), "1");
 }
 
+TEST_F(RedisTierTest, AnotherKeysValueIsNotReturned) {
+  const auto tier = Make();
+  ASSERT_TRUE(tier->Put("key", Entry("1"), {}).ok());
+  server_->Command({"COPY", "test:v:key", "test:v:other"});
+  EXPECT_EQ(Read(*tier, "other"), "none");
+  EXPECT_EQ(tier->Stats().errors, 1u);
+  EXPECT_EQ(Read(*tier, "key"), "1");
+}
+
+TEST_F(RedisTierTest, ALeasedPutThatCantBeWrittenErasesTheFormerEntry) {
+  RedisTierOptions options = Options();
+  options.max_value_bytes = 100000;
+  options.max_pending_bytes = 50000;
+  options.compress_above = SIZE_MAX;
+  const auto tier = Make(options);
+  const auto told = Listen(*tier);
+  TierEntry expired = Entry("new");
+  expired.expires = absl::Now() - absl::Seconds(1);
+  const std::vector<TierEntry> entries = {Entry(std::string(100001, 'x')), expired,
+                                          Entry(std::string(90000, 'x'))};
+  for (size_t i = 0; i < entries.size(); ++i) {
+    ASSERT_TRUE(tier->Put("key", Entry("old"), {}).ok());
+    const absl::StatusOr<TierLead> lead = tier->TryLead("key");
+    ASSERT_TRUE(lead.ok() && lead->lease.held()) << lead.status();
+    EXPECT_EQ(tier->Put("key", entries[i], lead->lease).ok(), i < 2);
+    EXPECT_TRUE(Eventually([&] { return Read(*tier, "key") == "none"; })) << i;
+    // A lease that is lost erases nothing.
+    ASSERT_TRUE(tier->Put("key", Entry("newer"), {}).ok());
+    EXPECT_FALSE(tier->Put("key", entries[i], lead->lease).ok());
+    EXPECT_EQ(Read(*tier, "key"), "newer") << i;
+  }
+  // The load that could not be written is in the first tier all the same.
+  server_->Command({"SET", "test:v:by a stranger", "x"});
+  ASSERT_TRUE(Eventually([&] { return told->Has("changed by a stranger"); }));
+  EXPECT_FALSE(told->Has("changed key"));
+}
+
 TEST_F(RedisTierTest, AsynchronousChangesAreSeenByTheNextReadOfTheirProcess) {
   const auto tier = Make();
   std::atomic<int> done{0};
@@ -667,6 +706,113 @@ TEST_F(RedisTierTest, WhatWasChangedWhileAwayIsErasedOnReturn) {
   EXPECT_GE(resolver.calls, 2);
 }
 
+// Makes the server refuse all commands that write, as one does whose disk is full.
+void RefuseWrites(RedisServer& server) {
+  std::filesystem::create_directory(server.folder() + "/dump.rdb");
+  server.Command({"CONFIG", "SET", "save", "3600 1000000"});
+  server.Command({"BGSAVE"});
+  ASSERT_TRUE(Eventually([&] {
+    return server.Command({"SET", "refused", "1"}).find("MISCONF") != std::string::npos;
+  }));
+}
+void TakeWrites(RedisServer& server) {
+  server.Command({"CONFIG", "SET", "stop-writes-on-bgsave-error", "no"});
+}
+
+TEST_F(RedisTierTest, AKeptEraseThatIsRefusedOnReturnIsNotForgotten) {
+  Resolver resolver(server_->socket());
+  RedisTierOptions options = Options();
+  options.resolve_address = [&] { return resolver(); };
+  const auto tier = Make(options);
+  const auto told = Listen(*tier);
+  ASSERT_TRUE(tier->Put("key", Entry("old"), {}).ok());
+  resolver.away = true;
+  server_->Command({"CLIENT", "KILL", "TYPE", "pubsub"});
+  ASSERT_TRUE(Eventually([&] { return told->Has("disconnected"); }));
+  ASSERT_TRUE(tier->Erase("key").ok());
+  RefuseWrites(*server_);
+
+  resolver.away = false;
+  EXPECT_TRUE(
+      Eventually([&] { return tier->Stats().condition.find("MISCONF") != std::string::npos; }));
+  EXPECT_TRUE(absl::IsUnavailable(tier->Get("key", {}).status()));
+  EXPECT_EQ(told->Count("connected"), 1u);
+
+  TakeWrites(*server_);
+  ASSERT_TRUE(Eventually([&] { return told->Count("connected") == 2; }));
+  EXPECT_EQ(Read(*tier, "key"), "none");
+}
+
+TEST_F(RedisTierTest, ARefusedQuestionForASignOfLifeIsOne) {
+  RedisTierOptions options = Options();
+  options.heartbeat_interval = absl::Milliseconds(5);
+  const auto tier = Make(options);
+  const auto told = Listen(*tier);
+  ASSERT_TRUE(tier->Put("key", Entry("1"), {}).ok());
+  RefuseWrites(*server_);
+  const uint64_t errors = tier->Stats().errors;
+  EXPECT_TRUE(Eventually([&] { return tier->Stats().errors >= errors + 10; }));
+  EXPECT_FALSE(told->Has("disconnected"));
+  EXPECT_EQ(Read(*tier, "key"), "1");
+  // Nor does a load that can have no lease keep others from what is there.
+  for (int i = 0; i < 10; ++i) {
+    const absl::StatusOr<TierLead> lead = tier->Lead("missing", {.deadline = In(10000)});
+    ASSERT_TRUE(lead.ok()) << lead.status();
+    EXPECT_FALSE(lead->lease.held());
+  }
+  EXPECT_EQ(Read(*tier, "key"), "1");
+  EXPECT_EQ(tier->Stats().condition, "");
+}
+
+TEST_F(RedisTierTest, TheEndSendsWhatWasKept) {
+  RedisTierOptions options = Options();
+  options.min_backoff = options.max_backoff = absl::Hours(1);
+  auto tier = Make(options);
+  const auto other = Make();
+  const auto told = Listen(*tier);
+  const auto others = Listen(*other);
+  ASSERT_TRUE(tier->Put("key", Entry("old"), {}).ok());
+  server_->Command({"CLIENT", "KILL", "TYPE", "pubsub"});
+  ASSERT_TRUE(Eventually([&] { return told->Has("disconnected"); }));
+  ASSERT_TRUE(Eventually([&] { return others->Count("connected") == 2; }));
+  ASSERT_TRUE(tier->Erase("key").ok());
+  ASSERT_EQ(Read(*other, "key"), "old");
+  tier.reset();
+  EXPECT_EQ(Read(*other, "key"), "none");
+}
+
+TEST_F(RedisTierTest, AResolverThatThrowsIsOneThatFails) {
+  std::atomic<bool> throws{true};
+  RedisTierOptions options = Options();
+  options.resolve_address = [&]() -> absl::StatusOr<RedisAddress> {
+    if (throws) throw std::runtime_error("no sentinel");
+    return RedisAddress{.unix_socket = server_->socket()};
+  };
+  const auto tier = Make(options);
+  EXPECT_NE(tier->Stats().condition.find("no sentinel"), std::string::npos);
+  throws = false;
+  EXPECT_TRUE(Eventually([&] { return tier->Stats().condition.empty(); }));
+}
+
+TEST_F(RedisTierTest, AServerThatStartsFromASnapshotBringsNothingErasedBack) {
+  const auto tier = Make();
+  const auto told = Listen(*tier);
+  ASSERT_TRUE(tier->Put("key", Entry("old"), {}).ok());
+  ASSERT_TRUE(tier->Put("grouped", Entry("old", 3), {}).ok());
+  server_->Command({"SAVE"});
+  ASSERT_TRUE(tier->Erase("key").ok());
+  ASSERT_TRUE(tier->EraseGroup(3).ok());
+  server_->Kill();
+  ASSERT_TRUE(server_->Start());
+  ASSERT_TRUE(Eventually([&] { return told->Count("connected") == 2; }));
+  ASSERT_EQ(server_->Command({"EXISTS", "test:v:key"}), "1");
+  EXPECT_EQ(Read(*tier, "key"), "none");
+  EXPECT_EQ(Read(*tier, "grouped"), "none");
+  // From then on it keeps what it has, also for those that come later.
+  ASSERT_TRUE(tier->Put("key", Entry("new"), {}).ok());
+  EXPECT_EQ(Read(*Make(), "key"), "new");
+}
+
 TEST_F(RedisTierTest, TooManyChangesWhileAwayEraseAll) {
   Resolver resolver(server_->socket());
   RedisTierOptions options = Options();
@@ -731,12 +877,24 @@ TEST_F(RedisTierTest, AServerWithoutMemoryRefusesEntriesAndErasesAllTheSame) {
   ASSERT_TRUE(tier->Put("third", Entry("3"), {}).ok());
   ASSERT_TRUE(tier->Put("fourth", Entry("4"), {}).ok());
   const TierLease lease = Take(*tier, "led");
+  ASSERT_TRUE(tier->Put("refreshed", Entry("5"), {}).ok());
+  const absl::StatusOr<TierLead> over = tier->TryLead("refreshed");
+  ASSERT_TRUE(over.ok()) << over.status();
   server_->Command({"CONFIG", "SET", "maxmemory", "1"});
 
   EXPECT_TRUE(absl::IsResourceExhausted(tier->Put("key", Entry("new"), {})));
   EXPECT_TRUE(absl::IsResourceExhausted(tier->Put("led", Entry("new"), lease)));
+  EXPECT_TRUE(absl::IsResourceExhausted(tier->Put("refreshed", Entry("new"), over->lease)));
   EXPECT_TRUE(tier->Erase("third").ok());
-  EXPECT_EQ(tier->Stats().errors, 2u);
+  EXPECT_EQ(tier->Stats().errors, 3u);
+  EXPECT_EQ(Read(*other, "refreshed"), "none");  // not the former one
+  // Loads that can have no lease don't keep others from what is there.
+  for (int i = 0; i < 10; ++i) {
+    const absl::StatusOr<TierLead> lead = tier->Lead("missing", {.deadline = In(10000)});
+    EXPECT_TRUE(lead.ok() && !lead->lease.held()) << lead.status();
+  }
+  EXPECT_EQ(Read(*tier, "fourth"), "4");
+  EXPECT_EQ(tier->Stats().condition, "");
   EXPECT_EQ(Read(*other, "key"), "none");  // not the former one
   EXPECT_EQ(Read(*other, "third"), "none");
   EXPECT_EQ(Read(*other, "second"), "2");
@@ -795,6 +953,7 @@ TEST(RedisTierOptionsTest, WithoutAServerTheTierIsAway) {
   RedisTierOptions options;
   options.key_namespace = "test";
   options.address.unix_socket = "/nowhere/socket";
+  options.hard_timeout = absl::Milliseconds(20);  // for which the end tries to send the erasure
   const absl::StatusOr<std::shared_ptr<RedisTier>> tier = RedisTier::Create(options);
   ASSERT_TRUE(tier.ok());
   EXPECT_TRUE(absl::IsUnavailable((*tier)->Get("key", {}).status()));

@@ -46,6 +46,9 @@ class FaultProxy {
   int faults() const { return faults_; }
   // From now on, or no longer, clients that have subscribed to a channel hear nothing.
   void SilenceSubscribers(bool silent) { silent_ = silent; }
+  // Holds back what comes over the connections that there are, also if their clients give them up.
+  void Hold() { held_ = connections_.load(); }
+  void Release() { held_ = 0; }
 
  private:
   static sockaddr_un AddressOf(const std::string& path) {
@@ -64,16 +67,20 @@ class FaultProxy {
       const int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
       const sockaddr_un address = AddressOf(server_);
       (void)connect(server, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-      const unsigned seed = seed_ + static_cast<unsigned>(relays_.size());
-      relays_.emplace_back([this, client, server, seed] { Relay(client, server, seed); });
+      const int number = connections_++;
+      relays_.emplace_back([this, client, server, number] { Relay(client, server, number); });
     }
   }
 
-  void Relay(int client, int server, unsigned seed) {
-    std::minstd_rand random(seed);
+  void Relay(int client, int server, int number) {
+    std::minstd_rand random(seed_ + static_cast<unsigned>(number));
     bool open = true;
     bool subscribed = false;
     while (open && !stop_) {
+      if (number < held_) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        continue;
+      }
       pollfd files[] = {{.fd = client, .events = POLLIN, .revents = 0},
                         {.fd = server, .events = POLLIN, .revents = 0}};
       if (subscribed && silent_) files[1].fd = -1;  // which poll does not look at
@@ -129,6 +136,8 @@ class FaultProxy {
   int listener_ = -1;
   std::atomic<bool> stop_{false};
   std::atomic<bool> silent_{false};
+  std::atomic<int> connections_{0};
+  std::atomic<int> held_{0};  // the connections with lower numbers
   std::atomic<int> one_in_{0};
   std::atomic<int> faults_{0};
   std::vector<std::thread> relays_;  // of the acceptor, until that has ended

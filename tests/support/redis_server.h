@@ -57,9 +57,10 @@ class RedisServer {
     std::filesystem::remove_all(folder_, error);
   }
 
+  const std::string& folder() const { return folder_; }
   std::string socket() const { return folder_ + "/socket"; }
 
-  // Starts the server, which has no keys then, and waits until it answers.
+  // Starts the server, with the keys of the last SAVE if any, and waits until it has loaded them.
   bool Start() {
     std::vector<std::string> command = {"redis-server", "--port",      "0",     "--unixsocket",
                                         socket(),       "--save",      "",      "--appendonly",
@@ -79,7 +80,10 @@ class RedisServer {
       process_ = 0;
       return false;
     }
-    return Eventually([this] { return Command({"PING"}) != "(no reply)"; });
+    return Eventually([this] {
+      const std::string reply = Command({"PING"});
+      return reply != "(no reply)" && reply.find("LOADING") == std::string::npos;
+    });
   }
   // Ends it as a crash would.
   void Kill() {

@@ -56,8 +56,9 @@ void ChangeQueue::Push(Change change) {
       } else {
         ended.push_back({std::move(change.done),
                          absl::UnavailableError("too many bytes wait to be sent to Redis")});
-        change.done = nullptr;
+        change.done = [](const absl::Status&) {};
         change.kind = Change::Kind::kEndLead;
+        change.erases = true;
       }
       change.sealed = {};
       Enqueue(std::move(change));
@@ -139,9 +140,22 @@ void ChangeQueue::Close(std::vector<Change> unanswered) {
   Run(ended);
 }
 
+void ChangeQueue::KeepAll() {
+  const MutexLock lock(mutex_);
+  TierCounters::Add(counters_.dropped_changes);
+  kept_all_ = true;
+  kept_keys_.clear();
+  kept_groups_.clear();
+}
+
 bool ChangeQueue::empty() {
   const MutexLock lock(mutex_);
   return queue_.empty();
+}
+
+bool ChangeQueue::has_kept() {
+  const MutexLock lock(mutex_);
+  return kept_all_ || !kept_groups_.empty() || !kept_keys_.empty();
 }
 
 void ChangeQueue::Keep(Change& change, std::vector<Ended>& ended) {

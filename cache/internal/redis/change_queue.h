@@ -50,6 +50,7 @@ struct Change {
   uint64_t object_bytes = 0;           // of that
   absl::Time expires = absl::InfiniteFuture();
   int attempts = 0;      // to put it with the right generations
+  bool erases = false;   // with the lease that is given up, if it is held, goes the former value
   Manifest chunks = {};  // that it was put as, or that are to go; without a number: none
   // Is called once, on the tier's own thread, which waits for nobody. May be empty.
   std::function<void(absl::Status)> done = {};
@@ -75,7 +76,10 @@ class ChangeQueue {
   std::vector<Change> TakeKept();
   // From now on, changes are kept; also those that wait to be sent, and `unanswered`.
   void Close(std::vector<Change> unanswered);
+  // Keeps, instead of what is kept and of what is lost, that all is to be erased.
+  void KeepAll();
   bool empty();
+  bool has_kept();
 
  private:
   using Mutex = BasicMutex<StdAtomics>;

@@ -71,12 +71,28 @@ class CircuitBreaker {
     retry_ = now + backoff_.Next();
   }
   // The call has not asked, or has not waited for the answer.
-  void Unclear(TimePoint now) {
+  void Unclear() {
     const MutexLock lock(mutex_);
-    if (state_ != State::kHalfOpen) return;
-    state_ = State::kOpen;
-    retry_ = now;
+    // The time to try again has come already.
+    if (state_ == State::kHalfOpen) state_ = State::kOpen;
   }
+
+  // A call that was allowed: what came of it is unclear until it says so, also if it throws.
+  class Call {
+   public:
+    explicit Call(CircuitBreaker& breaker) : breaker_(&breaker) {}
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+    ~Call() {
+      if (breaker_ != nullptr) breaker_->Unclear();
+    }
+
+    void Succeeded() { std::exchange(breaker_, nullptr)->Succeeded(); }
+    void Failed(TimePoint now) { std::exchange(breaker_, nullptr)->Failed(now); }
+
+   private:
+    CircuitBreaker* breaker_;
+  };
 
   State state() const {
     const MutexLock lock(mutex_);

@@ -116,6 +116,7 @@ absl::Status Connection::Greet(const RedisTierOptions& options, Deadline deadlin
 }
 
 void Connection::AppendArguments(absl::Span<const std::string_view> arguments, size_t count) {
+  ++unanswered_;
   AppendText(unsent_, "*", count, "\r\n");
   for (const std::string_view argument : arguments) {
     AppendText(unsent_, "$", argument.size(), "\r\n", argument, "\r\n");
@@ -191,6 +192,7 @@ absl::StatusOr<ReplyPointer> Connection::Next() {
     return ProtocolError(*context_->reader);
   }
   if (reply == nullptr) return ReplyPointer();
+  --unanswered_;
   return ReplyPointer(static_cast<redisReply*>(reply),
                       [](redisReply* whole) { freeReplyObject(whole); });
 }
@@ -215,7 +217,19 @@ absl::StatusOr<ReplyPointer> Connection::Call(absl::Span<const std::string_view>
   return reply;
 }
 
+bool Connection::IsInStep() const {
+  // A surplus reply would be taken for that of the next command.
+  const redisReader& reader = *context_->reader;
+  return trusted_ && unanswered_ == 0 && reader.pos == reader.len && !wants_write();
+}
+
+void Connection::DropUnsent() {
+  const linger none = {.l_onoff = 1, .l_linger = 0};
+  setsockopt(context_->fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+}
+
 bool Connection::IsQuiet() const {
+  if (!IsInStep()) return false;
   pollfd file = {.fd = context_->fd, .events = POLLIN, .revents = 0};
   return poll(&file, 1, 0) == 0;
 }

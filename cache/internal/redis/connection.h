@@ -75,8 +75,15 @@ class Connection {
   absl::StatusOr<ReplyPointer> Call(absl::Span<const std::string_view> arguments,
                                     Deadline deadline);
 
-  // Whether nothing has arrived that nobody has asked for, such as the end of the connection.
+  // Whether each command has had its reply, and nothing more has come with them.
+  bool IsInStep() const;
+  // The replies are not those of the commands: from now on the connection is not in step.
+  void Distrust() { trusted_ = false; }
+  // Whether, besides, nothing has arrived that nobody has asked for, such as the end of the
+  // connection.
   bool IsQuiet() const;
+  // Makes the system forget, if it can, what has been sent and has not left.
+  void DropUnsent();
   // The address that the name of the server stood for.
   absl::StatusOr<RedisAddress> Peer(const RedisAddress& address) const;
 
@@ -91,7 +98,9 @@ class Connection {
   const std::unique_ptr<redisContext, FreeContext> context_;
   std::deque<TierBytes> pieces_;
   size_t sent_of_first_ = 0;
-  std::string unsent_;  // follows the pieces
+  std::string unsent_;      // follows the pieces
+  int64_t unanswered_ = 0;  // commands
+  bool trusted_ = true;
   std::vector<char> arrived_;
 };
 

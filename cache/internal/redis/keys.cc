@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "weakcache/cache/internal/redis/keys.h"
 
+#include <xxhash.h>
+
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +17,7 @@
 namespace weakcache::internal {
 namespace {
 
+constexpr size_t kRunDigits = 6;
 constexpr size_t kChunksDigits = 8;
 constexpr size_t kBytesDigits = 16;
 constexpr std::string_view kNoGroup = "--------";
@@ -32,6 +35,14 @@ std::string Hexadecimal(uint64_t number, size_t digits) {
   return text;
 }
 
+std::string RunDigits(std::string_view run) {
+  return Hexadecimal(XXH3_64bits(run.data(), run.size()), kRunDigits);
+}
+
+std::string KeyDigits(std::string_view key) {
+  return Hexadecimal(XXH3_64bits(key.data(), key.size()), kKeyDigits);
+}
+
 bool ReadHexadecimal(std::string_view digits, auto& number) {
   const char* const last = digits.data() + digits.size();
   const auto [end, error] = std::from_chars(digits.data(), last, number, 16);
@@ -42,15 +53,28 @@ bool ReadHexadecimal(std::string_view digits, auto& number) {
 
 std::string RandomDigits() { return Hexadecimal(RandomBits(), kRandomDigits); }
 
+std::string MakeGeneration(std::string_view run) {
+  return Text(RunDigits(run), RandomDigits().substr(kRunDigits));
+}
+
+bool IsOfRun(std::string_view generation, std::string_view run) {
+  return generation.substr(0, kRunDigits) == RunDigits(run);
+}
+
 double RandomFraction() { return static_cast<double>(RandomBits() >> 11) * 0x1.0p-53; }
 
 std::string GroupDigits(std::optional<uint32_t> group) {
   return group.has_value() ? Hexadecimal(*group, kGroupDigits) : std::string(kNoGroup);
 }
 
-std::string MakeHeader(const ValueTag& tag, bool is_manifest) {
+std::string MakeHeader(const ValueTag& tag, std::string_view key, bool is_manifest) {
   return Text(is_manifest ? "m" : "v", tag.generation, GroupDigits(tag.group),
-              tag.group.has_value() ? std::string_view(tag.group_generation) : kNoGeneration);
+              tag.group.has_value() ? std::string_view(tag.group_generation) : kNoGeneration,
+              KeyDigits(key));
+}
+
+bool IsOfKey(std::string_view value, std::string_view key) {
+  return value.substr(kHeaderBytes - kKeyDigits, kKeyDigits) == KeyDigits(key);
 }
 
 std::string MakeManifest(const Manifest& manifest) {

@@ -12,9 +12,11 @@
 //
 // The server tells of all changes of keys that begin with "NS:", and of no other.
 //
-// A generation is a random number, made when it is needed and missing. What has another one than
-// the present is not there. So all, or all of a group, is erased in one step, whatever there is,
-// and a generation that the server has evicted costs the entries, and is never wrong.
+// A generation is a random number, made when it is needed and missing. It begins with digits of the
+// server's run: one that a snapshot has brought back is not of the present run, and is ended by
+// whoever connects first. What has another one than the present is not there. So all, or all of a
+// group, is erased in one step, whatever there is, and a generation that the server has evicted
+// costs the entries, and is never wrong.
 #ifndef WEAKCACHE_CACHE_INTERNAL_REDIS_KEYS_H_
 #define WEAKCACHE_CACHE_INTERNAL_REDIS_KEYS_H_
 
@@ -31,6 +33,9 @@ namespace weakcache::internal {
 // 64 random bits, as 16 hexadecimal digits.
 inline constexpr size_t kRandomDigits = 16;
 std::string RandomDigits();
+// Random digits after some of a hash of the run_id of the server's process.
+std::string MakeGeneration(std::string_view run);
+bool IsOfRun(std::string_view generation, std::string_view run);
 // A random number from 0 to below 1.
 double RandomFraction();
 
@@ -43,14 +48,18 @@ struct ValueTag {
 };
 
 // A header: 'v' or, before a manifest, 'm'; the generation, the group as 8 hexadecimal digits or
-// "--------", its generation.
+// "--------", its generation; a hash of the key, so that no other key's value is taken for it.
 inline constexpr size_t kGroupDigits = 8;
-inline constexpr size_t kHeaderBytes = 1 + kRandomDigits + kGroupDigits + kRandomDigits;
+inline constexpr size_t kKeyDigits = 16;
+inline constexpr size_t kHeaderBytes =
+    1 + kRandomDigits + kGroupDigits + kRandomDigits + kKeyDigits;
 
 std::string GroupDigits(std::optional<uint32_t> group);
-std::string MakeHeader(const ValueTag& tag, bool is_manifest);
+std::string MakeHeader(const ValueTag& tag, std::string_view key, bool is_manifest);
 // The tag of a value; empty if it does not begin with a header.
 std::optional<ValueTag> ReadHeader(std::string_view value);
+// Whether a value with a header was put under the key.
+bool IsOfKey(std::string_view value, std::string_view key);
 
 // Where the pieces of a large envelope are: id, number as 8 hexadecimal digits, bytes as 16.
 struct Manifest {

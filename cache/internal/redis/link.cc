@@ -9,7 +9,9 @@
 #include <climits>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -103,49 +105,107 @@ bool Link::MayStop() {
     if (!stop_) return false;
     if (steady_clock::now() >= stop_deadline_) return true;
   }
-  return writer_ == nullptr || (!playing_ && sent_.empty() && changes_.empty());
+  if (writer_ == nullptr) return !changes_.has_kept();
+  return !playing_ && sent_.empty() && changes_.empty();
 }
 
 void Link::Run() {
   while (!MayStop()) {
-    if (writer_ != nullptr) {
-      if (absl::Status status = Serve(); !status.ok()) Lose(status);
-      continue;
+#ifdef __cpp_exceptions
+    try {
+      RunOnce();
+    } catch (const std::bad_alloc&) {
+      // What was on its way is not known any more.
+      changes_.KeepAll();
+      Lose(absl::ResourceExhaustedError("no memory for what is sent to Redis"));
     }
-    AwaitRetry();
-    if (stopping()) continue;
-    if (absl::Status status = Connect(); !status.ok()) {
-      Lose(status);
-    } else {
-      playing_ = true;
-      PlayKept();
-    }
-    const MutexLock lock(mutex_);
-    attempted_ = true;
-    attempted_condition_.NotifyAll();
+#else
+    RunOnce();
+#endif
   }
   if (writer_ != nullptr) Lose(absl::CancelledError("the tier ends"));
 }
 
+void Link::RunOnce() {
+  if (writer_ != nullptr) {
+    if (absl::Status status = Serve(); !status.ok()) Lose(status);
+    return;
+  }
+  AwaitRetry();
+  if (MayStop()) return;
+  if (absl::Status status = Connect(); !status.ok()) {
+    Lose(status);
+  } else {
+    playing_ = true;
+    PlayKept();
+  }
+  const MutexLock lock(mutex_);
+  attempted_ = true;
+  attempted_condition_.NotifyAll();
+}
+
 void Link::AwaitRetry() {
-  while (!stopping() && steady_clock::now() < retry_) {
-    (void)AwaitEvents(wake_pipe_.fd(), POLLIN, retry_);
+  while (true) {
+    if (stopping() && !std::exchange(hurried_, true)) {
+      backoff_.Reset();
+      return;
+    }
+    const Deadline until = Bounded(retry_);
+    if (steady_clock::now() >= until) return;
+    (void)AwaitEvents(wake_pipe_.fd(), POLLIN, until);
     wake_pipe_.Clear();
   }
 }
 
-absl::Status Link::Connect() {
-  RedisAddress address = options_.address;
-  if (options_.resolve_address) {
-    absl::StatusOr<RedisAddress> resolved = options_.resolve_address();
-    if (!resolved.ok()) return resolved.status();
-    address = *std::move(resolved);
+Deadline Link::Bounded(Deadline deadline) const {
+  const MutexLock lock(mutex_);
+  return stop_ ? std::min(deadline, stop_deadline_) : deadline;
+}
+
+absl::StatusOr<RedisAddress> Link::Resolve() {
+  if (!options_.resolve_address) return options_.address;
+#ifdef __cpp_exceptions
+  try {
+    return options_.resolve_address();
+  } catch (const std::exception& thrown) {
+    return absl::UnavailableError(Text("resolve_address has thrown: ", thrown.what()));
+  } catch (...) {
+    return absl::UnavailableError("resolve_address has thrown");
   }
-  const Deadline deadline = After(options_.connect_timeout);
+#else
+  return options_.resolve_address();
+#endif
+}
+
+absl::Status Link::EndFormerWriter(Deadline deadline) {
+  const absl::StatusOr<ReplyPointer> client = writer_->Call({"CLIENT", "ID"}, deadline);
+  if (!client.ok()) return client.status();
+  const absl::StatusOr<ReplyPointer> info = writer_->Call({"INFO", "server"}, deadline);
+  if (!info.ok()) return info.status();
+  constexpr std::string_view kRunId = "run_id:";
+  std::string_view run = TextOf(**info);
+  run.remove_prefix(std::min(run.size(), run.find(kRunId)));
+  run = run.substr(0, run.find('\r'));
+  if (run.empty()) return absl::UnavailableError("Redis has not told its run_id");
+  if (identity_.client != 0 && identity_.run == run) {
+    const std::string former = Text(identity_.client);
+    absl::Status status = writer_->Call({"CLIENT", "KILL", "ID", former}, deadline).status();
+    if (!status.ok()) return status;
+  }
+  identity_ = {.run = std::string(run), .client = (*client)->integer};
+  return absl::OkStatus();
+}
+
+absl::Status Link::Connect() {
+  absl::StatusOr<RedisAddress> resolved = Resolve();
+  if (!resolved.ok()) return resolved.status();
+  const RedisAddress address = *std::move(resolved);
+  const Deadline deadline = Bounded(After(options_.connect_timeout));
   absl::StatusOr<std::unique_ptr<Connection>> writer =
       Connection::Open(address, options_, deadline);
   if (!writer.ok()) return writer.status();
   writer_ = *std::move(writer);
+  if (absl::Status status = EndFormerWriter(deadline); !status.ok()) return status;
   // All connections go to the same server, whatever the name stands for next time.
   absl::StatusOr<RedisAddress> peer = writer_->Peer(address);
   if (!peer.ok()) return peer.status();
@@ -153,7 +213,6 @@ absl::Status Link::Connect() {
   if (!notices.ok()) return notices.status();
   notices_ = *std::move(notices);
   if (absl::Status status = StartTracking(deadline); !status.ok()) return status;
-  backoff_.Reset();
   writer_active_ = notices_active_ = steady_clock::now();
   notices_asked_ = false;
   const MutexLock lock(mutex_);
@@ -183,7 +242,19 @@ absl::Status Link::StartTracking(Deadline deadline) {
   const absl::StatusOr<ReplyPointer> generation =
       writer_->Call({"GET", names_.generation()}, deadline);
   if (!generation.ok()) return generation.status();
-  generations_.Learn(version, {.generation = std::string(TextOf(**generation))});
+  std::string known(TextOf(**generation));
+  if (!known.empty() && !IsOfRun(known, identity_.run)) {
+    // The server has started again, or is another one: what was erased meanwhile may be back.
+    absl::Status status =
+        writer_
+            ->Call({"EVAL", kEndThisGenerationScript, "2", names_.lease_generation(),
+                    names_.generation(), known, names_.channel(), MessageOf('a', "")},
+                   deadline)
+            .status();
+    if (!status.ok()) return status;
+    known.clear();
+  }
+  generations_.Learn(version, {.generation = std::move(known)});
   return absl::OkStatus();
 }
 
@@ -192,6 +263,8 @@ void Link::PlayKept() {
   for (Change& change : kept) Send(std::move(change));
   if (!kept.empty()) return;
   playing_ = false;
+  // Not before: a server that refuses the changes is not asked again and again.
+  backoff_.Reset();
   {
     const MutexLock lock(mutex_);
     connected_ = true;
@@ -211,6 +284,7 @@ void Link::Lose(const absl::Status& reason) {
   sent_.clear();
   sent_bytes_ = 0;
   playing_ = false;
+  if (writer_ != nullptr) writer_->DropUnsent();
   writer_.reset();
   notices_.reset();
   TierCounters::Add(counters_.errors);
@@ -250,7 +324,7 @@ absl::Status Link::AwaitFiles() {
   const Deadline::duration heartbeat = ToDuration(options_.heartbeat_interval);
   Deadline until = writer_active_ + (sent_.empty() ? heartbeat : hard);
   until = std::min(until, notices_active_ + (notices_asked_ ? hard : heartbeat));
-  until = std::min(until, leases_.NextDue());
+  until = Bounded(std::min(until, leases_.NextDue()));
   const auto left =
       std::chrono::ceil<std::chrono::milliseconds>(until - steady_clock::now()).count();
   pollfd files[] = {
@@ -290,11 +364,11 @@ void Link::SendDue(Deadline now) {
 
 void Link::Send(Change change) {
   if (sent_.empty()) writer_active_ = steady_clock::now();
-  Sent sent = {.generations_version = generations_.version()};
-  sent.replies = AppendCommands(change, generations_.Current(change.group));
+  Sent& sent = sent_.emplace_back();
+  sent.generations_version = generations_.version();
   sent_bytes_ += change.sealed.size();
   sent.change = std::move(change);
-  sent_.push_back(std::move(sent));
+  sent.replies = AppendCommands(sent.change, generations_.Current(sent.change.group));
 }
 
 size_t Link::AppendCommands(Change& change, const ValueTag& tag) {
@@ -331,7 +405,7 @@ size_t Link::AppendPut(Change& change, const ValueTag& tag) {
   const std::string ready = names_.Ready(id_);
   const std::string lease = names_.Lease(change.key);
   const std::string group = names_.Group(change.group);
-  const std::string fresh = RandomDigits();
+  const std::string fresh = MakeGeneration(identity_.run);
   const std::string message = MessageOf('w', change.key);
   std::vector<std::string_view> script = {"EVAL",
                                           kPutScript,
@@ -357,7 +431,7 @@ size_t Link::AppendPut(Change& change, const ValueTag& tag) {
   const std::string time = TimeOf(change);
   const size_t chunks = AppendChunks(change, time);
   writer_->Append({"MULTI"});
-  AppendValue(temporary, time, MakeHeader(tag, chunks > 0),
+  AppendValue(temporary, time, MakeHeader(tag, change.key, chunks > 0),
               chunks > 0 ? TierBytes(MakeManifest(change.chunks)) : change.sealed);
   writer_->Append(script);
   writer_->Append({"RENAME", ready, value});
@@ -436,6 +510,8 @@ absl::Status Link::ReceiveReplies() {
     Sent& first = sent_.front();
     if (first.error.ok()) first.error = ErrorOf(**reply);
     if (--first.replies > 0) continue;
+    // Whoever has made it was told that it is kept. Without it, nobody may read.
+    if (!first.error.ok() && first.change.is_kept() && !first.change.done) return first.error;
     Sent sent = std::move(first);
     sent_.pop_front();
     sent_bytes_ -= sent.change.sealed.size();
@@ -457,8 +533,10 @@ void Link::Complete(Sent sent, const redisReply& last) {
     case Change::Kind::kProlong:
       if (last.type == REDIS_REPLY_INTEGER && last.integer == 0) leases_.Remove(change.lease);
       return;
-    case Change::Kind::kErase:
     case Change::Kind::kEndLead:
+      if (change.erases) return CompleteEndLead(std::move(sent), last);
+      break;
+    case Change::Kind::kErase:
     case Change::Kind::kDropChunks:
     case Change::Kind::kPing:
       break;
@@ -470,6 +548,22 @@ void Link::Complete(Sent sent, const redisReply& last) {
     waiters_.Wake(change.key);
   }
   changes_.Finish(std::move(change), sent.error);
+}
+
+// After the lease of a Put that can't be written, the former value goes, with a command of its own:
+// what a script erases would be told to this process, too.
+void Link::CompleteEndLead(Sent sent, const redisReply& last) {
+  Change& change = sent.change;
+  waiters_.Wake(change.key);
+  if (!sent.error.ok()) {
+    counters_.AddFailure(sent.error);
+    return changes_.Finish(std::move(change), sent.error);
+  }
+  if (last.type == REDIS_REPLY_INTEGER && last.integer == 0) {
+    TierCounters::Add(counters_.leases_lost);
+    return changes_.Finish(std::move(change), absl::AbortedError("the lease is not held any more"));
+  }
+  Send({.kind = Change::Kind::kErase, .key = change.key, .done = std::move(change.done)});
 }
 
 void Link::CompletePut(Sent sent, const redisReply& last) {
@@ -520,7 +614,8 @@ void Link::FailPut(Change change, const absl::Status& status) {
   // The former value has to go all the same; and nobody need wait for the new one.
   Change instead = {.kind = change.lease.empty() ? Change::Kind::kErase : Change::Kind::kEndLead,
                     .key = change.key,
-                    .lease = change.lease};
+                    .lease = change.lease,
+                    .erases = true};
   if (change.done) {
     instead.done = [done = std::move(change.done), status](const absl::Status&) { done(status); };
   }
@@ -537,7 +632,8 @@ absl::Status Link::ReceiveNotices() {
     const absl::StatusOr<ReplyPointer> reply = notices_->Next();
     if (!reply.ok()) return reply.status();
     if (*reply == nullptr) return absl::OkStatus();
-    if (absl::Status status = ErrorOf(**reply); !status.ok()) return status;
+    // A refused question for a sign of life is one.
+    if (absl::Status status = ErrorOf(**reply); !status.ok()) counters_.AddFailure(status);
     TakeNotice(**reply);
   }
 }

@@ -25,6 +25,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "weakcache/cache/internal/redis/change_queue.h"
 #include "weakcache/cache/internal/redis/circuit_breaker.h"
 #include "weakcache/cache/internal/redis/connection.h"
@@ -81,11 +82,24 @@ class Link {
     absl::Status error = {};  // the first
   };
 
+  // The server's process, and which of its clients changes are sent as.
+  struct Identity {
+    std::string run = {};
+    long long client = 0;
+  };
+
   void Run();
-  // Waits for the time of the next attempt.
+  // Connects, or serves the connections for a while.
+  void RunOnce();
+  // Waits for the time of the next attempt; after a stop, the first one is at once.
   void AwaitRetry();
   absl::Status Connect();
+  absl::StatusOr<RedisAddress> Resolve();
+  // Makes sure that nothing that was sent before is done from now on.
+  absl::Status EndFormerWriter(Deadline deadline);
   absl::Status StartTracking(Deadline deadline);
+  // No later than the end of the time that a stop has left.
+  Deadline Bounded(Deadline deadline) const;
   // One round: sends, waits, receives. Fails if a connection is lost.
   absl::Status Serve();
   absl::Status AwaitFiles();
@@ -105,6 +119,7 @@ class Link {
   absl::Status ReceiveReplies();
   void Complete(Sent sent, const redisReply& last);
   void CompletePut(Sent sent, const redisReply& last);
+  void CompleteEndLead(Sent sent, const redisReply& last);
   // Whether a later change that has been sent already would be overtaken if this were sent again.
   bool IsSuperseded(const Change& put) const;
   void FailPut(Change change, const absl::Status& status);
@@ -143,8 +158,10 @@ class Link {
   uint64_t epoch_ = 0;
   Backoff backoff_;
   Deadline retry_ = {};
+  bool hurried_ = false;  // has attempted to connect since the stop
   std::unique_ptr<Connection> writer_;
   std::unique_ptr<Connection> notices_;
+  Identity identity_;  // of the writer, or of the last one if there is none
   std::deque<Sent> sent_;
   uint64_t sent_bytes_ = 0;
   bool playing_ = false;  // connected, but the kept changes are not made yet

@@ -18,7 +18,7 @@ absl::StatusOr<Readers::Reader> Readers::Acquire(const Endpoint& endpoint, Deadl
       return used_ < options_.reader_connections;
     };
     released_.WaitUntil(mutex_, free, deadline);
-    if (!free()) return absl::DeadlineExceededError("all connections to Redis are in use");
+    if (!free()) return absl::ResourceExhaustedError("all connections to Redis are in use");
     ++used_;
     idle = TakeIdle(endpoint.epoch);
   }

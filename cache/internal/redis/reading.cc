@@ -33,7 +33,21 @@ Backoff::Duration ToDuration(absl::Duration duration) {
 
 absl::Status Away() { return absl::UnavailableError("Redis is away"); }
 
+absl::Status Unexpected(Connection& connection) {
+  connection.Distrust();
+  return absl::UnavailableError("an unexpected reply of Redis");
+}
+
 absl::Status NoEntry() { return absl::NotFoundError("no entry"); }
+
+// Whether the server has said that it takes no writes, or none that need memory.
+bool RefusesWrites(const absl::Status& status) {
+  const std::string message(status.message());
+  for (const char* code : {"OOM", "READONLY", "MISCONF", "NOREPLICAS"}) {
+    if (message.find(code) != std::string::npos) return true;
+  }
+  return false;
+}
 
 // OK, or that the caller does not wait any more.
 absl::Status CheckWait(const TierWait& wait) {
@@ -66,25 +80,30 @@ absl::Status Reading::Ask(const TierWait& wait, absl::FunctionRef<absl::Status(C
   if (!breaker_.Allow(steady_clock::now())) {
     return absl::UnavailableError("circuit breaker open: Redis has failed too often");
   }
+  CircuitBreaker::Call call(breaker_);
   absl::Status status;
+  bool has_answered = false;
   {
     absl::StatusOr<Readers::Reader> reader = readers_.Acquire(*endpoint, DeadlineOf(wait));
+    if (absl::IsResourceExhausted(reader.status())) {
+      counters_.AddFailure(reader.status());
+      return reader.status();
+    }
     status = reader.ok() ? ask(reader->connection()) : reader.status();
-    if (status.ok()) reader->SetReusable();
+    has_answered = reader.ok() && reader->connection().IsInStep();
+    if (has_answered) reader->SetReusable();
   }
-  const Deadline now = steady_clock::now();
-  if (status.ok()) {
-    breaker_.Succeeded();
-    // What was read while notices were lost may be old.
-    return link_.endpoint() == endpoint ? absl::OkStatus() : Away();
+  if (status.ok() || (has_answered && !absl::IsFailedPrecondition(status))) {
+    call.Succeeded();
+  } else if (const Deadline now = steady_clock::now(); now < wait.deadline) {
+    call.Failed(now);
   }
-  if (now >= wait.deadline) {
-    breaker_.Unclear(now);
-  } else {
-    breaker_.Failed(now);
+  if (!status.ok()) {
+    counters_.AddFailure(status);
+    return status;
   }
-  counters_.AddFailure(status);
-  return status;
+  // What was read while notices were lost may be old.
+  return link_.endpoint() == endpoint ? absl::OkStatus() : Away();
 }
 
 std::vector<absl::StatusOr<TierEntry>> Reading::Get(absl::Span<const std::string> keys,
@@ -104,9 +123,9 @@ std::vector<absl::StatusOr<TierEntry>> Reading::Get(absl::Span<const std::string
         if (!reply.ok()) return reply.status();
         replies.push_back(*std::move(reply));
       }
-      for (ReplyPointer& reply : replies) {
+      for (size_t i = 0; i < keys.size(); ++i) {
         // An error of the connection is the last one's status, and that of all.
-        entries.push_back(ReadEntry(connection, std::exchange(reply, nullptr), wait));
+        entries.push_back(ReadEntry(connection, keys[i], std::exchange(replies[i], nullptr), wait));
         if (!entries.back().ok() && !absl::IsNotFound(entries.back().status())) {
           return entries.back().status();
         }
@@ -131,8 +150,8 @@ absl::Status Reading::Damaged() {
   return NoEntry();
 }
 
-absl::StatusOr<TierEntry> Reading::ReadEntry(Connection& connection, const ReplyPointer& reply,
-                                             const TierWait& wait) {
+absl::StatusOr<TierEntry> Reading::ReadEntry(Connection& connection, std::string_view key,
+                                             const ReplyPointer& reply, const TierWait& wait) {
   if (reply->type == REDIS_REPLY_NIL) return NoEntry();
   if (absl::Status error = ErrorOf(*reply); !error.ok()) {
     return StartsWith(TextOf(*reply), "WRONGTYPE") ? Damaged() : error;
@@ -141,6 +160,11 @@ absl::StatusOr<TierEntry> Reading::ReadEntry(Connection& connection, const Reply
   const std::string_view value = TextOf(*reply);
   const std::optional<ValueTag> tag = ReadHeader(value);
   if (!tag.has_value()) return Damaged();
+  if (!IsOfKey(value, key)) {
+    // Perhaps it is the reply to another command.
+    connection.Distrust();
+    return Damaged();
+  }
   if (!link_.generations().IsCurrent(*tag)) {
     if (absl::Status status = Refresh(connection, *tag, wait); !status.ok()) return status;
   }
@@ -191,7 +215,7 @@ absl::Status Reading::Refresh(Connection& connection, const ValueTag& tag, const
   const absl::StatusOr<ReplyPointer> reply = connection.Call(command, DeadlineOf(wait));
   if (!reply.ok()) return reply.status();
   if ((*reply)->type != REDIS_REPLY_ARRAY || (*reply)->elements != command.size() - 1) {
-    return absl::UnavailableError("an unexpected reply of Redis");
+    return Unexpected(connection);
   }
   ValueTag now = {.generation = std::string(TextOf(*(*reply)->element[0])), .group = tag.group};
   if (tag.group.has_value()) now.group_generation = TextOf(*(*reply)->element[1]);
@@ -220,7 +244,7 @@ absl::StatusOr<Reading::LeadAnswer> Reading::AskForLease(std::string_view key, b
     } else if (reply.type == REDIS_REPLY_ARRAY && reply.elements == 1) {
       answer.held_for = absl::Milliseconds(std::max(reply.element[0]->integer, 0LL));
     } else {
-      return absl::UnavailableError("an unexpected reply of Redis");
+      return Unexpected(connection);
     }
     return absl::OkStatus();
   });
@@ -254,6 +278,8 @@ absl::StatusOr<TierLead> Reading::Lead(std::string_view key, const TierWait& wai
     absl::Status status = link_.changes().AwaitChangesOf(key, DeadlineOf(wait));
     if (!status.ok()) return status;
     absl::StatusOr<LeadAnswer> answer = AskForLease(key, ignore_value, wait);
+    // There is no entry then, and can be none.
+    if (RefusesWrites(answer.status())) return TierLead{};
     if (!answer.ok()) return answer.status();
     if (answer->has_value) {
       absl::StatusOr<TierEntry> entry = std::move(Get({own}, wait).front());
@@ -281,7 +307,7 @@ absl::StatusOr<std::vector<std::string>> Reading::Scan(std::string& cursor, cons
         {"SCAN", cursor, "MATCH", names_.ValuePattern(), "COUNT", "512"}, DeadlineOf(wait));
     if (!reply.ok()) return reply.status();
     if ((*reply)->type != REDIS_REPLY_ARRAY || (*reply)->elements != 2) {
-      return absl::UnavailableError("an unexpected reply of Redis");
+      return Unexpected(connection);
     }
     cursor = TextOf(*(*reply)->element[0]);
     const redisReply& names = *(*reply)->element[1];

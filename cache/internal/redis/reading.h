@@ -50,13 +50,13 @@ class Reading {
     absl::Duration held_for = absl::ZeroDuration();  // by another, if neither
   };
 
-  // Calls `ask` with a connection, and keeps count of failures. No failure of the server but a
-  // status of `ask` for a single key is in that key's result.
+  // Calls `ask` with a connection, and keeps count of failures. A reply that is an error is not one
+  // of the server: it has answered, and might answer another command.
   absl::Status Ask(const TierWait& wait, absl::FunctionRef<absl::Status(Connection&)> ask);
   TierLead Hold(std::string_view key, std::string lease);
   Deadline DeadlineOf(const TierWait& wait) const;
-  absl::StatusOr<TierEntry> ReadEntry(Connection& connection, const ReplyPointer& reply,
-                                      const TierWait& wait);
+  absl::StatusOr<TierEntry> ReadEntry(Connection& connection, std::string_view key,
+                                      const ReplyPointer& reply, const TierWait& wait);
   absl::StatusOr<TierBytes> ReadChunks(Connection& connection, const Manifest& manifest,
                                        const TierWait& wait);
   absl::Status Refresh(Connection& connection, const ValueTag& tag, const TierWait& wait);

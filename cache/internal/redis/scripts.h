@@ -51,11 +51,11 @@ if generation ~= ARGV[2] or group ~= ARGV[3] then
   return {generation, group}
 end
 redis.call('DEL', KEYS[3])
-local manifest = redis.pcall('GETRANGE', ARGV[7], 0, 64)
+local manifest = redis.pcall('GETRANGE', ARGV[7], 0, 80)
 if type(manifest) == 'string' and string.sub(manifest, 1, 1) == 'm' then
-  local chunks = tonumber(string.sub(manifest, 58), 16) or 0
+  local chunks = tonumber(string.sub(manifest, 74), 16) or 0
   for i = 0, math.min(chunks, 9000) do
-    redis.call('DEL', ARGV[8] .. string.sub(manifest, 42, 57) .. ':' .. i)
+    redis.call('DEL', ARGV[8] .. string.sub(manifest, 58, 73) .. ':' .. i)
   end
 end
 redis.call('RENAME', KEYS[1], KEYS[2])
@@ -66,11 +66,11 @@ return 1
 //   KEYS: value, lease   ARGV: channel, message, the prefix of chunks
 inline constexpr std::string_view kEraseScript = R"(
 redis.call('DEL', KEYS[2])
-local manifest = redis.pcall('GETRANGE', KEYS[1], 0, 64)
+local manifest = redis.pcall('GETRANGE', KEYS[1], 0, 80)
 if type(manifest) == 'string' and string.sub(manifest, 1, 1) == 'm' then
-  local chunks = tonumber(string.sub(manifest, 58), 16) or 0
+  local chunks = tonumber(string.sub(manifest, 74), 16) or 0
   for i = 0, math.min(chunks, 9000) do
-    redis.call('DEL', ARGV[3] .. string.sub(manifest, 42, 57) .. ':' .. i)
+    redis.call('DEL', ARGV[3] .. string.sub(manifest, 58, 73) .. ':' .. i)
   end
 end
 if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('PUBLISH', ARGV[1], ARGV[2]) end
@@ -82,6 +82,15 @@ return 1
 inline constexpr std::string_view kEndGenerationsScript = R"(
 redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('PUBLISH', ARGV[1], ARGV[2])
+return 1
+)";
+
+// Ends the values' generation if it still is that one, and with it all leases.
+//   KEYS: lease generation, the values'   ARGV: the values' generation, channel, message
+inline constexpr std::string_view kEndThisGenerationScript = R"(
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('PUBLISH', ARGV[2], ARGV[3])
 return 1
 )";
 

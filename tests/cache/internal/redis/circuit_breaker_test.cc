@@ -70,10 +70,25 @@ TEST_F(CircuitBreakerTest, ACallThatHasNotWaitedLeavesTheTrialToTheNext) {
   Fail(3);
   Pass(100);
   ASSERT_TRUE(breaker_.Allow(now_));
-  breaker_.Unclear(now_);
+  breaker_.Unclear();
   EXPECT_TRUE(breaker_.Allow(now_));
   breaker_.Succeeded();
-  breaker_.Unclear(now_);
+  breaker_.Unclear();
+  EXPECT_EQ(breaker_.state(), State::kClosed);
+}
+
+TEST_F(CircuitBreakerTest, ACallThatThrowsLeavesTheTrialToTheNext) {
+  Fail(3);
+  Pass(100);
+  ASSERT_TRUE(breaker_.Allow(now_));
+  { const CircuitBreaker::Call call(breaker_); }
+  EXPECT_EQ(breaker_.state(), State::kOpen);
+  ASSERT_TRUE(breaker_.Allow(now_));
+  CircuitBreaker::Call(breaker_).Failed(now_);
+  EXPECT_FALSE(breaker_.Allow(now_));
+  Pass(200);
+  ASSERT_TRUE(breaker_.Allow(now_));
+  CircuitBreaker::Call(breaker_).Succeeded();
   EXPECT_EQ(breaker_.state(), State::kClosed);
 }
 
