@@ -85,6 +85,7 @@ class FaultProxy {
                         {.fd = server, .events = POLLIN, .revents = 0}};
       if (subscribed && silent_) files[1].fd = -1;  // which poll does not look at
       if (poll(files, 2, 10) <= 0) continue;
+      if (number < held_) continue;  // since the look before the wait
       if (files[0].revents != 0) open = Pass(client, server, nullptr, &subscribed);
       if (open && files[1].revents != 0) open = Pass(server, client, &random, nullptr);
     }
