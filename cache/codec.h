@@ -124,6 +124,7 @@ class ContiguousCodec final : public Codec<V> {
   using Element = typename V::value_type;
 };
 
+#ifndef WEAKCACHE_DOXYGEN  // which does not read the class
 template <typename K, typename V>
 template <typename C>
 internal::TierCodec<K, V>::TierCodec(std::shared_ptr<C> codec) {
@@ -148,6 +149,7 @@ internal::TierCodec<K, V>::TierCodec(std::shared_ptr<C> codec) {
                                                  std::move(settings));
   };
 }
+#endif
 
 }  // namespace weakcache
 

@@ -29,6 +29,7 @@ absl::StatusOr<TierLead> SecondTier::TryLead(std::string_view key) {
   return Lead(key, wait);
 }
 
+// NOLINTBEGIN(performance-unnecessary-value-param): those that override these keep what they get.
 void SecondTier::GetAsync(std::string key, const TierWait& wait,
                           std::function<void(absl::StatusOr<TierEntry>)> done) {
   done(Get(key, wait));
@@ -44,5 +45,6 @@ void SecondTier::EraseAsync(std::string key, std::function<void(absl::Status)> d
 }
 
 void SecondTier::Subscribe(std::weak_ptr<TierListener> /*listener*/) {}
+// NOLINTEND(performance-unnecessary-value-param)
 
 }  // namespace weakcache

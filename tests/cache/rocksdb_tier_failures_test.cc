@@ -333,9 +333,8 @@ TEST(RocksdbTierFailuresTest, AReadOnlyFolderIsRefused) {
       folder.path(), std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec |
                          std::filesystem::perms::others_read | std::filesystem::perms::others_exec);
   const uid_t user = ::geteuid();
-  if (user == 0) {  // who may write everywhere
-    ASSERT_EQ(::seteuid(65534), 0);
-  }
+  // Root may write everywhere; and in a sandbox there may be no other user.
+  if (user == 0 && ::seteuid(65534) != 0) GTEST_SKIP() << "can't become a user who may not write";
   const absl::Status status = RocksdbTier::Create(OptionsFor(folder.path())).status();
   if (user == 0) {
     ASSERT_EQ(::seteuid(user), 0);

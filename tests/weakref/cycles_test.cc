@@ -227,7 +227,7 @@ TEST(CyclesTest, ObjectsInOneArrayAreToldApart) {
 
 TEST(CyclesTest, ManyNamesOfEdges) {
   Census census;
-  static std::array<char[8], 100> names;
+  static std::array<char[24], 100> names;
   for (size_t i = 0; i < names.size(); ++i) {
     std::snprintf(names[i], sizeof(names[i]), "e%zu", i);
   }

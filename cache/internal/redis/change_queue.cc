@@ -97,7 +97,7 @@ std::optional<Change> ChangeQueue::Pop() {
   return change;
 }
 
-void ChangeQueue::Finish(Change change, const absl::Status& status) {
+void ChangeQueue::Finish(Change&& change, const absl::Status& status) {
   {
     const MutexLock lock(mutex_);
     Count(change, -1);

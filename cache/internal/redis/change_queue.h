@@ -71,7 +71,7 @@ class ChangeQueue {
 
   // The rest is for the thread that sends. The next change; it says later that that is finished.
   std::optional<Change> Pop();
-  void Finish(Change change, const absl::Status& status);
+  void Finish(Change&& change, const absl::Status& status);
   // The changes that were kept, or nothing if there are none: from then on, changes are to be sent.
   std::vector<Change> TakeKept();
   // From now on, changes are kept; also those that wait to be sent, and `unanswered`.

@@ -166,11 +166,11 @@ class TieredObjects final : public ObjectTier<K, V>,
       });
     }
     if (!complete || !status.ok()) return EraseAll();
-    for (std::string& encoded : keys) {
+    for (const std::string& encoded : keys) {
       const std::optional<K> key = settings_.decode_key(encoded);
       if (!key.has_value() || !condition(*key)) continue;
       state_->changes.Begin(encoded);
-      EraseUnderWay(state_, std::move(encoded));
+      EraseUnderWay(state_, encoded);
     }
   }
 
