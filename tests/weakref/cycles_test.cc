@@ -142,7 +142,7 @@ void WeakcacheTrace(const SharedNode& node, Tracer& trace) { trace(node.self, "s
 
 // Tells each edge under another name.
 struct ManyNamed {
-  const std::array<char[8], 100>* names = nullptr;
+  const std::array<char[24], 100>* names = nullptr;
   std::vector<Ref<ManyNamed>> edges;
 };
 void WeakcacheTrace(const ManyNamed& node, Tracer& trace) {
