@@ -135,16 +135,16 @@ internal::TierCodec<K, V>::TierCodec(std::shared_ptr<C> codec) {
   codec_ = Pointer(std::move(codec));
   make_tier_ = [](std::shared_ptr<const void> any,
                   TierSettings<K> settings) -> std::shared_ptr<ObjectTier<K, V>> {
-    const auto codec = std::static_pointer_cast<const Codec<Object>>(std::move(any));
+    const auto typed = std::static_pointer_cast<const Codec<Object>>(std::move(any));
     TierEncoding<Object> encoding;
-    encoding.schema = [codec] { return codec->schema(); };
-    encoding.encode = [codec](const Object& object) -> absl::StatusOr<std::string> {
+    encoding.schema = [typed] { return typed->schema(); };
+    encoding.encode = [typed](const Object& object) -> absl::StatusOr<std::string> {
       ByteSink sink;
-      absl::Status status = codec->Encode(object, sink);
+      absl::Status status = typed->Encode(object, sink);
       if (!status.ok()) return status;
       return sink.TakeBytes();
     };
-    encoding.decode = [codec](std::string_view bytes) { return codec->Decode(bytes); };
+    encoding.decode = [typed](std::string_view bytes) { return typed->Decode(bytes); };
     return std::make_shared<TieredObjects<K, V>>(std::move(encoding), MakeDefaultTierTarget<K, V>,
                                                  std::move(settings));
   };
