@@ -45,6 +45,7 @@ struct RocksdbTierOptions {
   // entries are dropped first, whether they have been used or not. Entries get limit_bytes less
   // 8 MiB and less seven times (write_buffer_bytes + max_value_bytes), which is what files that are
   // being written and dropped need.
+  // The files may exceed the limit for a moment while Create repairs a folder after a crash.
   uint64_t limit_bytes = 0;
   // An encoded object of more bytes, or with a key of more than 64 KiB, is not put, and counted in
   // skipped_values. At most a sixteenth of the limit. 0: a 64th, and at most 128 MiB.
