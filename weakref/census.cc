@@ -10,6 +10,7 @@
 #include "weakcache/weakref/cycles.h"
 #include "weakcache/weakref/internal/census_entry.h"
 #include "weakcache/weakref/internal/census_hook.h"
+#include "weakcache/weakref/internal/large_array.h"
 
 namespace weakcache {
 namespace internal {
@@ -119,7 +120,7 @@ size_t CensusCore::PinAll(std::vector<const CensusEntry*>& pinned) {
   std::vector<const CensusEntry*> others;
   CensusEntry* dead = nullptr;
   for (size_t room = 0, others_room = 0;;) {
-    pinned.reserve(room);
+    ReserveLarge(&pinned, room);
     others.reserve(others_room);
     const std::lock_guard lock(mutex_);
     room = entries_.size();

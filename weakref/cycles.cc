@@ -15,6 +15,7 @@
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/internal/cycle_search.h"
 #include "weakcache/weakref/internal/edge_state.h"
+#include "weakcache/weakref/internal/large_array.h"
 #include "weakcache/weakref/internal/shared_ptr_block.h"
 
 namespace weakcache {
@@ -36,7 +37,7 @@ void CycleSearch::MakeIndex() {
     if (block != nullptr && blocks_.Insert(block)) ++blocks;
   }
   blocks_.StartNumbering(blocks);
-  outside_.reserve(pinned_.size());
+  ReserveLarge(&outside_, pinned_.size());
   for (size_t i = 0; i < pinned_plain_; ++i) {
     if (i + kAhead < pinned_plain_) __builtin_prefetch(pinned_[i + kAhead]);
     NumberBlock(*pinned_[i]);
@@ -95,7 +96,7 @@ void CycleSearch::NumberObject(const CensusEntry& entry) {
 CycleSearch::Number CycleSearch::AddObject(const CensusEntry& entry) {
   if (!distinct_.empty() || pinned_[count_] != &entry) {
     if (distinct_.empty()) {
-      distinct_.reserve(pinned_.size());
+      ReserveLarge(&distinct_, pinned_.size());
       distinct_.assign(pinned_.begin(), pinned_.begin() + count_);
     }
     distinct_.push_back(&entry);
@@ -188,8 +189,8 @@ void CycleSearch::ReserveEdges() {
     edges = std::min(edges, so_far + others + so_far / 64);
     edges = std::max(edges, so_far + so_far / 16 + kToldAtOnce);
   }
-  edge_targets_.reserve(edges);
-  edge_names_.reserve(edges);
+  ReserveLarge(&edge_targets_, edges);
+  ReserveLarge(&edge_names_, edges);
 }
 
 void CycleSearch::TellEdgeState(const EdgeState& edge, const char* name) {
@@ -232,7 +233,7 @@ CycleSearch::Number CycleSearch::CountLooks() const {
 void CycleSearch::TraceConcurrently() {
   MakeIndex();
   phase_ = Phase::kFirstLook;
-  look_begin_.reserve(size_t{count()} + 1);
+  ReserveLarge(&look_begin_, size_t{count()} + 1);
   TraceEach();
   ReadCounts();
   phase_ = Phase::kSecondLook;
@@ -275,7 +276,8 @@ void CycleSearch::TraceEach() {
 }
 
 void CycleSearch::BuildGraph() {
-  first_edge_.assign(size_t{count()} + 1, 0);  // at first, the number of each object's edges
+  FillLarge(&first_edge_, size_t{count()} + 1,
+            Number{0});  // at first, the number of each object's edges
   TraceEach();
   EnterEdges();
   handles_ = AddressSet();
@@ -343,7 +345,7 @@ void CycleSearch::CountOutside() {
 
 size_t CycleSearch::Reach(std::vector<Number>* marks, std::vector<Number>* via) const {
   std::vector<Number> queue;
-  queue.reserve(count());
+  ReserveLarge(&queue, count());
   for (Number i = 0; i < count(); ++i) {
     if (outside_[i] == 0) continue;
     (*marks)[i] = kNone;
@@ -374,8 +376,8 @@ class CycleSearch::ComponentSearch {
   ComponentSearch(const CycleSearch& graph, std::vector<Number>& low) : graph_(graph), low_(low) {}
 
   Number Run() {
-    stack_.reserve(low_.size());
-    calls_.reserve(low_.size());
+    ReserveLarge(&stack_, low_.size());
+    ReserveLarge(&calls_, low_.size());
     for (Number root = 0; root < graph_.count(); ++root) {
       if (low_[root] != 0) continue;
       Enter(root);
@@ -456,7 +458,8 @@ CycleReport CycleSearch::Report() {
   blocks_ = BlockNumbers();  // nothing more is looked up
   for (Number i = 0; i < count(); ++i) report.objects_seen += entries_[i]->is_root() ? 0u : 1u;
   report.edges_seen = edges_seen_;
-  std::vector<Number> marks(count());
+  std::vector<Number> marks;
+  FillLarge(&marks, count(), Number{0});
   if (Reach(&marks, nullptr) == count()) return report;
   const Number components = FindComponents(&marks);
   MakeGroups(marks, components, &report);
@@ -470,8 +473,8 @@ bool CycleSearch::StartGroup(const Members& members, Number component, CycleRepo
   for (Number m = members.begin[component]; m != members.begin[component + 1]; ++m) {
     edges += first_edge_[members.nodes[m] + 1] - first_edge_[members.nodes[m]];
   }
-  group.objects.reserve(members.begin[component + 1] - members.begin[component]);
-  group.edges.reserve(edges);
+  ReserveLarge(&group.objects, members.begin[component + 1] - members.begin[component]);
+  ReserveLarge(&group.edges, edges);
   return true;
 }
 
@@ -533,14 +536,16 @@ void CycleSearch::AddEdges(const Members& members, Number component, CycleGroup*
 CycleSearch::Members CycleSearch::MembersOf(const std::vector<Number>& component,
                                             Number components) const {
   Members members;
-  members.begin.resize(size_t{components} + 1);
+  FillLarge(&members.begin, size_t{components} + 1, Number{0});
   for (const Number c : component) {
     if (c != kNone) ++members.begin[c + 1];
   }
   for (Number c = 0; c < components; ++c) members.begin[c + 1] += members.begin[c];
-  members.nodes.resize(members.begin.back());
-  members.place.assign(count(), kNone);
-  std::vector<Number> next(members.begin.begin(), members.begin.end() - 1);
+  FillLarge(&members.nodes, members.begin.back(), Number{0});
+  FillLarge(&members.place, count(), kNone);
+  std::vector<Number> next;
+  ReserveLarge(&next, components);
+  next.assign(members.begin.begin(), members.begin.end() - 1);
   for (Number node = 0; node < count(); ++node) {
     const Number c = component[node];
     if (c == kNone) continue;

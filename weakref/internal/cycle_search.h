@@ -19,6 +19,7 @@
 #include "weakcache/weakref/internal/census_entry.h"
 #include "weakcache/weakref/internal/control_block.h"
 #include "weakcache/weakref/internal/edge_state.h"
+#include "weakcache/weakref/internal/large_array.h"
 
 namespace weakcache {
 
@@ -95,7 +96,8 @@ class StretchTable {
     return i;
   }
   void Grow() {
-    std::vector<Stretch> old(2 * stretches_.size());
+    std::vector<Stretch> old;
+    FillLarge(&old, 2 * stretches_.size(), Stretch());
     old.swap(stretches_);
     --shift_;
     for (const Stretch& stretch : old) {
@@ -119,8 +121,8 @@ class BlockNumbers : public StretchTable<16> {
 
   // Ends the insertions. `count` of them have returned true.
   void StartNumbering(size_t count) {
-    first_rank_.assign(stretches().size(), kNone);
-    numbers_.assign(count, kNone);
+    FillLarge(&first_rank_, stretches().size(), kNone);
+    FillLarge(&numbers_, count, kNone);
   }
   // Returns where the number of an inserted block is, kNone at first.
   uint32_t& NumberOf(const void* block) {
