@@ -94,6 +94,10 @@ struct TierLead {
 struct TierWait {
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
   internal::StopToken stop_token = {};
+  // If set, Lead should call it, without a lock, before each look for the entry that it returns. So
+  // the cache knows that what listeners were told before is not newer than the entry. If Lead never
+  // calls it, the cache reads an entry again of whose Put it was told while Lead waited.
+  std::function<void()> before_look = {};
 };
 
 // Is told of changes by others; not of those that came through the same SecondTier object. Called

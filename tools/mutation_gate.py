@@ -132,6 +132,12 @@ CACHE_TESTS = [
     "tests/cache/large_object_cache_race_test",
     "tests/cache/large_object_cache_exception_safety_test",
     "tests/cache/large_object_cache_test",
+    "tests/cache/large_object_cache_second_tier_test",
+]
+TIER_TESTS = [
+    "tests/cache/large_object_cache_second_tier_test",
+    "tests/cache/large_object_cache_second_tier_failures_test",
+    "tests/cache/large_object_cache_second_tier_race_test",
 ]
 # Mutants that use what has ended may go unnoticed without AddressSanitizer: those of the cache that
 # no other test has killed are tried on these with it.
@@ -312,7 +318,7 @@ def make_lanes():
                                  libraries, more_rounds=True)
     libraries = package_libraries("absl_hash", "absl_strings", "absl_statusor", "absl_time",
                                   "absl_str_format")
-    for name in CONTAINER_TESTS + MAP_TESTS + CACHE_TESTS + REFERENCE_TESTS:
+    for name in CONTAINER_TESTS + MAP_TESTS + CACHE_TESTS + TIER_TESTS + REFERENCE_TESTS:
         scripts = [] if not name.endswith("/script_test") else [
             source for source in sorted(glob.glob("tests/script/*.cc"))
             if source != f"{name}.cc"
@@ -341,13 +347,15 @@ def lanes_for(mutant, lanes):
         if mutant.header.startswith(CACHE_FOLDERS):
             tests = CACHE_TESTS
             last = [name + ADDRESS for name in ADDRESS_TESTS]
+        elif mutant.header.startswith("cache/internal/tier/"):
+            tests = TIER_TESTS
         elif mutant.header.startswith(MAP_FOLDERS) or "concurrent" in header:
             tests = MAP_TESTS + CACHE_TESTS
         else:
             tests = CONTAINER_TESTS
         return CACHE_MODELS_OF.get(header, []) + quick_first(tests) + quick_first(last)
     first = LANES_OF.get(os.path.basename(mutant.header), [])
-    others = CONTAINER_TESTS + MAP_TESTS + CACHE_TESTS + REFERENCE_TESTS
+    others = CONTAINER_TESTS + MAP_TESTS + CACHE_TESTS + TIER_TESTS + REFERENCE_TESTS
     others += [name + ADDRESS for name in ADDRESS_TESTS]
     return [*first, *quick_first(name for name in lanes if name not in first + others),
             *quick_first(REFERENCE_TESTS)]

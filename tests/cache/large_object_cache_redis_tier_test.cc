@@ -78,6 +78,33 @@ TEST_F(RedisTierOfCacheTest, OneLoadsAndChangesReachTheOther) {
   EXPECT_TRUE(comes("seven", "seven"));
 }
 
+// The notice of the Put comes to the process that waits for it, mostly before it has the object.
+TEST_F(RedisTierOfCacheTest, WhoWaitsForAnothersLoadKeepsTheObject) {
+  constexpr int kRounds = 30;
+  for (int key = 1; key <= kRounds; ++key) {
+    const uint64_t awaited = caches_[1]->Stats().tier_leases_awaited;
+    std::thread other;
+    const auto slow = [&] {
+      other = std::thread([&] { EXPECT_EQ(Load(1, key, "two"), "one"); });
+      EXPECT_TRUE(Eventually([&] { return caches_[1]->Stats().tier_leases_awaited > awaited; }));
+      return ++loads_, std::string("one");
+    };
+    EXPECT_EQ(*caches_[0]->GetOrLoad(key, slow).value(), "one");
+    other.join();
+  }
+  EXPECT_EQ(loads_, kRounds);
+  // Notices come in their order: this one after those of the Puts.
+  Load(0, 0, "zero");
+  Load(1, 0, "zero");
+  EXPECT_TRUE(Eventually([&] {
+    caches_[0]->Invalidate(0);
+    return !Has(1, 0);
+  }));
+  int kept = 0;
+  for (int key = 1; key <= kRounds; ++key) kept += Has(1, key) ? 1 : 0;
+  EXPECT_GE(kept, kRounds - 3);  // a thread may be held up for long
+}
+
 TEST_F(RedisTierOfCacheTest, WithoutTheServerBothGoOn) {
   EXPECT_EQ(Load(0, 1, "one"), "one");
   server_->Kill();

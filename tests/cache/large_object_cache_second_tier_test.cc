@@ -167,6 +167,159 @@ TEST_F(SecondTierTest, OneProcessLoadsWhileOthersWait) {
   EXPECT_EQ(second.loads, 0);
 }
 
+// Whether the notice of the Put comes before the look that finds the object, or after it.
+TEST_F(SecondTierTest, ThePutThatALoadWaitsForDoesNotCancelIt) {
+  for (const std::string_view delivered_at : {"Lead wakes", "Lead done"}) {
+    for (const bool tells_of_looks : {true, false}) {
+      const auto server = std::make_shared<FakeServer>();
+      Process first(server);
+      Process second(server);
+      second.tier->tells_of_looks = tells_of_looks;
+      std::atomic<bool> waits = false;
+      size_t notices = 0;
+      second.tier->hook = [&](std::string_view point, std::string_view) {
+        if (point == "Lead waits") waits = true;
+        if (point == delivered_at) notices += second.tier->Deliver();
+        return absl::OkStatus();
+      };
+      std::thread other;
+      const auto slow = [&] {
+        other = std::thread([&] { EXPECT_EQ(second.Load("a", "two"), "one"); });
+        while (!waits) std::this_thread::yield();
+        return std::string("one");
+      };
+      EXPECT_EQ(*first.cache->GetOrLoad("a", slow).value(), "one");
+      other.join();
+      EXPECT_EQ(notices, 1u);
+      EXPECT_EQ(second.loads, 0);
+      EXPECT_EQ(second.Present("a"), "one");
+      // What was read after the notice is not read again.
+      const bool is_known = delivered_at == "Lead wakes" && tells_of_looks;
+      EXPECT_EQ(second.tier->Count("Get a"), is_known ? 1u : 2u);
+      second.cache->CheckInvariantsForTesting();
+    }
+  }
+}
+
+TEST_F(SecondTierTest, AStampedeLoadsOnceAndAllKeepTheObject) {
+  constexpr size_t kProcesses = 8;
+  std::atomic<size_t> waiting = 0;
+  std::vector<std::unique_ptr<Process>> processes;
+  for (size_t i = 0; i < kProcesses; ++i) {
+    Process& process = *processes.emplace_back(std::make_unique<Process>(server_));
+    // Half of them hear of the Put before they look again, and half afterwards.
+    const std::string_view delivered_at = i % 2 == 0 ? "Lead wakes" : "Lead done";
+    process.tier->hook = [&, delivered_at, waits = false](std::string_view point,
+                                                          std::string_view) mutable {
+      if (point == "Lead waits" && !std::exchange(waits, true)) ++waiting;
+      if (point == delivered_at) process.tier->Deliver();
+      return absl::OkStatus();
+    };
+  }
+  std::atomic<int> loads = 0;
+  const auto load = [&] {
+    ++loads;
+    while (waiting != kProcesses - 1) std::this_thread::yield();
+    return std::string("one");
+  };
+  std::vector<std::thread> threads;
+  for (const auto& process : processes) {
+    threads.emplace_back(
+        [&] { EXPECT_EQ(*process->cache->GetOrLoad("a", load).value(), "one"); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(loads, 1);
+  size_t present = 0;
+  for (const auto& process : processes) {
+    process->tier->Deliver();  // that of the process that has loaded: none
+    present += process->Present("a") == "one" ? 1u : 0u;
+    process->cache->CheckInvariantsForTesting();
+  }
+  EXPECT_EQ(present, kProcesses);
+  EXPECT_EQ(server_->leases(), 0u);
+}
+
+TEST_F(SecondTierTest, AChangeBeforeTheLoaderDoesNotCancelTheLoad) {
+  Process first(server_);
+  Process second(server_);
+  std::atomic<bool> waits = false;
+  second.tier->hook = [&](std::string_view point, std::string_view) {
+    if (point == "Lead waits") waits = true;
+    if (point == "Lead done") {
+      EXPECT_EQ(second.tier->Deliver(), 1u);
+    }
+    return absl::OkStatus();
+  };
+  std::thread other;
+  const auto slow = [&] {
+    other = std::thread([&] { EXPECT_EQ(second.Load("a", "new"), "new"); });
+    while (!waits) std::this_thread::yield();
+    first.cache->Invalidate("a");
+    return std::string("old");
+  };
+  EXPECT_EQ(*first.cache->GetOrLoad("a", slow).value(), "old");
+  other.join();
+  EXPECT_EQ(second.loads, 1);
+  EXPECT_EQ(second.Present("a"), "new");
+  EXPECT_EQ(server_->BytesOf("a"), "new");
+}
+
+TEST_F(SecondTierTest, AnEntryThatChangesAtEachLookIsNotKept) {
+  Process first(server_);
+  Process second(server_);
+  first.cache->Put("a", std::string("0"));
+  second.tier->Deliver();
+  int changes = 0;
+  second.tier->hook = [&](std::string_view point, std::string_view) {
+    if (point == "Get done") {
+      first.cache->Put("a", std::to_string(++changes));
+      EXPECT_EQ(second.tier->Deliver(), 1u);
+    }
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(second.Load("a", "own"), "2");
+  EXPECT_EQ(changes, 3);
+  EXPECT_EQ(second.loads, 0);
+  EXPECT_EQ(second.Present("a"), "(none)");
+  second.tier->hook = nullptr;
+  EXPECT_EQ(second.Load("a", "own"), "3");
+  EXPECT_EQ(second.Present("a"), "3");
+}
+
+TEST_F(SecondTierTest, WhoJoinsALoadAfterANoticeGetsNothingOlder) {
+  Process first(server_);
+  Process second(server_);
+  first.cache->Put("a", std::string("old"));
+  second.tier->Deliver();
+  std::string joined;
+  second.tier->hook = [&](std::string_view point, std::string_view) {
+    if (point == "Get done" && joined.empty()) {
+      joined = "(nothing)";
+      first.cache->Put("a", std::string("new"));
+      EXPECT_EQ(second.tier->Deliver(), 1u);
+      second.cache->GetOrLoadAsync(
+          "a", [] { return std::string("own"); }, RunInline,
+          [&](absl::StatusOr<Ref<std::string>> result) { joined = *result.value(); });
+    }
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(second.Load("a", "own"), "new");
+  EXPECT_EQ(joined, "new");
+  EXPECT_EQ(second.Present("a"), "new");
+}
+
+TEST_F(SecondTierTest, AChangeOfOnesOwnCancelsALoadThatReadsFromTheTier) {
+  Process process(server_);
+  server_->Plant("a", Entry("old"));
+  process.tier->hook = [&](std::string_view point, std::string_view) {
+    if (point == "Get done") process.cache->Invalidate("a");
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(process.Load("a", "own"), "old");  // the load has begun before
+  EXPECT_EQ(process.Present("a"), "(none)");
+  EXPECT_EQ(process.tier->Count("Get a"), 1u);
+}
+
 TEST_F(SecondTierTest, ALoadWithoutALeaseIsNotWritten) {
   Process first(server_);
   Process second(server_);
@@ -360,7 +513,7 @@ TEST_F(SecondTierTest, ALoadThatAnotherPutSupersedesIsNotWritten) {
   EXPECT_EQ(process.tier->Count("PutByLease a"), 0u);
 }
 
-TEST_F(SecondTierTest, ANoticeBetweenTheTiersAnswerAndTheEntryCancelsTheLoad) {
+TEST_F(SecondTierTest, ANoticeBetweenTheTiersAnswerAndTheEntryMakesTheLoadReadAgain) {
   Process first(server_);
   Process second(server_);
   first.Load("a", "old");
@@ -372,9 +525,9 @@ TEST_F(SecondTierTest, ANoticeBetweenTheTiersAnswerAndTheEntryCancelsTheLoad) {
     }
     return absl::OkStatus();
   };
-  EXPECT_EQ(second.Load("a", "new"), "old");  // the load has begun before
-  EXPECT_EQ(second.Present("a"), "(none)");
   EXPECT_EQ(second.Load("a", "new"), "new");
+  EXPECT_EQ(second.Present("a"), "new");
+  EXPECT_EQ(second.tier->Count("Get a"), 2u);
 }
 
 TEST_F(SecondTierTest, ANoticeDuringTheLoaderCancelsTheLoad) {

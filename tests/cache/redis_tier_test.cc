@@ -338,6 +338,43 @@ TEST_F(RedisTierTest, ALeaseIsOfOneProcessUntilItsPut) {
   EXPECT_EQ(other->Stats().leases_won, 0u);
 }
 
+// Else the listener, which is slow here, would drop what the waiting thread is about to read.
+TEST_F(RedisTierTest, WhoWaitsForALeaseLooksAgainAfterListenersWereTold) {
+  class SlowListener final : public TierListener {
+   public:
+    void OnChanged(std::string_view) override {
+      for (int i = 0; i < 2000; ++i) std::this_thread::yield();
+      heard = true;
+    }
+    void OnGroupErased(uint32_t) override {}
+    void OnAllErased() override {}
+    void OnDisconnected() override {}
+    void OnConnected() override { connected = true; }
+
+    std::atomic<bool> connected{false};
+    std::atomic<bool> heard{false};
+  };
+  const auto one = Make();
+  const auto other = Make();
+  const auto listener = std::make_shared<SlowListener>();
+  other->Subscribe(listener);
+  ASSERT_TRUE(Eventually([&] { return listener->connected.load(); }));
+  const TierLease lease = Take(*one, "key");
+  std::vector<bool> heard_at_looks;
+  std::thread waiting([&] {
+    TierWait wait;
+    wait.before_look = [&] { heard_at_looks.push_back(listener->heard); };
+    const absl::StatusOr<TierLead> lead = other->Lead("key", wait);
+    EXPECT_TRUE(lead.ok() && lead->entry.has_value()) << lead.status();
+  });
+  ASSERT_TRUE(Eventually([&] { return other->Stats().leases_awaited == 1; }));
+  EXPECT_TRUE(one->Put("key", Entry("object"), lease).ok());
+  waiting.join();
+  ASSERT_GE(heard_at_looks.size(), 2u);
+  EXPECT_FALSE(heard_at_looks.front());
+  EXPECT_TRUE(heard_at_looks.back());
+}
+
 TEST_F(RedisTierTest, ALeaseThatIsGivenUpGoesToTheNext) {
   RedisTierOptions options = Options();
   options.lease_duration = absl::Minutes(1);  // longer than the test waits: only a notice ends it

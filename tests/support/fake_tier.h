@@ -95,13 +95,15 @@ class FakeTier : public SecondTier {
   const std::shared_ptr<FakeServer>& shared_server() { return server_; }
 
   // Called without a lock at the points "Get", "Lead" and so on, before each call does something;
-  // and at "Get done", "Lead waits", "Lead done", "EraseGroup done", "EraseAll done". An error of
-  // the first ones is the call's.
+  // and at "Get done", "Lead waits", "Lead wakes" (before each further look), "Lead done",
+  // "EraseGroup done", "EraseAll done". An error of the first ones is the call's.
   std::function<absl::Status(std::string_view point, std::string_view key)> hook;
   // If true, asynchronous changes wait until RunAsync.
   bool defers_async = false;
   // If false, as a tier that has no TryLead of its own.
   bool has_try_lead = true;
+  // If false, as a tier whose Lead does not call TierWait::before_look.
+  bool tells_of_looks = true;
   TierStats stats = {};
 
   // The calls so far, such as "Get a".
@@ -180,8 +182,12 @@ class FakeTier : public SecondTier {
     TierLead lead;
     {
       const internal::StopCallback<Wake> wake(wait.stop_token, Wake{server_.get()});
-      std::unique_lock<std::mutex> lock(server_->mutex_);
-      for (;;) {
+      std::unique_lock<std::mutex> lock(server_->mutex_, std::defer_lock);
+      for (bool is_first = true;; is_first = false) {
+        if (lock.owns_lock()) lock.unlock();
+        if (!is_first) Meet("Lead wakes", key);
+        if (wait.before_look && tells_of_looks) wait.before_look();
+        lock.lock();
         const auto entry = server_->entries_.find(own_key);
         if (entry != server_->entries_.end()) {
           lead.entry = entry->second;

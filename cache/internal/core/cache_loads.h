@@ -269,24 +269,27 @@ class CacheLoads {
 
   // Does the same as Make, unless a failure is kept under the key. Keeps its own failure.
   template <typename Made>
-  absl::Status MakeUnlessFailed(const KeyLocation& location, const typename Flights::Flight& flight,
+  absl::Status MakeUnlessFailed(const KeyLocation& location, typename Flights::Flight& flight,
                                 const StoppableCall& call, Entry& entry, AnyLoader<K, Made>& loader,
                                 Made& made, const TierUse<V>& use,
                                 typename LoadFailures<Store>::Held& held) {
     absl::Status status = failures_.Find(location, entry.key(), held);
     if (!status.ok()) return status;
-    status = Make(entry, loader, made, use);
+    status = Make(entry, loader, made, use, &flight);
     if (status.ok() || call.abandoned()) return status;
     failures_.Keep(location, flight, entry, status, held);
     return status;
   }
-  // Runs the loader, unless the tier has the object, and the weigher.
+  // Runs the loader, unless the tier has the object, and the weigher. `flight` is that of a load,
+  // not of a refresh.
   template <typename Made>
-  absl::Status Make(Entry& entry, AnyLoader<K, Made>& loader, Made& made, const TierUse<V>& use) {
+  absl::Status Make(Entry& entry, AnyLoader<K, Made>& loader, Made& made, const TierUse<V>& use,
+                    typename Flights::Flight* flight = nullptr) {
     Timer timer(store_);
     ObjectTerms terms;
-    absl::Status status = tier_ == nullptr ? loader.Load(entry.key(), made, terms)
-                                           : FindInTierOrLoad(entry, loader, made, terms, use);
+    absl::Status status = tier_ == nullptr
+                              ? loader.Load(entry.key(), made, terms)
+                              : FindInTierOrLoad(entry, loader, made, terms, use, flight);
     if (!status.ok()) return status;
     const uint64_t weight = store_.WeightOf(*made, terms);
     const int64_t now = timer.Succeed();
@@ -296,6 +299,32 @@ class CacheLoads {
       SetTermsOf(*use.turn, entry, terms);
     return status;
   }
+  // The notices that a load's flight hears.
+  class FlightNotices final : public TierNotices {
+   public:
+    FlightNotices(typename Store::Shard& shard, typename Flights::Flight& flight)
+        : shard_(shard), flight_(flight) {}
+
+    void Hear() override {
+      typename Store::MutexLock lock(shard_.table.mutex);
+      shard_.flights.HearNotices(flight_);
+    }
+    bool TryEnd() override {
+      typename Store::MutexLock lock(shard_.table.mutex);
+      if (flight_.noticed()) return false;
+      shard_.flights.EndHearing(flight_);
+      return true;
+    }
+    void End() override {
+      typename Store::MutexLock lock(shard_.table.mutex);
+      shard_.flights.EndHearing(flight_);
+    }
+
+   private:
+    typename Store::Shard& shard_;
+    typename Flights::Flight& flight_;
+  };
+
   // Tells the tier's turn of a load about the object, whose entry has been set up.
   static void SetTermsOf(TierTurn<V>& turn, const Entry& entry, ObjectTerms terms) {
     if (entry.group.has_group) terms.group = static_cast<uint32_t>(entry.group.group);
@@ -436,8 +465,12 @@ class CacheLoads {
   }
   template <typename Made>
   [[gnu::noinline]] absl::Status FindInTierOrLoad(Entry& entry, AnyLoader<K, Made>& loader,
-                                                  Made& made, ObjectTerms& terms,
-                                                  const TierUse<V>& use) {
+                                                  Made& made, ObjectTerms& terms, TierUse<V> use,
+                                                  typename Flights::Flight* flight) {
+    std::optional<FlightNotices> notices;
+    if (flight != nullptr) {
+      use.notices = &notices.emplace(*store_.shards().LocateHash(entry.key_hash).shard, *flight);
+    }
     Owned<V> found = tier_->Ask(entry.key(), use, terms);
     if (found == nullptr) {
       // No loader begins after its caller's wait has ended.

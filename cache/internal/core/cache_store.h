@@ -308,21 +308,12 @@ class CacheStore {
   // Removes the object. A load of the key that is under way will not enter what it loads.
   template <typename AnyKey>
   bool Invalidate(const AnyKey& key) {
-    const LookupKeyOf<AnyKey> lookup = key;
-    const KeyLocation location = shards_.Locate(lookup);
-    const int64_t now = freshness_.NowIfNeeded();
-    Table& table = location.shard->table;
-    TableEntry present;
-    PendingRemovals removals;
-    Failure failure;
-    MutexLock lock(table.mutex);
-    failure = location.shard->failures.Take(location.hash(), shards_.MatchingKey(lookup));
-    // A flight that has no key yet has not begun to load.
-    auto* const flight =
-        location.shard->flights.Find(location.hash(), shards_.MatchingKey(lookup)).flight;
-    if (flight != nullptr) location.shard->flights.Cancel(*flight);
-    return RemoveLocked(table, location.hash(), shards_.Matching(lookup),
-                        RemovalCause::kInvalidated, now, AnyObject(), present, removals);
+    return InvalidateAnd(key, [](Flights& flights, auto& flight) { flights.Cancel(flight); });
+  }
+  // Does the same because of a second tier's notice: a load that is reading from the tier reads
+  // again instead.
+  bool InvalidateByNotice(const K& key) {
+    return InvalidateAnd(key, [](Flights& flights, auto& flight) { flights.Notice(flight); });
   }
   // Removes the object only if it is that of `expected`, a strong or weak reference.
   template <typename AnyKey, typename Expected>
@@ -462,6 +453,26 @@ class CacheStore {
   }
   static typename Shared::EntryWeights EntryMemory() {
     return {Table::kEmbeddedEntryBytes, Table::kExternalEntryBytes};
+  }
+
+  // Does Invalidate. Calls `cancel(flights, flight)` for the key's load, under the shard's lock.
+  template <typename AnyKey, typename Cancel>
+  bool InvalidateAnd(const AnyKey& key, const Cancel& cancel) {
+    const LookupKeyOf<AnyKey> lookup = key;
+    const KeyLocation location = shards_.Locate(lookup);
+    const int64_t now = freshness_.NowIfNeeded();
+    Table& table = location.shard->table;
+    TableEntry present;
+    PendingRemovals removals;
+    Failure failure;
+    MutexLock lock(table.mutex);
+    failure = location.shard->failures.Take(location.hash(), shards_.MatchingKey(lookup));
+    // A flight that has no key yet has not begun to load.
+    auto* const flight =
+        location.shard->flights.Find(location.hash(), shards_.MatchingKey(lookup)).flight;
+    if (flight != nullptr) cancel(location.shard->flights, *flight);
+    return RemoveLocked(table, location.hash(), shards_.Matching(lookup),
+                        RemovalCause::kInvalidated, now, AnyObject(), present, removals);
   }
 
   // Returns the entry of an object that the caller holds, or null if it is not in the cache.

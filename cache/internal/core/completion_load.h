@@ -206,10 +206,11 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     if (loads_.tier() == nullptr) [[likely]]
       return false;
     const BoundedWait unbounded(SteadyTime::max(), StopToken());
+    typename Loads::FlightNotices notices(*location_.shard, flight_);
     found.owned = loads_.tier()->Ask(
         prepared_->payload().key,
         TierUse<V>{unbounded, &source_, options_.read_tier, options_.write_tier, turn_,
-                   /*waits_for_lease=*/false},
+                   /*waits_for_lease=*/false, &notices},
         found.terms);
     return found.owned != nullptr;
   }

@@ -27,7 +27,7 @@ class CacheTierTarget final : public TierTarget<typename Store::Key, typename St
 
   explicit CacheTierTarget(Store& store) : store_(store) {}
 
-  void Invalidate(const K& key) override { store_.Invalidate(key); }
+  void Invalidate(const K& key) override { store_.InvalidateByNotice(key); }
   void InvalidateIfSame(const K& key, const WeakRef<V>& object) override {
     store_.Invalidate(key, object);
   }

@@ -188,6 +188,8 @@ class SingleFlight {
     // The next three: for a thread that holds the shard's lock.
     bool cancelled() const { return cancelled_; }
     bool superseded() const { return superseded_; }
+    // Returns whether a notice has come since HearNotices.
+    bool noticed() const { return noticed_; }
     // Returns whether this thread may use the spare slots of the shard.
     bool has_spares() const { return uncontended_ && !cancelled_; }
 
@@ -207,6 +209,8 @@ class SingleFlight {
     bool uncontended_ = false;  // started by StartUncontended
     bool cancelled_ = false;
     bool superseded_ = false;
+    bool hears_notices_ = false;
+    bool noticed_ = false;
     // Both set before the key, and then constant.
     bool has_group_ = false;
     uint32_t group_ = 0;
@@ -287,6 +291,19 @@ class SingleFlight {
     if (flight.queued()) return;
     Unlink(flight);
     flight.cancelled_ = true;
+  }
+  // For a flight whose thread reads from a second tier, and reads again after a notice: from now on
+  // a notice does not cancel the flight, but is remembered. Forgets earlier ones.
+  void HearNotices(Flight& flight) {
+    flight.hears_notices_ = true;
+    flight.noticed_ = false;
+  }
+  // Lets notices cancel the flight again.
+  void EndHearing(Flight& flight) { flight.hears_notices_ = false; }
+  // Cancels a flight because of a second tier's notice, unless its thread hears that.
+  void Notice(Flight& flight) {
+    if (!flight.hears_notices_) return Cancel(flight);
+    flight.noticed_ = true;
   }
   // Cancels a flight because an object has been entered that is newer than what the flight creates.
   void Supersede(Flight& flight) {

@@ -2,6 +2,8 @@
 #include "weakcache/cache/internal/redis/dispatcher.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cstdint>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -43,6 +45,7 @@ void Dispatcher::Stop() {
     stop_ = true;
   }
   changed_.NotifyAll();
+  told_condition_.NotifyAll();
   // A listener may have had the last reference to the tier.
   if (thread_.get_id() == std::this_thread::get_id()) {
     thread_.detach();
@@ -96,7 +99,20 @@ void Dispatcher::Run() {
       if (IsChange(notice)) --changes_;
     }
     Tell(notice);
+    {
+      const MutexLock lock(mutex_);
+      told_ = notice.number;
+    }
+    told_condition_.NotifyAll();
   }
+}
+
+void Dispatcher::AwaitTold(std::chrono::steady_clock::time_point deadline) {
+  if (std::this_thread::get_id() == thread_.get_id()) return;
+  const MutexLock lock(mutex_);
+  const uint64_t last = posted_;
+  told_condition_.WaitUntil(
+      mutex_, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stop_ || told_ >= last; }, deadline);
 }
 
 void Dispatcher::Tell(const Notice& notice) {

@@ -3,6 +3,7 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_REDIS_DISPATCHER_H_
 #define WEAKCACHE_CACHE_INTERNAL_REDIS_DISPATCHER_H_
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -40,6 +41,9 @@ class Dispatcher : public std::enable_shared_from_this<Dispatcher> {
   void Post(Notice notice);
   // Tells the listener too from now on, beginning with whether the tier is connected.
   void Add(std::weak_ptr<TierListener> listener);
+  // Waits until all that has been posted before has been told, but not beyond the deadline:
+  // listeners may run user code. On the thread that tells, does not wait.
+  void AwaitTold(std::chrono::steady_clock::time_point deadline);
 
  private:
   using Mutex = BasicMutex<StdAtomics>;
@@ -60,10 +64,12 @@ class Dispatcher : public std::enable_shared_from_this<Dispatcher> {
 
   Mutex mutex_;
   BasicCondition<StdAtomics> changed_;
+  BasicCondition<StdAtomics> told_condition_;
   std::deque<Notice> notices_ ABSL_GUARDED_BY(mutex_);
   size_t changes_ ABSL_GUARDED_BY(mutex_) = 0;  // of the notices
   std::vector<Listener> listeners_ ABSL_GUARDED_BY(mutex_);
   uint64_t posted_ ABSL_GUARDED_BY(mutex_) = 0;  // the last notice's number
+  uint64_t told_ ABSL_GUARDED_BY(mutex_) = 0;    // that of the last one that has been told
   bool connected_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;

@@ -66,6 +66,8 @@ class Link {
 
   ChangeQueue& changes() { return changes_; }
   LeadWaiters& waiters() { return waiters_; }
+  // Waits until listeners have been told what has come so far, or until the deadline.
+  void AwaitTold(Deadline deadline) { dispatcher_->AwaitTold(deadline); }
   // Prolongs a lease from now on, or no longer.
   void HoldLease(HeldLeases::Lease lease);
   void DropLease(const std::string& token) { leases_.Remove(token); }

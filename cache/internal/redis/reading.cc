@@ -27,6 +27,9 @@ namespace {
 
 using std::chrono::steady_clock;
 
+// For how long a load that was woken by a notice lets listeners hear that first.
+constexpr absl::Duration kLongestHearing = absl::Milliseconds(50);
+
 Backoff::Duration ToDuration(absl::Duration duration) {
   return std::chrono::duration_cast<Backoff::Duration>(absl::ToChronoNanoseconds(duration));
 }
@@ -277,6 +280,7 @@ absl::StatusOr<TierLead> Reading::Lead(std::string_view key, const TierWait& wai
   while (true) {
     absl::Status status = link_.changes().AwaitChangesOf(key, DeadlineOf(wait));
     if (!status.ok()) return status;
+    if (wait.before_look) wait.before_look();
     absl::StatusOr<LeadAnswer> answer = AskForLease(key, ignore_value, wait);
     // There is no entry then, and can be none.
     if (RefusesWrites(answer.status())) return TierLead{};
@@ -296,6 +300,8 @@ absl::StatusOr<TierLead> Reading::Lead(std::string_view key, const TierWait& wai
     const Deadline lease_end = After(answer->held_for + absl::Milliseconds(1));
     waiter.Wait(std::min({wait.deadline, give_up, lease_end}), wait.stop_token);
     if (absl::Status left = CheckWait(wait); !left.ok()) return left;
+    // Else the notice of the Put that this thread waits for would drop what it is about to read.
+    link_.AwaitTold(std::min(wait.deadline, After(kLongestHearing)));
     ignore_value = false;
   }
 }

@@ -18,8 +18,9 @@
 //     flight since before the change, which cancels or supersedes it, or finds its object.
 //   * What a load writes needs a lease, which a change of the key in the tier revokes. If the tier
 //     says that the lease is gone, the cache drops what it has just entered.
-//   * A change by another process is told by the tier, and cancels the flight in the same way. What
-//     the load has read before the change does not enter then; what it reads after it is new.
+//   * A change by another process is told by the tier. What a load has read before the notice does
+//     not enter: while the load reads from the tier, the notice makes it read again, and otherwise
+//     cancels its flight in the same way. What it reads after the notice is new.
 //   * If two changes of a key overlap, nobody knows which of them the tier has taken last: then the
 //     entry is erased as the last of them ends.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TIER_OBJECT_TIER_H_
@@ -73,6 +74,20 @@ class IdleTurnEnd {
   TierTurnPtr<V>& turn_;
 };
 
+// The notices of a load's key. All functions take the shard's lock.
+class TierNotices {
+ public:
+  virtual ~TierNotices() = default;
+  // From now on a notice does not cancel the load, but is remembered: the load is about to read
+  // what the notices so far were about.
+  virtual void Hear() = 0;
+  // Lets notices cancel the load again. Returns false, and does nothing, if one has come since
+  // Hear: then what has been read since may be old.
+  virtual bool TryEnd() = 0;
+  // Does it whatever has come.
+  virtual void End() = 0;
+};
+
 // How a load uses the tier.
 template <typename V>
 struct TierUse {
@@ -88,6 +103,7 @@ struct TierUse {
   bool writes;
   TierTurnPtr<V>& turn;  // gets the load's
   bool waits_for_lease = true;
+  TierNotices* notices = nullptr;  // null: a notice cancels the load whatever it does
 };
 
 // What a load of several keys asks the tier about one of them, and the answer.

@@ -214,6 +214,8 @@ class TieredObjects final : public ObjectTier<K, V>,
   static constexpr uint32_t kNoGroup = 65536;
   // A tier ends a wait for another one's lease itself; this is for one that does not.
   static constexpr std::chrono::minutes kLongestWait{1};
+  // How often a load reads an entry that is changed meanwhile.
+  static constexpr int kMaxLooks = 3;
 
   // What the tier's threads use.
   struct State {
@@ -392,10 +394,38 @@ class TieredObjects final : public ObjectTier<K, V>,
     return wait;
   }
 
-  // Does Ask for a load that may have a turn.
-  Owned<V> AskOrThrow(std::string key, const TierUse<V>& use, ObjectTerms& terms) {
+  // Lets notices cancel the load again, on whatever way the tier is left.
+  struct HearingEnd {
+    ~HearingEnd() {
+      if (notices != nullptr) notices->End();
+    }
+    TierNotices* notices;
+  };
+
+  // Does Ask. What was read before a notice may be old, and is read again; the last time, a notice
+  // cancels the load.
+  Owned<V> AskOrThrow(const std::string& key, const TierUse<V>& use, ObjectTerms& terms) {
     if (!MayAsk(key)) return nullptr;
-    const TierWait wait = WaitOf(use);
+    TierNotices* const notices = use.reads ? use.notices : nullptr;
+    const HearingEnd end{notices};
+    TierWait wait = WaitOf(use);
+    for (int looks = 1; notices != nullptr && looks < kMaxLooks; ++looks) {
+      notices->Hear();
+      wait.before_look = [notices] { notices->Hear(); };
+      ObjectTerms found_terms = terms;
+      Owned<V> object = LookOrLead(key, use, wait, found_terms);
+      if (object == nullptr) return nullptr;
+      if (!notices->TryEnd()) continue;
+      terms = found_terms;
+      return object;
+    }
+    if (notices != nullptr) notices->End();
+    wait.before_look = nullptr;
+    return LookOrLead(key, use, wait, terms);
+  }
+  // Returns the entry's object, or null after it has given the load a turn if it is to have one.
+  Owned<V> LookOrLead(const std::string& key, const TierUse<V>& use, const TierWait& wait,
+                      ObjectTerms& terms) {
     bool is_unusable = false;
     if (use.reads) {
       const absl::StatusOr<TierEntry> entry = tier().Get(key, wait);
@@ -408,7 +438,7 @@ class TieredObjects final : public ObjectTier<K, V>,
       is_unusable = !absl::IsNotFound(entry.status());
     }
     if (!use.writes) return nullptr;
-    std::unique_ptr<Turn> turn = MakeTurn(std::move(key));
+    std::unique_ptr<Turn> turn = MakeTurn(key);
     if (!use.reads) {
       LeadAtOnce(turn->job(), /*is_there=*/true);
     } else if (!use.waits_for_lease) {
