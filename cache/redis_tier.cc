@@ -103,6 +103,7 @@ class RedisTier::Impl {
   void MakeAsync(Change change, std::function<void(absl::Status)> done);
   std::string condition() const;
 
+  const internal::KeyNames& names() const { return names_; }
   internal::Link& link() { return link_; }
   internal::Reading& reading() { return reading_; }
   internal::Dispatcher& dispatcher() { return *dispatcher_; }
@@ -248,12 +249,16 @@ void RedisTier::EraseAsync(std::string key, std::function<void(absl::Status)> do
 }
 
 absl::Status RedisTier::ForEachKey(absl::FunctionRef<void(std::string_view)> visit) {
-  std::string cursor = "0";
-  do {
-    const absl::StatusOr<std::vector<std::string>> keys = impl_->reading().Scan(cursor, {});
-    if (!keys.ok()) return keys.status();
-    for (const std::string& key : *keys) visit(key);
-  } while (cursor != "0");
+  // The leases first, as a Put makes a value of one.
+  for (const std::string& pattern :
+       {impl_->names().LeasePattern(), impl_->names().ValuePattern()}) {
+    std::string cursor = "0";
+    do {
+      const absl::StatusOr<std::vector<std::string>> keys = impl_->reading().Scan(cursor, pattern);
+      if (!keys.ok()) return keys.status();
+      for (const std::string& key : *keys) visit(key);
+    } while (cursor != "0");
+  }
   return absl::OkStatus();
 }
 

@@ -174,8 +174,9 @@ class RocksdbTier::Impl {
     }
     {
       LeaseTable::KeyLock lock(leases_, key);
-      if (lease.held()) {
-        if (!lock.Has(lease)) return LeaseLost();
+      if (lease.held() && !lock.MayPut(lease, entry.group)) {
+        lock.End(lease);
+        return LeaseLost();
       }
       const absl::Status status = store_->Put(key, *sealed, /*is_change=*/!lease.held());
       lock.Revoke();
@@ -194,7 +195,7 @@ class RocksdbTier::Impl {
   }
   absl::Status EraseGroup(uint32_t group) {
     Counters::Add(counters_.erases);
-    const LeaseTable::AllLock lock(leases_);
+    const LeaseTable::AllLock lock(leases_, group);
     return Counted(store_->EraseGroup(group));
   }
   absl::Status EraseAll() {
@@ -203,6 +204,8 @@ class RocksdbTier::Impl {
     return Counted(store_->EraseAll());
   }
   absl::Status ForEachKey(absl::FunctionRef<void(std::string_view)> visit) {
+    // The leases first, as a Put makes an entry of one.
+    for (const std::string& key : leases_.Keys()) visit(key);
     return Counted(store_->ForEachKey(visit));
   }
 

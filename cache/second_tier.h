@@ -72,8 +72,9 @@ struct TierEntry {
 
 // The right to load a key's object and to put it: of at most one caller at a time, unless it has
 // taken too long. It ends with Put, with EndLead, and with each change of the key by others: Put
-// without a lease, Erase, EraseGroup of any group, EraseAll. So an object that was loaded before a
-// change is never put after it. The token means something to the tier only. Empty: no lease.
+// without a lease, Erase, EraseAll. After EraseGroup it puts no entry of that group. So an object
+// that was loaded before a change is never put after it. The token means something to the tier
+// only. Empty: no lease.
 struct TierLease {
   bool held() const { return !token.empty(); }
 
@@ -159,19 +160,22 @@ class SecondTier {
   virtual void EndLead(std::string_view key, const TierLease& lease) = 0;
 
   // Puts an entry in place of the present one if any. With a lease: returns Aborted, and changes
-  // nothing, unless the lease is still held; ends it in any case. Without: revokes the key's lease.
+  // nothing, unless the lease is still held, and the entry's group has not been erased since it was
+  // taken (a tier that can't tell may return it after the erasure of any group); ends the lease in
+  // any case. Without: revokes the key's lease.
   // A tier that is away may keep the change for later, and returns OK then; but as an Erase, since
   // others may have changed the key by the time that it is made.
   virtual absl::Status Put(std::string_view key, const TierEntry& entry,
                            const TierLease& lease) = 0;
-  // Erases an entry, also one that is not there, and revokes the key's lease; likewise each of a
-  // group; or all. The last two revoke all leases, also for a group that no entry has.
+  // Erases an entry, also one that is not there, and revokes the key's lease; or each of a group;
+  // or all, and revokes all leases.
   virtual absl::Status Erase(std::string_view key) = 0;
   virtual absl::Status EraseGroup(uint32_t group) = 0;
   virtual absl::Status EraseAll() = 0;
 
-  // Calls `visit` for each key that is there from the beginning to the end of this call, and
-  // perhaps for others; for some perhaps more than once.
+  // Calls `visit` for each key that has an entry or a lease from the beginning to the end of this
+  // call, or first a lease and then the entry that was put with it; and perhaps for others; for
+  // some perhaps more than once.
   virtual absl::Status ForEachKey(absl::FunctionRef<void(std::string_view)> visit) = 0;
 
   // Do the same as the functions of the same names, and call `done` once with the result: without a

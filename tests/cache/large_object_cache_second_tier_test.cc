@@ -224,8 +224,7 @@ TEST_F(SecondTierTest, AStampedeLoadsOnceAndAllKeepTheObject) {
   };
   std::vector<std::thread> threads;
   for (const auto& process : processes) {
-    threads.emplace_back(
-        [&] { EXPECT_EQ(*process->cache->GetOrLoad("a", load).value(), "one"); });
+    threads.emplace_back([&] { EXPECT_EQ(*process->cache->GetOrLoad("a", load).value(), "one"); });
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(loads, 1);
@@ -555,6 +554,42 @@ TEST_F(SecondTierTest, AnObjectWhoseLeaseIsGoneIsDropped) {
   EXPECT_EQ(server_->size(), 0u);
 }
 
+// By another process, and by this one.
+TEST_F(SecondTierTest, AnErasureOfAGroupLeavesLoadsOfOthersAlone) {
+  for (const bool is_own : {false, true}) {
+    for (const std::optional<uint32_t> group : {std::optional<uint32_t>(), {4}, {3}}) {
+      const auto server = std::make_shared<FakeServer>();
+      Process first(server);
+      Process second(server);
+      LoadOptions options;
+      options.group = group;
+      const auto load = [&] {
+        (is_own ? second : first).cache->InvalidateGroup(3);
+        return std::string("one");
+      };
+      EXPECT_EQ(*second.cache->GetOrLoad("a", load, options).value(), "one");
+      const std::string left = group == 3u ? "(none)" : "one";
+      EXPECT_EQ(second.Present("a"), left);  // before the notice
+      EXPECT_EQ(server->BytesOf("a"), left);
+      second.tier->Deliver();
+      EXPECT_EQ(second.Present("a"), left);
+      EXPECT_EQ(server->leases(), 0u);
+    }
+  }
+}
+
+TEST_F(SecondTierTest, AGroupThatTheLoaderNamesIsErasedAllTheSame) {
+  Process first(server_);
+  Process second(server_);
+  const auto load = [&] {
+    first.cache->InvalidateGroup(3);
+    return Loaded<std::string>{.object = "old", .group = 3};
+  };
+  EXPECT_EQ(*second.cache->GetOrLoad("a", load).value(), "old");
+  EXPECT_EQ(second.Present("a"), "(none)");  // before the notice
+  EXPECT_EQ(server_->size(), 0u);
+}
+
 TEST_F(SecondTierTest, OnlyTheObjectWhoseLeaseIsGoneIsDropped) {
   Process process(server_);
   bool has_put = false;
@@ -642,6 +677,26 @@ TEST_F(SecondTierTest, AConditionRevokesTheLeaseOfALoadUnderWayElsewhere) {
   EXPECT_EQ(second.Present("a"), "(none)");
 }
 
+// By another process, and by this one.
+TEST_F(SecondTierTest, AConditionLeavesLoadsOfOtherKeysAlone) {
+  for (const bool is_own : {false, true}) {
+    const auto server = std::make_shared<FakeServer>();
+    Process first(server);
+    Process second(server);
+    const auto load = [&] {
+      (is_own ? second : first).cache->InvalidateIf([](const std::string& key) {
+        return key == "b";
+      });
+      return std::string("one");
+    };
+    EXPECT_EQ(*second.cache->GetOrLoad("a", load).value(), "one");
+    EXPECT_EQ(server->BytesOf("a"), "one");
+    second.tier->Deliver();
+    EXPECT_EQ(second.Present("a"), "one");
+    EXPECT_EQ(server->leases(), 0u);
+  }
+}
+
 TEST_F(SecondTierTest, AConditionWithoutAListOfKeysErasesAll) {
   Process process(server_);
   process.Load("a", "a");
@@ -672,7 +727,8 @@ TEST_F(SecondTierTest, NoticesChangeTheCacheAlone) {
   first.cache->Clear();
   second.tier->Deliver();
   EXPECT_EQ(second.Present("b"), "(none)");
-  first.cache->InvalidateIf([](const std::string&) { return true; });  // a group that nobody has
+  first.cache->InvalidateIf([](const std::string&) { return true; });
+  first.cache->InvalidateGroup(77);  // which nobody has
   second.tier->Deliver();
   EXPECT_EQ(second.tier->log(), Calls{});
 }

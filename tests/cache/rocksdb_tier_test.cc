@@ -274,6 +274,9 @@ TEST(RocksdbTierTest, VisitsAllKeys) {
   }
   ASSERT_EQ(tier->Erase("299"), absl::OkStatus());
   keys.erase("299");
+  // A key that has only a lease is visited, too.
+  ASSERT_TRUE(tier->Lead("lease", {})->lease.held());
+  keys.insert("lease");
   std::multiset<std::string> visited;
   ASSERT_EQ(tier->ForEachKey([&](std::string_view key) { visited.emplace(key); }),
             absl::OkStatus());
@@ -443,9 +446,26 @@ TEST(RocksdbTierTest, AChangeRevokesLeases) {
   };
   EXPECT_EQ(aborted_after([&] { return tier->Put("a", EntryOf("new"), {}); }), "new");
   EXPECT_EQ(aborted_after([&] { return tier->Erase("a"); }), "NOT_FOUND");
-  EXPECT_EQ(aborted_after([&] { return tier->EraseGroup(5); }), "NOT_FOUND");
   EXPECT_EQ(aborted_after([&] { return tier->EraseAll(); }), "NOT_FOUND");
-  EXPECT_EQ(tier->Stats().leases_lost, 4u);
+  EXPECT_EQ(tier->Stats().leases_lost, 3u);
+}
+
+TEST(RocksdbTierTest, AnErasedGroupConcernsTheLoadsOfThatGroupOnly) {
+  const TemporaryFolder folder;
+  std::shared_ptr<RocksdbTier> tier = MakeTier(OptionsFor(folder));
+  for (const std::optional<uint32_t> group : {std::optional<uint32_t>(), {4}, {5}}) {
+    absl::StatusOr<TierLead> lead = tier->Lead("a", {});
+    ASSERT_TRUE(lead.ok() && lead->lease.held());
+    EXPECT_EQ(tier->EraseGroup(5), absl::OkStatus());
+    EXPECT_EQ(tier->Put("a", EntryOf("loaded", group), lead->lease).code(),
+              group == 5u ? absl::StatusCode::kAborted : absl::StatusCode::kOk);
+    EXPECT_EQ(Read(*tier, "a"), group == 5u ? "NOT_FOUND" : "loaded");
+    // The former lease has ended; this one was taken after the erasure.
+    lead = tier->TryLead("a");
+    ASSERT_TRUE(lead.ok() && lead->lease.held());
+    EXPECT_EQ(tier->Put("a", EntryOf("new", 5), lead->lease), absl::OkStatus());
+    EXPECT_EQ(tier->Erase("a"), absl::OkStatus());
+  }
 }
 
 TEST(RocksdbTierTest, ALeaseThatLastsTooLongGoesToTheNext) {
@@ -519,7 +539,7 @@ TEST(RocksdbTierTest, APutWithALeaseRacesWithChanges) {
   testing::Race(
       testing::RaceRounds(20'000),
       [&](int round) {
-        change = round % 3;
+        change = round % 4;
         ASSERT_EQ(tier->Erase("a"), absl::OkStatus());
         absl::StatusOr<TierLead> lead = tier->Lead("a", {});
         ASSERT_TRUE(lead.ok() && lead->lease.held());
@@ -536,8 +556,16 @@ TEST(RocksdbTierTest, APutWithALeaseRacesWithChanges) {
          if (change == 2) {
            EXPECT_EQ(tier->EraseGroup(1), absl::OkStatus());
          }
+         if (change == 3) {
+           EXPECT_EQ(tier->EraseGroup(2), absl::OkStatus());
+         }
        }},
       [&](int) {
+        if (change == 3) {  // does not concern the entry
+          EXPECT_EQ(put, absl::OkStatus());
+          EXPECT_EQ(Read(*tier, "a"), "loaded");
+          return;
+        }
         ++(put.ok() ? put_first : change_first);
         if (!put.ok()) {
           EXPECT_EQ(put.code(), absl::StatusCode::kAborted);

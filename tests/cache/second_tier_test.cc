@@ -126,8 +126,7 @@ TEST(FakeTierTest, EachChangeEndsTheLease) {
   FakeTier tier(server);
   const std::vector<std::function<void()>> changes = {
       [&] { EXPECT_TRUE(tier.Put("a", EntryOf("other"), {}).ok()); },
-      [&] { EXPECT_TRUE(tier.Erase("a").ok()); }, [&] { EXPECT_TRUE(tier.EraseGroup(77).ok()); },
-      [&] { EXPECT_TRUE(tier.EraseAll().ok()); }};
+      [&] { EXPECT_TRUE(tier.Erase("a").ok()); }, [&] { EXPECT_TRUE(tier.EraseAll().ok()); }};
   for (const auto& change : changes) {
     EXPECT_TRUE(tier.EraseAll().ok());
     const TierLease lease = tier.Lead("a", {})->lease;
@@ -146,6 +145,31 @@ TEST(FakeTierTest, EachChangeEndsTheLease) {
   EXPECT_TRUE(lease.held());
   tier.EndLead("a", lease);
   EXPECT_EQ(server->leases(), 0u);
+}
+
+TEST(FakeTierTest, AnErasedGroupConcernsTheLoadsOfThatGroupOnly) {
+  FakeTier tier;
+  for (const std::optional<uint32_t> group : {std::optional<uint32_t>(), {4}, {5}}) {
+    const TierLease lease = tier.Lead("a", {})->lease;
+    EXPECT_TRUE(tier.EraseGroup(5).ok());
+    TierEntry entry = EntryOf("one");
+    entry.group = group;
+    EXPECT_EQ(tier.Put("a", entry, lease).ok(), group != 5u);
+    EXPECT_EQ(tier.server().leases(), 0u);
+    const TierLease next = tier.TryLead("a")->lease;
+    entry.group = 5;
+    EXPECT_TRUE(tier.Put("a", entry, next).ok());
+    EXPECT_TRUE(tier.Erase("a").ok());
+  }
+}
+
+TEST(FakeTierTest, KeysThatHaveOnlyALeaseAreVisited) {
+  FakeTier tier;
+  EXPECT_TRUE(tier.Put("entry", EntryOf("one"), {}).ok());
+  EXPECT_TRUE(tier.Lead("lease", {})->lease.held());
+  std::vector<std::string> keys;
+  EXPECT_TRUE(tier.ForEachKey([&](std::string_view key) { keys.emplace_back(key); }).ok());
+  EXPECT_EQ(keys, (std::vector<std::string>{"lease", "entry"}));
 }
 
 TEST(FakeTierTest, OnlyOthersAreTold) {

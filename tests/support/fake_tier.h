@@ -68,12 +68,15 @@ class FakeServer {
   struct Lease {
     std::string token;
     bool has_lasted = false;
+    uint64_t taken_at = 0;  // the number of the last erasure of a group
   };
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::string, TierEntry> entries_;
   std::map<std::string, Lease> leases_;
+  std::map<uint32_t, uint64_t> erased_groups_;  // the number of each one's last erasure
+  uint64_t erasures_ = 0;
   uint64_t next_token_ = 0;
   std::vector<FakeTier*> tiers_;
 };
@@ -240,7 +243,12 @@ class FakeTier : public SecondTier {
       return status;
     }
     if (lease.held()) {
+      const auto found = server_->leases_.find(std::string(key));
+      const uint64_t taken_at = found == server_->leases_.end() ? 0 : found->second.taken_at;
       if (!TakeLease(std::string(key), lease)) return absl::AbortedError("the lease is gone");
+      if (entry.group.has_value() && server_->erased_groups_[*entry.group] > taken_at) {
+        return absl::AbortedError("the group has been erased");
+      }
     } else {
       server_->leases_.erase(std::string(key));
     }
@@ -262,7 +270,7 @@ class FakeTier : public SecondTier {
     if (!status.ok()) return status;
     {
       const std::lock_guard<std::mutex> lock(server_->mutex_);
-      server_->leases_.clear();
+      server_->erased_groups_[group] = ++server_->erasures_;
       std::erase_if(server_->entries_,
                     [&](const auto& entry) { return entry.second.group == group; });
       TellOthers([group](TierListener& listener) { listener.OnGroupErased(group); });
@@ -288,6 +296,7 @@ class FakeTier : public SecondTier {
     std::vector<std::string> keys;
     {
       const std::lock_guard<std::mutex> lock(server_->mutex_);
+      for (const auto& [key, lease] : server_->leases_) keys.push_back(key);
       for (const auto& [key, entry] : server_->entries_) keys.push_back(key);
     }
     for (const std::string& key : keys) visit(key);
@@ -335,7 +344,7 @@ class FakeTier : public SecondTier {
   // All that follows: under the server's lock.
   std::string NewLease(const std::string& key) {
     std::string token = absl::StrCat("lease ", ++server_->next_token_);
-    server_->leases_[key] = {token};
+    server_->leases_[key] = {token, /*has_lasted=*/false, server_->erasures_};
     return token;
   }
   bool TakeLease(const std::string& key, const TierLease& lease) {

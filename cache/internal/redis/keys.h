@@ -3,10 +3,13 @@
 //
 //   NS:v:KEY    a value: header, then the envelope of the entry, or a manifest
 //   NS:n        a channel: changes that no key shows
-//   NS/l:KEY    the lease that somebody has for the key: token, then the leases' generation
+//   NS/l:KEY    the lease that somebody has for the key: token, then the leases' generation, then
+//               the number of the last erasure of a group before it
 //   NS/a        the values' generation
 //   NS/h:N      the generation of the group N
-//   NS/e        the leases' generation
+//   NS/g        the leases' record: a hash of their generation (g), how many erasures of groups
+//   there
+//               were in it (n), and the number of each group's last one
 //   NS/c:ID:N   a piece of the envelope that the manifest with the id names
 //   NS/t:ID, NS/u:ID   a value on its way, of the tier with this id
 //
@@ -22,6 +25,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -80,37 +84,45 @@ class KeyNames {
         values_(Text(key_namespace, ":v:")),
         channel_(Text(key_namespace, ":n")),
         untracked_(Text(key_namespace, "/")),
+        lease_prefix_(Text(key_namespace, "/l:")),
         generation_(Text(key_namespace, "/a")),
-        lease_generation_(Text(key_namespace, "/e")) {}
+        leases_(Text(key_namespace, "/g")) {}
 
   const std::string& tracked() const { return tracked_; }
   const std::string& channel() const { return channel_; }
   const std::string& generation() const { return generation_; }
-  const std::string& lease_generation() const { return lease_generation_; }
+  const std::string& leases() const { return leases_; }
   // What the names of all groups' generations begin with.
   std::string group_prefix() const { return Text(untracked_, "h:"); }
 
   std::string Value(std::string_view key) const { return Text(values_, key); }
-  std::string Lease(std::string_view key) const { return Text(untracked_, "l:", key); }
+  std::string Lease(std::string_view key) const { return Text(lease_prefix_, key); }
   std::string Group(std::optional<uint32_t> group) const {
     return Text(untracked_, "h:", GroupDigits(group));
   }
+  // The group's field in the leases' record. Few others have the same: what is refused because one
+  // of them has been erased is only loaded again.
+  static std::string GroupField(uint32_t group) { return Text(uint64_t{group} % 1024); }
   std::string chunk_prefix() const { return Text(untracked_, "c:"); }
   std::string Chunk(std::string_view id, uint32_t chunk) const {
     return Text(untracked_, "c:", id, ":", chunk);
   }
   std::string Temporary(std::string_view id) const { return Text(untracked_, "t:", id); }
   std::string Ready(std::string_view id) const { return Text(untracked_, "u:", id); }
-  // A pattern of the names of all values: no character of a name space means anything in it.
+  // Patterns of the names of all values, and of all leases: no character of a name space means
+  // anything in them.
   std::string ValuePattern() const { return Text(values_, "*"); }
-  // The key whose value has the name; empty if the name is not that of a value.
+  std::string LeasePattern() const { return Text(lease_prefix_, "*"); }
+  // The key whose value, or lease, has the name; empty if the name is of neither.
   std::optional<std::string_view> KeyOf(std::string_view name) const {
-    if (name.substr(0, values_.size()) != values_) return std::nullopt;
-    return name.substr(values_.size());
+    for (const std::string& prefix : {std::cref(values_), std::cref(lease_prefix_)}) {
+      if (name.substr(0, prefix.size()) == prefix) return name.substr(prefix.size());
+    }
+    return std::nullopt;
   }
 
  private:
-  const std::string tracked_, values_, channel_, untracked_, generation_, lease_generation_;
+  const std::string tracked_, values_, channel_, untracked_, lease_prefix_, generation_, leases_;
 };
 
 }  // namespace weakcache::internal

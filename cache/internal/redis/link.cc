@@ -247,8 +247,8 @@ absl::Status Link::StartTracking(Deadline deadline) {
     // The server has started again, or is another one: what was erased meanwhile may be back.
     absl::Status status =
         writer_
-            ->Call({"EVAL", kEndThisGenerationScript, "2", names_.lease_generation(),
-                    names_.generation(), known, names_.channel(), MessageOf('a', "")},
+            ->Call({"EVAL", kEndThisGenerationScript, "2", names_.leases(), names_.generation(),
+                    known, names_.channel(), MessageOf('a', "")},
                    deadline)
             .status();
     if (!status.ok()) return status;
@@ -379,7 +379,7 @@ size_t Link::AppendCommands(Change& change, const ValueTag& tag) {
       return AppendErase(change);
     case Change::Kind::kEraseGroup:
     case Change::Kind::kEraseAll:
-      return AppendEndGenerations(change);
+      return AppendEndGeneration(change);
     case Change::Kind::kEndLead:
       writer_->Append({"EVAL", kEndLeadScript, "1", names_.Lease(change.key), change.lease,
                        names_.channel(), MessageOf('w', change.key)});
@@ -407,22 +407,17 @@ size_t Link::AppendPut(Change& change, const ValueTag& tag) {
   const std::string group = names_.Group(change.group);
   const std::string fresh = MakeGeneration(identity_.run);
   const std::string message = MessageOf('w', change.key);
-  std::vector<std::string_view> script = {"EVAL",
-                                          kPutScript,
-                                          "5",
-                                          temporary,
-                                          ready,
-                                          lease,
-                                          names_.generation(),
-                                          names_.lease_generation()};
+  std::vector<std::string_view> script = {
+      "EVAL", kPutScript, "5", temporary, ready, lease, names_.generation(), names_.leases()};
   if (tag.group.has_value()) {
     script[2] = "6";
     script.push_back(group);
   }
   const std::string value = names_.Value(change.key);
   const std::string chunk_prefix = names_.chunk_prefix();
+  const std::string field = KeyNames::GroupField(change.group.value_or(0));
   script.insert(script.end(), {change.lease, tag.generation, tag.group_generation, fresh,
-                               names_.channel(), message, value, chunk_prefix});
+                               names_.channel(), message, value, chunk_prefix, field});
   if (tag.generation.empty() || (tag.group.has_value() && tag.group_generation.empty())) {
     // Asks for the generations without the value.
     writer_->Append(script);
@@ -477,13 +472,14 @@ size_t Link::AppendErase(const Change& change) {
   return 2;
 }
 
-size_t Link::AppendEndGenerations(const Change& change) {
+size_t Link::AppendEndGeneration(const Change& change) {
   const bool all = change.kind == Change::Kind::kEraseAll;
   const std::string digits = GroupDigits(change.group);
   const std::string generation = all ? names_.generation() : names_.Group(change.group);
   const std::string message = all ? MessageOf('a', "") : MessageOf('g', digits);
-  writer_->Append({"EVAL", kEndGenerationsScript, "2", names_.lease_generation(), generation,
-                   names_.channel(), message});
+  const std::string field = all ? std::string() : KeyNames::GroupField(*change.group);
+  writer_->Append({"EVAL", kEndGenerationScript, "2", names_.leases(), generation, names_.channel(),
+                   message, field});
   return 1;
 }
 

@@ -115,7 +115,7 @@ class Link {
                    const TierBytes& body);
   void DropChunks(Manifest chunks);
   size_t AppendErase(const Change& change);
-  size_t AppendEndGenerations(const Change& change);
+  size_t AppendEndGeneration(const Change& change);
   std::string MessageOf(char kind, std::string_view about) const;
   std::string TimeOf(const Change& change) const;
   absl::Status ReceiveReplies();

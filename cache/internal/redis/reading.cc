@@ -28,7 +28,7 @@ namespace {
 using std::chrono::steady_clock;
 
 // For how long a load that was woken by a notice lets listeners hear that first.
-constexpr absl::Duration kLongestHearing = absl::Milliseconds(50);
+constexpr absl::Duration kLongestHearing = absl::Milliseconds(200);
 
 Backoff::Duration ToDuration(absl::Duration duration) {
   return std::chrono::duration_cast<Backoff::Duration>(absl::ToChronoNanoseconds(duration));
@@ -235,7 +235,7 @@ absl::StatusOr<Reading::LeadAnswer> Reading::AskForLease(std::string_view key, b
   absl::Status status = Ask(wait, [&](Connection& connection) -> absl::Status {
     const absl::StatusOr<ReplyPointer> called = connection.Call(
         {"EVAL", kLeadScript, "4", names_.Value(key), names_.Lease(key), names_.generation(),
-         names_.lease_generation(), token, Text(absl::ToInt64Milliseconds(options_.lease_duration)),
+         names_.leases(), token, Text(absl::ToInt64Milliseconds(options_.lease_duration)),
          RandomDigits(), ignore_value ? "1" : "0", names_.group_prefix()},
         DeadlineOf(wait));
     if (!called.ok()) return called.status();
@@ -306,11 +306,13 @@ absl::StatusOr<TierLead> Reading::Lead(std::string_view key, const TierWait& wai
   }
 }
 
-absl::StatusOr<std::vector<std::string>> Reading::Scan(std::string& cursor, const TierWait& wait) {
+absl::StatusOr<std::vector<std::string>> Reading::Scan(std::string& cursor,
+                                                       const std::string& pattern) {
   std::vector<std::string> keys;
+  const TierWait wait;
   absl::Status status = Ask(wait, [&](Connection& connection) -> absl::Status {
-    const absl::StatusOr<ReplyPointer> reply = connection.Call(
-        {"SCAN", cursor, "MATCH", names_.ValuePattern(), "COUNT", "512"}, DeadlineOf(wait));
+    const absl::StatusOr<ReplyPointer> reply =
+        connection.Call({"SCAN", cursor, "MATCH", pattern, "COUNT", "512"}, DeadlineOf(wait));
     if (!reply.ok()) return reply.status();
     if ((*reply)->type != REDIS_REPLY_ARRAY || (*reply)->elements != 2) {
       return Unexpected(connection);

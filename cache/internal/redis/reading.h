@@ -37,8 +37,9 @@ class Reading {
   absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait);
   // The lease even if there is an entry; no lease if another one has it.
   absl::StatusOr<TierLead> TryLead(std::string_view key);
-  // One step of a walk over all keys, which begins and ends with the cursor "0".
-  absl::StatusOr<std::vector<std::string>> Scan(std::string& cursor, const TierWait& wait);
+  // One step of a walk over all keys whose names have the pattern, which begins and ends with the
+  // cursor "0".
+  absl::StatusOr<std::vector<std::string>> Scan(std::string& cursor, const std::string& pattern);
 
   CircuitBreaker::State breaker_state() const { return breaker_.state(); }
 

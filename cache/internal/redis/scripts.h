@@ -16,15 +16,20 @@ namespace weakcache::internal {
 
 // Makes a value that was SET as KEYS[1] ready as KEYS[2], for a RENAME to its own name, if it may
 // be put. If not, or if the script fails, the RENAME fails. Ends the lease unless the tag is old.
-//   KEYS: temporary, ready, lease, generation, lease generation, and the group's generation if any
+//   KEYS: temporary, ready, lease, generation, leases' record, and the group's generation if any
 //   ARGV: lease or '', generation, the group's generation or '', a new generation, channel, message
-//         to those that wait, the value, the prefix of chunks
+//         to those that wait, the value, the prefix of chunks, the group's field in the record
 // Returns 1; 0 if the lease is not held any more; {generation, the group's generation or ''} if
 // the value's tag is of other ones than these.
 inline constexpr std::string_view kPutScript = R"(
 if ARGV[1] ~= '' then
   local mine = redis.call('GET', KEYS[3]) == ARGV[1]
-  if not mine or redis.call('GET', KEYS[5]) ~= string.sub(ARGV[1], 17) then
+  local valid = mine and redis.call('HGET', KEYS[5], 'g') == string.sub(ARGV[1], 17, 32)
+  if valid and KEYS[6] then
+    local erased = redis.call('HGET', KEYS[5], ARGV[9])
+    valid = not erased or tonumber(erased) <= tonumber(string.sub(ARGV[1], 33))
+  end
+  if not valid then
     redis.call('DEL', KEYS[1])
     if mine then
       redis.call('DEL', KEYS[3])
@@ -77,16 +82,25 @@ if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('PUBLISH', ARGV[1], ARGV[2
 return 1
 )";
 
-// Ends generations: values of them are there no more, leases of them are void.
-//   KEYS: lease generation, and the values' or a group's   ARGV: channel, message
-inline constexpr std::string_view kEndGenerationsScript = R"(
-redis.call('DEL', KEYS[1], KEYS[2])
+// Ends a generation: values of it are there no more. Makes all leases void; or, if the group has a
+// field in the leases' record, the right to put values of that group. (Without memory for that, all
+// leases.)
+//   KEYS: leases' record, the values' generation or a group's   ARGV: channel, message, field or ''
+inline constexpr std::string_view kEndGenerationScript = R"(
+redis.call('DEL', KEYS[2])
+if ARGV[3] == '' then
+  redis.call('DEL', KEYS[1])
+elseif redis.call('EXISTS', KEYS[1]) == 1 then
+  local number = redis.pcall('HINCRBY', KEYS[1], 'n', 1)
+  local noted = type(number) == 'number' and redis.pcall('HSET', KEYS[1], ARGV[3], number)
+  if type(noted) ~= 'number' then redis.call('DEL', KEYS[1]) end
+end
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 return 1
 )";
 
 // Ends the values' generation if it still is that one, and with it all leases.
-//   KEYS: lease generation, the values'   ARGV: the values' generation, channel, message
+//   KEYS: leases' record, the values' generation   ARGV: that generation, channel, message
 inline constexpr std::string_view kEndThisGenerationScript = R"(
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1], KEYS[2])
@@ -95,8 +109,9 @@ return 1
 )";
 
 // Takes the lease, in place of a void one if any. Returns 1 if there is a value; the leases'
-// generation if the lease has been taken; otherwise {for how many ms another one has the lease}.
-//   KEYS: value, lease, generation, lease generation
+// generation, and the number of the last erasure of a group in it, if the lease has been taken;
+// otherwise {for how many ms another one has the lease}.
+//   KEYS: value, lease, generation, leases' record
 //   ARGV: token, its time in ms, a new generation, '1' if a value counts as none, the prefix of
 //         groups' generations
 inline constexpr std::string_view kLeadScript = R"(
@@ -109,13 +124,14 @@ if generation and ARGV[4] ~= '1' then
     if redis.call('GET', ARGV[5] .. group) == string.sub(header, 25) then return 1 end
   end
 end
-local leases = redis.call('GET', KEYS[4])
+local leases = redis.call('HGET', KEYS[4], 'g')
 local held = redis.call('GET', KEYS[2])
-if held and string.sub(held, 17) == leases then return {redis.call('PTTL', KEYS[2])} end
+if held and string.sub(held, 17, 32) == leases then return {redis.call('PTTL', KEYS[2])} end
 if not leases then
   leases = ARGV[3]
-  redis.call('SET', KEYS[4], leases)
+  redis.call('HSET', KEYS[4], 'g', leases)
 end
+leases = leases .. (redis.call('HGET', KEYS[4], 'n') or '0')
 redis.call('SET', KEYS[2], ARGV[1] .. leases, 'PX', ARGV[2])
 return leases
 )";

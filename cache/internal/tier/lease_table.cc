@@ -3,13 +3,16 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 namespace weakcache::internal {
 
 // The analysis can't follow a lock that is one of an array's.
 LeaseTable::KeyLock::KeyLock(LeaseTable& table, std::string_view key) ABSL_NO_THREAD_SAFETY_ANALYSIS
-    : stripe_(table.StripeOf(key)),
+    : table_(table),
+      stripe_(table.StripeOf(key)),
       key_(key) {
   stripe_.mutex.lock();
 }
@@ -19,6 +22,14 @@ LeaseTable::KeyLock::~KeyLock() ABSL_NO_THREAD_SAFETY_ANALYSIS { stripe_.mutex.u
 bool LeaseTable::KeyLock::Has(const TierLease& lease) const ABSL_NO_THREAD_SAFETY_ANALYSIS {
   const auto found = stripe_.leases.find(key_);
   return found != stripe_.leases.end() && found->second.token == lease.token;
+}
+
+bool LeaseTable::KeyLock::MayPut(const TierLease& lease, std::optional<uint32_t> group) const
+    ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  if (!Has(lease)) return false;
+  if (!group.has_value()) return true;
+  const uint64_t taken_at = stripe_.leases.find(key_)->second.taken_at;
+  return table_.erased_at_[*group % kGroupNumbers] <= taken_at;
 }
 
 bool LeaseTable::KeyLock::End(const TierLease& lease) {
@@ -31,13 +42,17 @@ void LeaseTable::KeyLock::Revoke() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   if (stripe_.leases.erase(key_) != 0) stripe_.lease_ended.NotifyAll();
 }
 
-LeaseTable::AllLock::AllLock(LeaseTable& table) ABSL_NO_THREAD_SAFETY_ANALYSIS : table_(table) {
+LeaseTable::AllLock::AllLock(LeaseTable& table,
+                             std::optional<uint32_t> group) ABSL_NO_THREAD_SAFETY_ANALYSIS
+    : table_(table) {
   // In the order of the array, as everybody who takes several.
   for (Stripe& stripe : table_.stripes_) {
     stripe.mutex.lock();
+    if (group.has_value()) continue;
     stripe.leases.clear();
     stripe.lease_ended.NotifyAll();
   }
+  if (group.has_value()) table_.erased_at_[*group % kGroupNumbers] = ++table_.erasures_;
 }
 
 LeaseTable::AllLock::~AllLock() ABSL_NO_THREAD_SAFETY_ANALYSIS {
@@ -52,7 +67,17 @@ TierLease LeaseTable::TryTake(std::string_view key) {
   if (!lease.token.empty() && now < lease.end) return {};
   lease.token = std::to_string(tokens_.fetch_add(1, std::memory_order_relaxed) + 1);
   lease.end = now + lease_timeout_;
+  lease.taken_at = erasures_;
   return {.token = lease.token};
+}
+
+std::vector<std::string> LeaseTable::Keys() {
+  std::vector<std::string> keys;
+  for (Stripe& stripe : stripes_) {
+    const BasicMutexLock<StdAtomics> lock(stripe.mutex);
+    for (const auto& [key, lease] : stripe.leases) keys.push_back(key);
+  }
+  return keys;
 }
 
 LeaseTable::Awaited LeaseTable::Await(std::string_view key, const TierWait& wait,

@@ -5,6 +5,9 @@
 // with a lease holds it from the look at the lease until the entry is written: so an entry that is
 // put with a revoked lease is never visible. A change of many keys holds all stripes. No user code
 // runs under a stripe's lock; those who wait for it wait for a write at most.
+//
+// Erasures of groups have numbers, and a lease has that of the last one before it: what it puts may
+// not be of a group that has been erased since.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TIER_LEASE_TABLE_H_
 #define WEAKCACHE_CACHE_INTERNAL_TIER_LEASE_TABLE_H_
 
@@ -13,9 +16,11 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "weakcache/cache/internal/slot/mutex.h"
@@ -35,6 +40,7 @@ class LeaseTable {
   struct Lease {
     std::string token;
     Clock::time_point end;
+    uint64_t taken_at = 0;  // of erasures_
   };
   struct Stripe {
     BasicMutex<StdAtomics> mutex;
@@ -54,20 +60,24 @@ class LeaseTable {
 
     // Returns whether the key's lease is this one.
     bool Has(const TierLease& lease) const;
+    // Returns whether an entry of that group may be put with it.
+    bool MayPut(const TierLease& lease, std::optional<uint32_t> group) const;
     // Ends the key's lease if it is this one. Returns whether it was.
     bool End(const TierLease& lease);
     // Ends the key's lease, whoever has it.
     void Revoke();
 
    private:
+    const LeaseTable& table_;
     Stripe& stripe_;
     const std::string key_;
   };
 
-  // Holds all stripes for its lifetime; at its beginning it ends all leases.
+  // Holds all stripes for its lifetime. At its beginning it ends all leases, or, if it is for the
+  // erasure of a group, the right to put entries of that group.
   class AllLock {
    public:
-    explicit AllLock(LeaseTable& table);
+    explicit AllLock(LeaseTable& table, std::optional<uint32_t> group = {});
     AllLock(const AllLock&) = delete;
     AllLock& operator=(const AllLock&) = delete;
     ~AllLock();
@@ -79,6 +89,9 @@ class LeaseTable {
   // Takes the key's lease, unless another caller has it, and has not had it for too long.
   TierLease TryTake(std::string_view key);
 
+  // Returns the keys that have leases.
+  std::vector<std::string> Keys();
+
   // How a wait for the end of another's lease has ended.
   enum class Awaited { kEnded, kTooLong, kDeadline, kStopped };
   // Waits until the key's lease has ended or lasted too long; until the caller has waited as long
@@ -88,6 +101,8 @@ class LeaseTable {
  private:
   // ThreadSanitizer follows 64 locks of a thread at most, and AllLock is not alone.
   static constexpr size_t kStripes = 32;
+  // Groups share a number with few others: a Put for one of these may be refused, too.
+  static constexpr size_t kGroupNumbers = 256;
 
   Stripe& StripeOf(std::string_view key) {
     return stripes_[std::hash<std::string_view>()(key) % kStripes];
@@ -97,6 +112,9 @@ class LeaseTable {
   // Counts the tokens, which are never used twice. Relaxed: orders nothing.
   std::atomic<uint64_t> tokens_{0};
   std::array<Stripe, kStripes> stripes_;
+  // Written under the locks of all stripes, read under that of one.
+  uint64_t erasures_ = 0;
+  std::array<uint64_t, kGroupNumbers> erased_at_{};
 };
 
 }  // namespace weakcache::internal

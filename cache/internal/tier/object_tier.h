@@ -16,8 +16,9 @@
 //   * A change of a key marks it before it changes the cache, until the tier has been changed, too.
 //     A load that meets the mark does not ask the tier. A load that has asked it before has its
 //     flight since before the change, which cancels or supersedes it, or finds its object.
-//   * What a load writes needs a lease, which a change of the key in the tier revokes. If the tier
-//     says that the lease is gone, the cache drops what it has just entered.
+//   * What a load writes needs a lease, which a change of the key in the tier, or the erasure of
+//   the
+//     object's group, makes void. If the tier says so, the cache drops what it has just entered.
 //   * A change by another process is told by the tier. What a load has read before the notice does
 //     not enter: while the load reads from the tier, the notice makes it read again, and otherwise
 //     cancels its flight in the same way. What it reads after the notice is new.

@@ -157,14 +157,12 @@ class TieredObjects final : public ObjectTier<K, V>,
   void EraseIf(absl::FunctionRef<bool(const K&)> condition) override {
     state_->changes.BeginMany();
     std::vector<std::string> keys;
-    // First of all revokes the leases: what is put from then on was loaded after that.
-    absl::Status status = tier().EraseGroup(kNoGroup);
-    bool complete = status.ok();
-    if (complete) {
-      status = tier().ForEachKey([&](std::string_view key) {
-        CatchErrors([&] { keys.emplace_back(key); }, [&] { complete = false; });
-      });
-    }
+    bool complete = true;
+    // Also those that have only a lease, which the erasure revokes: what is put from then on was
+    // loaded after that.
+    const absl::Status status = tier().ForEachKey([&](std::string_view key) {
+      CatchErrors([&] { keys.emplace_back(key); }, [&] { complete = false; });
+    });
     if (!complete || !status.ok()) return EraseAll();
     for (const std::string& encoded : keys) {
       const std::optional<K> key = settings_.decode_key(encoded);
