@@ -90,6 +90,7 @@ CONTAINER_TESTS = [
     "tests/cache/weak_interner_test",
     "tests/cache/internal/table/embedded_slot_race_test",
     "tests/cache/internal/table/slot_index_test",
+    "tests/cache/internal/slot/slot_pages_test",
     "tests/script/script_test",
 ]
 

@@ -643,17 +643,24 @@ TEST(BudgetTest, EntriesMemoryGoesBackAfterAPeak) {
     ASSERT_EQ(cache.size(), static_cast<size_t>(kPeak));
     const int64_t at_peak = testing::LiveAllocatedBytes() - before;
     cache.Clear();
-    cache.Purge();
     EXPECT_LT(testing::LiveAllocatedBytes() - before, at_peak * 2 / 5) << at_peak;
     cache.CheckInvariantsForTesting();
     fill(kPeak);
     EXPECT_LE(testing::LiveAllocatedBytes() - before, at_peak + at_peak / 50);
     // Also if a few stay.
     cache.SetBudget(10);
-    cache.Purge();
     EXPECT_LT(testing::LiveAllocatedBytes() - before, at_peak / 2) << at_peak;
     EXPECT_EQ(cache.size(), 10u);
     cache.CheckInvariantsForTesting();
+    // An emergency.
+    cache.SetBudget(kPeak);
+    fill(kPeak);
+    cache.Trim(0);
+    EXPECT_LT(testing::LiveAllocatedBytes() - before, at_peak * 2 / 5) << at_peak;
+    // What comes then fills a few pages.
+    const int64_t after = testing::LiveAllocatedBytes();
+    fill(kPeak / 30);
+    EXPECT_LT(testing::LiveAllocatedBytes() - after, at_peak / 10) << at_peak;
   }
 }
 

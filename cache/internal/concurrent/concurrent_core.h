@@ -139,10 +139,10 @@ class ConcurrentCore {
     slot->set_state(State::kFree);
     if (slot->is_external()) {
       pages_.external.Free(AsExternal(slot));
-      pages_.external.ReleaseUnusedCold(AsExternal(slot), unused);
+      pages_.external.ReleaseUnusedCold(unused);
     } else {
       pages_.embedded.Free(AsEmbedded(slot));
-      pages_.embedded.ReleaseUnusedCold(AsEmbedded(slot), unused);
+      pages_.embedded.ReleaseUnusedCold(unused);
     }
   }
 

@@ -403,8 +403,10 @@ class CacheCore {
     Check(store_.retention().hard_limit().active(), call, "options.hard_limit_bytes was not set");
   }
   // Calls `evict(removals)`. Returns the weight of the objects whose last references that drops.
+  // The memory of their entries goes back, too.
   template <typename Evict>
   uint64_t CountFreed(const Evict& evict) {
+    const auto shared = store_.shared();  // user code may end the cache
     uint64_t freed = 0;
     {
       PendingRemovals removals;
@@ -412,6 +414,7 @@ class CacheCore {
       removals.freed_bytes = &freed;
       evict(removals);
     }
+    if (!shared->ended()) PurgeDead();
     return freed;
   }
   // Removes all entries of dead objects.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Slots that never move, in pages. The cold part of each slot, which hits do not read, lies apart:
 // each page has a block of memory for those of its slots. While all slots of a page are free the
-// block is not needed, and may be freed before the page.
+// block is not needed, and may be freed before the page. So pages with cold parts have a list of
+// free slots each, and a slot is taken from a page that is partly in use if there is one: slots in
+// use gather on few pages.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_SLOT_PAGES_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_SLOT_PAGES_H_
 
@@ -15,6 +17,7 @@
 #include <vector>
 
 #include "weakcache/cache/internal/slot/deferred_releases.h"
+#include "weakcache/cache/internal/slot/page_list.h"
 #include "weakcache/weakref/internal/check.h"
 
 namespace weakcache::internal {
@@ -58,45 +61,58 @@ class SlotPages {
     }
   }
 
-  // Returns a free slot, the one that was freed last if any. If an allocation throws, nothing has
-  // changed.
+  // Returns a free slot: the one that was freed last, if there are no cold parts. If an allocation
+  // throws, nothing has changed, but that there may be another page of free slots.
   template <typename HeaderArgument>
   Slot* Allocate(HeaderArgument&& argument) {
-    if (free_ == nullptr) AddPage(std::forward<HeaderArgument>(argument));
     if constexpr (kHasCold) {
-      Page* const page = PageOf(free_);
+      Page* page = PageWithFreeSlot();
+      if (page == nullptr) page = without_cold_.front();
+      if (page == nullptr) page = AddPage(std::forward<HeaderArgument>(argument));
       if (page->cold == nullptr) AllocateCold(page);
+      return TakeFree(page);
+    } else {
+      if (free_ == nullptr) AddPage(std::forward<HeaderArgument>(argument));
+      return TakeFree();
     }
-    return TakeFree();
   }
 
   // Does the same as Allocate, but returns null where that would allocate memory.
   Slot* AllocateFree() {
-    if (free_ == nullptr) return nullptr;
     if constexpr (kHasCold) {
-      if (PageOf(free_)->cold == nullptr) return nullptr;
+      Page* const page = PageWithFreeSlot();
+      return page == nullptr ? nullptr : TakeFree(page);
+    } else {
+      return free_ == nullptr ? nullptr : TakeFree();
     }
-    return TakeFree();
   }
 
   void Free(Slot* slot) {
     if constexpr (kHasCold) {
-      --PageOf(slot)->in_use;
+      Page* const page = PageOf(slot);
+      AddFree(&page->slots_free.first, slot);
+      --page->slots_free.in_use;
       --in_use_;
+      Classify(page);
+    } else {
+      AddFree(&free_, slot);
     }
-    AddFree(slot);
   }
 
-  // Moves to `unused` the cold parts of up to two pages whose slots are all free, if less than a
-  // quarter of the slots with cold parts is in use: that of `slot`, which has just been freed, and
-  // the next one that this function looks at. So as many calls as there are pages meet all of them.
-  // The allocator has to be stateless.
-  void ReleaseUnusedCold(Slot* slot, UnusedBlocks& unused) {
+  // Moves to `unused` the cold parts of up to two pages whose slots are all free, if cold parts for
+  // twice as many slots as are in use remain. So slots that come and go allocate nothing, and what
+  // remains, beside those of pages that are partly in use, is for at most twice the slots in use,
+  // and a page. Call it for each slot that is freed. The allocator has to be stateless.
+  void ReleaseUnusedCold(UnusedBlocks& unused) {
     if constexpr (kHasCold) {
-      if (in_use_ >= slots_with_cold_ / 4) return;
-      ReleaseUnusedCold(PageOf(slot), unused);
-      next_looked_at_ = next_looked_at_ + 1 < pages_.size() ? next_looked_at_ + 1 : 0;
-      if (pages_[next_looked_at_] != nullptr) ReleaseUnusedCold(pages_[next_looked_at_], unused);
+      for (int i = 0; i < 2; ++i) {
+        Page* const page = unused_.back();
+        if (page == nullptr || slots_with_cold_ - page->size < 2 * in_use_ + kMinPage) return;
+        const auto free = [](void* block, size_t slots) { FreeCold(block, slots, Allocator()); };
+        unused.Add(std::exchange(page->cold, nullptr), page->size, free);
+        slots_with_cold_ -= page->size;
+        Classify(page);
+      }
     }
   }
 
@@ -125,17 +141,18 @@ class SlotPages {
     free_ = nullptr;
     for (Page*& page : pages_) {
       if (page == nullptr) continue;
-      Slot* const slots = page->slots();
-      if (std::all_of(slots, slots + page->size, [](Slot& slot) { return slot.is_free(); })) {
+      if (IsUnused(page)) {
         size_ -= page->size;
         if (page->cold != nullptr) slots_with_cold_ -= page->size;
+        if constexpr (kHasCold) PageList<Page>::Move(page, nullptr);
         Delete(page, pages_.get_allocator());
         page = nullptr;
         ++holes_;
-        continue;
-      }
-      for (size_t i = page->size; i-- > 0;) {
-        if (slots[i].is_free()) AddFree(slots + i);
+      } else if constexpr (!kHasCold) {
+        Slot* const slots = page->slots();
+        for (size_t i = page->size; i-- > 0;) {
+          if (slots[i].is_free()) AddFree(&free_, slots + i);
+        }
       }
     }
     for (; !pages_.empty() && pages_.back() == nullptr; --holes_) pages_.pop_back();
@@ -146,6 +163,7 @@ class SlotPages {
   template <typename TakeOver>
   void Shutdown(TakeOver&& take_over) {
     free_ = nullptr;
+    partly_used_ = unused_ = without_cold_ = PageList<Page>();
     size_ = slots_with_cold_ = in_use_ = 0;
     for (Page*& page : pages_) {
       if (page == nullptr) continue;
@@ -166,15 +184,13 @@ class SlotPages {
 
   // Aborts unless the free slots are those on the list.
   void CheckInvariantsForTesting() const {
-    size_t on_list = 0;
-    for (const Slot* slot = free_; slot != nullptr; slot = static_cast<const Slot*>(slot->next())) {
-      Check(slot->is_free(), "CheckInvariantsForTesting",
-            "a slot in use is on the list of the free ones");
-      ++on_list;
-    }
+    size_t on_list = CountFreeForTesting(free_);
     size_t free = 0;
     size_t all = 0;
-    for (Position position; const Slot* const slot = At(position); ++position.slot) {
+    for (Position position; Slot* const slot = At(position); ++position.slot) {
+      if constexpr (kHasCold) {
+        if (position.slot == 0) on_list += CountFreeForTesting(PageOf(slot)->slots_free.first);
+      }
       ++all;
       if (slot->is_free()) ++free;
     }
@@ -186,18 +202,29 @@ class SlotPages {
  private:
   static constexpr size_t kMinPage = 8;
   static constexpr bool kHasCold = SizeOf<Cold>() != 0;
+  static constexpr size_t kCacheLine = 64;
+
+  struct Page;
+  // Written under the lock of the pages' user, so it is apart from what is read without it.
+  struct alignas(kCacheLine) FreeSlots {
+    size_t in_use = 0;
+    Slot* first = nullptr;
+    PageLinks<Page> links;
+  };
+  struct NoFreeSlots {};
 
   struct Page final : Header {
     template <typename Argument>
     Page(size_t slot_count, Argument&& argument)
         : Header(std::forward<Argument>(argument)), size(slot_count) {}
     Slot* slots() { return reinterpret_cast<Slot*>(reinterpret_cast<char*>(this) + kFirstSlot); }
+    PageLinks<Page>& links() { return slots_free.links; }
 
     const size_t size;
-    // Both only if there are cold parts. The block is there while any slot is in use, so whoever
-    // uses one may read the pointer without the lock of the pages' user.
+    // Only if there are cold parts. The block is there while any slot is in use, so whoever uses
+    // one may read the pointer without the lock of the pages' user.
     void* cold = nullptr;
-    size_t in_use = 0;
+    [[no_unique_address]] std::conditional_t<kHasCold, FreeSlots, NoFreeSlots> slots_free;
   };
   static constexpr size_t kColdBytes = SizeOf<Cold>();
   static constexpr size_t kAlignment = std::max(alignof(Slot), alignof(Page));
@@ -225,18 +252,41 @@ class SlotPages {
   }
   static Page* PageOf(Slot* slot) { return static_cast<Page*>(static_cast<Header*>(slot->page())); }
 
-  void AddFree(Slot* slot) {
-    slot->set_next(free_);
-    free_ = slot;
+  static void AddFree(Slot** list, Slot* slot) {
+    slot->set_next(*list);
+    *list = slot;
   }
-  Slot* TakeFree() {
-    Slot* const slot = free_;
-    free_ = static_cast<Slot*>(slot->next());
-    if constexpr (kHasCold) {
-      ++PageOf(slot)->in_use;
-      ++in_use_;
-    }
+  static Slot* TakeFree(Slot** list) {
+    Slot* const slot = *list;
+    *list = static_cast<Slot*>(slot->next());
     return slot;
+  }
+  Slot* TakeFree() { return TakeFree(&free_); }
+  Slot* TakeFree(Page* page) {
+    Slot* const slot = TakeFree(&page->slots_free.first);
+    ++page->slots_free.in_use;
+    ++in_use_;
+    Classify(page);
+    return slot;
+  }
+
+  // Returns a page with a free slot and with cold parts, or null.
+  Page* PageWithFreeSlot() const {
+    return partly_used_.front() != nullptr ? partly_used_.front() : unused_.front();
+  }
+  // Returns the list where a page belongs: none if its slots are all in use.
+  const PageList<Page>* ListFor(const Page* page) const {
+    if (page->slots_free.first == nullptr) return nullptr;
+    if (page->slots_free.in_use != 0) return &partly_used_;
+    return page->cold != nullptr ? &unused_ : &without_cold_;
+  }
+  void Classify(Page* page) {
+    PageList<Page>::Move(page, const_cast<PageList<Page>*>(ListFor(page)));
+  }
+  static bool IsUnused(Page* page) {
+    if constexpr (kHasCold) return page->slots_free.in_use == 0;
+    Slot* const slots = page->slots();
+    return std::all_of(slots, slots + page->size, [](Slot& slot) { return slot.is_free(); });
   }
 
   void AllocateCold(Page* page) {
@@ -249,11 +299,14 @@ class SlotPages {
     Rebind<ColdUnit> rebound(allocator);
     ColdTraits::deallocate(rebound, static_cast<ColdUnit*>(block), ColdUnitsFor(slots));
   }
-  void ReleaseUnusedCold(Page* page, UnusedBlocks& unused) {
-    if (page->in_use != 0 || page->cold == nullptr) return;
-    const auto free = [](void* block, size_t slots) { FreeCold(block, slots, Allocator()); };
-    unused.Add(std::exchange(page->cold, nullptr), page->size, free);
-    slots_with_cold_ -= page->size;
+  static size_t CountFreeForTesting(const Slot* list) {
+    size_t count = 0;
+    for (const Slot* slot = list; slot != nullptr; slot = static_cast<const Slot*>(slot->next())) {
+      Check(slot->is_free(), "CheckInvariantsForTesting",
+            "a slot in use is on the list of the free ones");
+      ++count;
+    }
+    return count;
   }
   void CheckColdForTesting(size_t in_use) const {
     size_t with_cold = 0;
@@ -262,10 +315,12 @@ class SlotPages {
       Slot* const slots = page->slots();
       const auto is_used = [](Slot& slot) { return !slot.is_free(); };
       const auto used = std::count_if(slots, slots + page->size, is_used);
-      Check(static_cast<size_t>(used) == page->in_use, "CheckInvariantsForTesting",
+      Check(static_cast<size_t>(used) == page->slots_free.in_use, "CheckInvariantsForTesting",
             "a page has lost count");
       Check(used == 0 || page->cold != nullptr, "CheckInvariantsForTesting",
             "a slot in use has no cold part");
+      Check(page->links().list == ListFor(page), "CheckInvariantsForTesting",
+            "a page is on a wrong list");
       if (page->cold != nullptr) with_cold += page->size;
     }
     Check(in_use == in_use_ && with_cold == slots_with_cold_, "CheckInvariantsForTesting",
@@ -283,24 +338,27 @@ class SlotPages {
   }
 
   void ReservePages(size_t count) {
-    PageList larger(pages_.get_allocator());
+    PageVector larger(pages_.get_allocator());
     larger.reserve(count);
-    replaced_.push_front(PageList(pages_.get_allocator()));
+    replaced_.push_front(PageVector(pages_.get_allocator()));
     larger = pages_;
     pages_.swap(larger);
     replaced_.front().swap(larger);
   }
 
+  // Adds a page of free slots, without cold parts.
   template <typename Argument>
-  void AddPage(Argument&& argument) {
+  Page* AddPage(Argument&& argument) {
     if (holes_ == 0 && pages_.size() == pages_.capacity()) ReservePages(2 * pages_.size() + 1);
     const size_t size = NextPageSize();
     Rebind<Unit> allocator(pages_.get_allocator());
     auto* const page = ::new (static_cast<void*>(UnitTraits::allocate(allocator, UnitsFor(size))))
         Page(size, std::forward<Argument>(argument));
     Slot* const slots = page->slots();
+    Slot** list = &free_;
+    if constexpr (kHasCold) list = &page->slots_free.first;
     for (size_t i = size; i-- > 0;) {
-      AddFree(::new (static_cast<void*>(slots + i)) Slot(static_cast<Header*>(page)));
+      AddFree(list, ::new (static_cast<void*>(slots + i)) Slot(static_cast<Header*>(page)));
     }
     if (holes_ == 0) {
       pages_.push_back(page);
@@ -309,20 +367,25 @@ class SlotPages {
       --holes_;
     }
     size_ += size;
+    if constexpr (kHasCold) Classify(page);
+    return page;
   }
 
-  using PageList = std::vector<Page*, Rebind<Page*>>;
+  using PageVector = std::vector<Page*, Rebind<Page*>>;
 
-  PageList pages_;  // null where a page was freed: `holes_` times
+  PageVector pages_;  // null where a page was freed: `holes_` times
   // Former, shorter lists, which are not freed while the user of the pages holds a lock.
-  std::forward_list<PageList, Rebind<PageList>> replaced_;
+  std::forward_list<PageVector, Rebind<PageVector>> replaced_;
   size_t holes_ = 0;
-  Slot* free_ = nullptr;
+  Slot* free_ = nullptr;  // all free slots, if there are no cold parts
   size_t size_ = 0;
-  // Counted if there are cold parts.
+  // If there are cold parts, the pages with free slots: some are in use, none is, and none is and
+  // they have no cold parts any more.
+  PageList<Page> partly_used_;
+  PageList<Page> unused_;
+  PageList<Page> without_cold_;
   size_t in_use_ = 0;
   size_t slots_with_cold_ = 0;
-  size_t next_looked_at_ = 0;  // of the pages
 };
 
 }  // namespace weakcache::internal
