@@ -9,6 +9,8 @@
 //             rocksdb (DB::Get into a PinnableSlice, no compression, a Bloom filter)
 //   stampede  as many processes as the size says ask for one key at the same time, until all have
 //             its object: `loads` is how many have loaded it, each for 20 ms
+//   notice    a cache puts a new object until another one has dropped the old one; `longest_ms` is
+//             the longest time that it was seen after the Put had returned
 #include <benchmark/benchmark.h>
 #include <hiredis/hiredis.h>
 #include <rocksdb/db.h>
@@ -87,7 +89,8 @@ class Numbers {
   int64_t number_ = 0;
 };
 
-// --- Tiers
+// --- Tiers ---------------------------------------------------------------------------------------
+
 using RedisConnection = std::unique_ptr<redisContext, decltype(&redisFree)>;
 
 // Returns a connection to the server, which has nothing any more.
@@ -97,8 +100,6 @@ RedisConnection ConnectToEmptyRedis() {
   freeReplyObject(redisCommand(connection.get(), "FLUSHALL"));
   return connection;
 }
-
-// -----------------------------------------------------------------------------------------
 
 std::shared_ptr<SecondTier> MakeRedisTier(const std::string& socket,
                                           const std::string& key_namespace) {
@@ -147,8 +148,7 @@ Cache MakeCache(std::shared_ptr<SecondTier> tier) {
   return *std::move(cache);
 }
 
-// --- hit
-// -------------------------------------------------------------------------------------------
+// --- hit -----------------------------------------------------------------------------------------
 
 template <typename Subject>
 void Hit(benchmark::State& state) {
@@ -168,8 +168,7 @@ void Hit(benchmark::State& state) {
   }
 }
 
-// --- get
-// -------------------------------------------------------------------------------------------
+// --- get -----------------------------------------------------------------------------------------
 
 // A tier as a store of strings.
 template <typename Subject>
@@ -258,8 +257,7 @@ void Get(benchmark::State& state) {
   state.SetBytesProcessed(static_cast<int64_t>(state.iterations()) * state.range(0));
 }
 
-// --- stampede
-// --------------------------------------------------------------------------------------
+// --- stampede ------------------------------------------------------------------------------------
 
 // Gets each key that a line names; answers whether it has loaded the object.
 void RunProcess(const std::string& socket, shared_images::Lines& lines) {
@@ -295,6 +293,33 @@ void Stampede(benchmark::State& state) {
   state.counters["loads"] = static_cast<double>(loads) / static_cast<double>(state.iterations());
 }
 
+// --- notice --------------------------------------------------------------------------------------
+
+double MillisecondsBetween(std::chrono::steady_clock::time_point begin,
+                           std::chrono::steady_clock::time_point end) {
+  return std::chrono::duration<double, std::milli>(end - begin).count();
+}
+
+void Notice(benchmark::State& state) {
+  const std::string& socket = environment->redis->socket();
+  Cache writer = MakeCache(MakeRedisTier(socket, "notice"));
+  Cache reader = MakeCache(MakeRedisTier(socket, "notice"));
+  const auto size = static_cast<size_t>(state.range(0));
+  const auto load = [&](int64_t) { return std::string(size, 'x'); };
+  double longest = 0;
+  for (auto _ : state) {
+    while (reader.Peek(1) == nullptr) benchmark::DoNotOptimize(reader.GetOrLoad(1, load).ok());
+    const auto begin = std::chrono::steady_clock::now();
+    writer.Put(1, std::string(size, 'y'));
+    const auto returned = std::chrono::steady_clock::now();
+    while (reader.Peek(1) != nullptr) std::this_thread::yield();
+    const auto end = std::chrono::steady_clock::now();
+    state.SetIterationTime(MillisecondsBetween(begin, end) / 1000);
+    longest = std::max(longest, MillisecondsBetween(returned, end));
+  }
+  state.counters["longest_ms"] = longest;
+}
+
 void StartProcesses() {
   for (size_t i = 0; i < kProcesses; ++i) {
     environment->processes.emplace_back(
@@ -319,6 +344,7 @@ BENCHMARK_TEMPLATE(Get, TierStore<RocksdbTierSubject>)
     ->Name("get/rocksdb_tier")
     ->Apply(GetArguments);
 BENCHMARK(Stampede)->Name("stampede/redis_tier")->Arg(kProcesses)->UseRealTime();
+BENCHMARK(Notice)->Name("notice/redis_tier")->Arg(kHitBytes)->Arg(1 << 20)->UseManualTime();
 
 int Main(int argc, char** argv) {
   std::string folder = std::filesystem::exists("/dev/shm") ? "/dev/shm" : "/tmp";

@@ -43,7 +43,7 @@
 
 namespace weakcache::testing {
 
-inline const int kRaceRounds = Rounds(10000, 2000);
+inline const int kRaceRounds = Rounds(10000, kThreadSanitizer ? 500 : 2000);
 
 template <typename Adapter>
 class ContainerContract : public ::testing::Test {

@@ -22,15 +22,32 @@ trap 'rm -rf "$work"' EXIT
 
 # What this environment sets is no part of the test.
 unset CMAKE_PREFIX_PATH PKG_CONFIG_PATH LD_LIBRARY_PATH CMAKE_BUILD_TYPE
+CMAKE_BUILD_PARALLEL_LEVEL=$(nproc)
+export CMAKE_BUILD_PARALLEL_LEVEL
 
 step() { echo "--- $*"; }
 
 quietly() {
-  "$@" >"$work/log" 2>&1 || {
+  local log=$work/log.$BASHPID
+  "$@" >"$log" 2>&1 || {
     echo "failed: $*"
-    tail -n 60 "$work/log"
+    tail -n 60 "$log"
     return 1
   }
+}
+
+# Starts an application's build and run, when fewer are under way than there are cores.
+running=0
+start() {
+  if ((running == CMAKE_BUILD_PARALLEL_LEVEL)); then
+    wait -n
+    running=$((running - 1))
+  fi
+  "$@" &
+  running=$((running + 1))
+}
+finish_all() {
+  for (( ; running > 0; running--)); do wait -n; done
 }
 
 # Runs an application: all of them print the same.
@@ -59,8 +76,9 @@ cmake_consumer() {
 # Compiles and runs the application with the flags of pkg-config, for the library installed in $1 and
 # with the options of pkg-config and the compiler after it.
 pkg_config_consumer() {
-  local prefix=$1 libdir flags
+  local prefix=$1 libdir flags application
   shift
+  application=$(mktemp "$work/application.XXXXXX")
   step "pkg-config ${prefix##*/} $*"
   libdir=$(dirname "$(find "$prefix" -name weakcache.pc)")
   # shellcheck disable=SC2046
@@ -68,8 +86,8 @@ pkg_config_consumer() {
     echo --static) 'weakcache >= 0.1')
   # shellcheck disable=SC2086
   quietly "${CXX:-g++}" -std=c++20 "$@" -Itests/consumer/application \
-    tests/consumer/application/main.cc $flags -o "$work/application"
-  LD_LIBRARY_PATH=${libdir%/*} check_output "$work/application"
+    tests/consumer/application/main.cc $flags -o "$application"
+  LD_LIBRARY_PATH=${libdir%/*} check_output "$application"
 }
 
 install_library() {
@@ -91,14 +109,15 @@ quietly ctest --test-dir "$work/build_static" -L quick --no-tests=error --output
 
 for name in static shared; do
   [[ -e $work/$name/share/weakcache/gdb/weakcache.py ]]
-  cmake_consumer "package_$name" cmake_package -DCMAKE_PREFIX_PATH="$work/$name"
-  cmake_consumer "tiers_$name" cmake_tiers -DCMAKE_PREFIX_PATH="$work/$name"
+  start cmake_consumer "package_$name" cmake_package -DCMAKE_PREFIX_PATH="$work/$name"
+  start cmake_consumer "tiers_$name" cmake_tiers -DCMAKE_PREFIX_PATH="$work/$name"
 done
-cmake_consumer package_pkg_config cmake_package -DCMAKE_PREFIX_PATH="$work/static" \
+start cmake_consumer package_pkg_config cmake_package -DCMAKE_PREFIX_PATH="$work/static" \
   -DCMAKE_DISABLE_FIND_PACKAGE_absl=ON
-cmake_consumer weakref cmake_weakref -DCMAKE_PREFIX_PATH="$work/static"
-cmake_consumer subdirectory cmake_subdirectory -DWEAKCACHE_DIR="$root"
-cmake_consumer fetch_content cmake_subdirectory -DWEAKCACHE_DIR="$root" -DUSE_FETCH_CONTENT=ON
-pkg_config_consumer "$work/static"
-pkg_config_consumer "$work/static" -static
-pkg_config_consumer "$work/shared"
+start cmake_consumer weakref cmake_weakref -DCMAKE_PREFIX_PATH="$work/static"
+start cmake_consumer subdirectory cmake_subdirectory -DWEAKCACHE_DIR="$root"
+start cmake_consumer fetch_content cmake_subdirectory -DWEAKCACHE_DIR="$root" -DUSE_FETCH_CONTENT=ON
+start pkg_config_consumer "$work/static"
+start pkg_config_consumer "$work/static" -static
+start pkg_config_consumer "$work/shared"
+finish_all
