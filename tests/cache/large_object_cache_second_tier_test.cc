@@ -542,6 +542,21 @@ TEST_F(SecondTierTest, ANoticeDuringTheLoaderCancelsTheLoad) {
   EXPECT_EQ(server_->size(), 0u);
 }
 
+// Not because its lease has gone.
+TEST_F(SecondTierTest, ANoticeDuringALoaderWithoutALeaseCancelsTheLoad) {
+  Process first(server_);
+  Process second(server_);
+  LoadOptions options;
+  options.write_tier = false;
+  const auto load = [&] {
+    first.cache->Invalidate("a");
+    EXPECT_EQ(second.tier->Deliver(), 1u);
+    return std::string("old");
+  };
+  EXPECT_EQ(*second.cache->GetOrLoad("a", load, options).value(), "old");
+  EXPECT_EQ(second.Present("a"), "(none)");
+}
+
 TEST_F(SecondTierTest, AnObjectWhoseLeaseIsGoneIsDropped) {
   Process first(server_);
   Process second(server_);
