@@ -28,7 +28,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <ranges>
 #include <string>
 #include <string_view>
@@ -44,6 +43,7 @@
 #include "weakcache/weakref/internal/census_type.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/internal/edge_state.h"
+#include "weakcache/weakref/internal/owning_shapes.h"
 #include "weakcache/weakref/internal/ref_access.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
@@ -66,34 +66,6 @@ inline constexpr bool kIsEdgeRef = false;
 template <typename T>
 inline constexpr bool kIsEdgeRef<EdgeRef<T>> = true;
 
-template <typename T>
-inline constexpr bool kIsVariant = false;
-template <typename... Ts>
-inline constexpr bool kIsVariant<std::variant<Ts...>> = true;
-
-// A range that owns its elements, unlike a view or a span, which refers to those of another, and
-// unlike this library's containers.
-template <typename T>
-concept OwningRange = std::ranges::input_range<const T> && !std::ranges::view<T> && !requires {
-  typename T::Weak;
-}
-&&std::is_lvalue_reference_v<std::ranges::range_reference_t<const T>>;
-template <typename T>
-concept HoldsNothing =
-    std::is_scalar_v<T> || std::is_empty_v<T> || std::is_convertible_v<const T&, std::string_view>;
-template <typename T>
-concept OwningPointer = requires(const T& held) {
-  requires requires { held.has_value(); } || requires {
-    held.get_deleter();
-  };
-  static_cast<bool>(held);
-  *held;
-};
-template <typename T>
-concept TupleLike = requires {
-  std::tuple_size<T>::value;
-};
-
 // Returns whether a Tracer takes a T.
 template <typename T>
 constexpr bool IsTellable();
@@ -103,7 +75,10 @@ constexpr bool AreTellable(const std::variant<Ts...>*) {
 }
 template <typename T, size_t... kIndices>
 constexpr bool AreTellable(std::index_sequence<kIndices...>) {
-  return (IsTellable<std::remove_cvref_t<std::tuple_element_t<kIndices, T>>>() && ...);
+  // Who has a reference owns nothing.
+  return ((!std::is_reference_v<std::tuple_element_t<kIndices, T>> &&
+           IsTellable<std::remove_cv_t<std::tuple_element_t<kIndices, T>>>()) &&
+          ...);
 }
 template <typename T>
 constexpr bool IsTellable() {

@@ -6,14 +6,17 @@
 #include <array>
 #include <cstddef>
 #include <cstdio>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <random>
 #include <set>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -62,6 +65,47 @@ static_assert(Addable<Ref<Node>> && Addable<std::shared_ptr<Node>>);
 static_assert(!Addable<Ref<Node[]>> && !Addable<std::shared_ptr<Node[]>>,
               "only the first element would be traced");
 static_assert(!Addable<std::shared_ptr<Node[2]>>);
+
+// A span without a name that std::ranges::enable_view knows.
+template <typename T>
+struct Span {
+  T* begin() const { return first; }
+  T* end() const { return last; }
+  T* first = nullptr;
+  T* last = nullptr;
+};
+// A range that owns its elements, and names no allocator.
+template <typename T>
+struct Owned {
+  T* begin() { return elements; }
+  T* end() { return elements + 2; }
+  const T* begin() const { return elements; }
+  const T* end() const { return elements + 2; }
+  T elements[2];
+};
+// Such as boost::optional<T&>.
+template <typename T>
+struct OptionalReference {
+  explicit operator bool() const { return has_value(); }
+  bool has_value() const { return referent != nullptr; }
+  T& operator*() const { return *referent; }
+  T* referent = nullptr;
+};
+template <typename T>
+concept Tellable = internal::IsTellable<T>();
+static_assert(Tellable<std::vector<Ref<Node>>> && Tellable<std::set<Ref<Node>>>);
+static_assert(Tellable<std::map<int, std::array<Ref<Node>, 2>>> && Tellable<Ref<Node>[2]>);
+static_assert(Tellable<const Ref<Node>[2]> && Tellable<std::array<const Ref<Node>, 2>>);
+static_assert(Tellable<Owned<Ref<Node>>> && Tellable<std::optional<const Ref<Node>>>);
+static_assert(Tellable<std::unique_ptr<Ref<Node>>> && Tellable<std::pair<const Ref<Node>, int>>);
+// What does not own the references would invent cycles.
+static_assert(!Tellable<Span<Ref<Node>>> && !Tellable<Span<const Ref<Node>>>);
+static_assert(!Tellable<std::span<const Ref<Node>>>);
+static_assert(!Tellable<std::initializer_list<Ref<Node>>>);
+static_assert(!Tellable<OptionalReference<Ref<Node>>>);
+static_assert(!Tellable<OptionalReference<const Ref<Node>>>);
+static_assert(!Tellable<std::tuple<Ref<Node>&>> && !Tellable<std::pair<const Ref<Node>&, int>>);
+static_assert(!Tellable<std::vector<Span<const Ref<Node>>>>);
 
 // Breaks the cycles that a test has made.
 void Break(const WeakRef<Node>& weak) {
