@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -80,6 +81,19 @@ TEST(CacheCyclesTest, AConcurrentSearchLeavesOutWhatACacheRetains) {
     EXPECT_EQ(report.edges_seen, 0u);
     EXPECT_EQ(FindCycles(census).edges_seen, static_cast<size_t>(i) + 1);
   }
+}
+
+// A path is a range of paths.
+TEST(CacheCyclesTest, APathMayBeAKey) {
+  using Images = LargeObjectCache<std::filesystem::path, Image>;
+  Images images = *Images::Create(testing::WithBudget<Images>(1000));
+  Census census;
+  const CensusRoot root(census, images, "images");
+  const WeakRef<Image> image = *images.GetOrLoad("cover.png", [] {
+    return Image{"cover", nullptr};
+  });
+  census.Add(image.lock());
+  EXPECT_EQ(WhyAlive(census, image).objects.size(), 2u);
 }
 
 TEST(CacheCyclesTest, AValueThatHoldsItsKeyIsACycleOfTheKey) {

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdio>
+#include <filesystem>
 #include <initializer_list>
 #include <map>
 #include <memory>
@@ -106,6 +107,15 @@ static_assert(!Tellable<OptionalReference<Ref<Node>>>);
 static_assert(!Tellable<OptionalReference<const Ref<Node>>>);
 static_assert(!Tellable<std::tuple<Ref<Node>&>> && !Tellable<std::pair<const Ref<Node>&, int>>);
 static_assert(!Tellable<std::vector<Span<const Ref<Node>>>>);
+// A range of itself has no end, whether or not it is known to own its elements.
+struct Json {
+  using allocator_type = std::allocator<Json>;
+  const Json* begin() const { return values.data(); }
+  const Json* end() const { return values.data() + values.size(); }
+  std::vector<Json> values;
+};
+static_assert(!Tellable<Json> && !Tellable<std::map<int, Json>>);
+static_assert(!Tellable<std::filesystem::path>);
 
 // Breaks the cycles that a test has made.
 void Break(const WeakRef<Node>& weak) {

@@ -42,17 +42,19 @@ template <typename T>
 concept KnownToOwn = std::is_array_v<T> || kIsStdArray<T> || requires {
   typename T::allocator_type;
 };
+template <typename Range>
+using ElementOf = std::ranges::range_reference_t<Range>;
 // A range that owns its elements, unlike a view or a span, which refers to those of another, and
-// unlike this library's containers.
+// unlike this library's containers. A range of itself, such as a path, is none.
 template <typename T>
 concept OwningRange =
     std::ranges::input_range<T> && std::ranges::input_range<const T> && !std::ranges::view<T> &&
     !requires {
   typename T::Weak;
 }
-&&std::is_lvalue_reference_v<std::ranges::range_reference_t<const T>> &&
-    (KnownToOwn<T> || (kRefersToConst<std::ranges::range_reference_t<const T>> &&
-                       !kRefersToConst<std::ranges::range_reference_t<T>>));
+&&std::is_lvalue_reference_v<ElementOf<const T>> &&
+    !std::is_same_v<std::remove_cvref_t<ElementOf<const T>>, T> &&
+    (KnownToOwn<T> || (kRefersToConst<ElementOf<const T>> && !kRefersToConst<ElementOf<T>>));
 template <typename T>
 concept HoldsNothing =
     std::is_scalar_v<T> || std::is_empty_v<T> || std::is_convertible_v<const T&, std::string_view>;
