@@ -155,11 +155,17 @@ void CycleSearch::EnterEdges() {
   }
   for (size_t i = 0; i < told_count_; ++i) {
     ToldEdge& told = told_[i];
-    if (!handles_.Insert(told.handle)) {
+    const bool is_new = handles_.Insert(told.handle);
+    if (!is_new && phase_ != Phase::kSecondLook) {
       CheckFailed("WeakcacheTrace, a reference told twice (or one that is not a member)",
                   told.name);
     }
     if (told.block != nullptr && told.to != kNone) told.to = blocks_.NumberAt(told.to);
+    if (!is_new && told.to != kNone) {
+      // Another thread may have moved it meanwhile, so whoever does that may hold its target.
+      counts_[told.to] = kReachable;
+      told.to = kNone;
+    }
     if (told.to != kNone) __builtin_prefetch(&outside_[told.to], 1);
   }
   for (size_t i = 0; i < told_count_; ++i) {

@@ -111,7 +111,8 @@ class Tracer {
   // std::shared_ptr or another Handle (a strong edge), a WeakRef or a std::weak_ptr (none), a
   // std::optional, variant, unique_ptr, pair, tuple, array or owning range of such, or a part with
   // its own WeakcacheTrace: cache/cycles.h has those of the containers. It is part of the traced
-  // object, not a copy. Telling one reference twice aborts with its name.
+  // object, not a copy. Telling one reference twice aborts with its name; FindCyclesConcurrently,
+  // beside which a reference may move, leaves out what it refers to.
   template <typename Held>
   void operator()(const Held& held, const char* name);
   template <typename Held>

@@ -241,6 +241,43 @@ TEST(ConcurrentCyclesTest, EdgesMayComeInAnotherOrder) {
   const auto edges = std::exchange(fan->edges, {});
 }
 
+struct Shelves {
+  std::vector<std::unique_ptr<EdgeRef<Shelves>>> left, right;
+  std::function<void()> between;
+};
+void WeakcacheTrace(const Shelves& shelves, Tracer& trace) {
+  trace(shelves.left, "left");
+  if (shelves.between) shelves.between();
+  trace(shelves.right, "right");
+}
+
+// An edge moves without an access while its object is traced, so that it is told twice.
+TEST(ConcurrentCyclesTest, AnEdgeThatMovesProvesNothing) {
+  Census census;
+  Ref<Shelves> held = MakeRef<Shelves>();
+  Shelves* const shelves = held.get();
+  shelves->left.push_back(std::make_unique<EdgeRef<Shelves>>(held));
+  held.reset();
+  const auto move_right = [&] { std::swap(shelves->left, shelves->right); };
+  int traces = 0;
+  shelves->between = [&] {
+    if (++traces == 2) move_right();
+  };
+  EXPECT_EQ(Groups(census), 0u);
+  EXPECT_EQ(traces, 2);
+  // Both looks see it twice.
+  move_right();
+  shelves->between = move_right;
+  const Ref<Node> last = MakeRef<Node>("traced last");
+  last->before_trace = move_right;
+  EXPECT_EQ(Groups(census), 0u);
+  shelves->between = nullptr;
+  last->before_trace = nullptr;
+  EXPECT_EQ(Groups(census), 1u);
+  const auto edges = std::exchange(shelves->left, {});
+  EXPECT_EQ(edges.size(), 1u);
+}
+
 TEST(ConcurrentCyclesTest, ReportsNothingThatAWalkerHolds) {
   std::optional<Census> census;
   std::vector<Node*> ring(4);
