@@ -67,7 +67,7 @@ void CensusCore::Enter(CensusEntry* entry) {
     const std::lock_guard lock(mutex_);
     entry->position = entries_.size();
     entries_.push_back(entry);
-    of_shared_ptrs_ += entry->of_shared_ptr;
+    of_shared_ptrs_ += entry->of_shared_ptr() ? 1 : 0;
     if (entry->block == nullptr) {
       ++foreign_;
       if (AsForeign(*entry).root_name() != nullptr) ++roots_;
@@ -84,7 +84,7 @@ void CensusCore::Remove(const CensusEntry& entry) {
   entries_[entry.position] = entries_.back();
   entries_[entry.position]->position = entry.position;
   entries_.pop_back();
-  of_shared_ptrs_ -= entry.of_shared_ptr;
+  of_shared_ptrs_ -= entry.of_shared_ptr() ? 1 : 0;
   if (entry.block != nullptr) return;
   --foreign_;
   if (AsForeign(entry).root_name() != nullptr) --roots_;
@@ -134,7 +134,7 @@ size_t CensusCore::PinAll(std::vector<const CensusEntry*>& pinned) {
       if (i + kAhead < entries_.size()) __builtin_prefetch(entries_[i + kAhead]->block, 1);
       const CensusEntry* const entry = entries_[i];
       if (!entry->Pin()) continue;
-      const bool is_plain = entry->block != nullptr && entry->of_shared_ptr == 0;
+      const bool is_plain = entry->block != nullptr && !entry->of_shared_ptr();
       (is_plain ? pinned : others).push_back(entry);
     }
     break;
@@ -143,6 +143,15 @@ size_t CensusCore::PinAll(std::vector<const CensusEntry*>& pinned) {
   pinned.insert(pinned.end(), others.begin(), others.end());  // there is room
   DeleteAll(dead);
   return plain;
+}
+
+void CensusCore::Unpin(const CensusEntry& entry) {
+  if (entry.block != nullptr) {
+    entry.block->ReleaseStrong();
+    return;
+  }
+  std::unique_lock lock(mutex_);
+  AsForeign(entry).UnpinHandle(lock);
 }
 
 void CensusCore::OnExpired(Watcher* watcher) noexcept {

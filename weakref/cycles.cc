@@ -23,9 +23,9 @@ namespace internal {
 
 // ---- Tracing.
 
-CycleSearch::CycleSearch(const Census& census) {
+CycleSearch::CycleSearch(const Census& census) : core_(*census.core_) {
   // In the body, not the initializers: whatever throws before this has pinned nothing.
-  pinned_plain_ = census.core_->PinAll(pinned_);
+  pinned_plain_ = core_.PinAll(pinned_);
 }
 
 void CycleSearch::MakeIndex() {
@@ -276,7 +276,7 @@ void CycleSearch::TraceEach() {
       next_look_ = look_begin_[tracing_];
       looks_are_sorted_ = false;
     }
-    entry.type->trace(entry.object, tracer);
+    entry.type().trace(entry.object, tracer);
   }
   if (phase_ == Phase::kFirstLook) look_begin_.push_back(CountLooks());
 }
@@ -340,7 +340,7 @@ void CycleSearch::CountOutside() {
     const size_t all = CountOf(i) + (again.empty() ? 0 : again[i]);
     if (all < explained) {
       std::string problem = "more edges than references to an object of type ";
-      problem += entry.type->name;
+      problem += entry.type().name;
       CheckFailed("FindCycles", problem.c_str());
     }
     outside_[i] = static_cast<Number>(std::min<size_t>(all - explained, kNone));
@@ -502,7 +502,7 @@ void CycleSearch::MakeGroups(const std::vector<Number>& component, Number compon
     } else {
       const CensusEntry& held = *entries_[members.nodes[members.begin[c]]];
       ++group.held_objects;
-      group.held_bytes += held.type->bytes(held.object);
+      group.held_bytes += held.type().bytes(held.object);
     }
     AddEdges(members, c, &group, [&](Number to) {
       if (group_of[component[to]] == kNone) group_of[component[to]] = group_of[c];
@@ -572,10 +572,10 @@ bool CycleSearch::IsCyclic(const Members& members, Number component) const {
 
 CycleObject CycleSearch::Describe(Number node) const {
   const CensusEntry& entry = *entries_[node];
-  if (entry.is_root()) return {entry.type->name, *AsForeign(entry).root_name(), entry.object, 0};
-  return {entry.type->name,
-          entry.type->label == nullptr ? std::string() : entry.type->label(entry.object),
-          entry.object, entry.type->bytes(entry.object)};
+  if (entry.is_root()) return {entry.type().name, *AsForeign(entry).root_name(), entry.object, 0};
+  return {entry.type().name,
+          entry.type().label == nullptr ? std::string() : entry.type().label(entry.object),
+          entry.object, entry.type().bytes(entry.object)};
 }
 
 AlivePath CycleSearch::Path(Number node) const {

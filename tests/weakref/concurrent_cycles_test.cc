@@ -328,5 +328,46 @@ TEST(ConcurrentCyclesTest, ReportsNothingThatAWalkerHolds) {
       });
 }
 
+struct SharedNode {
+  std::shared_ptr<SharedNode> next;
+};
+void WeakcacheTrace(const SharedNode& node, Tracer& trace) { trace(node.next, "next"); }
+
+// Entries of std::shared_ptrs are told of no death: whoever adds another one looks for dead ones,
+// just when the search drops the last references. Meanwhile others' deaths move entries.
+TEST(ConcurrentCyclesTest, RacesWithTheDeathsOfSharedObjects) {
+  constexpr size_t kObjects = 15;  // one less than there are when the census looks for dead ones
+  std::optional<Census> census;
+  std::vector<std::shared_ptr<SharedNode>> dying(kObjects);
+  std::vector<Ref<SharedNode>> refs(kObjects);
+  const auto both = std::make_shared<SharedNode>();
+  const auto another = std::make_shared<SharedNode>();
+  testing::Race(
+      testing::RaceRounds(100000),
+      [&](int) {
+        census.emplace();
+        for (Ref<SharedNode>& ref : refs) ref = MakeRef<SharedNode>();
+        census->Add(FromSharedPtr(both));
+        for (size_t i = 0; i + 1 < kObjects; ++i) {
+          dying[i] = std::make_shared<SharedNode>();
+          census->Add(dying[i]);
+        }
+        census->Add(both);
+      },
+      {[&] { EXPECT_EQ(Groups(*census), 0u); },
+       [&] {
+         for (std::shared_ptr<SharedNode>& object : dying) object.reset();
+         census->Add(another);
+       },
+       [&] {
+         for (Ref<SharedNode>& ref : refs) ref.reset();
+       }},
+      [&](int) {
+        EXPECT_EQ(Groups(*census), 0u);
+        EXPECT_EQ(census->size(), 2u);
+        EXPECT_EQ(another.use_count(), 1);
+      });
+}
+
 }  // namespace
 }  // namespace weakcache

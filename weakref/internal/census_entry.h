@@ -7,6 +7,7 @@
 #define WEAKCACHE_WEAKREF_INTERNAL_CENSUS_ENTRY_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -35,10 +36,8 @@ struct OwnerTest {
 struct CensusEntry : Watcher {
   CensusEntry(WatcherOwner* owner, ControlBlock* counts, const void* traced,
               const CensusType* functions)
-      : Watcher(owner), block(counts), object(traced), type(functions) {
-    if (block == nullptr) return;
-    block->AddWeak();
-    of_shared_ptr = SharedPtrBlock::Owner(block) != nullptr ? 1 : 0;
+      : Watcher(owner), block(counts), object(traced), type_(Tagged(functions, counts)) {
+    if (block != nullptr) block->AddWeak();
   }
 
   // Deletes an entry of either class.
@@ -53,21 +52,37 @@ struct CensusEntry : Watcher {
   // Returns the number of references, those of another kind beside the entry's own included.
   // Precondition: pinned.
   inline size_t strong_count() const;
-  // Takes a reference, so that the object lives until Unpin. Returns false if it is dead.
+  // Takes a reference, so that the object lives until CensusCore::Unpin. Returns false if it is
+  // dead. The caller holds the core's mutex if `block` is null.
   inline bool Pin() const;
-  inline void Unpin() const;
   inline bool is_root() const;
+  const CensusType& type() const {
+    return *reinterpret_cast<const CensusType*>(type_ & ~kOfSharedPtr);
+  }
+  // Returns whether the block holds the object by a std::shared_ptr.
+  bool of_shared_ptr() const { return (type_ & kOfSharedPtr) != 0; }
 
   ControlBlock* const block;  // one weak reference is held; null in a ForeignEntry
   const void* const object;   // as CensusType's functions take it
-  const CensusType* const type;
-  size_t position : 63 = 0;      // among the core's entries
-  size_t of_shared_ptr : 1 = 0;  // whether the block holds the object by a std::shared_ptr
+  size_t position = 0;        // among the core's entries; guarded by its mutex
 
  protected:
   ~CensusEntry() {
     if (block != nullptr) block->ReleaseWeak();
   }
+
+ private:
+  static constexpr uintptr_t kOfSharedPtr = 1;
+  static_assert(alignof(CensusType) > kOfSharedPtr);
+
+  static uintptr_t Tagged(const CensusType* type, ControlBlock* block) {
+    const bool of_shared_ptr = block != nullptr && SharedPtrBlock::Owner(block) != nullptr;
+    return reinterpret_cast<uintptr_t>(type) | (of_shared_ptr ? kOfSharedPtr : 0);
+  }
+
+  // The address of the type, and kOfSharedPtr. A search reads it without the core's mutex, so it is
+  // constant.
+  const uintptr_t type_;
 };
 
 // An entry of an object of another handle, or of a root.
@@ -79,7 +94,8 @@ struct ForeignEntry : CensusEntry {
   virtual bool expired() const { return false; }
   virtual size_t count() const { return 0; }
   virtual bool PinHandle() const { return true; }
-  virtual void UnpinHandle() const {}
+  // Releases the pin after it has unlocked `core`, the core's mutex, which the caller has locked.
+  virtual void UnpinHandle(std::unique_lock<std::mutex>& core) const { core.unlock(); }
   virtual bool IsOwner(const OwnerTest&, const void* /*strong*/) const { return false; }
   virtual bool HasOwnerOf(const ForeignEntry&) const { return false; }
   // Returns the block of the Refs to the same object, or null if none is known. Precondition:
@@ -157,7 +173,10 @@ struct HandleEntry final : ForeignEntry {
     pinned = Traits::Lock(weak);
     return Traits::Owns(pinned);
   }
-  void UnpinHandle() const override { Strong released = std::exchange(pinned, Strong()); }
+  void UnpinHandle(std::unique_lock<std::mutex>& core) const override {
+    const Strong released = std::exchange(pinned, Strong());
+    core.unlock();  // from here on, another thread may find the object dead and delete the entry
+  }
   bool IsOwner(const OwnerTest& test, const void* strong) const override {
     return test.family == kOwnerTest<Strong>.family && test.is_owner(&weak, strong);
   }
@@ -167,7 +186,9 @@ struct HandleEntry final : ForeignEntry {
 
   const typename Traits::weak_type weak;
   const void* const whole;  // the whole object, whatever base a handle points to
-  mutable Strong pinned;    // during a search
+  // During a search. Written under the core's mutex, so that whoever deletes the entry there sees
+  // that it is null: a use count alone orders nothing.
+  mutable Strong pinned;
 };
 
 // An entry of what is no object, and is alive: it holds objects.
@@ -193,7 +214,7 @@ inline bool CensusEntry::is_root() const {
   return block == nullptr && AsForeign(*this).root_name() != nullptr;
 }
 inline const void* CensusEntry::whole_object() const {
-  return block != nullptr ? type->whole(object) : AsForeign(*this).whole_address();
+  return block != nullptr ? type().whole(object) : AsForeign(*this).whole_address();
 }
 inline bool CensusEntry::SameOwner(const CensusEntry& other) const {
   if (block == nullptr && other.block == nullptr) {
@@ -201,18 +222,18 @@ inline bool CensusEntry::SameOwner(const CensusEntry& other) const {
   }
   if (block == other.block) return true;
   if (block == nullptr) return other.SameOwner(*this);
-  return of_shared_ptr != 0 &&
+  return of_shared_ptr() &&
          other.IsOwnedBy(kOwnerTest<std::shared_ptr<void>>, SharedPtrBlock::Owner(block));
 }
 inline bool CensusEntry::IsOwnedBy(const OwnerTest& test, const void* strong) const {
   if (block == nullptr) return AsForeign(*this).IsOwner(test, strong);
-  if (of_shared_ptr == 0 || test.family != kOwnerTest<std::shared_ptr<void>>.family) return false;
+  if (!of_shared_ptr() || test.family != kOwnerTest<std::shared_ptr<void>>.family) return false;
   const std::weak_ptr<const void> owner = *SharedPtrBlock::Owner(block);
   return test.is_owner(&owner, strong);
 }
 inline size_t CensusEntry::strong_count() const {
   if (block == nullptr) return AsForeign(*this).count();
-  if (of_shared_ptr == 0) return block->strong_count();
+  if (!of_shared_ptr()) return block->strong_count();
   // A Ref of FromSharedPtr is an owner beside the other std::shared_ptrs.
   const auto others = SharedPtrBlock::Owner(block)->use_count() - 1;
   return block->strong_count() + static_cast<size_t>(others);
@@ -220,14 +241,6 @@ inline size_t CensusEntry::strong_count() const {
 inline bool CensusEntry::Pin() const {
   return block != nullptr ? block->TryAddStrong() : AsForeign(*this).PinHandle();
 }
-inline void CensusEntry::Unpin() const {
-  if (block != nullptr) {
-    block->ReleaseStrong();
-  } else {
-    AsForeign(*this).UnpinHandle();
-  }
-}
-
 class CensusCore final : public WatcherOwner {
  public:
   CensusCore() = default;
@@ -244,6 +257,8 @@ class CensusCore final : public WatcherOwner {
   // Pins all live objects and stores their entries, which stay until they are unpinned. Those of
   // objects that only Refs own come first; returns how many they are.
   size_t PinAll(std::vector<const CensusEntry*>& pinned);
+  // Releases one of these pins. The entry may be gone then.
+  void Unpin(const CensusEntry& entry);
 
   // Lets the objects that are made join from now on, until Close.
   void Open();

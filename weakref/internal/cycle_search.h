@@ -167,7 +167,7 @@ class CycleSearch {
   CycleSearch(const CycleSearch&) = delete;
   CycleSearch& operator=(const CycleSearch&) = delete;
   ~CycleSearch() {
-    for (const CensusEntry* const entry : pinned_) entry->Unpin();
+    for (const CensusEntry* const entry : pinned_) core_.Unpin(*entry);
   }
 
   // Builds the graph, and counts the references to each object that no edge explains.
@@ -303,6 +303,7 @@ class CycleSearch {
   void AddEdges(const Members& members, Number component, CycleGroup* group,
                 const Leave& leave) const;
 
+  CensusCore& core_;
   // First those of objects that only Refs own.
   std::vector<const CensusEntry*> pinned_;
   size_t pinned_plain_ = 0;
