@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -581,6 +582,7 @@ CycleObject CycleSearch::Describe(Number node) const {
 AlivePath CycleSearch::Path(Number node) const {
   AlivePath path;
   if (node == kNone) return path;
+  path.known = true;
   std::vector<Number> marks(count());
   std::vector<Number> via(count(), kNone);
   Reach(&marks, &via);
@@ -600,21 +602,32 @@ AlivePath CycleSearch::Path(Number node) const {
   return path;
 }
 
-AlivePath FindAlivePath(const Census& census, const void* block, const void* strong) {
-  CycleSearch search(census);
-  search.SetPassed(strong);
-  search.Trace();
-  const CycleSearch::Number number = block == nullptr ? CycleSearch::kNone : search.NumberOf(block);
-  if (strong != nullptr) search.DiscountReference(number);
-  return search.Path(number);
-}
-AlivePath FindAlivePath(const Census& census, const void* object, const OwnerTest& test,
+AlivePath FindAlivePath(const Census& census, ControlBlock* block, const void* object,
                         const void* strong) {
   CycleSearch search(census);
   search.SetPassed(strong);
   search.Trace();
-  const CycleSearch::Number number = search.NumberOf(object, test, strong);
-  search.DiscountReference(number);
+  if (block == nullptr) return AlivePath();
+  CycleSearch::Number number = search.NumberOf(block);
+  bool counts = true;
+  if (number == CycleSearch::kNone) {
+    const std::shared_ptr<void>* const owner = SharedPtrBlock::Owner(block);
+    if (owner == nullptr) return AlivePath();
+    number = search.NumberOf(object, kOwnerTest<std::shared_ptr<void>>, owner);
+    counts = block->strong_count() == 1;  // then its std::shared_ptr goes with it
+  }
+  if (counts) search.DiscountReference(number);
+  return search.Path(number);
+}
+AlivePath FindAlivePath(const Census& census, const void* object, const OwnerTest& test,
+                        const void* strong, const ControlBlock* refs, bool holds_a_ref) {
+  CycleSearch search(census);
+  search.SetPassed(strong);
+  search.Trace();
+  CycleSearch::Number number = search.NumberOf(object, test, strong);
+  const bool by_refs = number == CycleSearch::kNone && refs != nullptr;
+  if (by_refs) number = search.NumberOf(refs);
+  if (!by_refs || holds_a_ref) search.DiscountReference(number);
   return search.Path(number);
 }
 

@@ -244,9 +244,11 @@ struct CycleReport {
 };
 
 // What keeps an object alive: a shortest path that begins at a root, or at an object with
-// references from outside, and ends at the object itself. Empty if there is none: the object is
-// unreachable, or not in the census.
+// references from outside, and ends at the object itself. Empty if there is none.
 struct AlivePath {
+  // Whether the object is alive and in the census. If it is, and the path is empty, nothing outside
+  // reaches it; otherwise nothing is known about it.
+  bool known = false;
   std::vector<CycleObject> objects;
   std::vector<std::string_view> edges;  // edges[i] leads from objects[i] to objects[i + 1]
   size_t references_from_outside = 0;   // to objects[0]; 0 for a root
@@ -334,28 +336,37 @@ class CensusRoot {
 [[nodiscard]] CycleReport FindCyclesConcurrently(const Census& census);
 
 namespace internal {
-AlivePath FindAlivePath(const Census& census, const void* block, const void* strong);
-AlivePath FindAlivePath(const Census& census, const void* object, const OwnerTest& test,
+// Two ways to name the object: by a reference to it, which is at `strong`, and by another handle.
+// An object that was added by the other kind of reference is found, too.
+AlivePath FindAlivePath(const Census& census, ControlBlock* block, const void* object,
                         const void* strong);
+AlivePath FindAlivePath(const Census& census, const void* object, const OwnerTest& test,
+                        const void* strong, const ControlBlock* refs, bool holds_a_ref);
 // Returns nothing if there are no cycles; else the text of the report, and the path of the picture
 // that it has written to `directory`.
 std::string DescribeCycles(const Census& census, const std::string& directory);
 }  // namespace internal
 
-// Finds out why an object is alive. The reference that is passed does not count, unless it is one
-// that an object holds and tells.
+// Finds out why an object of the census is alive. The reference that is passed does not count,
+// unless it is one that an object holds and tells. Add what a container or std::make_shared has
+// made to the census before: of other objects nothing is known.
 template <typename T>
 [[nodiscard]] AlivePath WhyAlive(const Census& census, const Ref<T>& ref) {
-  return internal::FindAlivePath(census, internal::RefAccess::Block(ref), &ref);
+  return internal::FindAlivePath(census, internal::RefAccess::Block(ref),
+                                 internal::WholeObject(ref.get()), &ref);
 }
 template <typename T>
 [[nodiscard]] AlivePath WhyAlive(const Census& census, const WeakRef<T>& weak) {
-  return internal::FindAlivePath(census, internal::RefAccess::Block(weak), nullptr);
+  const Ref<T> locked = weak.lock();
+  return WhyAlive(census, locked);
 }
 template <Handle H>
 [[nodiscard]] AlivePath WhyAlive(const Census& census, const H& handle) {
+  bool is_sole = false;
+  if constexpr (internal::kIsSharedPtr<H>) is_sole = handle.use_count() == 1;
   return internal::FindAlivePath(census, internal::WholeObject(handle.get()),
-                                 internal::kOwnerTest<H>, &handle);
+                                 internal::kOwnerTest<H>, &handle,
+                                 internal::OwnerFamily<H>::RefBlock(handle), is_sole);
 }
 
 // Return a report for people, for programs (RFC 8259), and as a picture for Graphviz (`dot -Tsvg`).

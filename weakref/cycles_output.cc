@@ -111,6 +111,7 @@ std::string ToText(const CycleReport& report) {
 }
 
 std::string ToText(const AlivePath& path) {
+  if (!path.known) return "the object is dead, or was not added to the census\n";
   if (path.objects.empty()) return "nothing outside reaches the object\n";
   std::string text;
   if (path.references_from_outside == 0) {

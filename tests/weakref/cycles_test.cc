@@ -467,6 +467,43 @@ TEST(CyclesTest, WhyAliveGivesAShortestPathFromOutside) {
   EXPECT_EQ(WhyAlive(census, root).objects.size(), 0u) << "only the caller holds it";
 }
 
+// That nothing outside reaches an object is said of no other one.
+TEST(CyclesTest, WhyAliveTellsWhetherTheObjectIsInTheCensus) {
+  const std::string unknown = "the object is dead, or was not added to the census\n";
+  const Ref<Node> before = MakeRef<Node>();
+  Census census;
+  EXPECT_EQ(ToText(WhyAlive(census, before)), unknown);
+  EXPECT_EQ(ToText(WhyAlive(census, WeakRef<Node>(before))), unknown);
+  EXPECT_EQ(ToText(WhyAlive(census, std::make_shared<Node>())), unknown);
+  EXPECT_EQ(ToText(WhyAlive(census, Ref<Node>())), unknown);
+  EXPECT_EQ(ToText(WhyAlive(census, WeakRef<Node>())), unknown);
+  EXPECT_EQ(ToText(WhyAlive(census, std::shared_ptr<Node>())), unknown);
+  Ref<Node> node = MakeRef<Node>();
+  const WeakRef<Node> weak = node;
+  EXPECT_EQ(ToText(WhyAlive(census, node)), "nothing outside reaches the object\n");
+  EXPECT_EQ(ToText(WhyAlive(census, weak)).substr(0, 23), "1 reference from outsid");
+  node.reset();
+  EXPECT_EQ(ToText(WhyAlive(census, weak)), unknown);
+}
+
+TEST(CyclesTest, WhyAliveFindsAnObjectByTheOtherKindOfHandle) {
+  Census census;
+  const Ref<Node> node = MakeRef<Node>();
+  {
+    const std::shared_ptr<Node> shared = ToSharedPtr(node);
+    EXPECT_EQ(WhyAlive(census, shared).references_from_outside, 1u);
+    const std::shared_ptr<Node> copy = shared;
+    EXPECT_EQ(WhyAlive(census, shared).references_from_outside, 2u) << "the copy has the other one";
+  }
+  const auto owned = std::make_shared<Node>();
+  census.Add(owned);
+  const Ref<Node> ref = FromSharedPtr(owned);
+  EXPECT_EQ(WhyAlive(census, ref).references_from_outside, 1u);
+  EXPECT_EQ(WhyAlive(census, WeakRef<Node>(ref)).references_from_outside, 2u);
+  const auto only = WeakRef<Node>(FromSharedPtr(owned));
+  EXPECT_FALSE(WhyAlive(census, only).known);
+}
+
 // Holds references in each way that a Tracer knows.
 struct Holder {
   std::optional<Ref<Holder>> optional;
