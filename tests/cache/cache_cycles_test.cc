@@ -86,7 +86,9 @@ TEST(CacheCyclesTest, AConcurrentSearchLeavesOutWhatACacheRetains) {
 // A path is a range of paths.
 TEST(CacheCyclesTest, APathMayBeAKey) {
   using Images = LargeObjectCache<std::filesystem::path, Image>;
-  Images images = *Images::Create(testing::WithBudget<Images>(1000));
+  Images::Options options = testing::WithBudget<Images>(1000);
+  options.weigher = [](const Image&) { return 100; };
+  Images images = *Images::Create(std::move(options));
   Census census;
   const CensusRoot root(census, images, "images");
   const WeakRef<Image> image = *images.GetOrLoad("cover.png", [] {
