@@ -108,7 +108,8 @@ std::string CacheHolders::ToText() const {
       LabelFigures& label = labels[name];
       ++label.objects;
       label.bytes = SaturatingAdd(label.bytes, object.weight);
-      const bool is_sole = names.size() == 1 && object.dropped_look_ups == 0;
+      const bool is_sole =
+          names.size() == 1 && object.dropped_look_ups == 0 && object.other_entries == 0;
       if (is_sole) label.sole_bytes = SaturatingAdd(label.sole_bytes, object.weight);
     }
   }

@@ -14,8 +14,9 @@
 //
 // What it says: for each sampled object that is in use, which look-ups have handed it out since the
 // cache last saw it idle. Whoever took it then may hold it; nobody else does, but for references
-// that come from elsewhere: from ForEach, from a removal listener, or from a WeakRef. Copies of a
-// Ref can't be told apart, so if several took an object, the cache does not know which of them have
+// that come from elsewhere: from ForEach, a removal listener, a condition of InvalidateIf, a
+// WeakRef, a loader that keeps its Ref, or another container or key of the object. Copies of a Ref
+// can't be told apart, so if several took an object, the cache does not know which of them have
 // released it. If only one did, it is that one, or who got a copy from it: so the object that was
 // looked up once, long ago, and never released has an exact answer.
 //
@@ -52,8 +53,12 @@ struct HeldObject {
   // How many bytes of objects it stands for: its weight, or if that is more, the
   // holder_sample_bytes. The sum over all sampled objects is about the weight of all in use.
   uint64_t represented_bytes = 0;
-  // References beside the cache's, at that moment.
+  // References beside those of caches, at that moment.
   size_t references = 0;
+  // Entries that other containers, or other keys of this cache, have of the object. If there are
+  // any, who holds it may have taken it there, and the holders are those of the time since no cache
+  // but this one retained it.
+  size_t other_entries = 0;
   // Since the cache last saw the object idle, the most recent first. Empty if all references come
   // from elsewhere.
   std::vector<PossibleHolder> holders = {};

@@ -69,7 +69,7 @@ void AddHolder(ObjectDump::Holder holder, size_t first, std::vector<ObjectDump::
   holders->push_back(std::move(holder));
 }
 
-// `own` references to the object are the caller's.
+// `own` references to the object are the caller's, or those of other caches.
 void AddHolders(const HoldersInfo& info, size_t own, ObjectDump::Containers* containers) {
   if (!info.sampled) return;
   ++containers->sampled;
@@ -132,13 +132,19 @@ void DescribeBlock(ControlBlock* block, bool is_alive, size_t own, ObjectDump* d
   const size_t strong = block->strong_count();
   dump->strong_count = strong - (is_alive ? std::min(strong, own) : 0);
   dump->weak_count = block->weak_count();
+  std::vector<WatcherInfo> watchers = DescribeWatchers(block);
   if (is_alive) {
     if (const std::shared_ptr<void>* const owner = SharedPtrBlock::Owner(block)) {
       dump->shared_ptr_count = static_cast<size_t>(owner->use_count());
     }
-    Add(block->DescribeOwnEntry(), own, dump);
+    watchers.insert(watchers.begin(), block->DescribeOwnEntry());
   }
-  for (const WatcherInfo& watcher : DescribeWatchers(block)) Add(watcher, own, dump);
+  const auto retaining = static_cast<size_t>(std::count_if(
+      watchers.begin(), watchers.end(), [](const WatcherInfo& info) { return info.retained; }));
+  for (const WatcherInfo& watcher : watchers) {
+    // An entry's log leaves the reference of its own cache out, but not those of other entries.
+    Add(watcher, own + retaining - (watcher.retained ? 1 : 0), dump);
+  }
 }
 
 }  // namespace internal

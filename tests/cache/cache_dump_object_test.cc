@@ -263,6 +263,16 @@ TEST(CacheDumpObjectTest, DoesNotCallTheCachesClock) {
       << ToText(dump);
 }
 
+TEST(CacheDumpObjectTest, ReferencesOfOtherEntriesAreNobodys) {
+  Images images = NewSampledCache();
+  Ref<Image> image = Take(images, 1, "renderer");
+  images.Put(2, image);
+  const WeakRef<Image> weak = image;
+  EXPECT_FALSE(DumpObject(weak).containers[0].holders.empty());
+  image.reset();
+  EXPECT_TRUE(DumpObject(weak).containers[0].holders.empty()) << "only the cache holds it";
+}
+
 TEST(CacheDumpObjectTest, WhoHasReleasedTheObjectIsNotNamed) {
   Images images = NewSampledCache();
   Ref<Image> image = Take(images, 1, "renderer");

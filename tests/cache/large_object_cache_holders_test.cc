@@ -152,6 +152,30 @@ TEST_F(HoldersTest, BeginAnewWhenTheyAreAskedForWhileTheObjectIsIdle) {
   EXPECT_EQ(cache_->Holders().objects[0].references, 1u);
 }
 
+// References of caches are nobody's, whichever cache and whichever key.
+TEST_F(HoldersTest, AnIdleObjectOfSeveralEntriesIsHeldByNobody) {
+  Cache other = *Cache::Create(AllSampled());
+  Ref<Blob> blob = Take("importer");
+  cache_->Put(2, blob);
+  other.Put(7, blob);
+  EXPECT_EQ(HoldersOf(other, 7), "*1");
+  EXPECT_EQ(cache_->Holders().objects[0].references, 1u);
+  blob.reset();
+  Visit("renderer");
+  EXPECT_EQ(Holders(1), "idle");
+  EXPECT_EQ(Holders(2), "idle");
+  EXPECT_EQ(HoldersOf(other, 7), "idle");
+  EXPECT_TRUE(cache_->Holders().objects.empty());
+  // Whoever holds it may have taken it by another key, so nobody is named as the only one.
+  Hold("editor", 2);
+  Visit("indexer");
+  const std::string text = cache_->Holders().ToText();
+  EXPECT_NE(text.find("indexer: 1 object, 100 bytes, 0 of them taken by nobody"), std::string::npos)
+      << text;
+  EXPECT_NE(text.find("editor: 1 object, 100 bytes, 0 of them taken by nobody"), std::string::npos)
+      << text;
+}
+
 TEST_F(HoldersTest, CopiesCountForTheirSource) {
   Hold("export");
   Ref<Blob> copy = held_[0];

@@ -305,15 +305,36 @@ class CacheCore {
     if (!sampler.active()) return;
     const int64_t now = store_.freshness().RoughNow();
     store_.shards().ForEach([&](const Entry& entry, const Ref<V>&) {
+      if (entry.holders == nullptr) return;
       HeldObject held;
-      if (entry.holders == nullptr ||
-          !entry.holders->Describe(*entry.object, OwnReferences(entry), now, held)) {
+      const OtherEntries others = OthersOf(entry);
+      held.other_entries = others.count;
+      if (!entry.holders->Describe(*entry.object, OwnReferences(entry), others.retaining, now,
+                                   held)) {
         return;
       }
       held.weight = entry.own_weight();
       held.represented_bytes = sampler.RepresentedBytes(held.weight);
       visit(entry.key(), std::move(held));
     });
+  }
+  // Entries of the same object, in any container, beside one of them.
+  struct OtherEntries {
+    size_t count = 0;
+    size_t retaining = 0;
+  };
+  static OtherEntries OthersOf(const Entry& entry) {
+    OtherEntries all;
+    const auto add = [&all](const WatcherInfo& info) {
+      if (info.kind != WatcherInfo::Kind::kEntry) return;
+      ++all.count;
+      if (info.retained) ++all.retaining;
+    };
+    add(entry.object->DescribeOwnEntry());
+    entry.object->DescribeWatchers(add);
+    const size_t own = entry.retained() ? 1 : 0;
+    return {all.count - std::min<size_t>(all.count, 1),
+            all.retaining - std::min(all.retaining, own)};
   }
   CacheHolders Holders() const {
     CacheHolders holders;

@@ -86,9 +86,12 @@ class HolderLog {
     records_[0].last = now;
   }
 
-  // Describes the holders, without the object's weight. Returns false, and begins anew, if nobody
-  // but the cache and the caller, with `own` references, holds the object.
-  bool Describe(const ControlBlock& object, size_t own, int64_t now, HeldObject& held) {
+  // Describes the holders, without the object's weight. Returns false if nobody but the caller,
+  // with `own` references, and caches hold the object, where other caches, or other entries of
+  // this one, have `elsewhere`. Begins anew if they have none: they may release theirs, and
+  // somebody may take the object, before the log is locked.
+  bool Describe(const ControlBlock& object, size_t own, size_t elsewhere, int64_t now,
+                HeldObject& held) {
     // Copied, so that no memory is allocated under the lock.
     std::array<HolderRecord, kMostHolders> records;
     std::array<Stack, kMostHolders> stacks;
@@ -96,10 +99,9 @@ class HolderLog {
     {
       const Lock lock(*this);
       held.references = ReferencesBeside(object, own);
-      if (held.references == 0) {
-        Clear();
-        return false;
-      }
+      if (held.references == 0) Clear();
+      if (held.references <= elsewhere) return false;
+      held.references -= elsewhere;
       held.dropped_look_ups = dropped_look_ups_;
       for (; size < size_; ++size) {
         records[size] = records_[size];
