@@ -10,6 +10,7 @@
 #include "weakcache/weakref/cycles.h"
 #include "weakcache/weakref/internal/census_entry.h"
 #include "weakcache/weakref/internal/census_hook.h"
+#include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/internal/large_array.h"
 
 namespace weakcache {
@@ -123,9 +124,13 @@ size_t CensusCore::PinAll(std::vector<const CensusEntry*>& pinned) {
     ReserveLarge(&pinned, room);
     others.reserve(others_room);
     const std::lock_guard lock(mutex_);
-    room = entries_.size();
-    others_room = foreign_ + of_shared_ptrs_;
-    if (room > pinned.capacity() || others_room > others.capacity()) continue;
+    const size_t others_now = foreign_ + of_shared_ptrs_;
+    if (entries_.size() > pinned.capacity() || others_now > others.capacity()) {
+      // With room to spare: other threads may add objects as fast as memory is reserved.
+      room = entries_.size() + entries_.size() / 8 + 64;
+      others_room = others_now + others_now / 8 + 64;
+      continue;
+    }
     dead = RemoveDead();
     // An entry that can't be pinned waits for its OnExpired.
     constexpr size_t kAhead = 8;  // what is fetched so many steps ahead
@@ -185,6 +190,7 @@ void CensusCore::Close() {
   bool last = false;
   {
     const std::lock_guard lock(mutex_);
+    Check(roots_ == 0, "Census::~Census", "a CensusRoot has not ended");
     closed_ = true;
     for (size_t i = entries_.size(); i-- > 0;) {
       CensusEntry* const entry = entries_[i];

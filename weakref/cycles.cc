@@ -196,6 +196,7 @@ void CycleSearch::ReserveEdges() {
     edges = std::min(edges, so_far + others + so_far / 64);
     edges = std::max(edges, so_far + so_far / 16 + kToldAtOnce);
   }
+  edges = std::min<size_t>(edges, kNone - 1);  // so that the check above is met in time
   ReserveLarge(&edge_targets_, edges);
   ReserveLarge(&edge_names_, edges);
 }

@@ -240,7 +240,7 @@ struct CycleGroup {
 struct CycleReport {
   std::vector<CycleGroup> groups;
   size_t objects_seen = 0;
-  size_t edges_seen = 0;  // those to objects outside the census included
+  size_t edges_seen = 0;  // those of Refs and EdgeRefs to objects outside the census included
 };
 
 // What keeps an object alive: a shortest path that begins at a root, or at an object with
@@ -311,6 +311,9 @@ class CensusRoot {
                                        std::move(name))) {
     core_->Add(std::unique_ptr<internal::ForeignEntry>(entry_));
   }
+  template <typename T>
+  requires internal::Traceable<T> CensusRoot(Census& census, const T&& holder, std::string name)
+  = delete;
   CensusRoot(const CensusRoot&) = delete;
   CensusRoot& operator=(const CensusRoot&) = delete;
   ~CensusRoot() { core_->RemoveRoot(entry_); }
@@ -323,16 +326,19 @@ class CensusRoot {
 // Finds the groups of objects that nothing outside the census reaches. While it runs, it holds one
 // reference to each object of the census; it traces and counts. An exception of a WeakcacheTrace
 // passes through, and changes nothing. Precondition, here and below: the census does not end
-// meanwhile, not even by a destructor that runs in the call.
+// meanwhile, not even by a destructor that runs in the call, and WeakcacheTrace starts no search.
 [[nodiscard]] CycleReport FindCycles(const Census& census);
 
 // Finds such groups while other threads use the objects and references. Reports only objects that
 // nobody can reach any more, strongly or weakly: all references to them are in EdgeRefs of these
 // objects (weakref/edge_ref.h), and they have no WeakRefs, registrations or entries; plain pointers
-// are not seen. A group that was used during the call is left out; a later call finds it. Calls
-// WeakcacheTrace twice for an object, while other threads may change it, so the function must be
-// safe then. Holds a reference to each object meanwhile, so destructors may run here.
-// Preconditions: no other search of the census runs meanwhile, and none of its roots ends.
+// are not seen. So it never finds what is in two censuses, what a container has made in place, or
+// what has EnableRefFromThis. While it pins, a time in proportion to the objects, threads that make
+// or drop traceable objects wait; and objects that are pinned are in use for a cache, too. A group
+// that was used during the call is left out; a later call finds it. Calls WeakcacheTrace twice for
+// an object, while other threads may change it, so the function must be safe then. Holds a
+// reference to each object meanwhile, so destructors may run here. Preconditions: no other search
+// of the census runs meanwhile, and none of its roots ends.
 [[nodiscard]] CycleReport FindCyclesConcurrently(const Census& census);
 
 namespace internal {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The forms in which a report of cycles is written.
+#include <unistd.h>
+
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstdio>
 #include <string>
@@ -100,6 +103,26 @@ void AppendJson(const CycleGroup& group, std::string* json) {
   *json += "]}";
 }
 
+// Writes a file that was not there, and completes its path: tests in other processes may write to
+// the same directory, and files of former ones may be left. Returns whether it has done so.
+bool WriteNewFile(std::string* path, const std::string& content) {
+  constexpr int kMostFilesLeft = 10'000;
+  // Invariant: the number of names tried so far. Relaxed: numbers need only be distinct.
+  static std::atomic<int> names{0};
+  *path += std::to_string(getpid()) + "_";
+  for (int tries = 0; tries < kMostFilesLeft; ++tries) {
+    const int number = names.fetch_add(1, std::memory_order_relaxed);
+    const std::string name = *path + std::to_string(number) + ".dot";
+    std::FILE* const file = std::fopen(name.c_str(), "wx");
+    if (file == nullptr && errno == EEXIST) continue;
+    if (file == nullptr) return false;
+    *path = name;
+    const bool written = std::fwrite(content.data(), 1, content.size(), file) == content.size();
+    return std::fclose(file) == 0 && written;
+  }
+  return false;
+}
+
 }  // namespace
 
 std::string ToText(const CycleReport& report) {
@@ -159,17 +182,9 @@ std::string ToDot(const CycleReport& report) {
 std::string internal::DescribeCycles(const Census& census, const std::string& directory) {
   const CycleReport report = FindCycles(census);
   if (report.groups.empty()) return std::string();
-  // Invariant: the number of pictures written so far. Relaxed: numbers need only be distinct.
-  static std::atomic<int> pictures{0};
-  const std::string path = directory + "/weakcache_cycles_" +
-                           std::to_string(pictures.fetch_add(1, std::memory_order_relaxed)) +
-                           ".dot";
   std::string text = ToText(report);
-  if (std::FILE* const file = std::fopen(path.c_str(), "w")) {
-    const std::string dot = ToDot(report);
-    const bool written = std::fwrite(dot.data(), 1, dot.size(), file) == dot.size();
-    if (std::fclose(file) == 0 && written) text += "picture: " + path + "\n";
-  }
+  std::string path = directory + "/weakcache_cycles_";
+  if (WriteNewFile(&path, ToDot(report))) text += "picture: " + path + "\n";
   return text;
 }
 

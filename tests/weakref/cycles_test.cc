@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "weakcache/weakref/cycles.h"
 
+#include <gtest/gtest-spi.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstddef>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <initializer_list>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
@@ -18,6 +22,7 @@
 #include <string>
 #include <thread>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -673,6 +678,17 @@ TEST(CyclesTest, ARootHoldsWhatItTraces) {
             0);
 }
 
+static_assert(std::is_constructible_v<CensusRoot, Census&, const OpenDocuments&, const char*>);
+static_assert(!std::is_constructible_v<CensusRoot, Census&, OpenDocuments, const char*>,
+              "the holder has to live longer than the root");
+
+TEST(CyclesDeathTest, ACensusThatEndsBeforeItsRootAborts) {
+  std::optional<Census> census(std::in_place);
+  const OpenDocuments documents{nullptr};
+  const CensusRoot root(*census, documents, "open documents");
+  EXPECT_DEATH(census.reset(), "Census::~Census: a CensusRoot has not ended");
+}
+
 TEST(CyclesTest, ASecondOwnerOfAnAddressInventsNothing) {
   Census census;
   auto pointer = std::make_shared<Holder>();
@@ -722,8 +738,44 @@ TEST(CyclesTest, WritesJsonAndDot) {
   EXPECT_EQ(ToText(report),
             "1 unreachable group among 1 object and 1 edge\n1 object in a cycle, 8 bytes\n"
             "  Node \"a\" --next--> Node \"a\"\n");
-  const std::string described = internal::DescribeCycles(census, ::testing::TempDir());
-  EXPECT_NE(described.find("picture: " + ::testing::TempDir()), std::string::npos) << described;
+  Break(weak);
+}
+
+// Returns the path that follows "picture: ".
+std::string PictureOf(const std::string& described) {
+  const size_t begin = described.find("picture: ") + 9;
+  return described.substr(begin, described.find('\n', begin) - begin);
+}
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+TEST(CyclesTest, APictureOverwritesNoOther) {
+  Census census;
+  Ref<Node> node = Add(census, "a");
+  node->next = node;
+  const WeakRef<Node> weak = node;
+  node.reset();
+  const std::string directory = ::testing::TempDir();
+  const std::string prefix =
+      directory + "/weakcache_cycles_" + std::to_string(getpid()) + "_";  // not another process's
+  const std::string first = PictureOf(internal::DescribeCycles(census, directory));
+  EXPECT_EQ(first.substr(0, prefix.size()), prefix);
+  EXPECT_EQ(ReadFile(first), ToDot(FindCycles(census)));
+  const int number = std::stoi(first.substr(prefix.size()));
+  const std::string taken = prefix + std::to_string(number + 1) + ".dot";
+  std::ofstream(taken) << "another";
+  const std::string second = PictureOf(internal::DescribeCycles(census, directory));
+  EXPECT_EQ(second, prefix + std::to_string(number + 2) + ".dot");
+  EXPECT_EQ(ReadFile(taken), "another");
+  EXPECT_EQ(internal::DescribeCycles(census, directory + "/none").find("picture: "),
+            std::string::npos);
+  static const Census* failing = nullptr;
+  failing = &census;
+  EXPECT_NONFATAL_FAILURE(EXPECT_NO_CYCLES(*failing), "picture: " + prefix);
+  for (const std::string& path : {first, taken, second}) std::remove(path.c_str());
+  std::remove((prefix + std::to_string(number + 4) + ".dot").c_str());
   Break(weak);
 }
 

@@ -2,8 +2,8 @@
 // Reserves large arrays that are read in no order.
 //
 // Nearly each such read misses the translation cache of the processor where pages have 4 KiB, and
-// each page's first use costs a fault. A search for cycles over a million objects is three times as
-// fast with huge pages.
+// each page's first use costs a fault. With its arrays in huge pages, a search for cycles over a
+// million objects takes two thirds of the time.
 #ifndef WEAKCACHE_WEAKREF_INTERNAL_LARGE_ARRAY_H_
 #define WEAKCACHE_WEAKREF_INTERNAL_LARGE_ARRAY_H_
 
@@ -18,8 +18,9 @@
 
 namespace weakcache::internal {
 
-// Asks the system for huge pages for the part of the memory that such pages can fill. Changes
-// nothing else; a system that has none ignores it.
+// Asks the system for huge pages for the part of the memory that such pages can fill. What the
+// allocator puts there later is in huge pages, too, so this is for arrays that are large enough to
+// be given back to the system. A system that has none ignores it; errno may change.
 inline void AdviseHugePages([[maybe_unused]] void* memory, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
