@@ -10,7 +10,8 @@
 //
 // A WeakKeyMap's value lives only as long as its key. So references in a value count as references
 // in the key's object: a value that holds its own key is reported as a cycle of the key alone, even
-// while the map is alive. Keys of maps are traced if a Tracer takes their type. Containers hold no
+// while the map is alive. Keys of maps are traced if a Tracer takes their type, save for those of
+// dead entries: purge() before. Containers hold no
 // other objects.
 //
 // Thread safety: as FindCycles: no other thread may use the container or its objects meanwhile.

@@ -2,23 +2,29 @@
 // The tour of docs/guide.md and the examples of the public headers, so that they stay true.
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <iostream>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "weakcache/cache/cache_holders.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/concurrent_weak_value_map.h"
+#include "weakcache/cache/cycles.h"
 #include "weakcache/cache/holder_label.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/weak_interner.h"
 #include "weakcache/cache/weak_key_map.h"
 #include "weakcache/cache/weak_value_map.h"
+#include "weakcache/weakref/cycles.h"
 #include "weakcache/weakref/dump_object.h"
+#include "weakcache/weakref/edge_ref.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/testing.h"
 #include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
@@ -170,6 +176,67 @@ std::string Observe(Counting& cache) {
   if (served.hit_ratio() < 0.9) std::cerr << served.ToText();
   if (served.LoadTimeQuantile(0.99) > absl::Seconds(1)) Warn("slow loader");
   return served.ToPrometheus("weakcache", {{"cache", "images"}});
+}
+
+// weakref/cycles.h, weakref/testing.h
+struct Node {
+  weakcache::Ref<Node> parent;
+  std::vector<weakcache::Ref<Node>> children;
+};
+void WeakcacheTrace(const Node& node, weakcache::Tracer& trace) {
+  trace(node.parent, "parent");
+  trace(node.children, "children");  // a std::vector<weakcache::Ref<Node>>
+}
+
+TEST(DocumentationTest, Cycles) {
+  weakcache::Census census;  // MakeRef<Node> joins from now on
+  weakcache::Ref<Node> root = weakcache::MakeRef<Node>();
+  root->children.push_back(weakcache::MakeRef<Node>());
+  root->children[0]->parent = root;
+  const weakcache::WeakRef<Node> weak = root;
+  root.reset();
+  ::testing::internal::CaptureStderr();
+  std::cerr << weakcache::ToText(weakcache::FindCycles(census));
+  EXPECT_EQ(::testing::internal::GetCapturedStderr().substr(0, 53),
+            "1 unreachable group among 2 objects and 2 edges\n2 obj");
+  weak.lock()->children.clear();
+  EXPECT_NO_CYCLES(census);
+}
+
+// weakref/edge_ref.h
+struct Linked {
+  weakcache::EdgeRef<Linked> next;
+};
+void WeakcacheTrace(const Linked& node, weakcache::Tracer& trace) { trace(node.next, "next"); }
+
+TEST(DocumentationTest, EdgeRef) {
+  const weakcache::Ref<Linked> node = weakcache::MakeRef<Linked>();
+  const weakcache::Ref<Linked> other = weakcache::MakeRef<Linked>();
+  node->next.store(other);                          // on any thread
+  weakcache::Ref<Linked> next = node->next.load();  // on any other
+  EXPECT_EQ(next, other);
+}
+
+// cache/cycles.h
+struct Photo {
+  char pixels[1000] = {};
+};
+void WeakcacheTrace(const Photo&, weakcache::Tracer&) {}
+
+TEST(DocumentationTest, CacheCycles) {
+  using Photos = weakcache::LargeObjectCache<std::string, Photo>;
+  Photos::Options options;
+  options.budget_bytes = uint64_t{2} << 30;
+  Photos images = *Photos::Create(options);
+  weakcache::Census census;
+  const weakcache::WeakRef<Photo> weak = *images.GetOrLoad("cover", [] { return Photo(); });
+  census.Add(
+      *images.GetOrLoad("cover", [] { return Photo(); }));  // docs/memory_does_not_go_back.md
+  weakcache::CensusRoot root(census, images, "images");     // a LargeObjectCache
+  ::testing::internal::CaptureStderr();
+  std::cerr << ToText(WhyAlive(census, weak));  // cache "images" --retained--> app::Image
+  const std::string text = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(text.substr(0, 32), "cache \"images\"\n  --retained--> w");
 }
 
 // holder_label.h, cache_holders.h
