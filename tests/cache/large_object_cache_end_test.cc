@@ -46,6 +46,7 @@ class EndInsideTest : public ::testing::TestWithParam<bool> {
     options.weigher = [this](const Blob&) { return weight_; };
     options.expire_after_write = absl::Seconds(10);
     options.clock = [this] { return now_; };
+    options.holder_sample_bytes = sample_bytes_;
     if (ByListener()) {
       options.removal_listener = [this](int key, RemovalCause, uint64_t) {
         if (key == 1) cache_.reset();
@@ -67,6 +68,7 @@ class EndInsideTest : public ::testing::TestWithParam<bool> {
 
   absl::Time now_ = absl::UnixEpoch();
   uint64_t weight_ = 10;
+  uint64_t sample_bytes_ = 0;
   std::unique_ptr<Cache> cache_;
 };
 INSTANTIATE_TEST_SUITE_P(All, EndInsideTest, ::testing::Bool(), [](const auto& info) {
@@ -93,6 +95,14 @@ TEST_P(EndInsideTest, OfALoadThatEvicts) {
 }
 
 TEST_P(EndInsideTest, OfAnEstimateThatEvicts) {
+  EXPECT_EQ(CodeOf(cache_->GetOrLoad(2, [] { return Blob(); }, {.weight_estimate = 10})),
+            absl::StatusCode::kAborted);
+}
+
+// There is nobody to be recorded as the object's holder.
+TEST_P(EndInsideTest, OfAnEstimateThatEvictsASampledObject) {
+  sample_bytes_ = 1;
+  Make();
   EXPECT_EQ(CodeOf(cache_->GetOrLoad(2, [] { return Blob(); }, {.weight_estimate = 10})),
             absl::StatusCode::kAborted);
 }

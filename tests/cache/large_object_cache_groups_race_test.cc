@@ -224,9 +224,15 @@ TEST(LargeObjectCacheGroupsRaceTest, EachOfSeveralInvalidationsCounts) {
 // The first one of each racer may also make the memory for all these groups.
 TEST(ObjectGroupsRaceTest, TheLastInvalidationCounts) {
   std::optional<internal::ObjectGroups> groups;
+  std::atomic<int> undone{0};
   const auto invalidate = [&](uint32_t own_group) {
     groups->Invalidate(own_group);
-    for (int i = 0; i < 100; ++i) groups->Invalidate(kGroup);
+    for (int i = 0; i < 100; ++i) {
+      const internal::GroupStamp before = groups->Stamp(kGroup);
+      groups->Invalidate(kGroup);
+      // The other racer's invalidation may have begun before the stamp, and end only now.
+      if (!groups->IsInvalidated(before)) ++undone;
+    }
   };
   Race(
       RaceRounds(4000), [&](int) { groups.emplace(); },
@@ -243,6 +249,7 @@ TEST(ObjectGroupsRaceTest, TheLastInvalidationCounts) {
           EXPECT_TRUE(groups->IsInvalidated(stamp));
         }
       });
+  EXPECT_EQ(undone, 0);
 }
 
 }  // namespace

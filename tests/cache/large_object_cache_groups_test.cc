@@ -268,6 +268,19 @@ TEST_F(GroupTest, ItsObjectsExpireAndAreRefreshedAsAnyOthers) {
   EXPECT_EQ(cache.Stats().evictions_expired, 1u);
 }
 
+TEST_F(GroupTest, OneThatOnlyItsUsersKeepIsRetainedAgain) {
+  Cache cache = Make(Timed());
+  cache.Put(1, Grouped(1, 3));
+  const Ref<Page> used = cache.Get(1);
+  cache.SetBudget(0);
+  cache.SetBudget(100);
+  EXPECT_EQ(cache.Stats().bytes_retained, 0u);
+  EXPECT_EQ(cache.Get(1), used);
+  EXPECT_EQ(cache.Stats().weak_hits, 1u);
+  EXPECT_EQ(cache.Stats().bytes_retained, 1u);
+  cache.CheckInvariantsForTesting();
+}
+
 TEST_F(GroupTest, ItsObjectsAgeFromTheirLastUse) {
   Cache::Options options = Timed();
   options.expire_after_access = absl::Seconds(10);
