@@ -405,6 +405,27 @@ TEST_F(HoldersTest, ALoadThatEndsLater) {
   EXPECT_EQ(Holders(), "viewer*1");
 }
 
+// Before the user code with which the load's end goes on, as that may end the cache.
+TEST_F(HoldersTest, TheListenerFindsTheAskersOfALoadThatEndsLater) {
+  std::vector<std::string> seen;
+  Cache::Options options = AllSampled();
+  options.budget_bytes = 150;
+  options.removal_listener = [&](int key, RemovalCause, uint64_t) {
+    seen.push_back(std::to_string(key) + " leaves " + Holders(2));
+  };
+  Restart(std::move(options));
+  cache_->Put(1, Blob{100});
+  std::future<absl::StatusOr<Ref<Blob>>> blob;
+  std::optional<LoadCompletion<Blob>> completion;
+  {
+    WEAKCACHE_HOLDER("viewer");
+    blob = cache_->GetOrLoadAsync(
+        2, [&](LoadCompletion<Blob> given) { completion = std::move(given); }, testing::RunInline);
+  }
+  (*completion)(LoadBlob());
+  EXPECT_EQ(seen, std::vector<std::string>{"1 leaves viewer*1"});
+}
+
 TEST_F(HoldersTest, ARefreshedObjectHasALogOfItsOwn) {
   Cache::Options options = AllSampled();
   options.refresh_after_write = absl::Minutes(1);
