@@ -83,6 +83,22 @@ class CompletionEndTest : public ::testing::Test {
       done_.push_back(std::move(done));
     };
   }
+  // Begins a load that only the end of the cache ends, and that says so.
+  void BeginEndless(std::atomic<bool>& cache_ends) {
+    cache_->GetOrLoadAsync("endless", Keep(), RunInline, [&](const Result& got) {
+      EXPECT_TRUE(absl::IsAborted(got.status()));
+      cache_ends = true;
+    });
+  }
+  // Waits until the cache's end has begun, and then gives it a moment to go on. Returns whether it
+  // has waited for this thread instead. Preconditions: BeginEndless; nobody but the cache has
+  // pages.
+  static bool EndWaits(const std::atomic<bool>& cache_ends) {
+    while (!cache_ends) std::this_thread::yield();
+    const auto latest = std::chrono::steady_clock::now() + std::chrono::milliseconds(10);
+    while (Page::live > 0 && std::chrono::steady_clock::now() < latest) std::this_thread::yield();
+    return Page::live > 0;
+  }
   void Ask(const std::string& key, std::optional<Result>& result, const LoadOptions& options = {}) {
     cache_->GetOrLoadAsync(key, Keep(), RunInline, Into(result), options);
   }
@@ -250,6 +266,67 @@ TEST_F(CompletionEndTest, ARefreshWaitsForAPendingLoad) {
   cache_.reset();
   runs.join();
   EXPECT_EQ(CodeOf(result), absl::StatusCode::kAborted);
+}
+
+// The ask of the task has been cancelled, so its result is there; but its loader still runs.
+TEST_F(CompletionEndTest, WaitsForATaskThatHasNoAsk) {
+  testing::SharedTaskQueue tasks;
+  std::atomic<bool> loading{false};
+  std::atomic<bool> cache_ends{false};
+  std::stop_source stop;
+  std::optional<Result> result;
+  cache_->Put("kept", Page(1));
+  BeginEndless(cache_ends);
+  cache_->GetOrLoadAsync("a",
+                         [&] {
+                           loading = true;
+                           EXPECT_TRUE(EndWaits(cache_ends));
+                           return Page(1);
+                         },
+                         tasks.executor(), Into(result), {.stop_token = stop.get_token()});
+  std::thread runs([&] { tasks.RunOne(); });
+  while (!loading) std::this_thread::yield();
+  stop.request_stop();
+  EXPECT_EQ(CodeOf(result), absl::StatusCode::kCancelled);
+  cache_.reset();
+  runs.join();
+}
+
+// An ask that is cancelled passes its turn on, to another one's executor, while the cache ends.
+TEST_F(CompletionEndTest, WaitsForAnAskThatLeaves) {
+  Make(NewOptions(/*max_loads=*/2));
+  std::atomic<bool> leaving{false};
+  std::atomic<bool> cache_ends{false};
+  std::stop_source stop;
+  std::optional<Result> first;
+  std::optional<Result> leaves;
+  absl::Status next;
+  int posted = 0;
+  cache_->Put("kept", Page(1));
+  BeginEndless(cache_ends);
+  Ask("first", first);
+  cache_->GetOrLoadAsync("leaves", Keep(), queue_.executor(), Into(leaves),
+                         {.stop_token = stop.get_token()});
+  queue_.RunAll();
+  cache_->GetOrLoadAsync(
+      "next", [] { return Page(1); },
+      [&](const std::function<void()>& task) {
+        task();
+        if (++posted == 1) return;  // there was no permit
+        leaving = true;
+        EXPECT_TRUE(EndWaits(cache_ends));
+      },
+      [&](const Result& got) { next = got.status(); });
+  done_[1](absl::NotFoundError(""));
+  EXPECT_EQ(queue_.posted, 2);  // it has the permit that was returned
+  EXPECT_EQ(posted, 1);
+  std::thread cancels([&] { stop.request_stop(); });
+  while (!leaving) std::this_thread::yield();
+  cache_.reset();
+  cancels.join();
+  EXPECT_EQ(posted, 2);
+  EXPECT_TRUE(next.ok());
+  EXPECT_EQ(CodeOf(leaves), absl::StatusCode::kCancelled);
 }
 
 struct Fragile {
