@@ -24,7 +24,8 @@
 //
 // Unlike a heap profiler, which tells who allocated, it tells who uses what a loader allocated.
 //
-// Complexity: O(sampled objects in use), and for the folded stacks one symbol look-up a frame.
+// Complexity: O(sampled objects, and what watches them), and for the folded stacks one symbol
+// look-up a frame.
 #ifndef WEAKCACHE_CACHE_CACHE_HOLDERS_H_
 #define WEAKCACHE_CACHE_CACHE_HOLDERS_H_
 

@@ -5,8 +5,9 @@
 // it holds it. Include this header, and a container is traced like any other member, or as a root:
 //
 //   weakcache::Census census;
-//   weakcache::CensusRoot root(census, images, "images");   // a LargeObjectCache
-//   std::cerr << ToText(WhyAlive(census, weak));  // cache "images" --retained--> app::Image
+//   census.Add(*images.GetOrLoad("cover", load));   // what a container makes does not join by
+//   itself weakcache::CensusRoot root(census, images, "images");   // a LargeObjectCache std::cerr
+//   << ToText(WhyAlive(census, weak));  // cache "images" --retained--> app::Image
 //
 // A WeakKeyMap's value lives only as long as its key. So references in a value count as references
 // in the key's object: a value that holds its own key is reported as a cycle of the key alone, even
