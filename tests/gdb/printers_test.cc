@@ -23,6 +23,7 @@
 #include "weakcache/cache/weak_value_map.h"
 #include "weakcache/weakref/atomic_ref.h"
 #include "weakcache/weakref/cycles.h"
+#include "weakcache/weakref/edge_ref.h"
 #include "weakcache/weakref/expiry.h"
 #include "weakcache/weakref/finalizer.h"
 #include "weakcache/weakref/ref.h"
@@ -74,6 +75,11 @@ bool Holders() {
   own.reset();
   auto also_images = *Images::Create(Sampling());
   also_images.Put("of two", held);
+  Ref<Image> shared = weakcache::MakeRef<Image>();
+  also_images.Put("a", shared);
+  also_images.Put("b", shared);
+  const weakcache::WeakRef<Image> idle_of_two = shared;
+  shared.reset();
 
   auto many = *Images::Create(Sampling());
   Ref<Image> by_many = LookUp(many, "a");
@@ -105,6 +111,7 @@ bool Subject() {
   weakcache::WeakRef<Image> weak = image;
   weakcache::AtomicRef<Image> atomic(image);
   weakcache::AtomicWeakRef<Image> atomic_weak(image);
+  weakcache::EdgeRef<Image> edge(weakcache::MakeRef<Image>());
   Ref<Image> null;
   weakcache::WeakRef<Image> expired = weakcache::MakeRef<Image>();
 
@@ -215,6 +222,7 @@ TEST(GdbPrintersTest, ReferencesAndContainersArePrinted) {
        {"= weakcache::AtomicRef<app::Image> (use count 2, weak count 6" + known + addresses}},
       {"atomic_weak",
        {"= weakcache::AtomicWeakRef<app::Image> (use count 2, weak count 6" + known + addresses}},
+      {"edge", {"= weakcache::EdgeRef<app::Image> (use count 1, weak count 0)" + addresses}},
       {"node",
        {"= weakcache::Ref<app::Node> (use count 1, weak count 1; known to Census)" + addresses}},
       {"created",
@@ -256,6 +264,9 @@ TEST(GdbPrintersTest, CachesSayWhatTheyRetainAndWhoHasTakenIt) {
        {"idle",
         {"; known to LargeObjectCache; retained by LargeObjectCache; taken by nobody in a look-up "
          "since it was idle) = {"}},
+       {"idle_of_two",
+        {"; retained by 2 LargeObjectCache; taken by nobody in a look-up since it was idle; taken "
+         "by nobody in a look-up since it was idle) = {"}},
        {"by_many",
         {"taken by \"j\": 1 look-up, AGES, \"i\": 1 look-up, AGES, ", "others: 2 look-ups)"}},
        {"evicted",

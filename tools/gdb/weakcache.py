@@ -330,15 +330,19 @@ class CacheSlot:
         log_type = gdb.lookup_type(f"{INTERNAL}HolderLog").pointer()
         return gdb.Value(log).cast(log_type).dereference()
 
-    def read_holders(self):
+    def read_holders(self, elsewhere):
         log = self.log()
         if log is None:
             return ""
-        return holders_text(log, Counts.of(inherited(*self.other_part(), "object")).strong)
+        strong = Counts.of(inherited(*self.other_part(), "object")).strong
+        return holders_text(log, strong - elsewhere)
 
-    def holders(self):
-        """Who has taken the object, such as '"renderer": 3 look-ups'; "" if it is not sampled."""
-        return attempt(self.read_holders, "(unreadable)")
+    def holders(self, elsewhere=0):
+        """Who has taken the object, such as '"renderer": 3 look-ups'; "" if it is not sampled.
+
+        So many references of other entries are known.
+        """
+        return attempt(lambda: self.read_holders(elsewhere), "(unreadable)")
 
 
 NOBODY = "nobody in a look-up since it was idle"
@@ -419,7 +423,7 @@ def age_text(age):
 
 
 class ReferencePrinter:
-    """Ref, WeakRef, AtomicRef, AtomicWeakRef."""
+    """Ref, WeakRef, AtomicRef, AtomicWeakRef, EdgeRef."""
 
     def __init__(self, value):
         self.value = value
@@ -454,14 +458,13 @@ class ReferencePrinter:
         makers = [functools.partial(CacheSlot.of_watcher, *pair) for pair in found]
         if not counts.expired:
             makers.insert(0, functools.partial(CacheSlot.of_block, self.block))
-        retained, holders = 0, []
-        for make in makers:
-            slot = attempt(make, None)
-            if slot is None or not attempt(slot.is_in_cache, False):
-                continue
-            retained += attempt(slot.is_retained, False)
-            holders += with_prefix("taken by ", slot.holders())
-        return with_prefix("retained by ", counted_names([CACHE] * retained)) + holders
+        slots = [attempt(make, None) for make in makers]
+        slots = [s for s in slots if s is not None and attempt(s.is_in_cache, False)]
+        retained = [int(attempt(slot.is_retained, False)) for slot in slots]
+        holders = []
+        for slot, own in zip(slots, retained):
+            holders += with_prefix("taken by ", slot.holders(sum(retained) - own))
+        return with_prefix("retained by ", counted_names([CACHE] * sum(retained))) + holders
 
     def children(self):
         # The object of an expired reference has been destroyed.
@@ -711,6 +714,7 @@ def printers():
 
     found = gdb.printing.RegexpCollectionPrettyPrinter("weakcache")
     add("Ref", r"^weakcache::(Weak)?Ref<.*>$", ReferencePrinter)
+    add("EdgeRef", r"^weakcache::EdgeRef<.*>$", ReferencePrinter)
     add("AtomicRef", r"^weakcache::Atomic(Weak)?Ref<.*>$", ReferencePrinter)
     add("WeakValueMap", r"^weakcache::WeakValueMap<.*>$", MapPrinter)
     add("WeakKeyMap", r"^weakcache::WeakKeyMap<.*>$", KeyMapPrinter)
