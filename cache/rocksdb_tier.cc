@@ -156,10 +156,7 @@ class RocksdbTier::Impl {
     return TierLead{.lease = std::move(lease)};
   }
 
-  void EndLead(std::string_view key, const TierLease& lease) {
-    LeaseTable::KeyLock lock(leases_, key);
-    lock.End(lease);
-  }
+  void EndLead(std::string_view key, const TierLease& lease) { leases_.End(key, lease); }
 
   absl::Status Put(std::string_view key, const TierEntry& entry, const TierLease& lease) {
     if (entry.bytes.size() > options_.max_value_bytes || key.size() > kMaxKeyBytes) {
@@ -173,13 +170,17 @@ class RocksdbTier::Impl {
       return Counted(sealed.status());
     }
     {
-      LeaseTable::KeyLock lock(leases_, key);
-      if (lease.held() && !lock.MayPut(lease, entry.group)) {
-        lock.End(lease);
+      LeaseTable::KeyChange change(leases_, key);
+      if (lease.held() && !change.MayPut(lease, entry.group)) {
+        leases_.End(key, lease);
         return LeaseLost();
       }
       const absl::Status status = store_->Put(key, *sealed, /*is_change=*/!lease.held());
-      lock.Revoke();
+      if (lease.held()) {
+        leases_.End(key, lease);  // and not the next one's, if this one has lasted too long
+      } else {
+        change.Revoke();
+      }
       if (!status.ok()) return Counted(status);
     }
     Counters::Add(counters_.puts);
@@ -189,18 +190,18 @@ class RocksdbTier::Impl {
 
   absl::Status Erase(std::string_view key) {
     Counters::Add(counters_.erases);
-    LeaseTable::KeyLock lock(leases_, key);
-    lock.Revoke();
+    LeaseTable::KeyChange change(leases_, key);
+    change.Revoke();
     return Counted(store_->Erase(key));
   }
   absl::Status EraseGroup(uint32_t group) {
     Counters::Add(counters_.erases);
-    const LeaseTable::AllLock lock(leases_, group);
+    const LeaseTable::AllChange change(leases_, group);
     return Counted(store_->EraseGroup(group));
   }
   absl::Status EraseAll() {
     Counters::Add(counters_.erases);
-    const LeaseTable::AllLock lock(leases_);
+    const LeaseTable::AllChange change(leases_);
     return Counted(store_->EraseAll());
   }
   absl::Status ForEachKey(absl::FunctionRef<void(std::string_view)> visit) {
@@ -247,9 +248,9 @@ class RocksdbTier::Impl {
   // Leaves no entry where one would have to be that can't be put.
   absl::Status Skip(std::string_view key, const TierLease& lease) {
     Counters::Add(counters_.skipped_values);
-    LeaseTable::KeyLock lock(leases_, key);
-    if (lease.held() && !lock.Has(lease)) return LeaseLost();
-    lock.Revoke();
+    LeaseTable::KeyChange change(leases_, key);
+    if (lease.held() && !change.Has(lease)) return LeaseLost();
+    change.Revoke();
     return Counted(store_->Erase(key));
   }
 

@@ -11,8 +11,8 @@
 //   absl::StatusOr<std::shared_ptr<weakcache::RocksdbTier>> tier =
 //       weakcache::RocksdbTier::Create(on_disk);
 //
-// Thread safety: thread-safe. One process at a time uses a folder, with one tier; bytes that it has
-// returned may outlive it.
+// Thread safety: thread-safe. One process at a time uses a folder, with one tier; a child that it
+// forks neither uses nor keeps the folder. Bytes that the tier has returned may outlive it.
 //
 // Unlike RocksDB itself it has a limit that holds, drops the oldest entries first, and may begin
 // anew with an empty folder.
@@ -57,7 +57,8 @@ struct RocksdbTierOptions {
   // Objects of more bytes are compressed with zstd if that saves a twentieth of them.
   size_t compress_above = SIZE_MAX;
   // Whether Erase, EraseGroup, and a Put without a lease wait until the disk has them, so that not
-  // even a loss of power brings an old entry back. If false, only the loss of power may.
+  // even a loss of power brings an old entry back. If false, only the loss of power may, or another
+  // damage of the log.
   bool sync_changes = true;
   // How long a lease lasts.
   absl::Duration lease_timeout = absl::Seconds(30);
@@ -75,13 +76,19 @@ struct RocksdbTierOptions {
 // If the disk is full, fails or is read-only, calls that write return ResourceExhausted or
 // Unavailable, and Stats().condition says why. A key whose change could not be recorded is missing
 // until it has been; other entries can still be read. An entry that has been damaged is DataLoss,
-// and never a wrong object. A folder that is damaged as a whole is emptied, by Create too. All of
-// these count in Stats().errors.
+// and never a wrong object. A log that has been damaged, as by a loss of power, loses the loads
+// that it has behind the damage. If a change may be behind it, or if a table is missing or the list
+// of the tables is damaged, what was erased might come back: the folder is emptied, by Create too.
+// All of these count in Stats().errors.
+//
+// On a disk that hangs, changes hang, and so do look-ups of what has to be read from it. No look-up
+// waits for a change or a deletion of files, a Put with a lease waits for a second at most, and
+// while EraseAll exchanges the files all other calls but changes fail at once.
 class RocksdbTier final : public SecondTier {
  public:
   // Returns InvalidArgument if an option is bad; FailedPrecondition if another tier or process uses
-  // the folder, or if the folder has other files; and if it can't be written to, Unavailable or
-  // ResourceExhausted.
+  // the folder, if the folder has other files, or files of another version of RocksDB that this one
+  // can't read; and if it can't be written to, Unavailable or ResourceExhausted.
   [[nodiscard]] static absl::StatusOr<std::shared_ptr<RocksdbTier>> Create(
       RocksdbTierOptions options);
 
@@ -100,7 +107,8 @@ class RocksdbTier final : public SecondTier {
   absl::Status Erase(std::string_view key) override;
   // Takes a record for the group, however many entries it has; their space is freed in their turn.
   absl::Status EraseGroup(uint32_t group) override;
-  // Frees the folder's space at once. Calls at the same time may find no entries.
+  // A thread of the tier deletes the files then. Until they are gone they count, and Puts may find
+  // no room. Calls at the same time may find no entries.
   absl::Status EraseAll() override;
   absl::Status ForEachKey(absl::FunctionRef<void(std::string_view)> visit) override;
   TierStats Stats() const override;

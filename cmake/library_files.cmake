@@ -23,6 +23,7 @@ set(WEAKCACHE_CACHE_SOURCES
 set(WEAKCACHE_TIER_SOURCES
   cache/internal/tier/envelope.cc
   cache/internal/tier/lease_table.cc
+  cache/internal/tier/tier_folder.cc
 )
 
 set(WEAKCACHE_REDIS_TIER_SOURCES

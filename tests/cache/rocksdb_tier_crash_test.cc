@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kills a process that writes to a RocksdbTier, again and again, and looks at what is left.
+// Kills a process that writes to a RocksdbTier, again and again, and looks at what is left; also
+// after a loss of power, which costs what had not been synced.
 //
 // The parent uses no tier itself: RocksDB's threads would not be there in its children. What the
 // writer has begun and what it was told to be done is in memory that all share.
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -34,6 +37,26 @@
 namespace weakcache {
 namespace {
 
+// How much of the file that was synced last the disk has. In memory that the children share.
+std::atomic<uint64_t>* synced_bytes = nullptr;
+
+}  // namespace
+}  // namespace weakcache
+
+// As the system's, and notes what is synced.
+extern "C" int fdatasync(int file) {
+  if (weakcache::synced_bytes != nullptr) {
+    struct stat about = {};
+    if (::fstat(file, &about) == 0) {
+      weakcache::synced_bytes->store(static_cast<uint64_t>(about.st_size));
+    }
+  }
+  return static_cast<int>(::syscall(SYS_fdatasync, file));
+}
+
+namespace weakcache {
+namespace {
+
 using ::weakcache::testing::TemporaryFolder;
 
 constexpr int kKeys = 24;
@@ -51,6 +74,7 @@ struct History {
   std::atomic<uint64_t> steps{0};
   std::atomic<uint64_t> found{0};    // by all checks together
   std::atomic<uint64_t> missing{0};  // likewise
+  std::atomic<uint64_t> synced{0};
 };
 
 // Memory that the children share with the parent.
@@ -274,6 +298,140 @@ TEST(RocksdbTierCrashTest, RefusesAFolderThatAnotherProcessUses) {
   EXPECT_EQ(WaitFor(owner), 0);
   EXPECT_EQ(WaitFor(Fork([&] { ::_exit(RocksdbTier::Create(options).ok() ? 0 : 1); })), 0)
       << "the folder is free again";
+}
+
+// Starts a process that runs `steps` and then is no more, without an end of anything.
+int RunAndCrash(const std::function<bool()>& steps) {
+  return WaitFor(Fork([&] { ::_exit(steps() ? 0 : 1); }));
+}
+
+std::string LoadKey(int number) { return "load" + std::to_string(number); }
+std::string LoadValue(int number) { return ValueOf(number, 5) + std::string(8'000, 'x'); }
+constexpr int kLoads = 40;
+
+// Has ten entries in files and one change in the log, and then loads that are not synced.
+bool WriteBeforeLossOfPower(const RocksdbTierOptions& options, History& history) {
+  {
+    auto tier = RocksdbTier::Create(options);
+    for (int key = 0; tier.ok() && key < 10; ++key) {
+      const TierEntry entry = {.bytes = ValueOf(key, 1)};
+      if (!(*tier)->Put("key" + std::to_string(key), entry, {}).ok()) return false;
+    }
+  }
+  auto tier = RocksdbTier::Create(options);
+  synced_bytes = &history.synced;
+  if (!tier.ok() || !(*tier)->Erase("key1").ok()) return false;
+  for (int number = 0; number < kLoads; ++number) {
+    absl::StatusOr<TierLead> lead = (*tier)->Lead(LoadKey(number), {});
+    const TierEntry entry = {.bytes = LoadValue(number)};
+    if (!lead.ok() || !(*tier)->Put(LoadKey(number), entry, lead->lease).ok()) return false;
+  }
+  ::_exit(0);
+}
+
+// Makes a hole in a file, as if a page had not been written.
+void MakeHole(const std::filesystem::path& file, uint64_t offset) {
+  const int opened = ::open(file.c_str(), O_WRONLY | O_CLOEXEC);
+  ASSERT_GE(opened, 0);
+  const std::string page(4096, '\0');
+  EXPECT_EQ(::pwrite(opened, page.data(), page.size(), static_cast<off_t>(offset)), 4096);
+  ::close(opened);
+}
+
+// Returns whether the entries in files are there, the erased one is not, and of the loads the first
+// ones are.
+bool CheckAfterLossOfPower(const RocksdbTierOptions& options, uint64_t errors) {
+  auto tier = RocksdbTier::Create(options);
+  if (!tier.ok() || (*tier)->Stats().errors != errors) return false;
+  for (int key = 0; key < 10; ++key) {
+    absl::StatusOr<TierEntry> entry = (*tier)->Get("key" + std::to_string(key), {});
+    if (key == 1 ? !absl::IsNotFound(entry.status())
+                 : !entry.ok() || entry->bytes.view() != ValueOf(key, 1)) {
+      return false;
+    }
+  }
+  int found = 0;
+  for (int number = 0; number < kLoads; ++number) {
+    absl::StatusOr<TierEntry> entry = (*tier)->Get(LoadKey(number), {});
+    if (!entry.ok()) continue;
+    if (entry->bytes.view() != LoadValue(number) || found != number) return false;
+    ++found;
+  }
+  return found > kLoads / 4 && found < kLoads;
+}
+
+TEST(RocksdbTierCrashTest, ALossOfPowerCostsTheLastLoadsOnly) {
+  const TemporaryFolder folder;
+  const RocksdbTierOptions options = OptionsFor(folder);
+  const SharedHistory history;
+  ASSERT_EQ(RunAndCrash([&] { return WriteBeforeLossOfPower(options, *history); }), 0);
+  const std::filesystem::path log = folder.Files(".log").back();
+  const uint64_t size = std::filesystem::file_size(log);
+  ASSERT_GT(size, history->synced.load() + kLoads * 8'000) << "all has been synced";
+  MakeHole(log, history->synced.load() + (size - history->synced.load()) / 2);
+  EXPECT_EQ(RunAndCrash([&] { return CheckAfterLossOfPower(options, 1); }), 0);
+  EXPECT_EQ(RunAndCrash([&] { return CheckAfterLossOfPower(options, 0); }), 0) << "once more";
+}
+
+// The same where the change itself is damaged, as only a bad disk does: that might bring back what
+// it has erased. So nothing is left, also if a process ends in the middle of finding that out.
+TEST(RocksdbTierCrashTest, ALogThatHasLostAChangeCostsAll) {
+  const TemporaryFolder folder;
+  const RocksdbTierOptions options = OptionsFor(folder);
+  const SharedHistory history;
+  ASSERT_EQ(RunAndCrash([&] { return WriteBeforeLossOfPower(options, *history); }), 0);
+  const uint64_t synced = history->synced.load();
+  ASSERT_LT(synced, 4096u);
+  const std::filesystem::path log = folder.Files(".log").back();
+  const int opened = ::open(log.c_str(), O_WRONLY | O_CLOEXEC);
+  ASSERT_GE(opened, 0);
+  EXPECT_EQ(::pwrite(opened, "xxxx", 4, static_cast<off_t>(synced) - 4), 4);
+  ::close(opened);
+  EXPECT_EQ(RunAndCrash([&] {
+              auto tier = RocksdbTier::Create(options);
+              bool empty = tier.ok() && (*tier)->Stats().errors == 1;
+              if (tier.ok()) (void)(*tier)->ForEachKey([&](std::string_view) { empty = false; });
+              return empty;
+            }),
+            0);
+}
+
+// A child that a process has forked, and that outlives it, does not keep the folder.
+TEST(RocksdbTierCrashTest, AChildOfTheOwnerDoesNotKeepTheFolder) {
+  const TemporaryFolder folder;
+  const RocksdbTierOptions options = OptionsFor(folder);
+  std::array<int, 2> ready = {};
+  ASSERT_EQ(::pipe(ready.data()), 0);
+  ASSERT_EQ(RunAndCrash([&] {
+              auto tier = RocksdbTier::Create(options);
+              const pid_t child = Fork([] {
+                while (true) ::pause();
+              });
+              (void)!::write(ready[1], &child, sizeof(child));
+              return tier.ok();
+            }),
+            0);
+  pid_t child = 0;
+  ASSERT_EQ(::read(ready[0], &child, sizeof(child)), static_cast<ssize_t>(sizeof(child)));
+  ASSERT_EQ(::kill(child, 0), 0) << "the child has ended";
+  EXPECT_EQ(RunAndCrash([&] { return RocksdbTier::Create(options).ok(); }), 0);
+  EXPECT_EQ(::kill(child, SIGKILL), 0);
+}
+
+// What another attempt to use a folder opens and closes does not end the lock of the present tier.
+TEST(RocksdbTierCrashTest, ARefusedTierDoesNotFreeTheFolder) {
+  const TemporaryFolder folder;
+  const RocksdbTierOptions options = OptionsFor(folder);
+  EXPECT_EQ(RunAndCrash([&] {
+              auto tier = RocksdbTier::Create(options);
+              const bool refused =
+                  absl::IsFailedPrecondition(RocksdbTier::Create(options).status());
+              const pid_t other = Fork([&] {
+                ::_exit(absl::IsFailedPrecondition(RocksdbTier::Create(options).status()) ? 0 : 1);
+              });
+              return tier.ok() && refused && WaitFor(other) == 0;
+            }),
+            0);
 }
 
 }  // namespace

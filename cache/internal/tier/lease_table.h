@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The leases of a tier that one process has for itself, and the locks that order its changes.
+// The leases of a tier that one process has for itself, and the order of its changes.
 //
-// A change of a key holds the key's stripe while it is written, and ends the key's lease. A Put
-// with a lease holds it from the look at the lease until the entry is written: so an entry that is
-// put with a revoked lease is never visible. A change of many keys holds all stripes. No user code
-// runs under a stripe's lock; those who wait for it wait for a write at most.
+// A change has its key for itself while it is written, and ends the key's lease. A Put with a lease
+// has the key from the look at the lease until the entry is written: so an entry that is put with a
+// revoked lease is never visible. A change of many keys has all of them. A disk may hang, so only
+// changes wait for changes: no mutex is locked while anything is written, and who takes a lease,
+// waits for one or gives it up never waits for a write. A lease that is taken while a change is
+// under way belongs to a load that begins after that change.
 //
 // Erasures of groups have numbers, and a lease has that of the last one before it: what it puts may
 // not be of a group that has been erased since.
@@ -20,6 +22,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -44,26 +47,25 @@ class LeaseTable {
   };
   struct Stripe {
     BasicMutex<StdAtomics> mutex;
-    BasicCondition<StdAtomics> lease_ended;
+    BasicCondition<StdAtomics> changed;  // a lease or a change has ended
     std::unordered_map<std::string, Lease> leases ABSL_GUARDED_BY(mutex);
+    std::unordered_set<std::string> changing ABSL_GUARDED_BY(mutex);
+    bool all_changing ABSL_GUARDED_BY(mutex) = false;
   };
 
  public:
-  // Holds the stripe of a key for its lifetime.
-  class ABSL_SCOPED_LOCKABLE KeyLock {
+  // Has a key for its lifetime: no other change of it is under way.
+  class KeyChange {
    public:
-    KeyLock(LeaseTable& table, std::string_view key)
-        ABSL_EXCLUSIVE_LOCK_FUNCTION(table.StripeOf(key).mutex);
-    KeyLock(const KeyLock&) = delete;
-    KeyLock& operator=(const KeyLock&) = delete;
-    ~KeyLock() ABSL_UNLOCK_FUNCTION();
+    KeyChange(LeaseTable& table, std::string_view key);
+    KeyChange(const KeyChange&) = delete;
+    KeyChange& operator=(const KeyChange&) = delete;
+    ~KeyChange();
 
     // Returns whether the key's lease is this one.
     bool Has(const TierLease& lease) const;
     // Returns whether an entry of that group may be put with it.
     bool MayPut(const TierLease& lease, std::optional<uint32_t> group) const;
-    // Ends the key's lease if it is this one. Returns whether it was.
-    bool End(const TierLease& lease);
     // Ends the key's lease, whoever has it.
     void Revoke();
 
@@ -73,14 +75,14 @@ class LeaseTable {
     const std::string key_;
   };
 
-  // Holds all stripes for its lifetime. At its beginning it ends all leases, or, if it is for the
+  // Has all keys for its lifetime. At its beginning it ends all leases, or, if it is for the
   // erasure of a group, the right to put entries of that group.
-  class AllLock {
+  class AllChange {
    public:
-    explicit AllLock(LeaseTable& table, std::optional<uint32_t> group = {});
-    AllLock(const AllLock&) = delete;
-    AllLock& operator=(const AllLock&) = delete;
-    ~AllLock();
+    explicit AllChange(LeaseTable& table, std::optional<uint32_t> group = {});
+    AllChange(const AllChange&) = delete;
+    AllChange& operator=(const AllChange&) = delete;
+    ~AllChange();
 
    private:
     LeaseTable& table_;
@@ -88,6 +90,8 @@ class LeaseTable {
 
   // Takes the key's lease, unless another caller has it, and has not had it for too long.
   TierLease TryTake(std::string_view key);
+  // Ends the key's lease if it is this one.
+  void End(std::string_view key, const TierLease& lease);
 
   // Returns the keys that have leases.
   std::vector<std::string> Keys();
@@ -99,7 +103,6 @@ class LeaseTable {
   Awaited Await(std::string_view key, const TierWait& wait, Clock::time_point since);
 
  private:
-  // ThreadSanitizer follows 64 locks of a thread at most, and AllLock is not alone.
   static constexpr size_t kStripes = 32;
   // Groups share a number with few others: a Put for one of these may be refused, too.
   static constexpr size_t kGroupNumbers = 256;
@@ -112,8 +115,10 @@ class LeaseTable {
   // Counts the tokens, which are never used twice. Relaxed: orders nothing.
   std::atomic<uint64_t> tokens_{0};
   std::array<Stripe, kStripes> stripes_;
-  // Written under the locks of all stripes, read under that of one.
-  uint64_t erasures_ = 0;
+  // Grows at each erasure of a group, before that erases anything: what is loaded with a lease that
+  // has this number or a later one is loaded after the erasure has begun.
+  std::atomic<uint64_t> erasures_{0};
+  // Written by who has all keys, read by who has one.
   std::array<uint64_t, kGroupNumbers> erased_at_{};
 };
 

@@ -10,7 +10,6 @@
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
-#include <sys/file.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -21,18 +20,23 @@
 #include <cstring>
 #include <filesystem>
 #include <future>
+#include <optional>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "weakcache/cache/internal/tier/tier_folder.h"
 
 namespace weakcache::internal {
 namespace {
 
 namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+using Deadline = Clock::time_point;
 
-constexpr std::string_view kMarker = "weakcache RocksdbTier, format 1\n";
+constexpr std::string_view kMarker = "weakcache_tier";
+constexpr std::string_view kFormat = "weakcache RocksdbTier, format 1\n";
 constexpr std::string_view kEpochKey = "epoch";
 constexpr char kGroupPrefix = 'g';
 // Each opening has so many numbers.
@@ -41,6 +45,7 @@ constexpr int kNumberBits = 40;
 constexpr size_t kPrefixBytes = 16;
 constexpr size_t kMaxUnrecordedKeys = 100'000;
 constexpr std::chrono::seconds kMaxWaitForRoom{1};
+constexpr std::chrono::milliseconds kMaxWaitForFlush{20};
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 
 // The limit holds because of this arithmetic. A unit is what one file of entries may have: a
@@ -62,9 +67,6 @@ uint64_t TablesLimit(const RocksdbStoreSettings& settings) {
 fs::path DatabasePath(const RocksdbStoreSettings& settings) {
   return fs::path(settings.folder) / "db";
 }
-fs::path TrashPath(const RocksdbStoreSettings& settings) {
-  return fs::path(settings.folder) / "trash";
-}
 
 rocksdb::Slice ToSlice(std::string_view text) { return {text.data(), text.size()}; }
 std::string_view ToView(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
@@ -74,14 +76,11 @@ absl::Status ToStatus(const rocksdb::Status& status) {
   const std::string text = absl::StrCat("RocksdbTier: ", status.ToString());
   if (status.IsNotFound()) return absl::NotFoundError(text);
   if (status.IsCorruption()) return absl::DataLossError(text);
-  if (status.IsNoSpace()) return absl::ResourceExhaustedError(text);
+  if (status.IsNoSpace() || status.IsIncomplete()) return absl::ResourceExhaustedError(text);
+  if (status.IsInvalidArgument() || status.IsNotSupported()) {
+    return absl::FailedPreconditionError(text);
+  }
   return absl::UnavailableError(text);
-}
-
-absl::Status Failed(const char* what, const fs::path& path, int error) {
-  const std::string text =
-      absl::StrCat("RocksdbTier: can't ", what, " ", path.string(), ": ", std::strerror(error));
-  return error == ENOSPC ? absl::ResourceExhaustedError(text) : absl::UnavailableError(text);
 }
 
 std::string EncodeNumber(uint64_t number) {
@@ -101,36 +100,20 @@ uint64_t KeyHash(std::string_view key, uint64_t number) {
 }
 std::string GroupKey(uint32_t group) { return kGroupPrefix + EncodeNumber(group); }
 
-// A file that is closed at the end.
-class File {
- public:
-  File(const fs::path& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {}
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  ~File() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int fd() const { return fd_; }
-  bool Write(std::string_view bytes) const {
-    return ::write(fd_, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()) &&
-           ::fsync(fd_) == 0;
-  }
-
- private:
-  const int fd_;
-};
-
-// Knows what the tables have and what writers are about to add, and lets writers wait while that is
-// too much. (RocksDB's SstFileManager knows the former, but also resumes a database whose log has
-// failed.)
+// Knows what the tables have, what is yet to be deleted, and what writers are about to add, and
+// lets writers wait while that is too much. (RocksDB's SstFileManager knows the former, but also
+// resumes a database whose log has failed.)
 class Room final : public rocksdb::EventListener {
  public:
-  bool Reserve(uint64_t bytes, uint64_t most) {
+  // What is yet to be deleted is the trash's.
+  explicit Room(const Trash& trash) : trash_(trash) {}
+
+  bool Reserve(uint64_t bytes, uint64_t most, Deadline deadline) {
     const BasicMutexLock<StdAtomics> lock(mutex_);
     const auto fits = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {  // under the lock of WaitUntil
-      return table_bytes_ + reserved_ + bytes <= most;
+      return table_bytes_ + trash_.bytes() + reserved_ + bytes <= most;
     };
-    changed_.WaitUntil(mutex_, fits, std::chrono::steady_clock::now() + kMaxWaitForRoom);
+    changed_.WaitUntil(mutex_, fits, deadline);
     if (!fits()) return false;
     reserved_ += bytes;
     return true;
@@ -139,6 +122,19 @@ class Room final : public rocksdb::EventListener {
     const BasicMutexLock<StdAtomics> lock(mutex_);
     reserved_ -= bytes;
     changed_.NotifyAll();
+  }
+  // Has writers look again, as the trash has become less.
+  void LookAgain() {
+    const BasicMutexLock<StdAtomics> lock(mutex_);
+    changed_.NotifyAll();
+  }
+  // Waits until a write may go on that RocksDB has not let in. RocksDB says so after some other
+  // lock is free, so this returns after a while in any case.
+  void AwaitFlush(Deadline deadline) {
+    const BasicMutexLock<StdAtomics> lock(mutex_);
+    const uint64_t flushes = flushes_;
+    const auto flushed = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return flushes_ != flushes; };
+    changed_.WaitUntil(mutex_, flushed, std::min(deadline, Clock::now() + kMaxWaitForFlush));
   }
 
   // Adds the tables that are there. What RocksDB tells of a table comes after it is made or
@@ -159,6 +155,11 @@ class Room final : public rocksdb::EventListener {
     const BasicMutexLock<StdAtomics> lock(mutex_);
     Set(info.file_path, info.file_size);
   }
+  void OnStallConditionsChanged(const rocksdb::WriteStallInfo& /*info*/) override {
+    const BasicMutexLock<StdAtomics> lock(mutex_);
+    ++flushes_;
+    changed_.NotifyAll();
+  }
   void OnTableFileDeleted(const rocksdb::TableFileDeletionInfo& info) override {
     const BasicMutexLock<StdAtomics> lock(mutex_);
     Set(info.file_path, 0);
@@ -173,8 +174,10 @@ class Room final : public rocksdb::EventListener {
     known = bytes;
   }
 
+  const Trash& trash_;
   BasicMutex<StdAtomics> mutex_;
   BasicCondition<StdAtomics> changed_;
+  uint64_t flushes_ ABSL_GUARDED_BY(mutex_) = 0;
   std::unordered_map<std::string, uint64_t> tables_ ABSL_GUARDED_BY(mutex_);
   uint64_t table_bytes_ ABSL_GUARDED_BY(mutex_) = 0;  // of all in tables_
   uint64_t reserved_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -182,8 +185,8 @@ class Room final : public rocksdb::EventListener {
 
 class RoomReservation {
  public:
-  RoomReservation(Room& room, uint64_t bytes, uint64_t most)
-      : room_(room), bytes_(bytes), held_(room.Reserve(bytes, most)) {}
+  RoomReservation(Room& room, uint64_t bytes, uint64_t most, Deadline deadline)
+      : room_(room), bytes_(bytes), held_(room.Reserve(bytes, most, deadline)) {}
   RoomReservation(const RoomReservation&) = delete;
   RoomReservation& operator=(const RoomReservation&) = delete;
   ~RoomReservation() {
@@ -244,6 +247,41 @@ rocksdb::ColumnFamilyOptions EntriesOptions(const RocksdbStoreSettings& settings
   return options;
 }
 
+// The sequence number of the last change that the disk has, in a file beside the database's. If the
+// log is damaged after that one, no change is lost. The file is written without a sync: if what is
+// written last is lost with the power, then a log that is not damaged by that has later ones.
+class LastChange {
+ public:
+  explicit LastChange(const RocksdbStoreSettings& settings)
+      : file_(DatabasePath(settings) / "last_change", O_RDWR | O_CREAT) {}
+
+  // Nothing if there is none, or if it can't be read.
+  std::optional<uint64_t> Read() const {
+    std::array<char, 16> bytes = {};
+    if (::pread(file_.fd(), bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
+      return std::nullopt;
+    const std::string_view text(bytes.data(), bytes.size());
+    const uint64_t sequence = DecodeNumber(text);
+    if (DecodeNumber(text.substr(8)) != KeyHash(text.substr(0, 8), 0)) return std::nullopt;
+    return sequence;
+  }
+  void Note(uint64_t sequence) {
+    const BasicMutexLock<StdAtomics> lock(mutex_);
+    if (sequence <= latest_) return;
+    latest_ = sequence;
+    std::string text = EncodeNumber(sequence);
+    text += EncodeNumber(KeyHash(text, 0));
+    // If that fails, the former one stays: no more than with the power is lost.
+    [[maybe_unused]] const ssize_t size = ::pwrite(file_.fd(), text.data(), text.size(), 0);
+  }
+  void Sync() const { ::fdatasync(file_.fd()); }
+
+ private:
+  const File file_;
+  BasicMutex<StdAtomics> mutex_;
+  uint64_t latest_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
 rocksdb::ColumnFamilyOptions RecordsOptions() {
   rocksdb::ColumnFamilyOptions options;
   options.compression = rocksdb::kNoCompression;
@@ -254,20 +292,18 @@ rocksdb::ColumnFamilyOptions RecordsOptions() {
 }  // namespace
 
 struct OpenRocksdb {
-  OpenRocksdb() = default;
+  explicit OpenRocksdb(const Trash& trash) : room(std::make_shared<Room>(trash)) {}
   OpenRocksdb(const OpenRocksdb&) = delete;
   OpenRocksdb& operator=(const OpenRocksdb&) = delete;
   ~OpenRocksdb() {
     if (database != nullptr) {
       // So that entries without a sync survive a loss of power after this. (RocksDB with assertions
       // aborts on a log that has failed.)
-      if (!failed.load()) (void)database->FlushWAL(/*sync=*/true);
+      if (!failed.load() && !discarded) (void)database->FlushWAL(/*sync=*/true);
       for (rocksdb::ColumnFamilyHandle* const family : families) {
         (void)database->DestroyColumnFamilyHandle(family);
       }
-      database.reset();
     }
-    closed.set_value();
   }
 
   rocksdb::ColumnFamilyHandle* records() const { return families[0]; }
@@ -281,9 +317,10 @@ struct OpenRocksdb {
   }
 
   std::shared_ptr<rocksdb::Cache> blocks = rocksdb::NewLRUCache(0);
-  std::shared_ptr<Room> room = std::make_shared<Room>();
+  const std::shared_ptr<Room> room;
   std::unique_ptr<rocksdb::DB> database;
   std::vector<rocksdb::ColumnFamilyHandle*> families;
+  std::unique_ptr<LastChange> last_change;
   uint64_t epoch = 0;
   mutable BasicMutex<StdAtomics> mutex;
   std::unordered_map<uint32_t, uint64_t> erased_groups ABSL_GUARDED_BY(mutex);
@@ -291,10 +328,38 @@ struct OpenRocksdb {
   std::atomic<bool> has_erased_groups{false};
   // Whether a write has failed. It stays so: the database is opened anew.
   std::atomic<bool> failed{false};
-  std::promise<void> closed;
+  // Whether the files are deleted after this. Of the thread that closes.
+  bool discarded = false;
 };
 
 namespace {
+
+// Writes a batch. With a sync, the disk has it then.
+rocksdb::Status Write(OpenRocksdb& open, rocksdb::WriteBatch& batch, bool sync) {
+  rocksdb::DB& database = *open.database;
+  const uint64_t before = database.GetLatestSequenceNumber();
+  rocksdb::WriteOptions options;
+  options.sync = sync;
+  const rocksdb::Status written = database.Write(options, &batch);
+  if (!written.ok() || !sync) return written;
+  const uint64_t after = database.GetLatestSequenceNumber();
+  // A batch begins with its number. (A greater one is safe, too: then more is taken for lost.)
+  const uint64_t last = DecodeNumber(batch.Data()) + batch.Count() - 1;
+  open.last_change->Note(before < last && last <= after ? last : after);
+  return written;
+}
+
+// Does so for an entry that need not be written: gives up if RocksDB would have to wait for the
+// disk for longer, which may hang.
+rocksdb::Status WriteInTime(OpenRocksdb& open, rocksdb::WriteBatch& batch, Deadline deadline) {
+  rocksdb::WriteOptions options;
+  options.no_slowdown = true;
+  while (true) {
+    rocksdb::Status written = open.database->Write(options, &batch);
+    if (!written.IsIncomplete() || Clock::now() >= deadline) return written;
+    open.room->AwaitFlush(deadline);
+  }
+}
 
 // Counts this opening, so that numbers are never used twice: not those of earlier openings, and not
 // those of this process, which may have begun with other files.
@@ -306,10 +371,11 @@ absl::Status BeginEpoch(OpenRocksdb& open, uint64_t latest_number) {
   if (found.ok() && value.size() != sizeof(uint64_t)) return absl::DataLossError("epoch");
   const uint64_t latest = found.ok() ? DecodeNumber(value) : 0;
   open.epoch = std::max(latest, latest_number >> kNumberBits) + 1;
-  rocksdb::WriteOptions options;
-  options.sync = true;
-  return ToStatus(
-      open.database->Put(options, open.records(), ToSlice(kEpochKey), EncodeNumber(open.epoch)));
+  rocksdb::WriteBatch batch;
+  const auto added = batch.Put(open.records(), ToSlice(kEpochKey), EncodeNumber(open.epoch));
+  const rocksdb::Status written = added.ok() ? Write(open, batch, /*sync=*/true) : added;
+  open.last_change->Sync();
+  return ToStatus(written);
 }
 
 absl::Status ReadErasedGroups(OpenRocksdb& open) {
@@ -327,10 +393,14 @@ absl::Status ReadErasedGroups(OpenRocksdb& open) {
   return ToStatus(record->status());
 }
 
-// Whether the files are damaged, and not only out of reach.
+// Whether the files are damaged, and not only out of reach or of another version of RocksDB.
 bool IsDamage(const rocksdb::Status& status) {
-  return status.IsCorruption() || status.IsInvalidArgument() || status.IsNotFound() ||
-         status.IsPathNotFound() || status.IsNotSupported();
+  if (status.IsNotFound() || status.IsPathNotFound()) return true;
+  if (!status.IsCorruption()) return false;
+  // RocksDB also calls a table corrupt that it can't look at.
+  const std::string text = status.ToString();
+  return text.find("IO error") == std::string::npos ||
+         text.find(std::strerror(ENOENT)) != std::string::npos;
 }
 
 // Returns false only if there is no entry under the key, from what is in memory.
@@ -346,7 +416,7 @@ absl::Status ProbeFolder(const fs::path& folder) {
   {
     const File file(path, O_WRONLY | O_CREAT | O_TRUNC);
     if (file.fd() < 0 || !file.Write(std::string(kMiB / 16, '\0'))) {
-      status = Failed("write", path, errno);
+      status = FileError("write", path, errno);
     }
   }
   ::unlink(path.c_str());
@@ -355,79 +425,35 @@ absl::Status ProbeFolder(const fs::path& folder) {
 
 }  // namespace
 
-// Keeps other processes, and other tiers of this one, out of a folder.
-class RocksdbStore::FolderLock {
- public:
-  static absl::StatusOr<std::unique_ptr<FolderLock>> Take(const fs::path& folder);
-
-  explicit FolderLock(const fs::path& marker) : file_(marker, O_RDWR | O_CREAT) {}
-
-  // Returns whether the files are of this format.
-  absl::StatusOr<bool> CheckFormat(const fs::path& marker) const {
-    std::array<char, kMarker.size() + 1> text = {};
-    const ssize_t size = ::pread(file_.fd(), text.data(), text.size(), 0);
-    if (size < 0) return Failed("read", marker, errno);
-    return std::string_view(text.data(), static_cast<size_t>(size)) == kMarker;
-  }
-  absl::Status WriteFormat(const fs::path& marker) const {
-    if (::ftruncate(file_.fd(), 0) != 0 || !file_.Write(kMarker)) {
-      return Failed("write", marker, errno);
-    }
-    return absl::OkStatus();
-  }
-  int fd() const { return file_.fd(); }
-
- private:
-  const File file_;
-};
-
-absl::StatusOr<std::unique_ptr<RocksdbStore::FolderLock>> RocksdbStore::FolderLock::Take(
-    const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) return Failed("make", folder, error.value());
-  const fs::path marker = folder / "weakcache_tier";
-  if (!fs::exists(marker, error) && !fs::is_empty(folder, error)) {
-    if (error) return Failed("read", folder, error.value());
-    return absl::FailedPreconditionError(
-        absl::StrCat("RocksdbTier::Create: the folder ", folder.string(),
-                     " has files that are not a tier's; name a folder of its own"));
-  }
-  auto lock = std::make_unique<FolderLock>(marker);
-  if (lock->fd() < 0) return Failed("write", marker, errno);
-  if (::flock(lock->fd(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return Failed("lock", marker, errno);
-    return absl::FailedPreconditionError(absl::StrCat("RocksdbTier::Create: the folder ",
-                                                      folder.string(),
-                                                      " is used by another tier or process"));
-  }
-  return lock;
-}
-
 RocksdbStore::RocksdbStore(RocksdbStoreSettings settings, std::unique_ptr<FolderLock> folder_lock)
-    : settings_(std::move(settings)), folder_lock_(std::move(folder_lock)) {}
+    : settings_(std::move(settings)),
+      folder_lock_(std::move(folder_lock)),
+      trash_(settings_.folder, [this] {
+        const std::shared_ptr<OpenRocksdb> open = database();
+        if (open != nullptr) open->room->LookAgain();
+      }) {}
 
-RocksdbStore::~RocksdbStore() { CloseDatabase(); }
+RocksdbStore::~RocksdbStore() { CloseDatabase(/*discarded=*/false); }
 
 absl::StatusOr<std::unique_ptr<RocksdbStore>> RocksdbStore::Open(RocksdbStoreSettings settings) {
-  const fs::path folder = settings.folder;
-  const fs::path marker = folder / "weakcache_tier";
-  auto lock = FolderLock::Take(folder);
+  auto lock = FolderLock::Take(settings.folder, kMarker);
   if (!lock.ok()) return lock.status();
-  const absl::StatusOr<bool> same_format = (*lock)->CheckFormat(marker);
+  const absl::StatusOr<bool> same_format = (*lock)->HasFormat(kFormat);
   if (!same_format.ok()) return same_format.status();
   std::unique_ptr<RocksdbStore> store(new RocksdbStore(std::move(settings), *std::move(lock)));
   if (!*same_format) {
-    if (absl::Status status = store->DeleteFiles(); !status.ok()) return status;
-    if (absl::Status status = store->folder_lock_->WriteFormat(marker); !status.ok()) return status;
+    absl::Status status = store->trash_.MoveIn(DatabasePath(store->settings_));
+    if (status.ok()) status = store->folder_lock_->WriteFormat(kFormat);
+    if (!status.ok()) return status;
   }
   if (absl::Status status = store->OpenDatabase(); !status.ok()) return status;
   return store;
 }
 
-absl::StatusOr<std::shared_ptr<OpenRocksdb>> RocksdbStore::TryOpen() const {
-  auto open = std::make_shared<OpenRocksdb>();
+absl::StatusOr<std::unique_ptr<OpenRocksdb>> RocksdbStore::TryOpen(bool up_to_damage) const {
+  auto open = std::make_unique<OpenRocksdb>(trash_);
   rocksdb::DBOptions options = DatabaseOptions(settings_);
+  if (up_to_damage) options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
   options.listeners.push_back(open->room);
   rocksdb::DB* database = nullptr;
   const rocksdb::Status status =
@@ -438,6 +464,14 @@ absl::StatusOr<std::shared_ptr<OpenRocksdb>> RocksdbStore::TryOpen() const {
   open->database.reset(database);
   if (IsDamage(status)) return absl::DataLossError(status.ToString());
   if (!status.ok()) return ToStatus(status);
+  open->last_change = std::make_unique<LastChange>(settings_);
+  if (settings_.sync_changes) {
+    // Also if it opens without damage: perhaps a crash came after an attempt up to the damage.
+    const uint64_t last = open->last_change->Read().value_or(up_to_damage ? UINT64_MAX : 0);
+    if (database->GetLatestSequenceNumber() < last) {
+      return absl::DataLossError("RocksdbTier: a change is lost");
+    }
+  }
   open->room->AddTables(DatabasePath(settings_));
   if (absl::Status begun = BeginEpoch(*open, number_.load(std::memory_order_relaxed)); !begun.ok())
     return begun;
@@ -446,51 +480,44 @@ absl::StatusOr<std::shared_ptr<OpenRocksdb>> RocksdbStore::TryOpen() const {
 }
 
 absl::Status RocksdbStore::OpenDatabase() {
-  std::error_code ignored;
-  fs::remove_all(TrashPath(settings_), ignored);  // what a crash has left
-  absl::StatusOr<std::shared_ptr<OpenRocksdb>> open = TryOpen();
+  absl::StatusOr<std::unique_ptr<OpenRocksdb>> open = TryOpen(/*up_to_damage=*/false);
   if (absl::IsDataLoss(open.status())) {
     restarts_.fetch_add(1, std::memory_order_relaxed);
-    if (absl::Status status = DeleteFiles(); !status.ok()) return status;
-    open = TryOpen();
+    open = TryOpen(/*up_to_damage=*/true);
+  }
+  if (absl::IsDataLoss(open.status())) {
+    if (absl::Status status = trash_.MoveIn(DatabasePath(settings_)); !status.ok()) return status;
+    open = TryOpen(/*up_to_damage=*/false);
+  }
+  if (absl::IsResourceExhausted(open.status()) && trash_.bytes() > 0) {
+    trash_.AwaitEmpty();
+    open = TryOpen(/*up_to_damage=*/false);
   }
   if (!open.ok()) return open.status();
   const uint64_t first = (*open)->epoch << kNumberBits;
   if (number_.load(std::memory_order_relaxed) < first) {
     number_.store(first, std::memory_order_relaxed);
   }
+  owned_ = *std::move(open);
+  const auto unused = std::make_shared<std::promise<void>>();
+  unused_ = unused->get_future();
   const MutexLock lock(mutex_);
-  for (const auto& [group, number] : unrecorded_.groups) (*open)->NoteGroupErased(group, number);
-  database_ = *std::move(open);
+  for (const auto& [group, number] : unrecorded_.groups) owned_->NoteGroupErased(group, number);
+  database_ = std::shared_ptr<OpenRocksdb>(
+      owned_.get(), [unused](OpenRocksdb* /*open*/) { unused->set_value(); });
   return absl::OkStatus();
 }
 
-void RocksdbStore::CloseDatabase() {
-  std::future<void> closed;
+void RocksdbStore::CloseDatabase(bool discarded) {
   {
     std::shared_ptr<OpenRocksdb> open;
     const MutexLock lock(mutex_);
     open.swap(database_);
     if (open == nullptr) return;
-    closed = open->closed.get_future();
   }
-  closed.wait();
-}
-
-absl::Status RocksdbStore::DeleteFiles() {
-  const fs::path path = DatabasePath(settings_);
-  const fs::path trash = TrashPath(settings_);
-  std::error_code error;
-  fs::remove_all(trash, error);
-  if (error) return Failed("delete", trash, error.value());
-  if (::rename(path.c_str(), trash.c_str()) != 0) {
-    if (errno == ENOENT) return absl::OkStatus();
-    return Failed("rename", path, errno);
-  }
-  const File folder(settings_.folder, O_RDONLY | O_DIRECTORY);
-  if (folder.fd() < 0 || ::fsync(folder.fd()) != 0) return Failed("write", path, errno);
-  fs::remove_all(trash, error);
-  return absl::OkStatus();
+  unused_.wait();
+  owned_->discarded = discarded;
+  owned_.reset();
 }
 
 std::shared_ptr<OpenRocksdb> RocksdbStore::database() const {
@@ -565,7 +592,7 @@ absl::Status RocksdbStore::Repair() {
   }
   if (all) return Restart();
   if (failed) {
-    CloseDatabase();
+    CloseDatabase(/*discarded=*/false);
     if (absl::Status status = OpenDatabase(); !status.ok()) return status;
   }
   return RecordUnrecorded();
@@ -589,9 +616,7 @@ absl::Status RocksdbStore::RecordUnrecorded() {
     const auto added = batch.Put(open->records(), GroupKey(group), EncodeNumber(number));
     if (!added.ok()) return ToStatus(added);
   }
-  rocksdb::WriteOptions options;
-  options.sync = settings_.sync_changes;
-  const rocksdb::Status written = open->database->Write(options, &batch);
+  const rocksdb::Status written = Write(*open, batch, settings_.sync_changes);
   if (!written.ok()) {
     open->failed.store(true);
     return ToStatus(written);
@@ -608,8 +633,8 @@ absl::Status RocksdbStore::RecordUnrecorded() {
 }
 
 absl::Status RocksdbStore::Restart() {
-  CloseDatabase();
-  absl::Status status = DeleteFiles();
+  CloseDatabase(/*discarded=*/true);
+  absl::Status status = trash_.MoveIn(DatabasePath(settings_));
   if (status.ok()) {
     const MutexLock lock(mutex_);
     unrecorded_ = {};
@@ -667,11 +692,11 @@ absl::Status RocksdbStore::Put(std::string_view key, std::string_view sealed, bo
 absl::Status RocksdbStore::TryPut(std::string_view key, std::string_view sealed, bool is_change) {
   auto open = Writable();
   if (!open.ok()) return open.status();
-  rocksdb::DB& database = *(*open)->database;
   rocksdb::ColumnFamilyHandle* const entries = (*open)->entries();
   const uint64_t bytes = key.size() + kPrefixBytes + sealed.size();
   const uint64_t most = TablesLimit(settings_) + kUnitsAboveLimit * UnitBytes(settings_);
-  const RoomReservation reservation(*(*open)->room, bytes, most);
+  const Deadline deadline = Clock::now() + kMaxWaitForRoom;
+  const RoomReservation reservation(*(*open)->room, bytes, most, deadline);
   if (!reservation.held()) {
     return absl::ResourceExhaustedError("RocksdbTier: older files are not dropped fast enough");
   }
@@ -683,10 +708,11 @@ absl::Status RocksdbStore::TryPut(std::string_view key, std::string_view sealed,
   const rocksdb::Status added = batch.Put(entries, rocksdb::SliceParts(key_parts.data(), 1),
                                           rocksdb::SliceParts(value_parts.data(), 2));
   if (!added.ok()) return ToStatus(added);
-  rocksdb::WriteOptions options;
-  options.sync = is_change && settings_.sync_changes && MayHave(**open, key);
-  const rocksdb::Status written = database.Write(options, &batch);
-  return written.ok() ? absl::OkStatus() : NoteFailure(**open, ToStatus(written));
+  const rocksdb::Status written =
+      is_change ? Write(**open, batch, settings_.sync_changes && MayHave(**open, key))
+                : WriteInTime(**open, batch, deadline);
+  if (written.ok()) return absl::OkStatus();
+  return written.IsIncomplete() ? ToStatus(written) : NoteFailure(**open, ToStatus(written));
 }
 
 absl::Status RocksdbStore::Erase(std::string_view key) {
@@ -694,10 +720,9 @@ absl::Status RocksdbStore::Erase(std::string_view key) {
   absl::Status status = open.status();
   if (open.ok()) {
     if (!MayHave(**open, key)) return absl::OkStatus();
-    rocksdb::WriteOptions options;
-    options.sync = settings_.sync_changes;
-    const rocksdb::Status written =
-        (*open)->database->Delete(options, (*open)->entries(), ToSlice(key));
+    rocksdb::WriteBatch batch;
+    rocksdb::Status written = batch.Delete((*open)->entries(), ToSlice(key));
+    if (written.ok()) written = Write(**open, batch, settings_.sync_changes);
     if (written.ok()) return absl::OkStatus();
     status = NoteFailure(**open, ToStatus(written));
   }
@@ -712,10 +737,9 @@ absl::Status RocksdbStore::EraseGroup(uint32_t group) {
   if (open.ok()) {
     // First, as an entry may be looked for before the record is written.
     (*open)->NoteGroupErased(group, number);
-    rocksdb::WriteOptions options;
-    options.sync = settings_.sync_changes;
-    const rocksdb::Status written =
-        (*open)->database->Put(options, (*open)->records(), GroupKey(group), EncodeNumber(number));
+    rocksdb::WriteBatch batch;
+    rocksdb::Status written = batch.Put((*open)->records(), GroupKey(group), EncodeNumber(number));
+    if (written.ok()) written = Write(**open, batch, settings_.sync_changes);
     if (written.ok()) return absl::OkStatus();
     status = NoteFailure(**open, ToStatus(written));
   }

@@ -16,6 +16,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,6 +29,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "weakcache/cache/internal/slot/mutex.h"
+#include "weakcache/cache/internal/tier/tier_folder.h"
 #include "weakcache/cache/second_tier.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 
@@ -84,7 +86,6 @@ class RocksdbStore {
   using Mutex = BasicMutex<StdAtomics>;
   using MutexLock = BasicMutexLock<StdAtomics>;
   using Clock = std::chrono::steady_clock;
-  class FolderLock;
   // Changes that could not be recorded. What they have erased is missing meanwhile.
   struct Unrecorded {
     bool empty() const { return keys.empty() && groups.empty() && !all; }
@@ -107,13 +108,12 @@ class RocksdbStore {
   absl::Status Repair();
   absl::Status RecordUnrecorded();
 
-  // Opens the database; if it is damaged, begins with an empty one.
+  // Opens the database. If its log is damaged, leaves out what comes after the damage; if a change
+  // may be among that, or another file is damaged, begins with an empty database.
   absl::Status OpenDatabase();
-  absl::StatusOr<std::shared_ptr<OpenRocksdb>> TryOpen() const;
+  absl::StatusOr<std::unique_ptr<OpenRocksdb>> TryOpen(bool up_to_damage) const;
   // Waits until no call uses the database any more, and closes it.
-  void CloseDatabase();
-  // Moves the files away in one step, so that a crash leaves all or none, and deletes them.
-  absl::Status DeleteFiles();
+  void CloseDatabase(bool discarded);
   // Begins with an empty database in place of the present one.
   absl::Status Restart();
 
@@ -127,6 +127,10 @@ class RocksdbStore {
   // read without it to see that there is nothing to do.
   std::atomic<bool> needs_repair_{false};
   mutable Mutex mutex_;
+  // Is used by whoever holds database_ below; opened and closed by one thread at a time, which
+  // holds none. (No other one may be the last to let it go: closing takes long.)
+  std::unique_ptr<OpenRocksdb> owned_;
+  std::future<void> unused_;  // becomes ready when nobody holds database_ any more
   // Null while the files can't be opened, and while they are exchanged.
   std::shared_ptr<OpenRocksdb> database_ ABSL_GUARDED_BY(mutex_);
   Unrecorded unrecorded_ ABSL_GUARDED_BY(mutex_);
@@ -134,6 +138,8 @@ class RocksdbStore {
   Clock::time_point retry_at_ ABSL_GUARDED_BY(mutex_) = {};
   // Whether a thread is in Repair.
   bool repairing_ ABSL_GUARDED_BY(mutex_) = false;
+  // The last member: its thread uses the others.
+  Trash trash_;
 };
 
 }  // namespace weakcache::internal
