@@ -102,7 +102,9 @@ class RocksdbTier::Impl {
   absl::StatusOr<TierEntry> Find(std::string_view key) {
     absl::StatusOr<RocksdbStore::Found> found = store_->Get(key);
     if (!found.ok()) return Counted(found.status());
-    absl::StatusOr<TierEntry> entry = internal::OpenEntry(found->sealed, options_.max_value_bytes);
+    // RocksDB has checked what it has read.
+    absl::StatusOr<TierEntry> entry =
+        internal::OpenEntry(found->sealed, options_.max_value_bytes, internal::Checked::kYes);
     if (!entry.ok()) return Counted(entry.status());
     if (entry->group.has_value() && RocksdbStore::IsErased(*found, *entry->group)) {
       return absl::NotFoundError("");

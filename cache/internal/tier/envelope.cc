@@ -142,7 +142,7 @@ absl::StatusOr<TierBytes> Decompress(std::string_view frame, size_t raw_size) {
 }
 
 // Returns what is wrong with sealed bytes, but for the payload's sizes, or nothing.
-std::string_view EnvelopeFault(std::string_view sealed) {
+std::string_view EnvelopeFault(std::string_view sealed, Checked checked) {
   if (sealed.size() < kEnvelopeBytes) return "shorter than an envelope";
   if (!sealed.starts_with(kMagic)) return "no envelope";
   if (ReadNumber<uint8_t>(sealed, kFormatAt) != kFormat) return "an envelope of another format";
@@ -153,8 +153,8 @@ std::string_view EnvelopeFault(std::string_view sealed) {
   if ((flags & kGrouped) == 0 && ReadNumber<uint32_t>(sealed, kGroupAt) != 0) {
     return "a group without its flag";
   }
-  if (ReadNumber<uint64_t>(sealed, kChecksumAt) !=
-      Checksum(sealed, sealed.substr(kEnvelopeBytes))) {
+  if (checked == Checked::kNo && ReadNumber<uint64_t>(sealed, kChecksumAt) !=
+                                     Checksum(sealed, sealed.substr(kEnvelopeBytes))) {
     return "the checksum is wrong";
   }
   return {};
@@ -208,9 +208,9 @@ absl::StatusOr<std::string> SealEntry(const TierEntry& entry, const SealOptions&
   return WithoutBadAlloc([&]() -> absl::StatusOr<std::string> { return Seal(entry, options); });
 }
 
-absl::StatusOr<TierEntry> OpenEntry(TierBytes sealed, uint64_t max_bytes) {
+absl::StatusOr<TierEntry> OpenEntry(TierBytes sealed, uint64_t max_bytes, Checked checked) {
   return WithoutBadAlloc([&]() -> absl::StatusOr<TierEntry> {
-    const std::string_view fault = EnvelopeFault(sealed.view());
+    const std::string_view fault = EnvelopeFault(sealed.view(), checked);
     if (!fault.empty()) return NotWhole(fault);
     const std::string_view header = sealed.view();
     TierEntry entry;

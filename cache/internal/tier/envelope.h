@@ -43,10 +43,15 @@ struct SealOptions {
 // Fails with ResourceExhausted only: no memory.
 absl::StatusOr<std::string> SealEntry(const TierEntry& entry, const SealOptions& options);
 
+// Whether somebody else has found that the bytes are those that were written: then the checksum,
+// which takes 0.1 ms for each MB or so, is not looked at.
+enum class Checked { kNo, kYes };
+
 // Returns the entry; DataLoss if the bytes are not those of SealEntry, of this format;
 // ResourceExhausted if the object has more than `max_bytes`, or there is no memory. An entry that
 // is not compressed shares the bytes of `sealed`.
-absl::StatusOr<TierEntry> OpenEntry(TierBytes sealed, uint64_t max_bytes);
+absl::StatusOr<TierEntry> OpenEntry(TierBytes sealed, uint64_t max_bytes,
+                                    Checked checked = Checked::kNo);
 
 }  // namespace weakcache::internal
 

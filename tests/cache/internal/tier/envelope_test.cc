@@ -238,6 +238,21 @@ TEST(EnvelopeTest, PartsOfTwoEntriesAreFound) {
   }
 }
 
+// Bytes that somebody else has checked: nothing else is taken on trust.
+TEST(EnvelopeTest, CheckedEntryOpensWithoutItsChecksum) {
+  const TierEntry entry = Entry(RandomBytes(1000));
+  std::string sealed = Seal(entry);
+  sealed[44] = static_cast<char>(sealed[44] ^ 1);
+  EXPECT_EQ(OpenedCode(sealed), absl::StatusCode::kDataLoss);
+  ExpectSame(OpenEntry(Exactly(sealed), kNoLimit, Checked::kYes), entry);
+  for (const std::string& other : {sealed.substr(0, 47), sealed + 'x', "x" + sealed.substr(1)}) {
+    EXPECT_EQ(OpenEntry(Exactly(other), kNoLimit, Checked::kYes).status().code(),
+              absl::StatusCode::kDataLoss);
+  }
+  EXPECT_EQ(OpenEntry(Exactly(sealed), 999, Checked::kYes).status().code(),
+            absl::StatusCode::kResourceExhausted);
+}
+
 // --- Bytes that mean harm: their checksum is right
 // -------------------------------------------------
 
