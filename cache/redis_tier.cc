@@ -132,6 +132,7 @@ absl::StatusOr<Change> RedisTier::Impl::MakePut(std::string_view key, const Tier
   absl::StatusOr<std::string> sealed =
       internal::SealEntry(entry, {.compress_above = options_.compress_above});
   if (!sealed.ok()) {
+    counters_.AddFailure(sealed.status());
     instead.done = [](const absl::Status&) {};
     link_.changes().Push(std::move(instead));
     return sealed.status();

@@ -41,8 +41,9 @@ namespace weakcache {
 // without entries: it may have changes back that were erased. So it does not matter how durable its
 // data are.
 //
-// What the server evicts, or expires, is told as a change, because Redis does not say which it was:
-// caches drop the object, too.
+// What the server evicts, or expires, is told as a change, and caches drop the object, too: Redis
+// does not say which it was. It does if its `notify-keyspace-events` is set to `KA`. Then caches
+// keep such objects, as nobody has changed them.
 //
 // A stop of a TierWait is seen while a call waits for another process's load, and not while it
 // waits for the server, which takes `soft_timeout` at most.

@@ -2,7 +2,11 @@
 // Two RedisTiers on one server are two processes.
 #include "weakcache/cache/redis_tier.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 
 #include <algorithm>
 #include <atomic>
@@ -569,6 +573,105 @@ TEST_F(RedisTierTest, ChangesByOthersAreToldAndOwnOnesAreNot) {
   EXPECT_EQ(told->events(), expected);
   EXPECT_EQ(own->events(), (std::vector<std::string>{"connected", "changed by a stranger"}));
   EXPECT_EQ(one->Stats().notices, 7u);
+}
+
+// A server that tells the events of keys lets the objects of evicted and expired entries be. One
+// that does not has all of them taken for changes.
+TEST_F(RedisTierTest, EvictionsAreNoChangesIfTheServerTellsWhichTheyAre) {
+  for (const bool tells : {true, false}) {
+    server_->Command({"CONFIG", "SET", "notify-keyspace-events", tells ? "KA" : ""});
+    const auto one = Make();
+    const auto other = Make();
+    const auto told = Listen(*one);
+    const auto own = Listen(*other);
+    ASSERT_TRUE(other->Put("evicted", Entry("1"), {}).ok());
+    TierEntry entry = Entry("2");
+    entry.expires = absl::Now() + absl::Milliseconds(20);
+    ASSERT_TRUE(other->Put("expired", entry, {}).ok());
+    EXPECT_TRUE(Eventually([&] { return server_->Command({"EXISTS", "test:v:expired"}) == "0"; }));
+    server_->Command({"CONFIG", "SET", "maxmemory-policy", "allkeys-random"});
+    server_->Command({"CONFIG", "SET", "maxmemory", "1"});
+    EXPECT_TRUE(Eventually([&] { return server_->Command({"EXISTS", "test:v:evicted"}) == "0"; }));
+    server_->Command({"CONFIG", "SET", "maxmemory", "0"});
+    // What others change is told all the same: an entry that was evicted, one that is there now, a
+    // change by a client that is no tier.
+    ASSERT_TRUE(other->Erase("evicted").ok());
+    ASSERT_TRUE(other->Put("evicted", Entry("3"), {}).ok());
+    server_->Command({"SET", "test:v:evicted", "x"});
+    server_->Command({"DEL", "test:v:evicted"});
+    server_->Command({"SET", "test:v:last", "x"});
+    EXPECT_TRUE(Eventually([&] { return told->Has("changed last"); }));
+    EXPECT_TRUE(Eventually([&] { return own->Has("changed last"); }));
+    EXPECT_EQ(told->Count("changed evicted"), tells ? 5u : 6u);
+    EXPECT_EQ(told->Count("changed expired"), tells ? 1u : 2u);
+    EXPECT_EQ(own->Count("changed evicted"), tells ? 2u : 3u);
+    EXPECT_EQ(own->Count("changed expired"), tells ? 0u : 1u);
+    server_->Command({"FLUSHALL"});
+    EXPECT_TRUE(Eventually([&] { return told->Has("all"); }));
+  }
+}
+
+// A client changes an entry that the server removes at the same moment.
+TEST_F(RedisTierTest, AChangeBesideAnEvictionIsTold) {
+  server_->Command({"CONFIG", "SET", "notify-keyspace-events", "KA"});
+  const auto tier = Make();
+  const auto told = Listen(*tier);
+  ASSERT_TRUE(tier->Put("key", Entry("1"), {}).ok());
+  // One round of the server's, in which the time of what is written is over.
+  const std::string reply = server_->Pipeline({{"SET", "test:v:key", "x", "PX", "1"},
+                                               {"EVAL", "for i = 1, 3000000 do end return 1", "0"},
+                                               {"GET", "test:v:key"}});
+  EXPECT_EQ(reply, "(nil)") << "it has not expired";
+  server_->Command({"SET", "test:v:last", "x"});
+  EXPECT_TRUE(Eventually([&] { return told->Has("changed last"); }));
+  EXPECT_TRUE(told->Has("changed key"));
+}
+
+// So that a process that the application starts does not keep them.
+TEST_F(RedisTierTest, ConnectionsAreClosedInProcessesThatAreStarted) {
+  const auto tier = Make();
+  ASSERT_TRUE(tier->Put("key", Entry("1"), {}).ok());
+  ASSERT_EQ(Read(*tier, "key"), "1");
+  int sockets = 0;
+  for (int file = 0; file < 1000; ++file) {
+    struct stat about = {};
+    if (::fstat(file, &about) != 0 || !S_ISSOCK(about.st_mode)) continue;
+    sockaddr_un peer = {};
+    socklen_t size = sizeof(peer);
+    if (::getpeername(file, reinterpret_cast<sockaddr*>(&peer), &size) != 0) continue;
+    if (peer.sun_family != AF_UNIX || server_->socket() != peer.sun_path) continue;
+    ++sockets;
+    EXPECT_EQ(::fcntl(file, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+  }
+  EXPECT_EQ(sockets, 3) << "the tier's two, and the reader";
+}
+
+// A deadline holds, too, where all connections are in use; that says nothing about the server.
+TEST_F(RedisTierTest, WhoFindsNoFreeConnectionHasADeadline) {
+  RedisTierOptions options = Options();
+  options.reader_connections = 1;
+  options.soft_timeout = options.hard_timeout = absl::Seconds(60);
+  options.heartbeat_interval = absl::Seconds(60);
+  const auto tier = Make(options);
+  ASSERT_TRUE(tier->Put("key", Entry("1"), {}).ok());
+  server_->Pause();
+  std::string read;
+  std::thread user([&] { read = Read(*tier, "key"); });
+  // Until the other thread has the only connection, this one may have it.
+  int exhausted = 0;
+  EXPECT_TRUE(Eventually([&] {
+    const auto start = std::chrono::steady_clock::now();
+    const absl::Status status = tier->Get("key", {.deadline = In(20)}).status();
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+    if (absl::IsResourceExhausted(status)) ++exhausted;
+    return exhausted == 10;
+  }));
+  EXPECT_GE(tier->Stats().errors, 10u);
+  EXPECT_EQ(tier->Stats().condition, "") << "the circuit breaker has opened";
+  server_->Resume();
+  user.join();
+  EXPECT_EQ(read, "1");
+  EXPECT_EQ(Read(*tier, "key"), "1");
 }
 
 TEST_F(RedisTierTest, AFlushedServerIsToldAsAllErased) {

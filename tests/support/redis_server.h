@@ -96,21 +96,30 @@ class RedisServer {
   void Resume() { kill(process_, SIGCONT); }
 
   // Sends a command as some other client. Returns the reply as text: "(nil)", "(no reply)", …
-  std::string Command(const std::vector<std::string>& arguments) {
+  std::string Command(const std::vector<std::string>& arguments) { return Pipeline({arguments}); }
+  // Sends several at once, so that the server takes them one right after the other. Returns the
+  // last reply.
+  std::string Pipeline(const std::vector<std::vector<std::string>>& commands) {
     redisContext* const context = redisConnectUnixWithTimeout(socket().c_str(), timeval{1, 0});
     std::string text = "(no reply)";
     if (context != nullptr && context->err == 0) {
       redisSetTimeout(context, timeval{5, 0});
-      std::vector<const char*> words;
-      std::vector<size_t> sizes;
-      for (const std::string& argument : arguments) {
-        words.push_back(argument.data());
-        sizes.push_back(argument.size());
+      for (const std::vector<std::string>& arguments : commands) {
+        std::vector<const char*> words;
+        std::vector<size_t> sizes;
+        for (const std::string& argument : arguments) {
+          words.push_back(argument.data());
+          sizes.push_back(argument.size());
+        }
+        redisAppendCommandArgv(context, static_cast<int>(words.size()), words.data(), sizes.data());
       }
-      auto* const reply = static_cast<redisReply*>(
-          redisCommandArgv(context, static_cast<int>(words.size()), words.data(), sizes.data()));
-      if (reply != nullptr) text = ToText(*reply);
-      freeReplyObject(reply);
+      for (size_t i = 0; i < commands.size(); ++i) {
+        void* reply = nullptr;
+        text = "(no reply)";
+        if (redisGetReply(context, &reply) != REDIS_OK || reply == nullptr) break;
+        text = ToText(*static_cast<redisReply*>(reply));
+        freeReplyObject(reply);
+      }
     }
     if (context != nullptr) redisFree(context);
     return text;

@@ -2,6 +2,7 @@
 #include "weakcache/cache/internal/redis/connection.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <hiredis/hiredis.h>
 #include <netdb.h>
 #include <poll.h>
@@ -81,6 +82,9 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const RedisAddress&
                                     : redisConnectUnixNonBlock(address.unix_socket.c_str());
   if (context == nullptr) return absl::ResourceExhaustedError("no memory for a connection");
   auto connection = std::make_unique<Connection>(context);
+  // So that a process that this one starts does not keep the connection. (hiredis can't be told
+  // to.)
+  if (context->fd >= 0) (void)fcntl(context->fd, F_SETFD, FD_CLOEXEC);
   if (context->err != 0) {
     return absl::UnavailableError(Text("can't connect to Redis: ", context->errstr));
   }

@@ -3,8 +3,10 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_REDIS_HELD_LEASES_H_
 #define WEAKCACHE_CACHE_INTERNAL_REDIS_HELD_LEASES_H_
 
-#include <algorithm>
 #include <chrono>
+#include <cstddef>
+#include <iterator>
+#include <list>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -30,46 +32,56 @@ class HeldLeases {
 
   void Add(Lease lease) {
     const MutexLock lock(mutex_);
-    leases_[std::move(lease.token)] = {std::move(lease.key),
-                                       std::chrono::steady_clock::now() + interval_};
+    const std::string token = lease.token;
+    Erase(token);
+    due_.push_back({std::move(lease), std::chrono::steady_clock::now() + interval_});
+    leases_[token] = std::prev(due_.end());
   }
   void Remove(const std::string& token) {
     const MutexLock lock(mutex_);
-    leases_.erase(token);
+    Erase(token);
   }
   void Clear() {
     const MutexLock lock(mutex_);
     leases_.clear();
+    due_.clear();
   }
   // Those that are to be prolonged now; the next time for each is after the interval.
   std::vector<Lease> TakeDue(Deadline now) {
     const MutexLock lock(mutex_);
     std::vector<Lease> due;
-    for (auto& [token, held] : leases_) {
-      if (held.prolong > now) continue;
-      due.push_back({held.key, token});
-      held.prolong = now + interval_;
+    for (size_t left = due_.size(); left > 0 && due_.front().prolong <= now; --left) {
+      due.push_back(due_.front().lease);
+      due_.front().prolong = now + interval_;
+      due_.splice(due_.end(), due_, due_.begin());
     }
     return due;
   }
   // When the first is to be prolonged, or the latest time there is.
   Deadline NextDue() const {
     const MutexLock lock(mutex_);
-    Deadline next = Deadline::max();
-    for (const auto& [token, held] : leases_) next = std::min(next, held.prolong);
-    return next;
+    return due_.empty() ? Deadline::max() : due_.front().prolong;
   }
 
  private:
   using MutexLock = BasicMutexLock<StdAtomics>;
   struct Held {
-    std::string key;
+    Lease lease;
     Deadline prolong;
   };
 
+  void Erase(const std::string& token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const auto found = leases_.find(token);
+    if (found == leases_.end()) return;
+    due_.erase(found->second);
+    leases_.erase(found);
+  }
+
   const Deadline::duration interval_;
   mutable BasicMutex<StdAtomics> mutex_;
-  std::unordered_map<std::string, Held> leases_ ABSL_GUARDED_BY(mutex_);
+  // In the order of their times: each that is new, or prolonged, is the last.
+  std::list<Held> due_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<std::string, std::list<Held>::iterator> leases_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace weakcache::internal

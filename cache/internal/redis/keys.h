@@ -3,6 +3,7 @@
 //
 //   NS:v:KEY    a value: header, then the envelope of the entry, or a manifest
 //   NS:n        a channel: changes that no key shows
+//   NS:n:ID     a channel: what the tier with this id puts, for itself
 //   NS/l:KEY    the lease that somebody has for the key: token, then the leases' generation, then
 //               the number of the last erasure of a group before it
 //   NS/a        the values' generation
@@ -90,6 +91,7 @@ class KeyNames {
 
   const std::string& tracked() const { return tracked_; }
   const std::string& channel() const { return channel_; }
+  std::string OwnChannel(std::string_view id) const { return Text(channel_, ":", id); }
   const std::string& generation() const { return generation_; }
   const std::string& leases() const { return leases_; }
   // What the names of all groups' generations begin with.

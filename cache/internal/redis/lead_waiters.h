@@ -4,9 +4,10 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_REDIS_LEAD_WAITERS_H_
 #define WEAKCACHE_CACHE_INTERNAL_REDIS_LEAD_WAITERS_H_
 
+#include <functional>
+#include <map>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 
 #include "absl/base/thread_annotations.h"
 #include "weakcache/cache/internal/creation/stop_token.h"
@@ -18,8 +19,14 @@ namespace weakcache::internal {
 
 // Thread-safe.
 class LeadWaiters {
+ public:
+  class Waiter;
+
+ private:
   using Mutex = BasicMutex<StdAtomics>;
   using MutexLock = BasicMutexLock<StdAtomics>;
+  // Its iterators stay valid while others come and go.
+  using Waiters = std::multimap<std::string, Waiter*, std::less<>>;
 
  public:
   // A thread that waits for a key from the construction on: it misses no notice between its look at
@@ -56,14 +63,14 @@ class LeadWaiters {
     friend class LeadWaiters;
 
     LeadWaiters& waiters_;
-    std::unordered_multimap<std::string, Waiter*>::iterator place_;
+    Waiters::iterator place_;
     bool woken_ = false;  // guarded by the mutex of the waiters
   };
 
   void Wake(std::string_view key) {
     {
       const MutexLock lock(mutex_);
-      const auto [first, last] = waiters_.equal_range(std::string(key));
+      const auto [first, last] = waiters_.equal_range(key);
       if (first == last) return;
       for (auto place = first; place != last; ++place) place->second->woken_ = true;
     }
@@ -80,7 +87,7 @@ class LeadWaiters {
  private:
   Mutex mutex_;
   BasicCondition<StdAtomics> woken_;
-  std::unordered_multimap<std::string, Waiter*> waiters_ ABSL_GUARDED_BY(mutex_);
+  Waiters waiters_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace weakcache::internal

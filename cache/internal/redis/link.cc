@@ -42,6 +42,9 @@ Deadline::duration ToDuration(absl::Duration duration) {
   return std::chrono::duration_cast<Deadline::duration>(absl::ToChronoNanoseconds(duration));
 }
 
+// What the server puts before a key in the name of the channel of the key's events.
+std::string EventPrefix(int database) { return Text("__keyspace@", database, "__:"); }
+
 }  // namespace
 
 Link::Link(const RedisTierOptions& options, const KeyNames& names, TierCounters& counters,
@@ -221,15 +224,29 @@ absl::Status Link::Connect() {
   return absl::OkStatus();
 }
 
+absl::Status Link::Subscribe(Deadline deadline) {
+  for (const std::string_view channel : {kInvalidations, std::string_view(names_.channel())}) {
+    absl::Status status = notices_->Call({"SUBSCRIBE", channel}, deadline).status();
+    if (!status.ok()) return status;
+  }
+  events_.Clear();
+  // May be forbidden to this client: then evictions are taken for changes.
+  const absl::StatusOr<ReplyPointer> flags =
+      writer_->Call({"CONFIG", "GET", "notify-keyspace-events"}, deadline);
+  events_told_ = flags.ok() && (*flags)->type == REDIS_REPLY_ARRAY && (*flags)->elements == 2 &&
+                 KeyEvents::AreTold(TextOf(*(*flags)->element[1]));
+  if (!events_told_) return absl::OkStatus();
+  const std::string events = Text(EventPrefix(options_.database), names_.ValuePattern());
+  events_told_ = notices_->Call({"PSUBSCRIBE", events}, deadline).ok() &&
+                 notices_->Call({"SUBSCRIBE", names_.OwnChannel(id_)}, deadline).ok();
+  return absl::OkStatus();
+}
+
 absl::Status Link::StartTracking(Deadline deadline) {
   const absl::StatusOr<ReplyPointer> id = notices_->Call({"CLIENT", "ID"}, deadline);
   if (!id.ok()) return id.status();
   const std::string redirect = Text((*id)->integer);
-  if (absl::Status status =
-          notices_->Call({"SUBSCRIBE", kInvalidations, names_.channel()}, deadline).status();
-      !status.ok()) {
-    return status;
-  }
+  if (absl::Status status = Subscribe(deadline); !status.ok()) return status;
   if (absl::Status status = writer_
                                 ->Call({"CLIENT", "TRACKING", "ON", "REDIRECT", redirect, "BCAST",
                                         "PREFIX", names_.tracked(), "NOLOOP"},
@@ -416,8 +433,10 @@ size_t Link::AppendPut(Change& change, const ValueTag& tag) {
   const std::string value = names_.Value(change.key);
   const std::string chunk_prefix = names_.chunk_prefix();
   const std::string field = KeyNames::GroupField(change.group.value_or(0));
-  script.insert(script.end(), {change.lease, tag.generation, tag.group_generation, fresh,
-                               names_.channel(), message, value, chunk_prefix, field});
+  const std::string own_channel = events_told_ ? names_.OwnChannel(id_) : std::string();
+  script.insert(script.end(),
+                {change.lease, tag.generation, tag.group_generation, fresh, names_.channel(),
+                 message, value, chunk_prefix, field, own_channel, change.key});
   if (tag.generation.empty() || (tag.group.has_value() && tag.group_generation.empty())) {
     // Asks for the generations without the value.
     writer_->Append(script);
@@ -635,18 +654,31 @@ absl::Status Link::ReceiveNotices() {
 }
 
 void Link::TakeNotice(const redisReply& reply) {
-  if (reply.type != REDIS_REPLY_ARRAY || reply.elements != 3) return;
-  if (TextOf(*reply.element[0]) != "message") return;
+  if (reply.type != REDIS_REPLY_ARRAY) return;
+  if (reply.elements == 4 && TextOf(*reply.element[0]) == "pmessage") {
+    return TakeEvent(TextOf(*reply.element[2]), TextOf(*reply.element[3]));
+  }
+  if (reply.elements != 3 || TextOf(*reply.element[0]) != "message") return;
   const std::string_view channel = TextOf(*reply.element[1]);
   if (channel == kInvalidations) {
     TakeInvalidation(*reply.element[2]);
   } else if (channel == names_.channel()) {
     TakeMessage(TextOf(*reply.element[2]));
+  } else if (channel == names_.OwnChannel(id_)) {
+    events_.NoteOwnPut(TextOf(*reply.element[2]));
   }
+}
+
+void Link::TakeEvent(std::string_view channel, std::string_view event) {
+  const std::string prefix = EventPrefix(options_.database);
+  if (!StartsWith(channel, prefix)) return;
+  const std::optional<std::string_view> key = names_.KeyOf(channel.substr(prefix.size()));
+  if (key.has_value()) events_.Take(*key, event);
 }
 
 void Link::TakeInvalidation(const redisReply& keys) {
   if (keys.type != REDIS_REPLY_ARRAY) {
+    events_.Clear();
     generations_.ForgetAll();
     Tell({.kind = Notice::Kind::kAllErased});
     return waiters_.WakeAll();
@@ -654,9 +686,12 @@ void Link::TakeInvalidation(const redisReply& keys) {
   for (size_t i = 0; i < keys.elements; ++i) {
     const std::optional<std::string_view> key = names_.KeyOf(TextOf(*keys.element[i]));
     if (!key.has_value()) continue;
-    Tell({.kind = Notice::Kind::kChanged, .key = std::string(*key)});
+    if (events_.TakeNotice(*key)) {
+      Tell({.kind = Notice::Kind::kChanged, .key = std::string(*key)});
+    }
     waiters_.Wake(*key);
   }
+  events_.EndNotices();
 }
 
 void Link::TakeMessage(std::string_view text) {

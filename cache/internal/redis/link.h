@@ -33,6 +33,7 @@
 #include "weakcache/cache/internal/redis/dispatcher.h"
 #include "weakcache/cache/internal/redis/generations.h"
 #include "weakcache/cache/internal/redis/held_leases.h"
+#include "weakcache/cache/internal/redis/key_events.h"
 #include "weakcache/cache/internal/redis/keys.h"
 #include "weakcache/cache/internal/redis/lead_waiters.h"
 #include "weakcache/cache/internal/redis/wake_pipe.h"
@@ -100,6 +101,8 @@ class Link {
   // Makes sure that nothing that was sent before is done from now on.
   absl::Status EndFormerWriter(Deadline deadline);
   absl::Status StartTracking(Deadline deadline);
+  // Has notices and messages come on their connection, and events of keys if the server tells them.
+  absl::Status Subscribe(Deadline deadline);
   // No later than the end of the time that a stop has left.
   Deadline Bounded(Deadline deadline) const;
   // One round: sends, waits, receives. Fails if a connection is lost.
@@ -129,6 +132,7 @@ class Link {
   void TakeNotice(const redisReply& reply);
   void TakeInvalidation(const redisReply& keys);
   void TakeMessage(std::string_view text);
+  void TakeEvent(std::string_view channel, std::string_view event);
   void Tell(Notice notice);
   // Makes the kept changes, one round after the other, and is connected when there are none.
   void PlayKept();
@@ -163,7 +167,9 @@ class Link {
   bool hurried_ = false;  // has attempted to connect since the stop
   std::unique_ptr<Connection> writer_;
   std::unique_ptr<Connection> notices_;
-  Identity identity_;  // of the writer, or of the last one if there is none
+  Identity identity_;         // of the writer, or of the last one if there is none
+  bool events_told_ = false;  // whether the server publishes the events of keys
+  KeyEvents events_;
   std::deque<Sent> sent_;
   uint64_t sent_bytes_ = 0;
   bool playing_ = false;  // connected, but the kept changes are not made yet

@@ -18,7 +18,8 @@ namespace weakcache::internal {
 // be put. If not, or if the script fails, the RENAME fails. Ends the lease unless the tag is old.
 //   KEYS: temporary, ready, lease, generation, leases' record, and the group's generation if any
 //   ARGV: lease or '', generation, the group's generation or '', a new generation, channel, message
-//         to those that wait, the value, the prefix of chunks, the group's field in the record
+//         to those that wait, the value, the prefix of chunks, the group's field in the record, the
+//         channel of this process alone or '', the key
 // Returns 1; 0 if the lease is not held any more; {generation, the group's generation or ''} if
 // the value's tag is of other ones than these.
 inline constexpr std::string_view kPutScript = R"(
@@ -64,6 +65,7 @@ if type(manifest) == 'string' and string.sub(manifest, 1, 1) == 'm' then
   end
 end
 redis.call('RENAME', KEYS[1], KEYS[2])
+if ARGV[10] ~= '' then redis.call('PUBLISH', ARGV[10], ARGV[11]) end
 return 1
 )";
 
