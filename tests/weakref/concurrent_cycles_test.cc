@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -367,6 +369,39 @@ TEST(ConcurrentCyclesTest, RacesWithTheDeathsOfSharedObjects) {
         EXPECT_EQ(census->size(), 2u);
         EXPECT_EQ(another.use_count(), 1);
       });
+}
+
+// The last entry takes the place of one that leaves, while a search compares it with another one of
+// its object. Relaxed: the threads must not be ordered by anything but the census.
+TEST(ConcurrentCyclesTest, ADeathMovesAnEntryThatASearchReads) {
+  std::atomic<bool> dying{false}, read{false}, moved{false};
+  Ref<Node> node = MakeRef<Node>();
+  // Runs after the census has heard of the death.
+  const ExpiryRegistration after =
+      OnExpire(node, [&] { moved.store(true, std::memory_order_relaxed); });
+  Census census;
+  census.Add(node);
+  const Ref<Node> traced = MakeRef<Node>();
+  traced->before_trace = [&] {
+    read.store(true, std::memory_order_relaxed);
+    while (!moved.load(std::memory_order_relaxed)) std::this_thread::yield();
+  };
+  const auto shared = std::make_shared<SharedNode>();
+  census.Add(shared);
+  const Ref<SharedNode> last = FromSharedPtr(shared);
+  census.Add(last);
+  // Runs before the census hears of the death.
+  const ExpiryRegistration registration = OnExpire(node, [&] {
+    dying.store(true, std::memory_order_relaxed);
+    while (!read.load(std::memory_order_relaxed)) std::this_thread::yield();
+  });
+  std::thread dropper([&] { node.reset(); });
+  while (!dying.load(std::memory_order_relaxed)) std::this_thread::yield();
+  const CycleReport report = FindCyclesConcurrently(census);
+  dropper.join();
+  EXPECT_TRUE(report.groups.empty());
+  EXPECT_EQ(report.objects_seen, 2u);
+  EXPECT_EQ(census.size(), 3u) << "one object has two entries";
 }
 
 }  // namespace
