@@ -167,6 +167,15 @@ enum class AtTierDisconnect {
   kKeep   // hands them out, for as long as they live
 };
 
+// When loaded objects are written to the second tier. Put writes at once in either case.
+enum class TierWrite {
+  // When they have been loaded. One process loads an object, and others wait for it.
+  kOnLoad,
+  // When they are evicted from the budget, unless they came from the tier: what stays is never
+  // written. Processes that miss on a key at the same time load it each for itself.
+  kOnEviction
+};
+
 // What makes an object worth keeping, beside recent use and low weight.
 enum class ObjectValue {
   kHits,      // each hit counts as one
@@ -309,6 +318,11 @@ struct LargeObjectCacheOptions {
   std::function<std::string(const K&)> encode_key = {};
   std::function<std::optional<K>(std::string_view)> decode_key = {};
   AtTierDisconnect at_tier_disconnect = AtTierDisconnect::kDrop;
+  // kOnEviction needs a `refresh_executor`, whose tasks encode and write evicted objects, one each,
+  // and keep them meanwhile, as users do. If 64 of them wait, further ones are not written, nor
+  // those that are evicted at the cache's end. Below a hard limit it is like a listener. It needs
+  // kDrop above: else a process would write what others may have changed while it did not hear.
+  TierWrite tier_write = TierWrite::kOnLoad;
 };
 
 }  // namespace weakcache

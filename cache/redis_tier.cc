@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "weakcache/cache/redis_tier.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -103,6 +104,7 @@ class RedisTier::Impl {
   void MakeAsync(Change change, std::function<void(absl::Status)> done);
   std::string condition() const;
 
+  const RedisTierOptions& options() const { return options_; }
   const internal::KeyNames& names() const { return names_; }
   internal::Link& link() { return link_; }
   internal::Reading& reading() { return reading_; }
@@ -261,6 +263,11 @@ absl::Status RedisTier::ForEachKey(absl::FunctionRef<void(std::string_view)> vis
     } while (cursor != "0");
   }
   return absl::OkStatus();
+}
+
+absl::Status RedisTier::AwaitNotices(const TierWait& wait) {
+  return impl_->link().AwaitNotices(
+      std::min(wait.deadline, internal::After(impl_->options().hard_timeout)));
 }
 
 void RedisTier::Subscribe(std::weak_ptr<TierListener> listener) {

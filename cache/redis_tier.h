@@ -80,6 +80,7 @@ class RedisTier final : public SecondTier {
   absl::Status ForEachKey(absl::FunctionRef<void(std::string_view)> visit) override;
 
   // The listener is told first whether the tier is connected.
+  absl::Status AwaitNotices(const TierWait& wait) override;
   void Subscribe(std::weak_ptr<TierListener> listener) override;
 
   TierStats Stats() const override;

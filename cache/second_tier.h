@@ -187,6 +187,10 @@ class SecondTier {
                         std::function<void(absl::Status)> done);
   virtual void EraseAsync(std::string key, std::function<void(absl::Status)> done);
 
+  // Returns when listeners have been told of all changes that others had made when it was called.
+  // Unless overridden, there are no others.
+  virtual absl::Status AwaitNotices(const TierWait& /*wait*/) { return absl::OkStatus(); }
+
   // Tells the listener from now on, as long as it lives. A tier of one process only has nobody to
   // tell of, and need not do anything.
   virtual void Subscribe(std::weak_ptr<TierListener> listener);

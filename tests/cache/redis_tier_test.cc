@@ -674,6 +674,23 @@ TEST_F(RedisTierTest, WhoFindsNoFreeConnectionHasADeadline) {
   EXPECT_EQ(Read(*tier, "key"), "1");
 }
 
+TEST_F(RedisTierTest, WhoAwaitsNoticesHasBeenToldOfAllChanges) {
+  const auto one = Make();
+  const auto other = Make();
+  const auto recorder = Listen(*one);
+  for (size_t i = 1; i <= 300; ++i) {
+    ASSERT_TRUE(other->Put("key", Entry("1"), {}).ok());
+    ASSERT_TRUE(one->AwaitNotices({}).ok());
+    ASSERT_EQ(recorder->Count("changed key"), i);
+  }
+  server_->Kill();
+  EXPECT_TRUE(Eventually([&] { return !one->AwaitNotices({}).ok(); }));
+  EXPECT_TRUE(Eventually([&] { return recorder->Has("disconnected"); }));
+  ASSERT_TRUE(server_->Start());
+  EXPECT_TRUE(Eventually([&] { return one->AwaitNotices({}).ok(); }));
+  EXPECT_EQ(recorder->events().back(), "connected");
+}
+
 TEST_F(RedisTierTest, AFlushedServerIsToldAsAllErased) {
   const auto tier = Make();
   const auto told = Listen(*tier);

@@ -99,7 +99,7 @@ class FakeTier : public SecondTier {
 
   // Called without a lock at the points "Get", "Lead" and so on, before each call does something;
   // and at "Get done", "Lead waits", "Lead wakes" (before each further look), "Lead done",
-  // "EraseGroup done", "EraseAll done". An error of the first ones is the call's.
+  // "Erase done", "EraseGroup done", "EraseAll done". An error of the first ones is the call's.
   std::function<absl::Status(std::string_view point, std::string_view key)> hook;
   // If true, asynchronous changes wait until RunAsync.
   bool defers_async = false;
@@ -259,10 +259,13 @@ class FakeTier : public SecondTier {
   absl::Status Erase(std::string_view key) override {
     absl::Status status = Begin("Erase", key);
     if (!status.ok()) return status;
-    const std::lock_guard<std::mutex> lock(server_->mutex_);
-    server_->leases_.erase(std::string(key));
-    server_->entries_.erase(std::string(key));
-    TellOthers([own = std::string(key)](TierListener& listener) { listener.OnChanged(own); });
+    {
+      const std::lock_guard<std::mutex> lock(server_->mutex_);
+      server_->leases_.erase(std::string(key));
+      server_->entries_.erase(std::string(key));
+      TellOthers([own = std::string(key)](TierListener& listener) { listener.OnChanged(own); });
+    }
+    Meet("Erase done", key);
     return absl::OkStatus();
   }
   absl::Status EraseGroup(uint32_t group) override {
@@ -310,6 +313,11 @@ class FakeTier : public SecondTier {
   }
   void EraseAsync(std::string key, std::function<void(absl::Status)> done) override {
     Later([this, key = std::move(key), done = std::move(done)] { done(Erase(key)); });
+  }
+  absl::Status AwaitNotices(const TierWait&) override {
+    absl::Status status = Begin("AwaitNotices", "");
+    if (status.ok()) Deliver();
+    return status;
   }
   TierStats Stats() const override { return stats; }
   void Subscribe(std::weak_ptr<TierListener> listener) override {

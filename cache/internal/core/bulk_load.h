@@ -366,6 +366,7 @@ class BulkLoad {
         parts[missing++] = &part;
         continue;
       }
+      part.prepared.cold().came_from_tier = true;
       if constexpr (Loads::template kIsEmbedded<Made>) {
         part.made = std::move(questions[i].object);
       } else {

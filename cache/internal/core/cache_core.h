@@ -64,7 +64,7 @@ class CacheCore {
 
   CacheCore(CacheSettings<K, V> settings, Hash hash, Equal equal)
       : loads_(store_, settings.max_concurrent_loads, std::move(settings.failure_ttl),
-               std::move(settings.tier)),
+               settings.tier),
         asks_(loads_, settings.refresh_executor),
         store_(settings, std::move(hash), std::move(equal)) {
     if (loads_.tier() != nullptr) AttachTo(*loads_.tier());
@@ -134,8 +134,10 @@ class CacheCore {
   // Do the same as LargeObjectCache's functions of the same names.
   template <typename Key>
   bool Invalidate(const Key& key) {
-    if (loads_.tier() != nullptr) [[unlikely]]
-      EraseInTier(key);
+    if (loads_.tier() == nullptr) [[likely]]
+      return store_.Invalidate(key);
+    const EvictionPause<K, V> pause(loads_.tier());
+    EraseInTier(key);
     return store_.Invalidate(key);
   }
   template <typename Key>
@@ -154,6 +156,7 @@ class CacheCore {
   // Do the same as LargeObjectCache's functions of the same names.
   template <typename Condition>
   size_t InvalidateIf(Condition& condition) {
+    const EvictionPause<K, V> pause(loads_.tier());
     if (loads_.tier() != nullptr) [[unlikely]] {
       // What a condition on the object says of encoded ones nobody knows.
       if constexpr (std::is_invocable_v<Condition&, const K&, const Ref<V>&>) {
@@ -165,10 +168,12 @@ class CacheCore {
     return CacheInvalidation<Store>(store_).InvalidateIf(condition);
   }
   void InvalidateGroup(uint32_t group) {
+    const EvictionPause<K, V> pause(loads_.tier());
     if (loads_.tier() != nullptr) loads_.tier()->EraseGroup(group);
     CacheInvalidation<Store>(store_).InvalidateGroup(group);
   }
   void Clear() {
+    const EvictionPause<K, V> pause(loads_.tier());
     if (loads_.tier() != nullptr) loads_.tier()->EraseAll();
     CacheInvalidation<Store>(store_).RemoveAll();
   }
@@ -230,6 +235,7 @@ class CacheCore {
     typename Store::Outcome outcome(store_.freshness());
     const Ref<V> object = store_.FindUnexpired(location, lookup, outcome);
     if (object.get() == nullptr) return false;
+    const EvictionPause<K, V> pause(loads_.tier());
     if (loads_.tier() != nullptr) [[unlikely]]
       EraseInTier(key);  // the entry has the former end of its life
     store_.freshness().SetExpiry(*outcome.entry(), duration);

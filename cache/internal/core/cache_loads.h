@@ -477,6 +477,7 @@ class CacheLoads {
       if (use.wait.ended()) return HasLeft(use.wait);
       return loader.Load(entry.key(), made, terms);
     }
+    entry.came_from_tier = true;
     if constexpr (kIsEmbedded<Made>) {
       made = std::move(found);
     } else {

@@ -54,7 +54,10 @@ std::shared_ptr<ObjectTier<K, V>> MakeTier(LargeObjectCacheOptions<K, V>& option
   return options.codec.MakeTier({std::move(options.second_tier), std::move(options.encode_key),
                                  std::move(options.decode_key), options.clock,
                                  options.expire_after_write, options.refresh_after_write,
-                                 options.at_tier_disconnect == AtTierDisconnect::kKeep});
+                                 options.at_tier_disconnect == AtTierDisconnect::kKeep,
+                                 options.tier_write == TierWrite::kOnEviction
+                                     ? options.refresh_executor
+                                     : std::function<void(std::function<void()>)>()});
 }
 
 // Returns InvalidArgument if an option is bad.

@@ -58,6 +58,7 @@
 #include "weakcache/cache/internal/retention/retention.h"
 #include "weakcache/cache/internal/stats/holder_sampler.h"
 #include "weakcache/cache/internal/stats/load_time.h"
+#include "weakcache/cache/internal/tier/object_tier.h"
 #include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/check.h"
 #include "weakcache/weakref/internal/control_block.h"
@@ -93,7 +94,7 @@ class CacheStore {
 
   CacheStore(CacheSettings<K, V>& settings, Hash hash, Equal equal)
       : shared_(std::make_shared<CacheShared<K>>(
-            ListenerOnSlots(std::move(settings.listener)),
+            ListenerOnSlots(std::move(settings.listener), settings.tier),
             settings.count_entry_memory ? EntryMemory() : typename Shared::EntryWeights(),
             settings.hard_limit.bytes == 0 ? ByteLimit::kNone : settings.hard_limit.bytes,
             settings.freshness.stale_if_error())),
@@ -346,6 +347,23 @@ class CacheStore {
     if (flight != nullptr && !is_replaced) flights.Cancel(*flight);
     return removed;
   }
+  // Returns what the cache says of that very object, unless a look-up would not find it. Counts
+  // nothing.
+  std::optional<EvictedTerms> TermsOf(const K& key, const Ref<V>& object) const {
+    const LookupKeyOf<K> lookup = key;
+    Outcome outcome(freshness_);
+    const Ref<V> found = FindUnexpired(shards_.Locate(lookup), lookup, outcome);
+    if (found.get() == nullptr || !HandleTraits<Ref<V>>::SameOwner(found, object)) {
+      return std::nullopt;
+    }
+    const Entry& entry = *outcome.entry();
+    EvictedTerms terms;
+    // Relaxed: see the fields.
+    terms.written = entry.written.load(std::memory_order_relaxed);
+    terms.expires_after = entry.expires_after.load(std::memory_order_relaxed);
+    if (entry.group.has_group) terms.group = static_cast<uint32_t>(entry.group.group);
+    return terms;
+  }
   // Removes the entry if it is still in the table; for `cause`, or because it has expired by `now`.
   // The caller holds a reference to its slot.
   bool Remove(const Entry& entry, RemovalCause cause, int64_t now) {
@@ -443,7 +461,22 @@ class CacheStore {
   }
 
  private:
-  static typename Shared::Listener ListenerOnSlots(RemovalListener<K, V> listener) {
+  static typename Shared::Listener ListenerOnSlots(RemovalListener<K, V> listener,
+                                                   const std::shared_ptr<ObjectTier<K, V>>& tier) {
+    if (tier != nullptr && tier->writes_evicted()) {
+      // Objects in use keep this, but not the tier.
+      return [listener = std::move(listener), of_cache = std::weak_ptr(tier)](
+                 const K& key, ControlBlock* slot, RemovalCause cause, uint64_t weight) {
+        Ref<V> object;
+        if (slot != nullptr) object = Table::ObjectOf(static_cast<Slot*>(slot));
+        if (slot != nullptr && cause == RemovalCause::kBudget) {
+          const std::shared_ptr<ObjectTier<K, V>> tier = of_cache.lock();
+          const Entry& entry = Table::cold_part(static_cast<Slot*>(slot));
+          if (tier != nullptr && !entry.came_from_tier) tier->WriteEvicted(key, object);
+        }
+        if (listener) listener(key, object, cause, weight);
+      };
+    }
     if (!listener) return nullptr;
     return [listener = std::move(listener)](const K& key, ControlBlock* slot, RemovalCause cause,
                                             uint64_t weight) {

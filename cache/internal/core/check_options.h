@@ -145,6 +145,26 @@ absl::Status CheckHolders(const Options& options) {
                    " is more than half of the address space"));
 }
 
+// Returns InvalidArgument if evicted objects are to be written, but can't be.
+template <typename K, typename V>
+absl::Status CheckTierWrite(const LargeObjectCacheOptions<K, V>& options) {
+  if (options.tier_write == TierWrite::kOnLoad) return absl::OkStatus();
+  if (options.second_tier == nullptr) {
+    return absl::InvalidArgumentError("tier_write: is kOnEviction, but second_tier is not set");
+  }
+  if (!options.refresh_executor) {
+    return absl::InvalidArgumentError(
+        "tier_write: is kOnEviction, but refresh_executor is not set; a hit may evict an object, "
+        "and must not wait for the tier");
+  }
+  if (options.at_tier_disconnect == AtTierDisconnect::kKeep) {
+    return absl::InvalidArgumentError(
+        "tier_write: is kOnEviction, and at_tier_disconnect is kKeep: what may be old would be "
+        "written");
+  }
+  return absl::OkStatus();
+}
+
 // Returns InvalidArgument unless the cache has a tier with all that belongs to it, or none.
 template <typename K, typename V>
 absl::Status CheckTier(const LargeObjectCacheOptions<K, V>& options) {
@@ -184,6 +204,7 @@ absl::Status CheckOptions(LargeObjectCacheOptions<K, V>& options, bool weak) {
   status.Update(CheckBackoff(options.refresh_backoff));
   status.Update(CheckHolders(options));
   status.Update(CheckTier(options));
+  status.Update(CheckTierWrite(options));
   status.Update(SetDefaultWeigher(options));
   return status;
 }

@@ -212,6 +212,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
         TierUse<V>{unbounded, &source_, options_.read_tier, options_.write_tier, turn_,
                    /*waits_for_lease=*/false, &notices},
         found.terms);
+    prepared_->cold().came_from_tier = found.owned != nullptr;
     return found.owned != nullptr;
   }
   // Ends the load after the loader has thrown, or as its thread ends; or without the loader,

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <type_traits>
 
 #include "weakcache/cache/internal/core/cache_invalidation.h"
@@ -14,6 +15,7 @@
 #include "weakcache/cache/internal/key/key_lookup.h"
 #include "weakcache/cache/internal/retention/lazy_greedy_dual.h"
 #include "weakcache/cache/internal/tier/object_tier.h"
+#include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache::internal {
@@ -28,6 +30,9 @@ class CacheTierTarget final : public TierTarget<typename Store::Key, typename St
   explicit CacheTierTarget(Store& store) : store_(store) {}
 
   void Invalidate(const K& key) override { store_.InvalidateByNotice(key); }
+  std::optional<EvictedTerms> TermsOf(const K& key, const Ref<V>& object) override {
+    return store_.TermsOf(key, object);
+  }
   void InvalidateIfSame(const K& key, const WeakRef<V>& object) override {
     store_.Invalidate(key, object);
   }

@@ -107,12 +107,14 @@ void Dispatcher::Run() {
   }
 }
 
-void Dispatcher::AwaitTold(std::chrono::steady_clock::time_point deadline) {
-  if (std::this_thread::get_id() == thread_.get_id()) return;
+bool Dispatcher::AwaitTold(std::chrono::steady_clock::time_point deadline) {
+  const bool may_wait = std::this_thread::get_id() != thread_.get_id();
   const MutexLock lock(mutex_);
   const uint64_t last = posted_;
+  if (!may_wait) return told_ >= last;
   told_condition_.WaitUntil(
       mutex_, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stop_ || told_ >= last; }, deadline);
+  return told_ >= last;
 }
 
 void Dispatcher::Tell(const Notice& notice) {

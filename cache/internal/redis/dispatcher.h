@@ -42,8 +42,9 @@ class Dispatcher : public std::enable_shared_from_this<Dispatcher> {
   // Tells the listener too from now on, beginning with whether the tier is connected.
   void Add(std::weak_ptr<TierListener> listener);
   // Waits until all that has been posted before has been told, but not beyond the deadline:
-  // listeners may run user code. On the thread that tells, does not wait.
-  void AwaitTold(std::chrono::steady_clock::time_point deadline);
+  // listeners may run user code. Returns whether it has been. On the thread that tells, does not
+  // wait.
+  bool AwaitTold(std::chrono::steady_clock::time_point deadline);
 
  private:
   using Mutex = BasicMutex<StdAtomics>;

@@ -97,6 +97,25 @@ void Link::HoldLease(HeldLeases::Lease lease) {
   wake_pipe_.Wake();
 }
 
+absl::Status Link::AwaitNotices(Deadline deadline) {
+  uint64_t own = 0;
+  {
+    const MutexLock lock(mutex_);
+    if (!connected_) return absl::UnavailableError("Redis is away");
+    own = ++questions_;
+  }
+  wake_pipe_.Wake();
+  {
+    const MutexLock lock(mutex_);
+    answered_condition_.WaitUntil(
+        mutex_, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return answered_ >= own || !connected_; },
+        deadline);
+    if (answered_ < own) return absl::UnavailableError("Redis has not answered");
+  }
+  if (dispatcher_->AwaitTold(deadline)) return absl::OkStatus();
+  return absl::DeadlineExceededError("listeners have not been told in time");
+}
+
 bool Link::stopping() const {
   const MutexLock lock(mutex_);
   return stop_;
@@ -216,6 +235,7 @@ absl::Status Link::Connect() {
   if (!notices.ok()) return notices.status();
   notices_ = *std::move(notices);
   if (absl::Status status = StartTracking(deadline); !status.ok()) return status;
+  sent_question_ = 0;
   writer_active_ = notices_active_ = steady_clock::now();
   notices_asked_ = false;
   const MutexLock lock(mutex_);
@@ -311,11 +331,13 @@ void Link::Lose(const absl::Status& reason) {
   generations_.ForgetAll();
   if (was_connected) dispatcher_->Post({.kind = Notice::Kind::kDisconnected});
   waiters_.WakeAll();
+  answered_condition_.NotifyAll();
   retry_ = steady_clock::now() + backoff_.Next();
 }
 
 absl::Status Link::Serve() {
   if (!playing_) SendQueued();
+  SendQuestion();
   SendDue(steady_clock::now());
   if (absl::StatusOr<bool> wrote = writer_->Write(); !wrote.ok()) {
     return wrote.status();
@@ -653,8 +675,32 @@ absl::Status Link::ReceiveNotices() {
   }
 }
 
+void Link::SendQuestion() {
+  uint64_t last = 0;
+  {
+    const MutexLock lock(mutex_);
+    last = questions_ > answered_ ? questions_ : 0;
+  }
+  if (last <= sent_question_) return;
+  sent_question_ = last;
+  notices_->Append({"PING", Text(last)});
+}
+
+void Link::TakeAnswer(std::string_view number) {
+  uint64_t answered = 0;
+  std::from_chars(number.data(), number.data() + number.size(), answered);
+  {
+    const MutexLock lock(mutex_);
+    answered_ = std::max(answered_, answered);
+  }
+  answered_condition_.NotifyAll();
+}
+
 void Link::TakeNotice(const redisReply& reply) {
   if (reply.type != REDIS_REPLY_ARRAY) return;
+  if (reply.elements == 2 && TextOf(*reply.element[0]) == "pong") {
+    return TakeAnswer(TextOf(*reply.element[1]));
+  }
   if (reply.elements == 4 && TextOf(*reply.element[0]) == "pmessage") {
     return TakeEvent(TextOf(*reply.element[2]), TextOf(*reply.element[3]));
   }

@@ -68,7 +68,9 @@ class Link {
   ChangeQueue& changes() { return changes_; }
   LeadWaiters& waiters() { return waiters_; }
   // Waits until listeners have been told what has come so far, or until the deadline.
-  void AwaitTold(Deadline deadline) { dispatcher_->AwaitTold(deadline); }
+  void AwaitTold(Deadline deadline) { (void)dispatcher_->AwaitTold(deadline); }
+  // Waits until listeners have been told of all changes that others had made before.
+  absl::Status AwaitNotices(Deadline deadline);
   // Prolongs a lease from now on, or no longer.
   void HoldLease(HeldLeases::Lease lease);
   void DropLease(const std::string& token) { leases_.Remove(token); }
@@ -130,6 +132,9 @@ class Link {
   void FailPut(Change change, const absl::Status& status);
   absl::Status ReceiveNotices();
   void TakeNotice(const redisReply& reply);
+  // Asks what somebody waits for in AwaitNotices.
+  void SendQuestion();
+  void TakeAnswer(std::string_view number);
   void TakeInvalidation(const redisReply& keys);
   void TakeMessage(std::string_view text);
   void TakeEvent(std::string_view channel, std::string_view event);
@@ -158,6 +163,11 @@ class Link {
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   Deadline stop_deadline_ ABSL_GUARDED_BY(mutex_) = {};
   std::shared_ptr<const Endpoint> endpoint_ ABSL_GUARDED_BY(mutex_);
+  // Questions on the connection of notices, whose answers come after all notices before them: how
+  // many have been asked for, and the number of the last one that was answered.
+  BasicCondition<StdAtomics> answered_condition_;
+  uint64_t questions_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t answered_ ABSL_GUARDED_BY(mutex_) = 0;
   std::string condition_ ABSL_GUARDED_BY(mutex_) = "not connected yet";
 
   // The thread's own.
@@ -177,6 +187,7 @@ class Link {
   Deadline writer_active_ = {};
   Deadline notices_active_ = {};
   bool notices_asked_ = false;
+  uint64_t sent_question_ = 0;  // the last one that this connection was asked
   std::thread thread_;
 };
 

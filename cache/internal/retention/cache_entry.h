@@ -417,6 +417,8 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   // Whether the object may expire earlier or later than others that were written at the same time.
   // Set before the slot is entered, or by SetExpiry.
   bool has_own_life : 1 = false;
+  // Whether the object came from the second tier. Set before the slot is entered.
+  bool came_from_tier : 1 = false;
 
  private:
   bool evicted_in_use_ : 1 = false;

@@ -16,12 +16,17 @@
 //   * A change of a key marks it before it changes the cache, until the tier has been changed, too.
 //     A load that meets the mark does not ask the tier. A load that has asked it before has its
 //     flight since before the change, which cancels or supersedes it, or finds its object.
-//   * What a load writes needs a lease, which a change of the key in the tier, or the erasure of
-//   the
-//     object's group, makes void. If the tier says so, the cache drops what it has just entered.
+//   * What a load writes needs a lease, which a change of the key in the tier makes void, and so
+//     does the erasure of the object's group. If the tier says so, the cache drops what it has just
+//     entered.
 //   * A change by another process is told by the tier. What a load has read before the notice does
 //     not enter: while the load reads from the tier, the notice makes it read again, and otherwise
 //     cancels its flight in the same way. What it reads after the notice is new.
+//   * An evicted object that is written was not changed since it was loaded: the task that writes
+//     it takes a lease, waits until it has been told of all changes before that, and looks whether
+//     the cache still has the object, which the task keeps alive. Later changes revoke the lease. A
+//     change by this process that erases in the tier first has no evicted object written until it
+//     is through.
 //   * If two changes of a key overlap, nobody knows which of them the tier has taken last: then the
 //     entry is erased as the last of them ends.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TIER_OBJECT_TIER_H_
@@ -29,6 +34,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
@@ -116,12 +123,21 @@ struct TierQuestion {
   TierTurnPtr<V> turn = nullptr;
 };
 
+// What the cache says of an object that it has evicted, by its clock: nanoseconds.
+struct EvictedTerms {
+  int64_t written = 0;
+  int64_t expires_after = INT64_MAX;  // never
+  std::optional<uint32_t> group = {};
+};
+
 // What a tier does to its cache. None of that goes back to the tier.
 template <typename K, typename V>
 class TierTarget {
  public:
   virtual ~TierTarget() = default;
   virtual void Invalidate(const K& key) = 0;
+  // Returns nothing unless the cache has that very object under the key, unexpired.
+  virtual std::optional<EvictedTerms> TermsOf(const K& key, const Ref<V>& object) = 0;
   virtual void InvalidateIfSame(const K& key, const WeakRef<V>& object) = 0;
   virtual void InvalidateGroup(uint32_t group) = 0;
   virtual void Clear() = 0;
@@ -157,7 +173,34 @@ class ObjectTier {
   virtual void EraseAll() = 0;
   virtual void EraseIf(absl::FunctionRef<bool(const K&)> condition) = 0;
 
+  // Returns whether evicted objects are written, and loaded ones are not.
+  virtual bool writes_evicted() const = 0;
+  // Has an evicted object written if the tier has none under the key, on another thread unless the
+  // executor runs its task at once. Precondition: no lock, load or permit is held.
+  virtual void WriteEvicted(const K& key, const Ref<V>& object) = 0;
+  // Until as many calls of ResumeEvictions nothing that was evicted is written.
+  virtual void PauseEvictions() = 0;
+  virtual void ResumeEvictions() = 0;
+
   virtual void AddTo(CacheStats& stats) const = 0;
+};
+
+// For a change that erases in the tier before it changes the cache, as long as it lives: what the
+// tier has lost and the cache not yet is not written. `tier` may be null.
+template <typename K, typename V>
+class EvictionPause {
+ public:
+  explicit EvictionPause(std::shared_ptr<ObjectTier<K, V>> tier) : tier_(std::move(tier)) {
+    if (tier_ != nullptr) tier_->PauseEvictions();
+  }
+  EvictionPause(const EvictionPause&) = delete;
+  EvictionPause& operator=(const EvictionPause&) = delete;
+  ~EvictionPause() {
+    if (tier_ != nullptr) tier_->ResumeEvictions();
+  }
+
+ private:
+  const std::shared_ptr<ObjectTier<K, V>> tier_;
 };
 
 }  // namespace weakcache::internal

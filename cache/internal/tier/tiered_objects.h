@@ -155,6 +155,8 @@ class TieredObjects final : public ObjectTier<K, V>,
     state_->changes.EndAll(number, tier().EraseAll().ok());
   }
   void EraseIf(absl::FunctionRef<bool(const K&)> condition) override {
+    // Others have what is in no tier, and may write it later.
+    if (writes_evicted()) return EraseAll();
     state_->changes.BeginMany();
     std::vector<std::string> keys;
     bool complete = true;
@@ -170,6 +172,21 @@ class TieredObjects final : public ObjectTier<K, V>,
       state_->changes.Begin(encoded);
       EraseUnderWay(state_, encoded);
     }
+  }
+
+  bool writes_evicted() const override { return settings_.eviction_executor != nullptr; }
+  void PauseEvictions() override { ++pauses_; }
+  void ResumeEvictions() override { --pauses_; }
+  void WriteEvicted(const K& key, const Ref<V>& object) override {
+    // Relaxed: see the field.
+    if (evictions_.load(std::memory_order_relaxed) >= kMaxEvictions) return;
+    const auto self = this->shared_from_this();  // the executor may end the cache
+    CatchErrors(
+        [&] {
+          const auto eviction = std::make_shared<Eviction>(self, settings_.encode_key(key), object);
+          settings_.eviction_executor([eviction] { eviction->Run(); });
+        },
+        [] {});
   }
 
   void AddTo(CacheStats& stats) const override {
@@ -212,6 +229,8 @@ class TieredObjects final : public ObjectTier<K, V>,
   static constexpr uint32_t kNoGroup = 65536;
   // A tier ends a wait for another one's lease itself; this is for one that does not.
   static constexpr std::chrono::minutes kLongestWait{1};
+  // How many evicted objects may wait to be written.
+  static constexpr size_t kMaxEvictions = 64;
   // How often a load reads an entry that is changed meanwhile.
   static constexpr int kMaxLooks = 3;
 
@@ -360,6 +379,14 @@ class TieredObjects final : public ObjectTier<K, V>,
       job_.expires = job_.written + terms.expires_after.value_or(settings.expire_after_write);
       job_.group = terms.group;
     }
+    void SetEvictedTerms(const EvictedTerms& terms) {
+      const TieredObjects& objects = *job_.objects;
+      job_.written = objects.Now() - absl::Nanoseconds(objects.OwnClock() - terms.written);
+      if (terms.expires_after != INT64_MAX) {
+        job_.expires = job_.written + absl::Nanoseconds(terms.expires_after);
+      }
+      job_.group = terms.group;
+    }
     void Put(const Ref<V>& object) override {
       if (job_.only_erases) return Erase();
       job_.object = object;
@@ -372,6 +399,30 @@ class TieredObjects final : public ObjectTier<K, V>,
     Job job_;
   };
 
+  // An evicted object that is to be written by a task.
+  class Eviction {
+   public:
+    Eviction(std::shared_ptr<TieredObjects> objects, std::string key, const Ref<V>& object)
+        : objects_(std::move(objects)), key_(std::move(key)), object_(object) {
+      objects_->evictions_.fetch_add(1, std::memory_order_relaxed);
+    }
+    Eviction(const Eviction&) = delete;
+    Eviction& operator=(const Eviction&) = delete;
+    ~Eviction() { objects_->evictions_.fetch_sub(1, std::memory_order_relaxed); }
+
+    // Once.
+    void Run() {
+      if (object_.get() == nullptr) return;
+      CatchErrors([&] { objects_->WriteOrThrow(key_, object_); }, [] {});
+      object_.reset();
+    }
+
+   private:
+    const std::shared_ptr<TieredObjects> objects_;
+    const std::string key_;
+    Ref<V> object_;
+  };
+
   static TierSettings<K> WithDefaults(TierSettings<K> settings) {
     if constexpr (HasDefaultTierKey<K>) {
       if (!settings.encode_key) settings.encode_key = DefaultEncodeKey<K>;
@@ -381,6 +432,11 @@ class TieredObjects final : public ObjectTier<K, V>,
   }
   SecondTier& tier() const { return *settings_.tier; }
   absl::Time Now() const { return settings_.clock ? settings_.clock() : absl::Now(); }
+  // Returns the time as entries of the cache have it: see Freshness::Now.
+  int64_t OwnClock() const {
+    if (settings_.clock) return absl::ToUnixNanos(settings_.clock());
+    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
   std::unique_ptr<Turn> MakeTurn(std::string key) {
     return std::make_unique<Turn>(this->shared_from_this(), std::move(key));
   }
@@ -435,7 +491,7 @@ class TieredObjects final : public ObjectTier<K, V>,
       }
       is_unusable = !absl::IsNotFound(entry.status());
     }
-    if (!use.writes) return nullptr;
+    if (!use.writes || writes_evicted()) return nullptr;
     std::unique_ptr<Turn> turn = MakeTurn(key);
     if (!use.reads) {
       LeadAtOnce(turn->job(), /*is_there=*/true);
@@ -471,7 +527,7 @@ class TieredObjects final : public ObjectTier<K, V>,
         }
         is_there = !absl::IsNotFound(entry.status());
       }
-      if (!use.writes) continue;
+      if (!use.writes || writes_evicted()) continue;
       std::unique_ptr<Turn> turn = MakeTurn(std::move(keys[i]));
       LeadAtOnce(turn->job(), is_there);
       if (turn->job().lease.held() || turn->job().only_erases) asked[i]->turn = std::move(turn);
@@ -523,14 +579,16 @@ class TieredObjects final : public ObjectTier<K, V>,
     return state_->changes.Look(job.key) != TierChanges::State::kNone;
   }
 
-  // Returns null unless the entry is whole, of the codec's schema, and has not expired.
+  // Returns whether the entry is of the codec's schema, and has not expired.
+  bool IsUsable(const TierEntry& entry, absl::Time now) const {
+    if (entry.schema != encoding_.schema() || entry.expires <= now) return false;
+    return !entry.group.has_value() ||
+           (*entry.group < kNoGroup && state_->changes.TrustsGroup(*entry.group));
+  }
+  // Returns null unless the entry is usable and whole.
   Owned<V> Decode(const TierEntry& entry, ObjectTerms& terms) {
     const absl::Time now = Now();
-    if (entry.schema != encoding_.schema() || entry.expires <= now) return nullptr;
-    if (entry.group.has_value() &&
-        (*entry.group >= kNoGroup || !state_->changes.TrustsGroup(*entry.group))) {
-      return nullptr;
-    }
+    if (!IsUsable(entry, now)) return nullptr;
     Owned<V> object = CatchErrors(
         [&] {
           absl::StatusOr<Object> decoded = encoding_.decode(entry.bytes.view());
@@ -589,6 +647,31 @@ class TieredObjects final : public ObjectTier<K, V>,
     } else if (absl::IsAborted(status)) {  // another one has changed the key since the load began
       DropIfSame(job);
     }
+  }
+  // Writes an evicted object, if the tier has none, and nobody has changed the key since it was
+  // loaded.
+  void WriteOrThrow(const std::string& key, const Ref<V>& object) {
+    const BackgroundTasks::Running running(state_->tasks);
+    if (!running.may_run() || !MayAsk(key)) return;
+    TierWait wait;
+    wait.deadline = std::chrono::steady_clock::now() + kLongestWait;
+    const absl::StatusOr<TierEntry> entry = tier().Get(key, wait);
+    if (entry.ok() ? IsUsable(*entry, Now())
+                   : !absl::IsNotFound(entry.status()) && !absl::IsDataLoss(entry.status())) {
+      return;
+    }
+    const std::unique_ptr<Turn> turn = MakeTurn(key);
+    absl::StatusOr<TierLead> lead = tier().TryLead(key);
+    if (!lead.ok()) return;
+    turn->job().lease = std::move(lead->lease);
+    if (!turn->job().lease.held() || !tier().AwaitNotices(wait).ok()) return;
+    // A change before the lease has reached the cache by now; a later one revokes the lease.
+    const std::optional<K> decoded = settings_.decode_key(key);
+    if (!decoded.has_value() || state_->is_unverified || pauses_ != 0) return;
+    const std::optional<EvictedTerms> terms = state_->target->TermsOf(*decoded, object);
+    if (!terms.has_value()) return;
+    turn->SetEvictedTerms(*terms);
+    turn->Put(object);
   }
   void DropIfSame(const Job& job) {
     WithTarget(*state_, [&](TierTarget<K, V>& target) {
@@ -661,6 +744,13 @@ class TieredObjects final : public ObjectTier<K, V>,
   const std::shared_ptr<State> state_;
   const std::shared_ptr<Listener> listener_;
   Figures figures_;
+  // Objects that wait to be written. A few more may begin to wait at the same time. Relaxed:
+  // nothing else is concluded from it.
+  std::atomic<size_t> evictions_{0};
+  // How many changes are under way that erase in the tier first: from before that until they have
+  // changed the cache. Sequentially consistent: whoever has taken a lease after such an erasure, by
+  // which it sees the addition, and then reads 0, sees the cache as it was changed.
+  std::atomic<size_t> pauses_{0};
 };
 
 }  // namespace weakcache::internal
