@@ -14,16 +14,13 @@
 //
 // What it says: for each sampled object that is in use, which look-ups have handed it out since the
 // cache last saw it idle. Whoever took it then may hold it; nobody else does, but for references
-// that come from elsewhere: from ForEach, a removal listener, a condition of InvalidateIf, a
-// WeakRef, a loader that keeps its Ref, or another container or key of the object. Copies of a Ref
-// can't be told apart, so if several took an object, the cache does not know which of them have
-// released it. If only one did, it is that one, or who got a copy from it: so the object that was
-// looked up once, long ago, and never released has an exact answer.
+// that come from elsewhere: ForEach, a removal listener, a condition of InvalidateIf, a WeakRef, a
+// loader that keeps its Ref, or another container or key. Copies of a Ref can't be told apart: if
+// several took an object, which of them have released it is not known; if only one did, it is that
+// one, or who got a copy from it.
 //
 // Thread safety: thread-compatible, plain values: what was true when Holders looked.
-//
 // Unlike a heap profiler, which tells who allocated, it tells who uses what a loader allocated.
-//
 // Complexity: O(sampled objects, and what watches them), and for the folded stacks one symbol
 // look-up a frame.
 #ifndef WEAKCACHE_CACHE_CACHE_HOLDERS_H_

@@ -242,8 +242,9 @@ struct LargeObjectCacheOptions {
   // dies, but none if it is retained again. A thread that drops a last reference while the cache
   // ends may still be in a call.
   RemovalListener<K, V> removal_listener = {};
-  // The clock that measures ages and the times of loads; only differences count. Must not throw.
-  // Empty: std::chrono::steady_clock, which nobody sets back.
+  // The clock that measures ages and the times of loads. Only differences count, except for a
+  // second tier, which needs the wall time. Must not throw. Empty: std::chrono::steady_clock, which
+  // nobody sets back, and absl::Now for a tier.
   std::function<absl::Time()> clock = {};
   // An object expires so long after it was entered (`expire_after_write`) or last found
   // (`expire_after_access`): it is not found any more, and is removed when somebody looks for it,
@@ -303,18 +304,19 @@ struct LargeObjectCacheOptions {
   // microseconds, and 2,048 bytes more for each sampled object.
   bool holder_stacks = false;
   // Where a load looks before it calls its loader, and where its object is kept beyond the cache:
-  // see second_tier.h. Each cache needs a tier object of its own. An object's group and its life by
-  // `expire_after_write` or Loaded go with it; its life by access does not. With a tier, `clock`
-  // has to show the wall time. The loading thread writes the tier when the threads that wait have
-  // their object, before it returns or calls anybody back; Put does, too. The cache's end waits for
-  // notices that are being heeded.
+  // see second_tier.h. Each cache needs a tier object of its own. The tier keeps an object's group
+  // and its life by `expire_after_write` or Loaded, but not its life by access. If `clock` is set,
+  // it has to show the wall time. The loading thread writes to the tier once the threads that wait
+  // have their object, and before it returns or calls anybody back; Put writes before it returns,
+  // too. The cache's end waits for notices that are being applied on other threads.
   std::shared_ptr<SecondTier> second_tier = {};
   // How objects are written as bytes: a std::shared_ptr to a class derived from Codec<V>. It has to
-  // be set if there is a tier, by a file that includes codec.h.
+  // be set if there is a tier, in a file that includes codec.h.
   internal::TierCodec<K, V> codec = {};
-  // How the tier's keys, which are strings, are made of the cache's, and read again: different ones
-  // for different keys. `decode_key` returns nothing for a string that is no key. They may not use
-  // the cache. Empty: strings as they are, integers in decimal. Other keys need both.
+  // Turn the cache's keys into the tier's, which are strings, and back. Different keys need
+  // different strings. `decode_key` returns nothing for a string that is no key. They may not use
+  // the cache. Empty: strings stay as they are, integers become decimals. Keys of other types need
+  // both.
   std::function<std::string(const K&)> encode_key = {};
   std::function<std::optional<K>(std::string_view)> decode_key = {};
   AtTierDisconnect at_tier_disconnect = AtTierDisconnect::kDrop;

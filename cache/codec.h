@@ -72,8 +72,9 @@ class Codec {
   virtual absl::StatusOr<V> Decode(std::string_view bytes) const = 0;
 };
 
-// For trivially copyable types without pointers: the bytes are the object's. The bytes of the other
-// byte order have another schema. `kSchema`, below 2^30, changes with the type's layout.
+// For trivially copyable types without pointers: writes the object's own bytes. A machine of the
+// other byte order has another schema, and so never decodes them. Give `kSchema` another number,
+// below 2^30, whenever the type's layout changes.
 template <typename V, uint32_t kSchema = 0>
 requires std::is_trivially_copyable_v<V> && std::is_default_constructible_v<V>
 class TrivialCodec final : public Codec<V> {

@@ -55,13 +55,13 @@ struct LoadOptions {
   // on whose thread the loader runs. If the loader fails because that caller's stop or deadline has
   // come, the other callers do not: one of them calls its own loader, and the others wait on.
   internal::StopToken stop_token = {};
-  // The group of the object that is loaded, a number below 65536: InvalidateGroup makes all objects
-  // of a group stale. A hit does not change its object's group. Empty: none; a refresh keeps the
-  // old object's.
+  // The group of the object that is loaded, a number below 65536: InvalidateGroup invalidates all
+  // objects of a group. A hit does not change its object's group. Empty: none; but a refresh keeps
+  // the old object's.
   std::optional<uint32_t> group = {};
-  // With a second tier: whether the tier is asked for the object before the loader is called, and
-  // whether what the loader returns is written to it. A refresh is not asked for, only written. The
-  // deadline holds for the wait for the tier's answer, but not for the write.
+  // With a second tier: whether a load asks the tier before it calls the loader, and whether the
+  // loader's object is written to the tier. A refresh never asks the tier, but writes to it. The
+  // deadline bounds the wait for the tier's answer, but not the write.
   bool read_tier = true;
   bool write_tier = true;
 };

@@ -18,7 +18,9 @@
 // Unlike a client of Redis, it fails fast while the server is away, and remembers what to erase. A
 // Put of that time becomes an erasure, because another process may have changed the key since.
 //
-// Complexity: one exchange of messages with the server for a call; two for a Lead.
+// Complexity: a call takes a round trip to the server, and one more each if a Lead finds an entry,
+// a value is in pieces, or an erasure has just ended the generations. ForEachKey walks all keys of
+// the database, also those of other name spaces.
 #ifndef WEAKCACHE_CACHE_REDIS_TIER_H_
 #define WEAKCACHE_CACHE_REDIS_TIER_H_
 
@@ -49,26 +51,27 @@ namespace weakcache {
 // waits for the server, which takes `soft_timeout` at most.
 class RedisTier final : public SecondTier {
  public:
-  // Returns InvalidArgument if the options are not possible. Waits for the first attempt to
-  // connect; whether that has succeeded, Stats().condition tells. If not, further ones follow.
+  // Returns InvalidArgument if an option is bad. Waits for the first attempt to connect. If that
+  // has failed, returns the tier all the same: Stats().condition says why, and further attempts
+  // follow.
   static absl::StatusOr<std::shared_ptr<RedisTier>> Create(const RedisTierOptions& options);
 
-  // Sends the changes that wait to be sent, for at most `hard_timeout`; so long it tries to connect
-  // if the server is away and changes were kept. What is still left is lost. No other call is under
-  // way.
+  // Sends the changes that wait to be sent, for at most `hard_timeout`. If changes were kept
+  // because the server is away, tries to connect for as long. Changes that are left then are lost.
+  // Precondition: no other call is under way.
   ~RedisTier() override;
 
-  // Unavailable, at once: the server is away.
+  // Returns Unavailable at once while the server is away.
   absl::StatusOr<TierEntry> Get(std::string_view key, const TierWait& wait) override;
   std::vector<absl::StatusOr<TierEntry>> GetAll(absl::Span<const std::string> keys,
                                                 const TierWait& wait) override;
-  // A server that takes no writes, or has no memory for any, gives no lease.
+  // Give no lease while the server refuses writes, or has no memory for them.
   absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait) override;
   absl::StatusOr<TierLead> TryLead(std::string_view key) override;
   void EndLead(std::string_view key, const TierLease& lease) override;
 
-  // These wait for the server. The asynchronous forms do not; the order of their calls counts all
-  // the same, and a look-up of the same tier after the call sees the change.
+  // Wait for the server, for at most `hard_timeout`. The asynchronous forms do not wait, but
+  // changes are made in the order of the calls, and a later look-up through this tier sees them.
   absl::Status Put(std::string_view key, const TierEntry& entry, const TierLease& lease) override;
   absl::Status Erase(std::string_view key) override;
   absl::Status EraseGroup(uint32_t group) override;

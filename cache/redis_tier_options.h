@@ -37,18 +37,20 @@ struct RedisAddress {
 };
 
 struct RedisTierOptions {
-  // All keys begin with it. Caches with the same one share their entries, so they need the same
-  // type of object, and the same meaning of a key. Letters, digits and any of "_.-{}".
+  // What all keys on the server begin with; has to be set. Caches with the same name space share
+  // their entries, so a key must mean the same object, of the same type, in all of them. Up to 200
+  // letters, digits and any of "_.-{}".
   std::string key_namespace = {};
 
   RedisAddress address = {};
-  // If it is set, called instead of the use of `address` before each attempt to connect, on a
-  // thread of the tier: it may ask a Sentinel which server is the master now. Cluster is not
-  // supported: a server that answers MOVED counts as a failed one, and the condition says so. It
-  // must return in time: the tier's end waits for it, too. What it throws counts as a status.
+  // Returns the address before each attempt to connect, in place of `address`; for example, asks a
+  // Sentinel which server is the master now. Empty: `address`. Called on a thread of the tier that
+  // the tier's destructor waits for, so it must return soon. An exception counts as Unavailable.
+  // Cluster is not supported: a server that answers MOVED counts as failed, and the condition says
+  // so.
   std::function<absl::StatusOr<RedisAddress>()> resolve_address = {};
-  // Empty: the server's default user. It needs, beside the commands for keys and channels, CLIENT
-  // ID, TRACKING and KILL, and INFO.
+  // Empty: the server's default user. The user needs the commands for keys and channels, EVAL,
+  // MULTI, EXEC, PING, SELECT, INFO, and CLIENT ID, TRACKING and KILL.
   std::string user = {};
   std::string password = {};
   int database = 0;
@@ -56,35 +58,37 @@ struct RedisTierOptions {
   // Connections for reading, beside the two that the tier needs.
   int reader_connections = 4;
   absl::Duration connect_timeout = absl::Milliseconds(500);
-  // How long a load waits for the server before it goes on without; for each command.
+  // How long a look-up waits at each step (an earlier change of its process, a connection, a reply)
+  // before the load goes on without the tier.
   absl::Duration soft_timeout = absl::Milliseconds(250);
-  // After how long without an answer a connection is given up, and a blocking Put or Erase is not
-  // waited for any longer (it may still be done).
+  // After how long without an answer a connection for changes or notices is closed, and a Put or an
+  // Erase, also the Put of a load, stops waiting (the change may still be made).
   absl::Duration hard_timeout = absl::Seconds(2);
-  // How long a connection is idle before the server is asked whether it is alive. Another process's
-  // change is seen after a message's way; if the network is lost without a sign, not before this
-  // interval and `hard_timeout` have passed, when the listeners are told of the loss.
+  // After how long without a message the tier sends a PING. Normally a change by another process is
+  // seen as soon as its message arrives. If the network fails silently, changes may go unseen for
+  // this interval and `hard_timeout` together; then the listeners are told of the loss.
   absl::Duration heartbeat_interval = absl::Seconds(1);
 
-  // The circuit breaker: so many failures one after the other, and the server is not asked any
-  // more, until one call tries again after `min_backoff`, and after twice that, up to
-  // `max_backoff`. Attempts to connect back off likewise. A random part of up to a half is taken
-  // off each time.
+  // The circuit breaker: after so many failed look-ups in a row, look-ups fail at once. One call
+  // tries again after `min_backoff`, the next one after twice that time, and so on up to
+  // `max_backoff`, until one succeeds. Attempts to connect back off likewise. Each of these times
+  // is shortened by a random part of up to a half.
   int breaker_failures = 5;
   absl::Duration min_backoff = absl::Milliseconds(100);
   absl::Duration max_backoff = absl::Seconds(10);
 
-  // How long the others wait for a process that was killed while it loaded. A lease is prolonged
-  // while its process lives.
+  // How long a lease outlives a process that was killed while it loaded: so long the others wait.
+  // While a process that has a lease lives, its leases are prolonged.
   absl::Duration lease_duration = absl::Seconds(3);
-  // How long a load of another process is waited for. After that, callers load themselves.
+  // How long a caller waits for another process's load before it loads the object itself. (In
+  // RocksdbTierOptions, `lease_timeout` is also how long a lease lasts.)
   absl::Duration lease_timeout = absl::Seconds(10);
 
-  // The server forgets entries after that time, or when they expire if that is earlier. With an
-  // infinite time, the server needs a `maxmemory` with a policy of eviction: what EraseAll and
-  // EraseGroup have erased can't be read, but takes memory until then.
+  // The server drops an entry after that time, or when the entry expires if that is earlier. Values
+  // that EraseAll and EraseGroup have erased can't be read, but take memory until they are dropped;
+  // so with an infinite time the server needs a `maxmemory` and a policy such as allkeys-lru.
   absl::Duration max_age = absl::Hours(24 * 7);
-  // Larger objects are compressed, with zstd, if that makes them smaller. SIZE_MAX: none.
+  // Larger objects are compressed with zstd if that saves a twentieth of them. SIZE_MAX: none.
   size_t compress_above = 4096;
   // Larger objects are not written; TierStats::skipped_values counts them. At most 500 MiB.
   uint64_t max_value_bytes = uint64_t{64} << 20;
@@ -92,8 +96,9 @@ struct RedisTierOptions {
   // for long. At least a 9000th of `max_value_bytes`.
   uint64_t chunk_bytes = uint64_t{1} << 20;
 
-  // Changes that wait to be sent. If there are more changes, everything is erased instead of each;
-  // if there are more bytes, objects are not written.
+  // How many changes may wait to be sent, and how many bytes of objects. If there are more changes,
+  // a single erasure of everything takes their place. If there are more bytes, objects are not
+  // written.
   size_t max_pending_changes = 100000;
   uint64_t max_pending_bytes = uint64_t{64} << 20;
 };

@@ -41,18 +41,18 @@ namespace weakcache {
 struct RocksdbTierOptions {
   // Where the files are. Is made if it is not there; may not have files that are not a tier's.
   std::string folder = {};
-  // What all files in the folder may have together, at least 32 MiB; has to be set. The oldest
-  // entries are dropped first, whether they have been used or not. Entries get limit_bytes less
-  // 8 MiB and less seven times (write_buffer_bytes + max_value_bytes), which is what files that are
-  // being written and dropped need.
-  // The files may exceed the limit for a moment while Create repairs a folder after a crash.
+  // How many bytes all files in the folder may have together, at least 32 MiB; has to be set. The
+  // oldest entries are dropped first, whether they have been used or not. Entries get limit_bytes
+  // less 8 MiB and less seven times (write_buffer_bytes + max_value_bytes), the room for files that
+  // are being written or dropped. The files may exceed the limit for a moment while Create repairs
+  // a folder after a crash.
   uint64_t limit_bytes = 0;
   // An encoded object of more bytes, or with a key of more than 64 KiB, is not put, and counted in
   // skipped_values. At most a sixteenth of the limit. 0: a 64th, and at most 128 MiB.
   uint64_t max_value_bytes = 0;
-  // How many bytes are collected in memory for one file; twice as much memory is needed. At most a
-  // 32nd of the limit. 0: a 64th, and at most 64 MiB. With more than 512 files, which is above
-  // 32 GiB, look-ups open files again and again: set more then.
+  // How many bytes are collected in memory for one file; the tier needs twice as much memory. From
+  // 128 KiB to a 32nd of the limit. 0: a 64th, and at most 64 MiB; with a limit above 32 GiB this
+  // makes more than 512 files, which look-ups open again and again, so set more then.
   uint64_t write_buffer_bytes = 0;
   // Objects of more bytes are compressed with zstd if that saves a twentieth of them.
   size_t compress_above = SIZE_MAX;
@@ -96,8 +96,8 @@ class RocksdbTier final : public SecondTier {
   RocksdbTier& operator=(const RocksdbTier&) = delete;
   ~RocksdbTier() override;
 
-  // The bytes of an entry that is not compressed are RocksDB's own, and not copied, unless it was
-  // put just now. Does not wait, so the deadline is not looked at.
+  // Returns RocksDB's own bytes, without a copy, if the entry is not compressed and is in a file,
+  // not in memory because it was put just now. Never waits, so it ignores `wait`.
   absl::StatusOr<TierEntry> Get(std::string_view key, const TierWait& wait) override;
   absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait) override;
   absl::StatusOr<TierLead> TryLead(std::string_view key) override;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SecondTier: where a LargeObjectCache looks before it loads, and what it has loaded is kept beyond
-// its process: on a disk (rocksdb_tier.h), or for many machines (redis_tier.h).
+// SecondTier: where a LargeObjectCache looks for an object before it loads it, and keeps what it
+// has loaded beyond its process: on a disk (rocksdb_tier.h), or for many machines (redis_tier.h).
 //
 // Why: a restart empties a cache, and fifty servers decode the same image fifty times. A tier keeps
 // encoded objects, says whose turn it is to load one, and tells when others change one.
@@ -10,14 +10,15 @@
 //   options.second_tier = tier;                            // a std::shared_ptr<SecondTier>
 //   options.codec = std::make_shared<const ImageCodec>();  // codec.h
 //
-// Nobody else calls a tier: this page is for those who write one. A tier is never needed for
-// correctness. If it fails, the cache loads; what it has lost is loaded anew.
+// Only the cache calls a tier, so this page is for those who write one. A tier is never needed for
+// correctness: if it fails, or has lost an entry, the cache loads the object.
 //
 // Thread safety: all functions are called on any thread, also at the same time.
 //
 // Unlike RocksDB's SecondaryCache, it has leases and notices, for caches in several processes.
 //
-// Complexity: a call for one key takes time in proportion to the entry, and to nothing else.
+// Complexity: a call for one key should take time in proportion to the entry; a tier documents what
+// else it depends on.
 #ifndef WEAKCACHE_CACHE_SECOND_TIER_H_
 #define WEAKCACHE_CACHE_SECOND_TIER_H_
 
@@ -81,12 +82,12 @@ struct TierLease {
   std::string token = {};
 };
 
-// What came of Lead.
+// The result of Lead and TryLead.
 struct TierLead {
   // The entry, if there is one by now.
   std::optional<TierEntry> entry = {};
-  // Else the lease of this caller. If that is not held, it loads all the same, because another
-  // one's load has taken too long; but then a Put of the object is not possible.
+  // Without an entry, the caller's lease. If it is not held (another caller's load takes too long,
+  // or the tier gives no lease), the caller loads, but must not put the object.
   TierLease lease = {};
 };
 
@@ -101,9 +102,10 @@ struct TierWait {
   std::function<void()> before_look = {};
 };
 
-// Is told of changes by others; not of those that came through the same SecondTier object. Called
-// in the order of the changes, without a lock, on a thread for which no call of the tier waits: it
-// may run user code, and call the tier. If that ends the cache, the tier may end there, too.
+// Is told of changes by others, that is, of all that did not come through the same SecondTier
+// object. The tier calls the listener in the order of the changes, without a lock, on a thread for
+// which no call of the tier waits. So the listener may run user code, and call the tier. If the
+// user code ends the cache, the tier may be destroyed on that thread, too.
 class TierListener {
  public:
   virtual ~TierListener() = default;
@@ -112,8 +114,9 @@ class TierListener {
   virtual void OnChanged(std::string_view key) = 0;
   virtual void OnGroupErased(uint32_t group) = 0;
   virtual void OnAllErased() = 0;
-  // From some time before this call until OnConnected changes are not told. OnConnected comes first
-  // if the tier has been connected since Subscribe.
+  // The connection is lost: from some time before this call until OnConnected, changes are not
+  // told. After Subscribe, a tier that has a connection first calls one of these two, and so says
+  // whether it was connected then.
   virtual void OnDisconnected() = 0;
   virtual void OnConnected() = 0;
 };
@@ -122,7 +125,7 @@ class TierListener {
 struct TierStats {
   uint64_t hits = 0;      // entries that were found
   uint64_t misses = 0;    // entries that were not there
-  uint64_t errors = 0;    // calls that have failed, timeouts included
+  uint64_t errors = 0;    // calls and connections that have failed, entries that are damaged
   uint64_t timeouts = 0;  // of these, those that took too long
   uint64_t puts = 0;
   uint64_t erases = 0;
@@ -149,8 +152,8 @@ class SecondTier {
   // Does the same for several keys at a time, in the same order.
   virtual std::vector<absl::StatusOr<TierEntry>> GetAll(absl::Span<const std::string> keys,
                                                         const TierWait& wait);
-  // Looks again for an entry that was not found, and otherwise takes the lease for it. If another
-  // caller has the lease, waits until that has ended, or has lasted too long.
+  // Returns the entry if there is one by now, and otherwise takes the key's lease. If another
+  // caller has the lease, first waits until that has ended, or has lasted too long.
   virtual absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait) = 0;
   // Takes the lease for a key even if there is an entry, which stays until the Put. If another
   // caller has it, returns at once without one. Unless overridden, calls Lead with a deadline that

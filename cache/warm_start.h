@@ -7,8 +7,9 @@
 //
 //   weakcache::ExportHot(images, "/var/cache/images.hot");         // at the end, or every minute
 //
-//   weakcache::WarmOptions slowly;                                 // after the restart, on a
-//   thread slowly.keys_per_second = 50; slowly.stop_token = shutdown.get_token();
+//   weakcache::WarmOptions slowly;        // after the restart, on a thread of its own
+//   slowly.keys_per_second = 50;
+//   slowly.stop_token = shutdown.get_token();
 //   weakcache::Warm(images, "/var/cache/images.hot", DecodeImage, slowly);
 //
 // Thread safety: may be called on any thread while the cache is used. The cache must not end during
@@ -54,16 +55,18 @@ struct HotKey {
   friend bool operator==(const HotKey&, const HotKey&) = default;
 };
 
-// Writes the keys in the form that ReadHotKeys reads: into a stream, or as a file, which then is
-// the new one or the old one, even if the machine stops meanwhile. Unavailable if that fails.
+// Writes the keys for ReadHotKeys, into a stream or as a file. If the machine stops meanwhile, the
+// file is the old one or the new one, and whole. Returns Unavailable if writing fails, and
+// InvalidArgument if a text has more than 1 MiB.
 absl::Status WriteHotKeys(const std::vector<HotKey>& keys, std::ostream& out);
 absl::Status WriteHotKeys(const std::vector<HotKey>& keys, const std::string& file);
-// Returns the keys. NotFound if there is no such file; DataLoss unless all of it is as it was
-// written.
+// Returns the keys; NotFound if there is no such file, Unavailable if it can't be opened, DataLoss
+// if it is not exactly what WriteHotKeys has written.
 [[nodiscard]] absl::StatusOr<std::vector<HotKey>> ReadHotKeys(std::istream& in);
 [[nodiscard]] absl::StatusOr<std::vector<HotKey>> ReadHotKeys(const std::string& file);
 
-// The text of a key that is text or an integer, and the key again: none if the text is not one's.
+// Turns a key that is a string or an integer into text; DefaultTextKey turns the text into the key
+// again, or into none if no key has such a text.
 template <typename K>
 struct DefaultKeyText {
   static_assert(std::is_constructible_v<std::string, const K&> || std::integral<K>,
@@ -108,8 +111,9 @@ requires std::is_invocable_r_v<std::string, KeyText&, const typename Cache::key_
   return keys;
 }
 
-// Writes them into a stream, or as a file: see WriteHotKeys. `key_text(key)` returns a key's text,
-// which may have any bytes, and is called without a lock.
+// Writes the keys of up to `most` retained objects, the hottest first, into a stream or as a file:
+// see WriteHotKeys. `key_text(key)` returns a key's text, which may have any bytes; it is called
+// without a lock.
 template <typename Cache, typename Target,
           typename KeyText = DefaultKeyText<typename Cache::key_type>>
 absl::Status ExportHot(const Cache& cache, Target&& target, KeyText key_text = {},
@@ -216,11 +220,11 @@ class WarmPace {
 
 }  // namespace internal
 
-// Loads the objects under the keys that are not there, in this order, on this thread and one after
-// the other, by `loader(key)` or `loader()`: see LargeObjectCache::Prefetch. Nothing is evicted for
-// them: ends when the cache has no room for the next one. Passes over loads that fail. The objects
-// count as not used. Whoever asks for one that is being loaded waits for it, but never for the
-// rate.
+// Loads the keys' objects that are missing, in this order, one after the other on this thread, by
+// `loader(key)`, `loader()` or `loader(key, stop_token)`: see LargeObjectCache::Prefetch. Evicts
+// nothing, and ends when the cache has no room for the next object. Passes over loads that fail.
+// The objects count as not used. Whoever asks for an object that is being loaded waits for that
+// load, but never for the rate.
 template <typename Cache, typename Loader>
 WarmResult Warm(Cache& cache, std::vector<typename Cache::key_type> keys, Loader&& loader,
                 const WarmOptions& options = {}) {
@@ -253,8 +257,8 @@ WarmResult Warm(Cache& cache, std::vector<typename Cache::key_type> keys, Loader
 }
 
 // Does the same with the keys of a file or a stream that ExportHot has written. `text_key(text)`
-// returns the key, or none. If there is no such file, there is nothing to do: an error is what
-// ReadHotKeys returns otherwise.
+// returns the key, or none. Loads nothing, and is no error, if there is no such file. Returns the
+// other errors of ReadHotKeys.
 template <typename Cache, typename Source, typename Loader,
           typename TextKey = DefaultTextKey<typename Cache::key_type>>
 requires requires(Source&& source) { ReadHotKeys(source); }

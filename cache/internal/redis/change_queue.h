@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The changes that application threads make, on their way to the server.
 //
-// While the server is away, what was changed is kept instead, and erased on its return: a Put of
-// that time, too, because another process may have changed the key since then, and an object must
-// not be put after a later change. So it is enough to keep keys; of too many, that all is to be
-// erased.
+// While the server is away, the queue keeps which keys and groups were changed, and they are erased
+// when it is back. A Put is kept as an erasure, too, because another process may have changed the
+// key since, and an object must not be put after a later change. So it is enough to keep keys; if
+// there are too many, the queue keeps only that everything is to be erased.
 //
-// A thread that reads waits for the changes that it might miss: its own process isn't told of them.
+// A thread that reads first waits for earlier changes of its process, which come with no notice.
 #ifndef WEAKCACHE_CACHE_INTERNAL_REDIS_CHANGE_QUEUE_H_
 #define WEAKCACHE_CACHE_INTERNAL_REDIS_CHANGE_QUEUE_H_
 
@@ -65,18 +65,22 @@ class ChangeQueue {
 
   // Takes a change from any thread.
   void Push(Change change);
-  // Waits until no change that was pushed before may change what the key reads.
-  // DeadlineExceeded if that takes too long.
+  // Waits until no change of the key, of a group or of everything that was pushed before is still
+  // unanswered. Returns DeadlineExceeded if that takes too long, and Unavailable if the server is
+  // away.
   absl::Status AwaitChangesOf(std::string_view key, Deadline deadline);
 
-  // The rest is for the thread that sends. The next change; it says later that that is finished.
+  // The rest is for the thread that sends.
+
+  // Takes the next change from the queue. The thread calls Finish for it when it has been answered.
   std::optional<Change> Pop();
   void Finish(Change&& change, const absl::Status& status);
-  // The changes that were kept, or nothing if there are none: from then on, changes are to be sent.
+  // Returns the kept changes, and keeps them no longer. If there are none, the queue is open from
+  // then on: changes are sent.
   std::vector<Change> TakeKept();
-  // From now on, changes are kept; also those that wait to be sent, and `unanswered`.
+  // Closes the queue: from now on changes are kept, also those in the queue, and `unanswered`.
   void Close(std::vector<Change> unanswered);
-  // Keeps, instead of what is kept and of what is lost, that all is to be erased.
+  // Keeps that everything is to be erased, in place of what is kept and of what is lost.
   void KeepAll();
   bool empty();
   bool has_kept();

@@ -7,7 +7,7 @@
 
 namespace weakcache::internal {
 
-// InvalidArgument, with the name of the field, if the options are not possible.
+// Returns InvalidArgument, mostly with the name of the field, if an option is bad.
 absl::Status CheckOptions(const RedisTierOptions& options);
 
 }  // namespace weakcache::internal

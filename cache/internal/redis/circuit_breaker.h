@@ -48,7 +48,8 @@ class CircuitBreaker {
   CircuitBreaker(int failures, Backoff backoff)
       : max_failures_(failures), backoff_(std::move(backoff)) {}
 
-  // Whether a call may ask the server now. If so, it says later what came of it.
+  // Returns whether a call may ask the server now. If so, the call reports its result later, by one
+  // of the functions below.
   bool Allow(TimePoint now) {
     const MutexLock lock(mutex_);
     if (state_ == State::kClosed) return true;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A connection to a Redis server that never blocks but in Await, and there until a deadline.
-// hiredis connects and reads the replies' form; bodies are sent from where they are, without a
-// copy.
+// A connection to a Redis server. Only Open, Await and Call block, until a deadline; but to resolve
+// the host's name takes as long as the system takes. hiredis connects and parses the replies.
+// Bodies are sent from where they are, without a copy.
 #ifndef WEAKCACHE_CACHE_INTERNAL_REDIS_CONNECTION_H_
 #define WEAKCACHE_CACHE_INTERNAL_REDIS_CONNECTION_H_
 
@@ -75,16 +75,15 @@ class Connection {
   absl::StatusOr<ReplyPointer> Call(absl::Span<const std::string_view> arguments,
                                     Deadline deadline);
 
-  // Whether each command has had its reply, and nothing more has come with them.
+  // Returns whether each command has had its reply, and nothing more has come with them.
   bool IsInStep() const;
-  // The replies are not those of the commands: from now on the connection is not in step.
+  // Marks the connection as out of step from now on: its replies are not those of its commands.
   void Distrust() { trusted_ = false; }
-  // Whether, besides, nothing has arrived that nobody has asked for, such as the end of the
-  // connection.
+  // Returns whether it is in step, and nothing unasked has arrived, such as the connection's end.
   bool IsQuiet() const;
-  // Makes the system forget, if it can, what has been sent and has not left.
+  // Makes the system forget, if it can, what has been written but has not left the machine.
   void DropUnsent();
-  // The address that the name of the server stood for.
+  // Returns the address that the server's name stood for when it was connected.
   absl::StatusOr<RedisAddress> Peer(const RedisAddress& address) const;
 
  private:

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The generations (keys.h) as this process knows them, so that a look-up need not ask for them.
 //
-// What is known is right while notices arrive: the notice of an erasure makes it forgotten. A value
-// that is taken for valid until then is dropped by the notice, as one that was read a moment
-// earlier.
+// A known generation is right as long as notices arrive: the notice of an erasure makes this
+// process forget it. A value that was taken for valid before the notice came is dropped by the
+// notice, like a value that was read just before the erasure.
 #ifndef WEAKCACHE_CACHE_INTERNAL_REDIS_GENERATIONS_H_
 #define WEAKCACHE_CACHE_INTERNAL_REDIS_GENERATIONS_H_
 
@@ -44,7 +44,8 @@ class Generations {
     const MutexLock lock(mutex_);
     return version_;
   }
-  // Keeps what the server has answered to a question of when the version was this.
+  // Keeps what the server has answered, unless something was forgotten since the question was
+  // asked, when the version was `version`.
   void Learn(uint64_t version, const ValueTag& tag) {
     const MutexLock lock(mutex_);
     if (version != version_) return;

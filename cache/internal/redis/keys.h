@@ -16,11 +16,12 @@
 //
 // The server tells of all changes of keys that begin with "NS:", and of no other.
 //
-// A generation is a random number, made when it is needed and missing. It begins with digits of the
-// server's run: one that a snapshot has brought back is not of the present run, and is ended by
-// whoever connects first. What has another one than the present is not there. So all, or all of a
-// group, is erased in one step, whatever there is, and a generation that the server has evicted
-// costs the entries, and is never wrong.
+// A generation is a random number, made when it is needed and missing. That of the values, or of a
+// group, begins with digits of the server's run. If a snapshot has brought back that of the values,
+// the digits are of another run, and whoever connects first ends it, and the leases' with it. A
+// value or a lease with another generation than the present one counts as missing. So everything,
+// or a group, is erased in one step, however many values there are. If the server evicts a
+// generation, the entries are lost, but no erased one comes back.
 #ifndef WEAKCACHE_CACHE_INTERNAL_REDIS_KEYS_H_
 #define WEAKCACHE_CACHE_INTERNAL_REDIS_KEYS_H_
 

@@ -2,16 +2,16 @@
 // A RedisTier's tie to its server: a thread with two connections, through which all changes go and
 // all notices come.
 //
-// One connection is for changes; the server tracks for it ("CLIENT TRACKING … BCAST NOLOOP") and
-// sends the notices, of others' changes only, to the other one, which has subscribed to them. If
-// either is lost, so are notices, and both are given up. While there are not both, the tier is
-// away: nobody reads, and changes are kept. On return the kept changes are made, then others may
-// read again, then the listeners are told.
+// One connection sends changes. The server tracks the changes of the name space that others make
+// ("CLIENT TRACKING … BCAST NOLOOP") and sends notices of them to the second connection, which has
+// subscribed to them. If either connection is lost, so are notices, and both are given up. Without
+// both, the tier is *away*: nobody reads, and changes are kept. When both are there again, the kept
+// changes are made, then the application's threads may read again, and then the listeners are told.
 //
-// A change that this process makes is not told to it. So whoever reads waits for such changes
-// before. A change by others may be told before or after a read sees it: in the first case the
-// reader sees the new value, in the second the notice drops what was read. The listener's owner
-// makes sure of that, also while its read is under way.
+// A process gets no notices of its own changes. So each read first waits until these have been
+// answered. A change by another process may be told before or after a read: in the first case the
+// read sees the new value, in the second the notice drops what was read. The listener's owner makes
+// sure of that, also while its read is under way.
 #ifndef WEAKCACHE_CACHE_INTERNAL_REDIS_LINK_H_
 #define WEAKCACHE_CACHE_INTERNAL_REDIS_LINK_H_
 

@@ -54,8 +54,8 @@ class Readers {
 
   explicit Readers(const RedisTierOptions& options) : options_(options) {}
 
-  // A connection to that server, a new one if need be; waits until there are not too many.
-  // ResourceExhausted: there are, which says nothing about the server.
+  // Returns a connection to that server, a new one if need be; waits while all are in use. Returns
+  // ResourceExhausted if they still are at the deadline, which says nothing about the server.
   absl::StatusOr<Reader> Acquire(const Endpoint& endpoint, Deadline deadline);
 
  private:

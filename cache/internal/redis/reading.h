@@ -51,8 +51,8 @@ class Reading {
     absl::Duration held_for = absl::ZeroDuration();  // by another, if neither
   };
 
-  // Calls `ask` with a connection, and keeps count of failures. A reply that is an error is not one
-  // of the server: it has answered, and might answer another command.
+  // Calls `ask` with a connection, and tells the circuit breaker whether the server has failed. A
+  // reply that is an error, except MOVED, is no such failure: the server has answered.
   absl::Status Ask(const TierWait& wait, absl::FunctionRef<absl::Status(Connection&)> ask);
   TierLead Hold(std::string_view key, std::string lease);
   Deadline DeadlineOf(const TierWait& wait) const;

@@ -14,8 +14,9 @@
 
 namespace weakcache::internal {
 
-// Makes a value that was SET as KEYS[1] ready as KEYS[2], for a RENAME to its own name, if it may
-// be put. If not, or if the script fails, the RENAME fails. Ends the lease unless the tag is old.
+// Renames a value from KEYS[1], where it was SET, to KEYS[2] if it may be put. A plain RENAME to
+// the value's own name follows, which fails if the script has not done so. Ends the lease (for a
+// Put without one: anybody's) unless the value's tag is of other generations than the present ones.
 //   KEYS: temporary, ready, lease, generation, leases' record, and the group's generation if any
 //   ARGV: lease or '', generation, the group's generation or '', a new generation, channel, message
 //         to those that wait, the value, the prefix of chunks, the group's field in the record, the

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the core of a LargeObjectCache knows of a second tier: an abstract class, which a cache
-// without a tier has a null pointer to. tiered_objects.h is the one that there is.
+// ObjectTier: what the core of a LargeObjectCache knows of a second tier. A cache without a tier
+// has a null pointer to it. TieredObjects (tiered_objects.h) is the only class that is derived from
+// it.
 //
-// A load asks the tier once it has its flight, and runs its loader if that has no object. The load
-// then mostly has a *turn*: the right to write the object that it makes. A change by the user, such
-// as Put, has a turn, too. The end of a turn writes the tier, which runs the user's codec, and that
-// may end the cache. So a load's turn ends after its flight and its permit, and after the last use
-// of the cache. But it ends before any other user code runs on the thread, such as a continuation:
-// that may load other keys, or wait for threads that do. If loads of two processes did so while
-// each has the lease that the other waits for, neither would go on. For the same reason no write is
-// left to an executor, where it could come after a task that waits for a lease.
+// A load first starts its flight, then asks the tier, and runs its loader if the tier has no
+// object. The load then mostly has a *turn*: the right to write the object that it makes. A change
+// by the user, such as Put, has a turn, too. The end of a turn writes to the tier. To do so it runs
+// the user's codec, which may end the cache; so a load's turn ends after its flight and its permit,
+// and after the last use of the cache. But the turn ends before any other user code, such as a
+// continuation, runs on the thread: such code may load other keys, or wait for threads that do. If
+// loads of two processes did so while each has the lease that the other waits for, neither would go
+// on. For the same reason no write is left to an executor, where it could come after a task that
+// waits for a lease.
 //
 // Why no old object comes back, whatever else happens at the same time:
 //
-//   * A change of a key marks it before it changes the cache, until the tier has been changed, too.
-//     A load that meets the mark does not ask the tier. A load that has asked it before has its
-//     flight since before the change, which cancels or supersedes it, or finds its object.
+//   * A change marks its key before it changes the cache, until the tier has been changed, too. A
+//     load that meets the mark does not ask the tier. A load that has asked the tier earlier had
+//     started its flight before the change, so the change cancels or supersedes the flight, or
+//     finds the object that the load has entered.
 //   * What a load writes needs a lease, which a change of the key in the tier makes void, and so
 //     does the erasure of the object's group. If the tier says so, the cache drops what it has just
 //     entered.
@@ -48,15 +51,15 @@
 
 namespace weakcache::internal {
 
-// A thread's turn to change a key in the tier. Does what has been said last as it ends. Owns all
-// that it needs by then: the cache may have ended.
+// The right to change a key in the tier. Its destructor makes the change that the last call of Put
+// or Erase asked for; it owns all that it needs for that, because the cache may have ended.
 template <typename V>
 class TierTurn {
  public:
   virtual ~TierTurn() = default;
-  // Says when the object's life ends, counted from now, and its group.
+  // Sets when the object's life ends, counted from now, and its group.
   virtual void SetTerms(const ObjectTerms& terms) = 0;
-  // Allocates nothing, and runs no user code.
+  // Ask for a change, in place of the one asked for before. Allocate nothing, and run no user code.
   virtual void Put(const Ref<V>& object) = 0;
   virtual void Erase() = 0;
   // Returns whether the end only gives up the lease, which runs no user code.
@@ -65,9 +68,9 @@ class TierTurn {
 template <typename V>
 using TierTurnPtr = std::unique_ptr<TierTurn<V>>;
 
-// Ends a turn that has nothing to write. A load declares its turn after what runs other user code
-// at the end, then the PostLater, whose tasks may have to run before the cache ends, and then this,
-// as those tasks may wait for the lease.
+// Ends a turn that has nothing to write. A load declares four things, which end in reverse order:
+// first what runs other user code at its end; then its turn; then the PostLater, whose tasks may
+// have to run before the cache ends; and last this, because those tasks may wait for the lease.
 template <typename V>
 class IdleTurnEnd {
  public:
@@ -143,17 +146,18 @@ class TierTarget {
   virtual void Clear() = 0;
 };
 
-// Thread-safe. Of all functions the user's codec and key functions are all the user code that runs.
+// Thread-safe. Runs no user code but the codec, the key functions, the clock, and the condition of
+// EraseIf.
 template <typename K, typename V>
 class ObjectTier {
  public:
   virtual ~ObjectTier() = default;
 
-  // Makes a target that changes the store of a cache whose keys have the default hash and equality,
-  // which `store` points to. Here, so that only a cache with a codec has the code.
+  // Makes a target that changes `store`, that of a cache whose keys have the default hash and
+  // equality. It is made here so that only a cache with a codec has the code.
   virtual std::unique_ptr<TierTarget<K, V>> MakeDefaultTarget(void* store) = 0;
-  // Begins with notices of others' changes, until Detach, which waits for those that run on other
-  // threads. `target` lives until then.
+  // Tells the target of others' changes from now on, until Detach, which waits for notices that run
+  // on other threads. `target` lives until then.
   virtual void Attach(TierTarget<K, V>& target) = 0;
   virtual void Detach() = 0;
 

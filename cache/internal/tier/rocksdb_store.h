@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The folder of a RocksdbTier: keeps sealed entries in RocksDB, within a limit, and changes that a
-// failing disk did not take in mind until it does.
+// The folder of a RocksdbTier: keeps sealed entries in RocksDB, within a limit, and remembers the
+// changes that a failing disk has not taken until it takes them.
 //
 // Entries are in a column family with FIFO compaction, which drops the oldest file whenever a new
 // one makes the sum too large, and never reads or rewrites one. So each entry is written twice (log
@@ -54,7 +54,7 @@ class RocksdbStore {
   struct Found {
     TierBytes sealed = {};
     uint64_t number = 0;
-    // What the group's erasures are looked up in: those that were known when the entry was read.
+    // The database that the entry was read from: knows the erasures of groups.
     std::shared_ptr<const OpenRocksdb> database = {};
   };
 
@@ -63,13 +63,13 @@ class RocksdbStore {
   RocksdbStore& operator=(const RocksdbStore&) = delete;
   ~RocksdbStore();
 
-  // NotFound, DataLoss if what is there is damaged, or Unavailable.
+  // Returns the entry; NotFound; DataLoss if it is damaged; or Unavailable.
   absl::StatusOr<Found> Get(std::string_view key) const;
   // Returns whether the group has been erased since the entry was put.
   static bool IsErased(const Found& found, uint32_t group);
 
-  // A change may have to replace an entry: if it fails, the present one is missing from then on.
-  // ResourceExhausted if there is no room, which is so only while the disk is far too slow.
+  // Puts an entry. If a change fails, the present entry is missing from then on. Returns
+  // ResourceExhausted if there is no room: the disk is full, or too slow to drop older files.
   absl::Status Put(std::string_view key, std::string_view sealed, bool is_change);
   absl::Status Erase(std::string_view key);
   absl::Status EraseGroup(uint32_t group);

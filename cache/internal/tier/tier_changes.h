@@ -175,12 +175,13 @@ class TierChanges {
     return repair;
   }
 
-  // How many changes have failed, each counted until it is made up for.
+  // Returns how many changes have failed so far. A change that fails again before it is made up for
+  // counts once.
   uint64_t failures() {
     Lock lock(mutex_);
     return failures_;
   }
-  // Returns what the tier is not used for, or an empty text.
+  // Returns what has failed and is not made up for yet, or an empty text.
   const char* condition() {
     Lock lock(mutex_);
     if (is_distrusted_) return "not used until it can be cleared";

@@ -2,11 +2,11 @@
 // The objects of a LargeObjectCache in its second tier: encoded, under keys that are strings. Only
 // a cache with a codec has this. See object_tier.h.
 //
-// Who owns what: the cache and its turns own the TieredObjects, which owns the tier. What the tier
-// owns, which are its listener and the `done` functions of its calls, has only the State. Whoever
-// comes from the tier uses tier and cache only while a BackgroundTasks::Running says that the cache
-// has not ended. So a thread of the tier ends the tier only if user code does that which a notice
-// runs, such as the destructor of an object that is dropped, by ending the cache.
+// Who owns what: the cache and its turns own the TieredObjects, which owns the tier and its
+// listener. The listener and the `done` functions, which the tier calls, own only the State. They
+// use tier and cache only while a BackgroundTasks::Running says that the cache has not ended. So a
+// thread of the tier destroys the tier only if a notice runs user code that ends the cache, such as
+// the destructor of a dropped object.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TIER_TIERED_OBJECTS_H_
 #define WEAKCACHE_CACHE_INTERNAL_TIER_TIERED_OBJECTS_H_
 
