@@ -470,9 +470,9 @@ class CacheStore {
         Ref<V> object;
         if (slot != nullptr) object = Table::ObjectOf(static_cast<Slot*>(slot));
         if (slot != nullptr && cause == RemovalCause::kBudget) {
-          const std::shared_ptr<ObjectTier<K, V>> tier = of_cache.lock();
+          const std::shared_ptr<ObjectTier<K, V>> locked = of_cache.lock();
           const Entry& entry = Table::cold_part(static_cast<Slot*>(slot));
-          if (tier != nullptr && !entry.came_from_tier) tier->WriteEvicted(key, object);
+          if (locked != nullptr && !entry.came_from_tier) locked->WriteEvicted(key, object);
         }
         if (listener) listener(key, object, cause, weight);
       };
