@@ -339,11 +339,13 @@ RECHECKS = [
      "return std::all_of(slots, slots + page->size, [](Slot& slot) { return slot.is_free(); });",
      "return std::any_of(slots, slots + page->size, [](Slot& slot) { return slot.is_free(); });"),
     ("pages partly in use are taken first", "cache/internal/slot/slot_pages.h",
-     "return partly_used_.front() != nullptr ? partly_used_.front() : unused_.front();",
-     "return unused_.front() != nullptr ? unused_.front() : partly_used_.front();"),
+     "return of_cold_.partly_used.front() != nullptr ? of_cold_.partly_used.front()\n"
+     "                                                   : of_cold_.unused.front();",
+     "return of_cold_.unused.front() != nullptr ? of_cold_.unused.front()\n"
+     "                                              : of_cold_.partly_used.front();"),
     ("cold parts stay for slots to come", "cache/internal/slot/slot_pages.h",
-     "slots_with_cold_ - page->size < 2 * in_use_ + kMinPage",
-     "slots_with_cold_ - page->size < in_use_"),
+     "of_cold_.slots - page->size < 2 * of_cold_.in_use + kMinPage",
+     "of_cold_.slots - page->size < of_cold_.in_use"),
     ("entries' memory goes back after a trim", "cache/internal/core/cache_core.h",
      "if (!shared->ended()) PurgeDead();",
      ""),
@@ -1169,6 +1171,6 @@ RECHECKS = [
      "entry.ok() ? IsUsable(*entry, Now())",
      "entry.ok() ? false"),
     ("what came from the tier is not written again", "cache/internal/core/cache_store.h",
-     "if (tier != nullptr && !entry.came_from_tier) tier",
-     "if (tier != nullptr) tier"),
+     "if (locked != nullptr && !entry.came_from_tier) locked",
+     "if (locked != nullptr) locked"),
 ]

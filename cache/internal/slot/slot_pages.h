@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Slots that never move, in pages. The cold part of each slot, which hits do not read, lies apart:
 // each page has a block of memory for those of its slots. While all slots of a page are free the
-// block is not needed, and may be freed before the page. So pages with cold parts have a list of
-// free slots each, and a slot is taken from a page that is partly in use if there is one: slots in
+// block is not needed, and may be freed before the page. Then the pages have a list of free slots
+// each, and a slot is taken from a page that is partly in use if there is one: slots in
 // use gather on few pages.
 #ifndef WEAKCACHE_CACHE_INTERNAL_SLOT_SLOT_PAGES_H_
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_SLOT_PAGES_H_
@@ -42,8 +42,9 @@ constexpr size_t AlignmentOf<void>() {
 // Slot is constructible from a Header* without throwing, and has is_free(), next() and set_next();
 // the pages own its link while it is free. Header, the beginning of a page, is constructible from
 // the argument of Allocate. Cold is the type of the cold part: memory only, which the user of the
-// slot constructs and destroys.
-template <typename Slot, typename Header, typename Allocator, typename Cold = void>
+// slot constructs and destroys. If kReleasesCold is false, it stays as long as its page.
+template <typename Slot, typename Header, typename Allocator, typename Cold = void,
+          bool kReleasesCold = !std::is_void_v<Cold>>
 class SlotPages {
  public:
   // A position of a slot. It stays valid whatever is allocated or freed.
@@ -61,38 +62,42 @@ class SlotPages {
     }
   }
 
-  // Returns a free slot: the one that was freed last, if there are no cold parts. If an allocation
-  // throws, nothing has changed, but that there may be another page of free slots.
+  // Returns a free slot: the one that was freed last, if cold parts are not released. If an
+  // allocation throws, nothing has changed, but that there may be another page of free slots.
   template <typename HeaderArgument>
   Slot* Allocate(HeaderArgument&& argument) {
-    if constexpr (kHasCold) {
+    if constexpr (kReleasesCold) {
       Page* page = PageWithFreeSlot();
-      if (page == nullptr) page = without_cold_.front();
+      if (page == nullptr) page = of_cold_.without.front();
       if (page == nullptr) page = AddPage(std::forward<HeaderArgument>(argument));
       if (page->cold == nullptr) AllocateCold(page);
       return TakeFree(page);
     } else {
       if (free_ == nullptr) AddPage(std::forward<HeaderArgument>(argument));
+      if constexpr (kHasCold) {
+        if (Page* const page = PageOf(free_); page->cold == nullptr) AllocateCold(page);
+      }
       return TakeFree();
     }
   }
 
   // Does the same as Allocate, but returns null where that would allocate memory.
   Slot* AllocateFree() {
-    if constexpr (kHasCold) {
+    if constexpr (kReleasesCold) {
       Page* const page = PageWithFreeSlot();
       return page == nullptr ? nullptr : TakeFree(page);
     } else {
+      static_assert(!kHasCold);
       return free_ == nullptr ? nullptr : TakeFree();
     }
   }
 
   void Free(Slot* slot) {
-    if constexpr (kHasCold) {
+    if constexpr (kReleasesCold) {
       Page* const page = PageOf(slot);
       AddFree(&page->slots_free.first, slot);
       --page->slots_free.in_use;
-      --in_use_;
+      --of_cold_.in_use;
       Classify(page);
     } else {
       AddFree(&free_, slot);
@@ -104,13 +109,13 @@ class SlotPages {
   // remains, beside those of pages that are partly in use, is for at most twice the slots in use,
   // and a page. Call it for each slot that is freed. The allocator has to be stateless.
   void ReleaseUnusedCold(UnusedBlocks& unused) {
-    if constexpr (kHasCold) {
+    if constexpr (kReleasesCold) {
       for (int i = 0; i < 2; ++i) {
-        Page* const page = unused_.back();
-        if (page == nullptr || slots_with_cold_ - page->size < 2 * in_use_ + kMinPage) return;
+        Page* const page = of_cold_.unused.back();
+        if (page == nullptr || of_cold_.slots - page->size < 2 * of_cold_.in_use + kMinPage) return;
         const auto free = [](void* block, size_t slots) { FreeCold(block, slots, Allocator()); };
         unused.Add(std::exchange(page->cold, nullptr), page->size, free);
-        slots_with_cold_ -= page->size;
+        of_cold_.slots -= page->size;
         Classify(page);
       }
     }
@@ -143,12 +148,14 @@ class SlotPages {
       if (page == nullptr) continue;
       if (IsUnused(page)) {
         size_ -= page->size;
-        if (page->cold != nullptr) slots_with_cold_ -= page->size;
-        if constexpr (kHasCold) PageList<Page>::Move(page, nullptr);
+        if constexpr (kReleasesCold) {
+          if (page->cold != nullptr) of_cold_.slots -= page->size;
+          PageList<Page>::Move(page, nullptr);
+        }
         Delete(page, pages_.get_allocator());
         page = nullptr;
         ++holes_;
-      } else if constexpr (!kHasCold) {
+      } else if constexpr (!kReleasesCold) {
         Slot* const slots = page->slots();
         for (size_t i = page->size; i-- > 0;) {
           if (slots[i].is_free()) AddFree(&free_, slots + i);
@@ -163,8 +170,8 @@ class SlotPages {
   template <typename TakeOver>
   void Shutdown(TakeOver&& take_over) {
     free_ = nullptr;
-    partly_used_ = unused_ = without_cold_ = PageList<Page>();
-    size_ = slots_with_cold_ = in_use_ = 0;
+    size_ = 0;
+    of_cold_ = {};
     for (Page*& page : pages_) {
       if (page == nullptr) continue;
       Page* const taken = std::exchange(page, nullptr);
@@ -188,7 +195,7 @@ class SlotPages {
     size_t free = 0;
     size_t all = 0;
     for (Position position; Slot* const slot = At(position); ++position.slot) {
-      if constexpr (kHasCold) {
+      if constexpr (kReleasesCold) {
         if (position.slot == 0) on_list += CountFreeForTesting(PageOf(slot)->slots_free.first);
       }
       ++all;
@@ -196,7 +203,7 @@ class SlotPages {
     }
     Check(all == size_, "CheckInvariantsForTesting", "the pages have lost count");
     Check(free == on_list, "CheckInvariantsForTesting", "a free slot is not on the list");
-    if constexpr (kHasCold) CheckColdForTesting(all - free);
+    if constexpr (kReleasesCold) CheckColdForTesting(all - free);
   }
 
  private:
@@ -212,6 +219,15 @@ class SlotPages {
     PageLinks<Page> links;
   };
   struct NoFreeSlots {};
+  // The pages with free slots.
+  struct OfCold {
+    PageList<Page> partly_used;
+    PageList<Page> unused;   // no slot is in use
+    PageList<Page> without;  // likewise, and there are no cold parts
+    size_t in_use = 0;       // slots
+    size_t slots = 0;        // with cold parts
+  };
+  struct OfNoCold {};
 
   struct Page final : Header {
     template <typename Argument>
@@ -224,7 +240,7 @@ class SlotPages {
     // Only if there are cold parts. The block is there while any slot is in use, so whoever uses
     // one may read the pointer without the lock of the pages' user.
     void* cold = nullptr;
-    [[no_unique_address]] std::conditional_t<kHasCold, FreeSlots, NoFreeSlots> slots_free;
+    [[no_unique_address]] std::conditional_t<kReleasesCold, FreeSlots, NoFreeSlots> slots_free;
   };
   static constexpr size_t kColdBytes = SizeOf<Cold>();
   static constexpr size_t kAlignment = std::max(alignof(Slot), alignof(Page));
@@ -265,26 +281,27 @@ class SlotPages {
   Slot* TakeFree(Page* page) {
     Slot* const slot = TakeFree(&page->slots_free.first);
     ++page->slots_free.in_use;
-    ++in_use_;
+    ++of_cold_.in_use;
     Classify(page);
     return slot;
   }
 
   // Returns a page with a free slot and with cold parts, or null.
   Page* PageWithFreeSlot() const {
-    return partly_used_.front() != nullptr ? partly_used_.front() : unused_.front();
+    return of_cold_.partly_used.front() != nullptr ? of_cold_.partly_used.front()
+                                                   : of_cold_.unused.front();
   }
   // Returns the list where a page belongs: none if its slots are all in use.
   const PageList<Page>* ListFor(const Page* page) const {
     if (page->slots_free.first == nullptr) return nullptr;
-    if (page->slots_free.in_use != 0) return &partly_used_;
-    return page->cold != nullptr ? &unused_ : &without_cold_;
+    if (page->slots_free.in_use != 0) return &of_cold_.partly_used;
+    return page->cold != nullptr ? &of_cold_.unused : &of_cold_.without;
   }
   void Classify(Page* page) {
     PageList<Page>::Move(page, const_cast<PageList<Page>*>(ListFor(page)));
   }
   static bool IsUnused(Page* page) {
-    if constexpr (kHasCold) return page->slots_free.in_use == 0;
+    if constexpr (kReleasesCold) return page->slots_free.in_use == 0;
     Slot* const slots = page->slots();
     return std::all_of(slots, slots + page->size, [](Slot& slot) { return slot.is_free(); });
   }
@@ -292,7 +309,7 @@ class SlotPages {
   void AllocateCold(Page* page) {
     Rebind<ColdUnit> allocator(pages_.get_allocator());
     page->cold = ColdTraits::allocate(allocator, ColdUnitsFor(page->size));
-    slots_with_cold_ += page->size;
+    if constexpr (kReleasesCold) of_cold_.slots += page->size;
   }
   template <typename OtherAllocator>
   static void FreeCold(void* block, size_t slots, const OtherAllocator& allocator) {
@@ -323,7 +340,7 @@ class SlotPages {
             "a page is on a wrong list");
       if (page->cold != nullptr) with_cold += page->size;
     }
-    Check(in_use == in_use_ && with_cold == slots_with_cold_, "CheckInvariantsForTesting",
+    Check(in_use == of_cold_.in_use && with_cold == of_cold_.slots, "CheckInvariantsForTesting",
           "the cold parts don't add up");
   }
 
@@ -356,7 +373,7 @@ class SlotPages {
         Page(size, std::forward<Argument>(argument));
     Slot* const slots = page->slots();
     Slot** list = &free_;
-    if constexpr (kHasCold) list = &page->slots_free.first;
+    if constexpr (kReleasesCold) list = &page->slots_free.first;
     for (size_t i = size; i-- > 0;) {
       AddFree(list, ::new (static_cast<void*>(slots + i)) Slot(static_cast<Header*>(page)));
     }
@@ -367,7 +384,7 @@ class SlotPages {
       --holes_;
     }
     size_ += size;
-    if constexpr (kHasCold) Classify(page);
+    if constexpr (kReleasesCold) Classify(page);
     return page;
   }
 
@@ -377,15 +394,9 @@ class SlotPages {
   // Former, shorter lists, which are not freed while the user of the pages holds a lock.
   std::forward_list<PageVector, Rebind<PageVector>> replaced_;
   size_t holes_ = 0;
-  Slot* free_ = nullptr;  // all free slots, if there are no cold parts
+  Slot* free_ = nullptr;  // all free slots, unless kReleasesCold
   size_t size_ = 0;
-  // If there are cold parts, the pages with free slots: some are in use, none is, and none is and
-  // they have no cold parts any more.
-  PageList<Page> partly_used_;
-  PageList<Page> unused_;
-  PageList<Page> without_cold_;
-  size_t in_use_ = 0;
-  size_t slots_with_cold_ = 0;
+  [[no_unique_address]] std::conditional_t<kReleasesCold, OfCold, OfNoCold> of_cold_;
 };
 
 }  // namespace weakcache::internal

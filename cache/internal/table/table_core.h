@@ -91,7 +91,7 @@ class TableCore {
   using External = std::conditional_t<kNotifies, ExternalSlot<H, Payload>, PolledSlot<H, Payload>>;
   using Embedded = EmbeddedSlot<H, Payload, PageHeader>;
   using ExternalCold = std::conditional_t<kNotifies, void, PollingPlace<External>>;
-  using ExternalSlots = SlotPages<External, PageHeader, Allocator, ExternalCold>;
+  using ExternalSlots = SlotPages<External, PageHeader, Allocator, ExternalCold, false>;
   using EmbeddedSlots =
       std::conditional_t<kNotifies, SlotPages<Embedded, PageHeader, Allocator>, ExternalSlots>;
 
