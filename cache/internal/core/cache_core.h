@@ -336,11 +336,18 @@ class CacheCore {
       ++all.count;
       if (info.retained) ++all.retaining;
     };
+    if (entry.is_embedded()) {
+      entry.object->DescribeWatchers(add);
+      return all;
+    }
+    // This entry is one of the watchers. Whether it retains the object may change meanwhile: it
+    // counts as retaining if it does before or after, so that nobody's reference is left out.
+    bool retains = entry.retained();
     add(entry.object->DescribeOwnEntry());
     entry.object->DescribeWatchers(add);
-    const size_t own = entry.retained() ? 1 : 0;
+    retains = retains || entry.retained();
     return {all.count - std::min<size_t>(all.count, 1),
-            all.retaining - std::min(all.retaining, own)};
+            all.retaining - std::min<size_t>(all.retaining, retains ? 1 : 0)};
   }
   CacheHolders Holders() const {
     CacheHolders holders;
