@@ -39,11 +39,7 @@ class RedisTierOfCacheTest : public ::testing::Test {
     if (!RedisServer::IsInstalled()) GTEST_SKIP() << "redis-server is not installed";
     server_.emplace();
     for (std::optional<Cache>& cache : caches_) {
-      RedisTierOptions of_tier;
-      of_tier.key_namespace = "test";
-      of_tier.address.unix_socket = server_->socket();
-      of_tier.min_backoff = absl::Milliseconds(5);
-      auto tier = RedisTier::Create(of_tier);
+      auto tier = RedisTier::Create(testing::TierOptions(*server_));
       ASSERT_TRUE(tier.ok()) << tier.status();
       Cache::Options options = testing::WithBudget<Cache>(1 << 20);
       options.second_tier = *std::move(tier);

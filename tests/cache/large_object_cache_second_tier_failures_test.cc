@@ -20,9 +20,9 @@
 #include "tests/support/allocations.h"
 #include "tests/support/cache_options.h"
 #include "tests/support/fake_tier.h"
+#include "tests/support/tier_process.h"
 #include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
-#include "weakcache/cache/codec.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/loaded.h"
 #include "weakcache/cache/second_tier.h"
@@ -37,19 +37,7 @@ using testing::FakeTier;
 using Cache = LargeObjectCache<std::string, std::string>;
 using Calls = std::vector<std::string>;
 
-class TextCodec final : public Codec<std::string> {
- public:
-  uint32_t schema() const override { return 7; }
-  absl::Status Encode(const std::string& object, ByteSink& sink) const override {
-    sink.Append(object);
-    return absl::OkStatus();
-  }
-  absl::StatusOr<std::string> Decode(std::string_view bytes) const override {
-    return std::string(bytes);
-  }
-};
-
-const absl::Time kStart = absl::UnixEpoch() + absl::Hours(24 * 365 * 50);
+const absl::Time kStart = testing::kTierStart;
 
 // A process: a cache with a tier on the test's server.
 struct Process {
@@ -58,7 +46,7 @@ struct Process {
       : tier(std::make_shared<FakeTier>(server)) {
     Cache::Options options = testing::WithBudget<Cache>(1 << 20);
     options.second_tier = tier;
-    options.codec = std::make_shared<const TextCodec>();
+    options.codec = std::make_shared<const testing::TextCodec>();
     options.expire_after_write = life;
     options.clock = [this] {
       if (clock_fails) throw std::runtime_error("no time");
@@ -339,7 +327,7 @@ TEST_F(SecondTierFailures, ANoticeWhoseKeyHasNoHashDropsEverything) {
   TroubledCache::Options options = testing::WithBudget<TroubledCache>(1 << 20);
   const auto tier = std::make_shared<FakeTier>(server_);
   options.second_tier = tier;
-  options.codec = std::make_shared<const TextCodec>();
+  options.codec = std::make_shared<const testing::TextCodec>();
   TroubledCache cache = std::move(TroubledCache::Create(std::move(options))).value();
   cache.Put("a", std::string("old"));
   FakeTier other(server_);

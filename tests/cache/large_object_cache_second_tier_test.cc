@@ -24,6 +24,7 @@
 #include "tests/support/cache_options.h"
 #include "tests/support/fake_tier.h"
 #include "tests/support/task_queue.h"
+#include "tests/support/tier_process.h"
 #include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/codec.h"
@@ -41,64 +42,14 @@ using testing::FakeServer;
 using testing::FakeTier;
 using testing::RunInline;
 using testing::TaskQueue;
+using testing::TextCodec;
 
 using Cache = LargeObjectCache<std::string, std::string>;
 using Calls = std::vector<std::string>;
 
-// Strings as they are, unless the test wants a failure.
-class TextCodec final : public Codec<std::string> {
- public:
-  uint32_t schema() const override { return of_schema; }
-  absl::Status Encode(const std::string& object, ByteSink& sink) const override {
-    if (on_encode) on_encode();
-    sink.Append(object);
-    return encode_status;
-  }
-  absl::StatusOr<std::string> Decode(std::string_view bytes) const override {
-    if (on_decode) on_decode();
-    return std::string(bytes);
-  }
+using Process = testing::TierProcess;
 
-  uint32_t of_schema = 7;
-  absl::Status encode_status;
-  std::function<void()> on_encode;
-  std::function<void()> on_decode;
-};
-
-const absl::Time kStart = absl::UnixEpoch() + absl::Hours(24 * 365 * 50);
-
-// A process: a cache with a tier on the test's server.
-struct Process {
-  explicit Process(
-      const std::shared_ptr<FakeServer>& server,
-      const std::function<void(Cache::Options&)>& change = [](Cache::Options&) {})
-      : tier(std::make_shared<FakeTier>(server)) {
-    Cache::Options options = testing::WithBudget<Cache>(1 << 20);
-    options.second_tier = tier;
-    options.codec = codec;
-    options.clock = [this] { return now; };
-    change(options);
-    cache.emplace(std::move(Cache::Create(std::move(options))).value());
-  }
-  // Returns what the cache has or loads; the loader gives `object`.
-  std::string Load(const std::string& key, const std::string& object,
-                   const LoadOptions& options = {}) {
-    return *cache
-                ->GetOrLoad(
-                    key, [&] { return ++loads, object; }, options)
-                .value();
-  }
-  std::string Present(const std::string& key) {
-    const Ref<std::string> found = cache->Peek(key);
-    return found.get() == nullptr ? "(none)" : *found;
-  }
-
-  absl::Time now = kStart;
-  std::shared_ptr<TextCodec> codec = std::make_shared<TextCodec>();
-  std::shared_ptr<FakeTier> tier;
-  std::atomic<int> loads = 0;
-  std::optional<Cache> cache;
-};
+const absl::Time kStart = testing::kTierStart;
 
 class SecondTierTest : public ::testing::Test {
  protected:
@@ -108,6 +59,28 @@ class SecondTierTest : public ::testing::Test {
     entry.schema = 7;
     entry.written = kStart;
     return entry;
+  }
+
+  // Lets one process load "a" while another one waits for that load. Calls `at` at each point of
+  // the other one's tier.
+  static void LoadWhileAnotherWaits(
+      Process& first, Process& second,
+      const std::function<void(std::string_view)>& at = [](std::string_view) {}) {
+    std::atomic<bool> waits = false;
+    second.tier->hook = [&](std::string_view point, std::string_view) {
+      if (point == "Lead waits") waits = true;
+      at(point);
+      return absl::OkStatus();
+    };
+    std::thread other;
+    const auto slow = [&] {
+      other = std::thread([&] { EXPECT_EQ(second.Load("a", "two"), "one"); });
+      while (!waits) std::this_thread::yield();
+      return std::string("one");
+    };
+    EXPECT_EQ(*first.cache->GetOrLoad("a", slow).value(), "one");
+    other.join();
+    second.tier->hook = nullptr;
   }
 
   std::shared_ptr<FakeServer> server_ = std::make_shared<FakeServer>();
@@ -151,19 +124,7 @@ TEST_F(SecondTierTest, AnEntryThatComesBetweenGetAndLeadIsTheObject) {
 TEST_F(SecondTierTest, OneProcessLoadsWhileOthersWait) {
   Process first(server_);
   Process second(server_);
-  std::atomic<bool> waits = false;
-  second.tier->hook = [&](std::string_view point, std::string_view) {
-    if (point == "Lead waits") waits = true;
-    return absl::OkStatus();
-  };
-  std::thread other;
-  const auto slow = [&] {
-    other = std::thread([&] { EXPECT_EQ(second.Load("a", "two"), "one"); });
-    while (!waits) std::this_thread::yield();
-    return std::string("one");
-  };
-  EXPECT_EQ(*first.cache->GetOrLoad("a", slow).value(), "one");
-  other.join();
+  LoadWhileAnotherWaits(first, second);
   EXPECT_EQ(second.loads, 0);
 }
 
@@ -175,21 +136,10 @@ TEST_F(SecondTierTest, ThePutThatALoadWaitsForDoesNotCancelIt) {
       Process first(server);
       Process second(server);
       second.tier->tells_of_looks = tells_of_looks;
-      std::atomic<bool> waits = false;
       size_t notices = 0;
-      second.tier->hook = [&](std::string_view point, std::string_view) {
-        if (point == "Lead waits") waits = true;
+      LoadWhileAnotherWaits(first, second, [&](std::string_view point) {
         if (point == delivered_at) notices += second.tier->Deliver();
-        return absl::OkStatus();
-      };
-      std::thread other;
-      const auto slow = [&] {
-        other = std::thread([&] { EXPECT_EQ(second.Load("a", "two"), "one"); });
-        while (!waits) std::this_thread::yield();
-        return std::string("one");
-      };
-      EXPECT_EQ(*first.cache->GetOrLoad("a", slow).value(), "one");
-      other.join();
+      });
       EXPECT_EQ(notices, 1u);
       EXPECT_EQ(second.loads, 0);
       EXPECT_EQ(second.Present("a"), "one");

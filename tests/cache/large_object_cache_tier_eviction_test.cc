@@ -17,6 +17,7 @@
 #include "tests/support/cache_options.h"
 #include "tests/support/fake_tier.h"
 #include "tests/support/task_queue.h"
+#include "tests/support/tier_process.h"
 #include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/codec.h"
 #include "weakcache/cache/large_object_cache.h"
@@ -32,57 +33,24 @@ namespace {
 using testing::FakeServer;
 using testing::FakeTier;
 using testing::RunInline;
-using testing::TaskQueue;
+using testing::TextCodec;
 
 using Cache = LargeObjectCache<std::string, std::string>;
 using Calls = std::vector<std::string>;
 
-const absl::Time kStart = absl::UnixEpoch() + absl::Hours(24 * 365 * 50);
+const absl::Time kStart = testing::kTierStart;
 
-class TextCodec final : public Codec<std::string> {
- public:
-  uint32_t schema() const override { return 7; }
-  absl::Status Encode(const std::string& object, ByteSink& sink) const override {
-    if (on_encode) on_encode();
-    sink.Append(object);
-    return absl::OkStatus();
-  }
-  absl::StatusOr<std::string> Decode(std::string_view bytes) const override {
-    return std::string(bytes);
-  }
-
-  std::function<void()> on_encode;
-};
-
-struct Process {
+// A process that writes what it evicts.
+struct Process : testing::TierProcess {
   explicit Process(
       const std::shared_ptr<FakeServer>& server,
       const std::function<void(Cache::Options&)>& change = [](Cache::Options&) {})
-      : tier(std::make_shared<FakeTier>(server)) {
-    Cache::Options options = testing::WithBudget<Cache>(1 << 20);
-    options.second_tier = tier;
-    options.codec = codec;
-    options.tier_write = TierWrite::kOnEviction;
-    options.refresh_executor = tasks.executor();
-    options.clock = [this] { return now; };
-    change(options);
-    cache.emplace(std::move(Cache::Create(std::move(options))).value());
-  }
-  std::string Load(const std::string& key, const std::string& object,
-                   const LoadOptions& options = {}) {
-    return *cache
-                ->GetOrLoad(
-                    key, [&] { return ++loads, object; }, options)
-                .value();
-  }
+      : TierProcess(server, [&](Cache::Options& options) {
+          options.tier_write = TierWrite::kOnEviction;
+          options.refresh_executor = tasks.executor();
+          change(options);
+        }) {}
   void EvictAll() { cache->Trim(0); }
-
-  absl::Time now = kStart;
-  std::shared_ptr<TextCodec> codec = std::make_shared<TextCodec>();
-  std::shared_ptr<FakeTier> tier;
-  int loads = 0;
-  TaskQueue tasks;
-  std::optional<Cache> cache;
 };
 
 class TierEvictionTest : public ::testing::Test {

@@ -69,13 +69,7 @@ class RedisTierMemoryTest : public ::testing::Test {
     is_here = true;
     failures = 0;
     server_ = std::make_unique<RedisServer>();
-    RedisTierOptions options;
-    options.key_namespace = "test";
-    options.address.unix_socket = server_->socket();
-    options.connect_timeout = absl::Seconds(5);
-    options.soft_timeout = absl::Seconds(5);
-    options.hard_timeout = absl::Seconds(10);
-    options.min_backoff = absl::Milliseconds(5);
+    RedisTierOptions options = testing::TierOptions(*server_);
     options.compress_above = SIZE_MAX;  // else there are two attempts of each
     absl::StatusOr<std::shared_ptr<RedisTier>> tier = RedisTier::Create(options);
     ASSERT_TRUE(tier.ok()) << tier.status();

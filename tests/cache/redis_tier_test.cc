@@ -83,18 +83,7 @@ class RedisTierTest : public ::testing::Test {
     server_ = std::make_unique<RedisServer>();
   }
 
-  RedisTierOptions Options() {
-    RedisTierOptions options;
-    options.key_namespace = "test";
-    options.address.unix_socket = server_->socket();
-    // A machine that is busy must not look like a server that is away.
-    options.connect_timeout = absl::Seconds(5);
-    options.soft_timeout = absl::Seconds(5);
-    options.hard_timeout = absl::Seconds(10);
-    options.min_backoff = absl::Milliseconds(5);
-    options.max_backoff = absl::Milliseconds(50);
-    return options;
-  }
+  RedisTierOptions Options() { return testing::TierOptions(*server_); }
   std::shared_ptr<RedisTier> Make() { return Make(Options()); }
   std::shared_ptr<RedisTier> Make(const RedisTierOptions& options) {
     absl::StatusOr<std::shared_ptr<RedisTier>> tier = RedisTier::Create(options);

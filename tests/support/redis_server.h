@@ -20,6 +20,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
+#include "weakcache/cache/redis_tier_options.h"
+
 extern char** environ;
 
 namespace weakcache::testing {
@@ -139,6 +142,20 @@ class RedisServer {
   std::string folder_;
   pid_t process_ = 0;
 };
+
+// Returns options for a tier on the server. They are patient: a machine that is busy must not look
+// like a server that is away.
+inline RedisTierOptions TierOptions(const RedisServer& server) {
+  RedisTierOptions options;
+  options.key_namespace = "test";
+  options.address.unix_socket = server.socket();
+  options.connect_timeout = absl::Seconds(5);
+  options.soft_timeout = absl::Seconds(5);
+  options.hard_timeout = absl::Seconds(10);
+  options.min_backoff = absl::Milliseconds(5);
+  options.max_backoff = absl::Milliseconds(50);
+  return options;
+}
 
 }  // namespace weakcache::testing
 

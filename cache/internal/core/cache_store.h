@@ -358,9 +358,9 @@ class CacheStore {
     }
     const Entry& entry = *outcome.entry();
     EvictedTerms terms;
-    // Relaxed: see the fields.
-    terms.written = entry.written.load(std::memory_order_relaxed);
-    terms.expires_after = entry.expires_after.load(std::memory_order_relaxed);
+    terms.age = entry.AgeAt(freshness_.Now());
+    const int64_t life = entry.expires_after.load(std::memory_order_relaxed);  // see the field
+    if (life != kNeverDue) terms.life = absl::Nanoseconds(life);
     if (entry.group.has_group) terms.group = static_cast<uint32_t>(entry.group.group);
     return terms;
   }

@@ -41,6 +41,7 @@
 #include <utility>
 
 #include "absl/functional/function_ref.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/creation/bounded_wait.h"
@@ -126,10 +127,10 @@ struct TierQuestion {
   TierTurnPtr<V> turn = nullptr;
 };
 
-// What the cache says of an object that it has evicted, by its clock: nanoseconds.
+// What the cache says of an object that it has evicted.
 struct EvictedTerms {
-  int64_t written = 0;
-  int64_t expires_after = INT64_MAX;  // never
+  absl::Duration age;
+  absl::Duration life = absl::InfiniteDuration();  // from when it was entered
   std::optional<uint32_t> group = {};
 };
 

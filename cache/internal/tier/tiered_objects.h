@@ -380,11 +380,8 @@ class TieredObjects final : public ObjectTier<K, V>,
       job_.group = terms.group;
     }
     void SetEvictedTerms(const EvictedTerms& terms) {
-      const TieredObjects& objects = *job_.objects;
-      job_.written = objects.Now() - absl::Nanoseconds(objects.OwnClock() - terms.written);
-      if (terms.expires_after != INT64_MAX) {
-        job_.expires = job_.written + absl::Nanoseconds(terms.expires_after);
-      }
+      job_.written = job_.objects->Now() - terms.age;
+      job_.expires = job_.written + terms.life;
       job_.group = terms.group;
     }
     void Put(const Ref<V>& object) override {
@@ -432,11 +429,6 @@ class TieredObjects final : public ObjectTier<K, V>,
   }
   SecondTier& tier() const { return *settings_.tier; }
   absl::Time Now() const { return settings_.clock ? settings_.clock() : absl::Now(); }
-  // Returns the time as entries of the cache have it: see Freshness::Now.
-  int64_t OwnClock() const {
-    if (settings_.clock) return absl::ToUnixNanos(settings_.clock());
-    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
-  }
   std::unique_ptr<Turn> MakeTurn(std::string key) {
     return std::make_unique<Turn>(this->shared_from_this(), std::move(key));
   }
