@@ -39,7 +39,7 @@ SIZES = [1000, 100_000, 1_000_000]
 QUICK = [
     *repeated("weak_value_map", SIZES, "^get_hit/.*/SIZE$", 0.03),
     *repeated("concurrent_weak_value_map", SIZES, "^get_hit/.*/SIZE/", 0.03),
-    *repeated("large_object_cache", SIZES[:2], "^hit(16)?/.*/SIZE/", 0.05),
+    *repeated("large_object_cache", SIZES[:2], "^(hit|miss|zipf)(16)?/.*/SIZE/", 0.05),
 ]
 # Everything of which docs/performance.md has figures.
 FULL = [
