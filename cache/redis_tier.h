@@ -39,16 +39,17 @@
 
 namespace weakcache {
 
-// A server that starts again, from a snapshot too, or another one that takes its place, begins
-// without entries: it may have changes back that were erased. So it does not matter how durable its
+// A server that restarts, even from a snapshot, and a replica that takes over begin without
+// entries: otherwise erased entries might come back. So it does not matter how durable the server's
 // data are.
 //
-// What the server evicts, or expires, is told as a change, and caches drop the object, too: Redis
-// does not say which it was. It does if its `notify-keyspace-events` is set to `KA`. Then caches
-// keep such objects, as nobody has changed them.
+// When the server evicts a value, or the value expires, caches drop the object, too, because Redis
+// tells of it as of a change. If the server's `notify-keyspace-events` is set to `KA`, it says
+// which it was; then caches keep such objects, as nobody has changed them.
 //
-// A stop of a TierWait is seen while a call waits for another process's load, and not while it
-// waits for the server, which takes `soft_timeout` at most.
+// A call that waits for another process's load returns at a stop of its TierWait. A call that waits
+// for the server does not, but each such wait lasts for `soft_timeout` at most, and that of
+// AwaitNotices for `hard_timeout`.
 class RedisTier final : public SecondTier {
  public:
   // Returns InvalidArgument if an option is bad. Waits for the first attempt to connect. If that

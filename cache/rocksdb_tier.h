@@ -11,8 +11,8 @@
 //   absl::StatusOr<std::shared_ptr<weakcache::RocksdbTier>> tier =
 //       weakcache::RocksdbTier::Create(on_disk);
 //
-// Thread safety: thread-safe. One process at a time uses a folder, with one tier; a child that it
-// forks neither uses nor keeps the folder. Bytes that the tier has returned may outlive it.
+// Thread safety: thread-safe. Only one tier, of one process, may use a folder at a time; a child
+// that it forks neither uses nor keeps the folder. Bytes that a tier has returned may outlive it.
 //
 // Unlike RocksDB itself it has a limit that holds, drops the oldest entries first, and may begin
 // anew with an empty folder.
@@ -56,11 +56,11 @@ struct RocksdbTierOptions {
   uint64_t write_buffer_bytes = 0;
   // Objects of more bytes are compressed with zstd if that saves a twentieth of them.
   size_t compress_above = SIZE_MAX;
-  // Whether Erase, EraseGroup, and a Put without a lease wait until the disk has them, so that not
-  // even a loss of power brings an old entry back. If false, only the loss of power may, or another
-  // damage of the log.
+  // Whether Erase, EraseGroup, and a Put without a lease return only once the disk has the change,
+  // so that not even a loss of power brings an old entry back. If false, a loss of power or another
+  // damage of the log may do so, but a crash of the process can't.
   bool sync_changes = true;
-  // How long a lease lasts.
+  // How long a lease lasts, and how long Lead waits for another caller's at most.
   absl::Duration lease_timeout = absl::Seconds(30);
   // How long after a failed write the next one is tried; until then calls that write fail at once.
   absl::Duration retry_after = absl::Seconds(1);
@@ -68,18 +68,18 @@ struct RocksdbTierOptions {
   std::function<absl::Time()> clock = {};
 };
 
-// After a crash, entries may be missing, and those that are there are whole. What a change has
-// replaced or erased never comes back, once the change has returned OK: Erase, EraseGroup,
-// EraseAll, and Put without a lease. (A Put with a lease may replace what was loaded earlier and is
-// still right, as a refresh does: a loss of power may bring that back.)
+// After a crash, entries may be missing, but those that remain are whole. Once a change (Erase,
+// EraseGroup, EraseAll, or a Put without a lease) has returned OK, what it has replaced or erased
+// never comes back; without `sync_changes`, a loss of power may bring it back. A Put with a lease,
+// such as a refresh's, replaces an entry that is still right: a loss of power may bring that back.
 //
 // If the disk is full, fails or is read-only, calls that write return ResourceExhausted or
-// Unavailable, and Stats().condition says why. A key whose change could not be recorded is missing
-// until it has been; other entries can still be read. An entry that has been damaged is DataLoss,
-// and never a wrong object. A log that has been damaged, as by a loss of power, loses the loads
-// that it has behind the damage. If a change may be behind it, or if a table is missing or the list
-// of the tables is damaged, what was erased might come back: the folder is emptied, by Create too.
-// All of these count in Stats().errors.
+// Unavailable, and Stats().condition says why. A key whose change could not be recorded has no
+// entry until the change is recorded; all others can still be read, unless there are more than
+// 100,000 such keys. Get returns DataLoss for a damaged entry, and never a wrong object. A log that
+// is damaged, as by a loss of power, loses the loads behind the damage. If a change may be behind
+// it, or if a table is missing or the list of the tables is damaged, what was erased might come
+// back: then the folder is emptied, also by Create. All of these count in Stats().errors.
 //
 // On a disk that hangs, changes hang, and so do look-ups of what has to be read from it. No look-up
 // waits for a change or a deletion of files, a Put with a lease waits for a second at most, and
@@ -102,10 +102,11 @@ class RocksdbTier final : public SecondTier {
   absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait) override;
   absl::StatusOr<TierLead> TryLead(std::string_view key) override;
   void EndLead(std::string_view key, const TierLease& lease) override;
-  // An entry that is too large replaces the present one all the same: there is none then.
+  // Puts the entry; if it is too large, only erases the present one.
   absl::Status Put(std::string_view key, const TierEntry& entry, const TierLease& lease) override;
   absl::Status Erase(std::string_view key) override;
-  // Takes a record for the group, however many entries it has; their space is freed in their turn.
+  // Writes one record, however many entries the group has. Their space is freed when their files
+  // are dropped.
   absl::Status EraseGroup(uint32_t group) override;
   // A thread of the tier deletes the files then. Until they are gone they count, and Puts may find
   // no room. Calls at the same time may find no entries.

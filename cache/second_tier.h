@@ -71,11 +71,12 @@ struct TierEntry {
   std::optional<uint32_t> group = {};
 };
 
-// The right to load a key's object and to put it: of at most one caller at a time, unless it has
-// taken too long. It ends with Put, with EndLead, and with each change of the key by others: Put
-// without a lease, Erase, EraseAll. After EraseGroup it puts no entry of that group. So an object
-// that was loaded before a change is never put after it. The token means something to the tier
-// only. Empty: no lease.
+// The right to load a key's object and to put it. At most one caller has it at a time; after too
+// long a tier may give it to another caller, or let others load without it. It ends with Put, with
+// EndLead, and with each change of the key that is made without it, by anybody: a Put without a
+// lease, Erase, EraseAll. After EraseGroup it puts no entry of that group. So an object that was
+// loaded before a change is never put after it. Only the tier knows what the token means. Empty: no
+// lease.
 struct TierLease {
   bool held() const { return !token.empty(); }
 
@@ -162,28 +163,27 @@ class SecondTier {
   // Gives up a lease without a Put, so that others need not wait.
   virtual void EndLead(std::string_view key, const TierLease& lease) = 0;
 
-  // Puts an entry in place of the present one if any. With a lease: returns Aborted, and changes
-  // nothing, unless the lease is still held, and the entry's group has not been erased since it was
+  // Puts an entry, in place of the present one if any. With a lease: returns Aborted, and changes
+  // nothing, if the lease is not held any more, or the entry's group has been erased since it was
   // taken (a tier that can't tell may return it after the erasure of any group); ends the lease in
-  // any case. Without: revokes the key's lease.
-  // A tier that is away may keep the change for later, and returns OK then; but as an Erase, since
-  // others may have changed the key by the time that it is made.
+  // any case. Without a lease: revokes the key's lease. A tier that has lost its connection may
+  // then return OK, and erase the key once it is connected again; it must not put the entry, as
+  // others may have changed the key meanwhile.
   virtual absl::Status Put(std::string_view key, const TierEntry& entry,
                            const TierLease& lease) = 0;
-  // Erases an entry, also one that is not there, and revokes the key's lease; or each of a group;
-  // or all, and revokes all leases.
+  // Erase the key's entry, all entries of a group, or all entries; there may be none. Erase revokes
+  // the key's lease, and EraseAll all leases.
   virtual absl::Status Erase(std::string_view key) = 0;
   virtual absl::Status EraseGroup(uint32_t group) = 0;
   virtual absl::Status EraseAll() = 0;
 
-  // Calls `visit` for each key that has an entry or a lease from the beginning to the end of this
-  // call, or first a lease and then the entry that was put with it; and perhaps for others; for
-  // some perhaps more than once.
+  // Calls `visit` for each key that has a lease or an entry throughout this call, also if the lease
+  // becomes an entry meanwhile; and perhaps for others, and more than once for a key.
   virtual absl::Status ForEachKey(absl::FunctionRef<void(std::string_view)> visit) = 0;
 
-  // Do the same as the functions of the same names, and call `done` once with the result: without a
-  // lock, on any thread, also on the caller's before they return. `done` runs no user code, and
-  // waits for nothing. Unless overridden, they block.
+  // Do the same as Get, Put and Erase, and call `done` once with the result, without a lock: on any
+  // thread, or on the caller's before they return. `done` runs no user code, and waits for nothing.
+  // Unless overridden, they block. So far the cache calls only EraseAsync.
   virtual void GetAsync(std::string key, const TierWait& wait,
                         std::function<void(absl::StatusOr<TierEntry>)> done);
   virtual void PutAsync(std::string key, TierEntry entry, TierLease lease,

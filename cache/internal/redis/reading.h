@@ -31,14 +31,14 @@ class Reading {
   Reading(const RedisTierOptions& options, const KeyNames& names, TierCounters& counters,
           Link& link);
 
-  // NotFound also for what can't be read, which is counted.
+  // Returns the entries. A damaged one is NotFound, and counted in `errors`.
   std::vector<absl::StatusOr<TierEntry>> Get(absl::Span<const std::string> keys,
                                              const TierWait& wait);
   absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait);
-  // The lease even if there is an entry; no lease if another one has it.
+  // Takes the lease even if there is an entry; returns no lease if another caller has it.
   absl::StatusOr<TierLead> TryLead(std::string_view key);
-  // One step of a walk over all keys whose names have the pattern, which begins and ends with the
-  // cursor "0".
+  // Takes one step of a walk over all keys whose names match the pattern. The walk begins and ends
+  // with the cursor "0".
   absl::StatusOr<std::vector<std::string>> Scan(std::string& cursor, const std::string& pattern);
 
   CircuitBreaker::State breaker_state() const { return breaker_.state(); }

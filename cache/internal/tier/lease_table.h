@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The leases of a tier that one process has for itself, and the order of its changes.
+// The leases of a tier that only one process uses, and the order of the tier's changes.
 //
-// A change has its key for itself while it is written, and ends the key's lease. A Put with a lease
-// has the key from the look at the lease until the entry is written: so an entry that is put with a
-// revoked lease is never visible. A change of many keys has all of them. A disk may hang, so only
-// changes wait for changes: no mutex is locked while anything is written, and who takes a lease,
-// waits for one or gives it up never waits for a write. A lease that is taken while a change is
-// under way belongs to a load that begins after that change.
+// A change holds its key while it is written, and ends the key's lease. A Put with a lease holds
+// the key from its look at the lease until the entry is written: so an entry that is put with a
+// revoked lease is never visible. A change of many keys holds all of them. Only changes wait for
+// changes, because a disk may hang: no mutex is locked during a write, and whoever takes a lease,
+// waits for one or gives one up never waits for a write. A lease that is taken while an erasure is
+// written stays: its load began after the erasure did, and so loads nothing older.
 //
-// Erasures of groups have numbers, and a lease has that of the last one before it: what it puts may
-// not be of a group that has been erased since.
+// Erasures of groups are numbered, and a lease has the number of the last one before it: it may put
+// nothing of a group that was erased after that.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TIER_LEASE_TABLE_H_
 #define WEAKCACHE_CACHE_INTERNAL_TIER_LEASE_TABLE_H_
 
