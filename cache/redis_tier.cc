@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#ifdef WEAKCACHE_REDIS_TIER  // without it, empty: README.md, "Plain"
 #include "weakcache/cache/redis_tier.h"
 
 #include <algorithm>
@@ -281,3 +282,5 @@ TierStats RedisTier::Stats() const {
 }
 
 }  // namespace weakcache
+
+#endif  // WEAKCACHE_REDIS_TIER

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#ifdef WEAKCACHE_ROCKSDB_TIER  // without it, empty: README.md, "Plain"
 #include "weakcache/cache/rocksdb_tier.h"
 
 #include <algorithm>
@@ -311,3 +312,5 @@ absl::Status RocksdbTier::ForEachKey(absl::FunctionRef<void(std::string_view)> v
 TierStats RocksdbTier::Stats() const { return impl_->Stats(); }
 
 }  // namespace weakcache
+
+#endif  // WEAKCACHE_ROCKSDB_TIER

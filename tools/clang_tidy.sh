@@ -13,7 +13,8 @@ done
 
 tidy() {
   set -o pipefail
-  clang-tidy --quiet --config-file=.clang-tidy "$1" -- -std=c++20 -Wall -Wextra -Iinclude -I. 2>&1 |
+  clang-tidy --quiet --config-file=.clang-tidy "$1" -- -std=c++20 -Wall -Wextra -Iinclude -I. \
+    -DWEAKCACHE_REDIS_TIER -DWEAKCACHE_ROCKSDB_TIER 2>&1 |
     { grep -v ' warnings\? generated\.$' || true; }
 }
 export -f tidy

@@ -21,6 +21,7 @@ strings() {
 # Sets `flags` to the flags of a source file, as far as they change what a reader of the code sees.
 find_flags() {
   flags=(clang++ -std=c++20 -Wall -Wextra -Wthread-safety -Iinclude -I.)
+  flags+=(-DWEAKCACHE_REDIS_TIER -DWEAKCACHE_ROCKSDB_TIER)
   case $1 in
     tests/*no_exceptions_test.cc) flags+=(-fno-exceptions -fno-rtti) ;;
     tests/fuzz/script_fuzz.cc) flags+=(-DWEAKCACHE_FUZZED_SCRIPT=RunWeakValueMapScript) ;;

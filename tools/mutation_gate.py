@@ -161,8 +161,7 @@ CACHE_FOLDERS = tuple(
 UNCHANGED = [
     "tests/support/allocations.cc",
     *sorted(glob.glob("weakref/*.cc")),
-    *sorted(set(glob.glob("cache/*.cc")) - set(glob.glob("cache/*_tier.cc"))),
-    "cache/second_tier.cc",
+    *sorted(glob.glob("cache/*.cc")),
 ]
 
 # The last ones, for mutants of weakref/ that no model has killed.

@@ -7,9 +7,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# shellcheck disable=SC2010,SC2046
+# shellcheck disable=SC2046
 g++ -std=c++20 -Itests/consumer/application -Iinclude tests/consumer/application/main.cc \
-  weakref/*.cc $(ls cache/*.cc | grep -v -e redis -e rocksdb) \
+  weakref/*.cc cache/*.cc \
   $(pkg-config --cflags --libs absl_hash absl_statusor absl_str_format absl_symbolize absl_time) \
   -pthread -o "$work/application"
 output=$("$work/application")

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#ifdef WEAKCACHE_REDIS_TIER  // without it, empty: README.md, "Plain"
 #include "weakcache/cache/internal/redis/change_queue.h"
 
 #include <cstddef>
@@ -209,3 +210,5 @@ void ChangeQueue::Run(std::vector<Ended>& ended) {
 }
 
 }  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_REDIS_TIER

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#ifdef WEAKCACHE_REDIS_TIER  // without it, empty: README.md, "Plain"
 #include "weakcache/cache/internal/redis/connection.h"
 
 #include <arpa/inet.h>
@@ -256,3 +257,5 @@ absl::StatusOr<RedisAddress> Connection::Peer(const RedisAddress& address) const
 }
 
 }  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_REDIS_TIER

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#ifdef WEAKCACHE_REDIS_TIER  // without it, empty: README.md, "Plain"
 #include "weakcache/cache/internal/redis/keys.h"
 
 #include <xxhash.h>
@@ -109,3 +110,5 @@ std::optional<ValueTag> ReadHeader(std::string_view value) {
 }
 
 }  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_REDIS_TIER

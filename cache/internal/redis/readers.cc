@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#ifdef WEAKCACHE_REDIS_TIER  // without it, empty: README.md, "Plain"
 #include "weakcache/cache/internal/redis/readers.h"
 
 #include <cstdint>
@@ -57,3 +58,5 @@ void Readers::Release(std::unique_ptr<Connection> connection, uint64_t epoch, bo
 }
 
 }  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_REDIS_TIER

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#ifdef WEAKCACHE_REDIS_TIER  // without it, empty: README.md, "Plain"
 #include "weakcache/cache/internal/redis/reading.h"
 
 #include <algorithm>
@@ -330,3 +331,5 @@ absl::StatusOr<std::vector<std::string>> Reading::Scan(std::string& cursor,
 }
 
 }  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_REDIS_TIER

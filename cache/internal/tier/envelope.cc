@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+// Without either, empty: README.md, "Plain".
+#if defined(WEAKCACHE_REDIS_TIER) || defined(WEAKCACHE_ROCKSDB_TIER)
 #include "weakcache/cache/internal/tier/envelope.h"
 
 #include <xxhash.h>
@@ -228,3 +230,5 @@ absl::StatusOr<TierEntry> OpenEntry(TierBytes sealed, uint64_t max_bytes, Checke
 }
 
 }  // namespace weakcache::internal
+
+#endif  // defined(WEAKCACHE_REDIS_TIER) || defined(WEAKCACHE_ROCKSDB_TIER)

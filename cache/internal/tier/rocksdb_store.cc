@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#ifdef WEAKCACHE_ROCKSDB_TIER  // without it, empty: README.md, "Plain"
 #include "weakcache/cache/internal/tier/rocksdb_store.h"
 
 #include <fcntl.h>
@@ -794,3 +795,5 @@ absl::Status RocksdbStore::ForEachKey(absl::FunctionRef<void(std::string_view)> 
 }
 
 }  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_ROCKSDB_TIER
