@@ -187,16 +187,19 @@ void CycleSearch::EnterEdge(const ToldEdge& told) {
   edge_targets_.push_back(told.to);
 }
 
-void CycleSearch::ReserveEdges() {
-  Check(edge_targets_.size() < kNone - kToldAtOnce, "FindCycles", "there are too many edges");
-  const size_t so_far = edge_targets_.size();
+size_t CycleSearch::EdgesToReserve(size_t so_far, Number traced, Number objects) {
   size_t edges = 2 * so_far + 16 * kToldAtOnce;
-  if (tracing_ > count() / 16) {
-    const size_t others = so_far * (count() - tracing_) / tracing_;
+  if (traced > objects / 16) {
+    const size_t others = so_far * (objects - traced) / traced;
     edges = std::min(edges, so_far + others + so_far / 64);
     edges = std::max(edges, so_far + so_far / 16 + kToldAtOnce);
   }
-  edges = std::min<size_t>(edges, kNone - 1);  // so that the check above is met in time
+  return std::min<size_t>(edges, kNone - 1);  // so that ReserveEdges checks in time
+}
+
+void CycleSearch::ReserveEdges() {
+  Check(edge_targets_.size() < kNone - kToldAtOnce, "FindCycles", "there are too many edges");
+  const size_t edges = EdgesToReserve(edge_targets_.size(), tracing_, count());
   ReserveLarge(&edge_targets_, edges);
   ReserveLarge(&edge_names_, edges);
 }

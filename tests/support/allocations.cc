@@ -13,6 +13,7 @@ std::atomic<int64_t> live_bytes{0};
 std::atomic<int64_t> live_blocks{0};
 thread_local int64_t countdown = 0;
 thread_local size_t largest = 0;
+thread_local void (*on_allocation)() = nullptr;
 
 // In front of each block: its size and where it really begins.
 struct Header {
@@ -23,6 +24,11 @@ struct Header {
 void* Allocate(size_t size, size_t alignment) {
   largest = std::max(largest, size);
   if (countdown > 0 && --countdown == 0) throw std::bad_alloc();
+  if (on_allocation != nullptr) {
+    auto* const function = std::exchange(on_allocation, nullptr);
+    function();
+    on_allocation = function;
+  }
   if (alignment < alignof(std::max_align_t)) alignment = alignof(std::max_align_t);
   char* const start = static_cast<char*>(std::malloc(size + sizeof(Header) + alignment));
   if (start == nullptr) throw std::bad_alloc();
@@ -88,5 +94,7 @@ int64_t LiveAllocations() { return live_blocks; }
 size_t TakeLargestAllocation() { return std::exchange(largest, 0); }
 
 void FailAllocation(int64_t at) { countdown = at; }
+
+void OnAllocation(void (*function)()) { on_allocation = function; }
 
 }  // namespace weakcache::testing

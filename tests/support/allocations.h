@@ -20,6 +20,9 @@ size_t TakeLargestAllocation();
 // This thread's `countdown`-th allocation from now (1: the next) throws std::bad_alloc; 0: none
 // does.
 void FailAllocation(int64_t countdown);
+// Calls the function at each of this thread's allocations from now on, but not at those that it
+// makes itself; null: none.
+void OnAllocation(void (*function)());
 // Runs `operation()` with the k-th allocation in it failing, for k = 1, 2, … until it gets
 // through; after each failure runs `check()`. Returns the number of failures.
 template <typename Operation, typename Check>

@@ -30,6 +30,7 @@
 #include "tests/support/allocations.h"
 #include "tests/support/race.h"
 #include "tests/support/rounds.h"
+#include "weakcache/weakref/internal/cycle_search.h"
 #include "weakcache/weakref/ref.h"
 #include "weakcache/weakref/shared_ptr_interop.h"
 #include "weakcache/weakref/testing.h"
@@ -396,6 +397,45 @@ TEST(CyclesTest, ObjectsAreMadeWhileACensusBeginsAndEnds) {
       [&](int) {
         for (const Ref<Node>& node : nodes) EXPECT_EQ(node.weak_count(), 0u);
       });
+}
+
+// With room for no more than there was at its last look, a search would begin anew for ever.
+TEST(CyclesTest, ObjectsMayJoinWheneverASearchReservesMemory) {
+  static constexpr size_t kMost = 1000;
+  struct Joining {
+    Census census;
+    std::vector<Ref<Node>> made;
+    std::vector<std::shared_ptr<Node>> added;
+  };
+  static Joining* joining = nullptr;
+  Joining of_test;
+  joining = &of_test;
+  of_test.made.reserve(kMost);
+  of_test.added.reserve(kMost);
+  testing::OnAllocation([] {
+    if (joining->made.size() == kMost) return;
+    joining->made.push_back(MakeRef<Node>());
+    joining->added.push_back(std::make_shared<Node>());
+    joining->census.Add(joining->added.back());
+  });
+  const CycleReport report = FindCycles(of_test.census);
+  testing::OnAllocation(nullptr);
+  EXPECT_GT(report.objects_seen, 0u);
+  EXPECT_LT(of_test.made.size(), 100u);
+}
+
+TEST(CyclesTest, RoomForEdgesGrowsUpToTheLastNumber) {
+  using Search = internal::CycleSearch;
+  constexpr size_t kLast = Search::kNone - 1;
+  EXPECT_EQ(Search::EdgesToReserve(1000, 100, 1000), 3024u);
+  EXPECT_EQ(Search::EdgesToReserve(10'000, 900, 1000), 11'267u) << "some more than are expected";
+  EXPECT_EQ(Search::EdgesToReserve(6400, 999, 1000), 6864u);
+  for (const size_t so_far : {kLast / 2, kLast - 1000, kLast - 1}) {
+    for (const Search::Number traced : {1u, 500u, 999u}) {
+      EXPECT_GT(Search::EdgesToReserve(so_far, traced, 1000), so_far);
+      EXPECT_LE(Search::EdgesToReserve(so_far, traced, 1000), kLast);
+    }
+  }
 }
 
 TEST(CyclesTest, AnObjectOutsideTheCensusHoldsItsReferents) {

@@ -202,6 +202,10 @@ class CycleSearch {
   CycleReport Report();
   AlivePath Path(Number node) const;
 
+  // Returns for how many edges to make room once there are `so_far`: for a few more than there will
+  // be if the other objects have as many each as the `traced` ones.
+  static size_t EdgesToReserve(size_t so_far, Number traced, Number objects);
+
  private:
   // An edge that waits for others, so that the cache lines that they need are fetched at once.
   struct ToldEdge {
@@ -256,7 +260,6 @@ class CycleSearch {
   // Enters the edges that wait.
   void EnterEdges();
   void EnterEdge(const ToldEdge& told);
-  // Makes room for as many edges as there will be if the other objects have as many each.
   void ReserveEdges();
   // Puts the edges of `held_edges_` among those of the objects that they begin at.
   void InsertHeldEdges();
