@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -26,6 +27,7 @@
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/cache/second_tier.h"
 #include "weakcache/weakref/ref.h"
+#include "weakcache/weakref/weak_ref.h"
 
 namespace weakcache {
 namespace {
@@ -86,6 +88,10 @@ TEST_F(TierEvictionTest, WhatTheTierHasIsNotWrittenAgain) {
   second.EvictAll();
   second.tasks.RunAll();
   EXPECT_EQ(second.tier->Count("TryLead a"), 0u);
+  // Nor does a load of several keys take leases.
+  EXPECT_EQ(second.cache->GetAll(Calls{"b"}, [](const Calls& keys) { return keys; }).size(), 1u);
+  EXPECT_EQ(second.tier->Count("TryLead b"), 0u);
+  EXPECT_TRUE(second.cache->Invalidate("b"));
   // What came from the tier.
   EXPECT_EQ(second.Load("a", "two"), "one");
   EXPECT_EQ(second.cache->GetAll(Calls{"a"}, [](const Calls& keys) { return keys; }).size(), 1u);
@@ -190,8 +196,8 @@ TEST_F(TierEvictionTest, NothingIsWrittenInTheMiddleOfAChange) {
       [](Cache& cache) { cache.Clear(); },
       [](Cache& cache) { EXPECT_TRUE(cache.SetExpiry("a", absl::Seconds(1))); }};
   for (size_t change = 0; change < changes.size(); ++change) {
-    for (const std::string_view point :
-         {"Erase", "Erase done", "EraseGroup", "EraseGroup done", "EraseAll", "EraseAll done"}) {
+    for (const std::string_view point : {"Erase", "Erase done", "EraseAsync done", "EraseGroup",
+                                         "EraseGroup done", "EraseAll", "EraseAll done"}) {
       const auto server = std::make_shared<FakeServer>();
       Process process(server);
       LoadOptions options;
@@ -213,6 +219,91 @@ TEST_F(TierEvictionTest, NothingIsWrittenInTheMiddleOfAChange) {
       process.cache->CheckInvariantsForTesting();
     }
   }
+}
+
+TEST_F(TierEvictionTest, AnEntryThatIsOfNoUseIsReplaced) {
+  Process process(server_);
+  for (const bool is_damaged : {false, true}) {
+    process.cache->Clear();
+    TierEntry entry{.bytes = std::string("other"), .schema = 6, .written = kStart};
+    server_->Plant("a", entry);
+    if (is_damaged) {
+      process.tier->hook = [](std::string_view point, std::string_view) {
+        return point == "Get" ? absl::DataLossError("") : absl::OkStatus();
+      };
+    }
+    process.Load("a", "one");
+    process.EvictAll();
+    process.tasks.RunAll();
+    EXPECT_EQ(server_->BytesOf("a"), "one") << is_damaged;
+  }
+}
+
+TEST_F(TierEvictionTest, NothingIsWrittenToATierThatIsAway) {
+  Process process(server_);
+  process.Load("a", "one");
+  process.EvictAll();
+  process.tier->hook = [](std::string_view point, std::string_view) {
+    return point == "Get" ? absl::UnavailableError("") : absl::OkStatus();
+  };
+  process.tier->ClearLog();
+  process.tasks.RunAll();
+  EXPECT_EQ(process.tier->log(), (Calls{"Get a"}));
+}
+
+TEST_F(TierEvictionTest, AnErasureThatHasFailedIsRepeatedFirst) {
+  Process process(server_);
+  process.Load("a", "old");
+  process.EvictAll();
+  process.tasks.RunAll();
+  process.tier->hook = [](std::string_view point, std::string_view) {
+    return point == "Erase" ? absl::UnavailableError("") : absl::OkStatus();
+  };
+  process.cache->Invalidate("a");
+  process.Load("a", "new");
+  process.EvictAll();
+  EXPECT_EQ(server_->BytesOf("a"), "old");
+  process.tier->hook = nullptr;
+  process.tasks.RunAll();
+  EXPECT_EQ(server_->BytesOf("a"), "new");
+}
+
+TEST_F(TierEvictionTest, AfterANoticeThatCouldNotBeAppliedNothingIsWritten) {
+  absl::Time now = kStart;
+  bool clock_fails = false;
+  Process process(server_, [&](Cache::Options& options) {
+    options.expire_after_write = absl::Hours(1);
+    options.clock = [&] {
+      if (clock_fails) throw std::runtime_error("no time");
+      return now;
+    };
+  });
+  FakeTier other(server_);
+  process.Load("a", "old");
+  process.EvictAll();
+  EXPECT_TRUE(other.Erase("a").ok());
+  clock_fails = true;
+  process.tier->Deliver();
+  clock_fails = false;
+  EXPECT_EQ(process.cache->Stats().tier_condition, "a notice could not be applied");
+  process.tasks.RunAll();
+  EXPECT_EQ(server_->size(), 0u);
+}
+
+TEST_F(TierEvictionTest, ATaskThatHasRunKeepsNoObject) {
+  std::vector<std::function<void()>> tasks;
+  Process process(server_, [&](Cache::Options& options) {
+    options.refresh_executor = [&](std::function<void()> task) {
+      tasks.push_back(std::move(task));
+    };
+  });
+  process.Load("a", "one");
+  const WeakRef<std::string> object = process.cache->Peek("a");
+  process.EvictAll();
+  ASSERT_EQ(tasks.size(), 1u);
+  EXPECT_FALSE(object.expired());
+  tasks[0]();
+  EXPECT_TRUE(object.expired());
 }
 
 TEST_F(TierEvictionTest, WhereNoticesCannotBeAwaitedNothingIsWritten) {

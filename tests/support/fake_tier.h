@@ -99,7 +99,8 @@ class FakeTier : public SecondTier {
 
   // Called without a lock at the points "Get", "Lead" and so on, before each call does something;
   // and at "Get done", "Lead waits", "Lead wakes" (before each further look), "Lead done",
-  // "Erase done", "EraseGroup done", "EraseAll done". An error of the first ones is the call's.
+  // "Erase done", "EraseGroup done", "EraseAll done", "EraseAsync done" (when that has been told).
+  // An error of the first ones is the call's.
   std::function<absl::Status(std::string_view point, std::string_view key)> hook;
   // If true, asynchronous changes wait until RunAsync.
   bool defers_async = false;
@@ -312,7 +313,11 @@ class FakeTier : public SecondTier {
            done = std::move(done)] { done(Put(key, entry, lease)); });
   }
   void EraseAsync(std::string key, std::function<void(absl::Status)> done) override {
-    Later([this, key = std::move(key), done = std::move(done)] { done(Erase(key)); });
+    Later([this, key = std::move(key), done = std::move(done)] {
+      const auto then = hook;  // `done` may let the tier go
+      done(Erase(key));
+      if (then) static_cast<void>(then("EraseAsync done", key));
+    });
   }
   absl::Status AwaitNotices(const TierWait&) override {
     absl::Status status = Begin("AwaitNotices", "");
