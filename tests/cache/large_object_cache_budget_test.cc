@@ -664,5 +664,19 @@ TEST(BudgetTest, EntriesMemoryGoesBackAfterAPeak) {
   }
 }
 
+TEST(BudgetTest, EntriesMemoryGoesBackAfterALowerHardLimit) {
+  constexpr int kPeak = 30'000;
+  Cache::Options options = Budget(kPeak);
+  options.hard_limit_bytes = kPeak;
+  Cache cache = MakeCache(options);
+  const int64_t before = testing::LiveAllocatedBytes();
+  for (int key = 0; key < kPeak; ++key) Put(cache, key, 1);
+  ASSERT_EQ(cache.size(), static_cast<size_t>(kPeak));
+  const int64_t at_peak = testing::LiveAllocatedBytes() - before;
+  cache.SetHardLimit(10);
+  EXPECT_LE(cache.size(), 10u);
+  EXPECT_LT(testing::LiveAllocatedBytes() - before, at_peak / 2) << at_peak;
+}
+
 }  // namespace
 }  // namespace weakcache

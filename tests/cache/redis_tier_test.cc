@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -351,26 +352,49 @@ TEST_F(RedisTierTest, ALeaseIsOfOneProcessUntilItsPut) {
   EXPECT_EQ(other->Stats().leases_won, 0u);
 }
 
+// Hears of a change only once somebody has looked, or no look has come for a tenth of a second.
+class ReluctantListener final : public TierListener {
+ public:
+  void OnChanged(std::string_view) override {
+    std::unique_lock<std::mutex> lock(mutex_);
+    looked_.wait_until(lock, In(100), [this] { return looks_ > 1; });
+    heard_ = true;
+  }
+  void OnGroupErased(uint32_t) override {}
+  void OnAllErased() override {}
+  void OnDisconnected() override {}
+  void OnConnected() override { connected = true; }
+
+  void Begin() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    looks_ = 0;
+    heard_ = false;
+  }
+  // Notes a look, of which the first is before any change. Returns whether the change was heard of.
+  bool Look() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (++looks_ > 1) looked_.notify_all();
+    return heard_;
+  }
+  bool heard() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return heard_;
+  }
+
+  std::atomic<bool> connected{false};
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable looked_;
+  int looks_ = 0;
+  bool heard_ = false;
+};
+
 // Else the listener, which is slow here, would drop what the waiting thread is about to read.
 TEST_F(RedisTierTest, WhoWaitsForALeaseLooksAgainAfterListenersWereTold) {
-  class SlowListener final : public TierListener {
-   public:
-    void OnChanged(std::string_view) override {
-      const auto end = In(2);
-      while (std::chrono::steady_clock::now() < end) std::this_thread::yield();
-      heard = true;
-    }
-    void OnGroupErased(uint32_t) override {}
-    void OnAllErased() override {}
-    void OnDisconnected() override {}
-    void OnConnected() override { connected = true; }
-
-    std::atomic<bool> connected{false};
-    std::atomic<bool> heard{false};
-  };
   const auto one = Make();
   const auto other = Make();
-  const auto listener = std::make_shared<SlowListener>();
+  const auto listener = std::make_shared<ReluctantListener>();
   other->Subscribe(listener);
   ASSERT_TRUE(Eventually([&] { return listener->connected.load(); }));
   bool has_heard_first = false;
@@ -379,17 +403,17 @@ TEST_F(RedisTierTest, WhoWaitsForALeaseLooksAgainAfterListenersWereTold) {
     const std::string key = std::to_string(attempt);
     const uint64_t awaited = other->Stats().leases_awaited;
     const TierLease lease = Take(*one, key);
-    listener->heard = false;
+    listener->Begin();
     std::thread waiting([&] {
       TierWait wait;
-      wait.before_look = [&] { has_heard_first = listener->heard; };
+      wait.before_look = [&] { has_heard_first = listener->Look(); };
       const absl::StatusOr<TierLead> lead = other->Lead(key, wait);
       EXPECT_TRUE(lead.ok() && lead->entry.has_value()) << lead.status();
     });
     ASSERT_TRUE(Eventually([&] { return other->Stats().leases_awaited > awaited; }));
     EXPECT_TRUE(one->Put(key, Entry("object"), lease).ok());
     waiting.join();
-    EXPECT_TRUE(Eventually([&] { return listener->heard.load(); }));
+    EXPECT_TRUE(Eventually([&] { return listener->heard(); }));
   }
   EXPECT_TRUE(has_heard_first);
 }
@@ -486,6 +510,7 @@ TEST_F(RedisTierTest, AnErasedGroupConcernsTheLoadsOfThatGroupOnly) {
 TEST_F(RedisTierTest, ALeaseIsProlongedWhileItsProcessLives) {
   RedisTierOptions options = Options();
   options.lease_duration = absl::Milliseconds(200);
+  options.heartbeat_interval = absl::Minutes(1);  // nothing but the lease wakes the tier's thread
   const auto one = Make(options);
   const TierLease lease = Take(*one, "key");
   // Several durations later, by the server's clock in seconds.
@@ -494,6 +519,36 @@ TEST_F(RedisTierTest, ALeaseIsProlongedWhileItsProcessLives) {
   ASSERT_TRUE(Eventually([&] { return time() >= start + 2; }));
   EXPECT_EQ(server_->Command({"EXISTS", "test/l:key"}), "1");
   EXPECT_TRUE(one->Put("key", Entry("1"), lease).ok());
+}
+
+TEST_F(RedisTierTest, ALeaseThatHasEndedIsNotProlonged) {
+  RedisTierOptions options = Options();
+  options.lease_duration = absl::Milliseconds(300);  // is prolonged each 100 ms
+  const auto one = Make(options);
+  const auto other = Make();
+  const auto scripts = [&] {
+    const std::string stats = server_->Command({"INFO", "commandstats"});
+    const std::string_view of_eval = "cmdstat_eval:calls=";
+    const size_t place = stats.find(of_eval);
+    return place == std::string::npos ? 0 : std::stoi(stats.substr(place + of_eval.size()));
+  };
+  // How many more the server runs in the next 200 ms.
+  const auto more_scripts = [&] {
+    const int before = scripts();
+    EXPECT_EQ(server_->Command({"BLPOP", "no list", "0.2"}), "(nil)");
+    return scripts() - before;
+  };
+  TierLease lease = Take(*one, "put");
+  EXPECT_TRUE(Eventually([&] { return more_scripts() > 0; }));
+  (void)one->Put("put", Entry("1"), lease);
+  EXPECT_EQ(more_scripts(), 0);
+  lease = Take(*one, "given up");
+  one->EndLead("given up", lease);
+  EXPECT_TRUE(one->Erase("another").ok());  // after that
+  EXPECT_EQ(more_scripts(), 0);
+  (void)Take(*one, "revoked");
+  EXPECT_TRUE(other->Erase("revoked").ok());
+  EXPECT_TRUE(Eventually([&] { return more_scripts() == 0; }));
 }
 
 TEST_F(RedisTierTest, TheLeaseOfAKilledProcessEnds) {

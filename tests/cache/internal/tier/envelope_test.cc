@@ -370,6 +370,9 @@ TEST(EnvelopeTest, OtherFramesAreFound) {
   ExpectDataLoss(Forged(0, skipped));
   ExpectDataLoss(Forged(2000, skipped + frame));
   ExpectDataLoss(Forged(2000, "\x27" + frame.substr(1)));
+  ExpectDataLoss(Forged(2000, std::string("\x27\xB5\x2F\xFD\xE0\xD0\x07\0\0\0\0\0\0"
+                                          "\x80\x07\xD0z\xC0\0\0",
+                                          20)));  // a whole one
   ExpectDataLoss(Forged(2000, "\xFD\x2F\xB5\x1E" + frame.substr(4)));
   // Compressed, and none the shorter for it.
   const std::string longer = Frame(RandomBytes(100));
