@@ -16,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <ranges>
 #include <set>
 #include <span>
 #include <stdexcept>
@@ -81,6 +82,16 @@ struct Span {
   T* first = nullptr;
   T* last = nullptr;
 };
+// A view that lends its elements as constants if it is constant itself.
+template <typename T>
+struct ConstantSpan : std::ranges::view_base {
+  T* begin() { return first; }
+  T* end() { return last; }
+  const T* begin() const { return first; }
+  const T* end() const { return last; }
+  T* first = nullptr;
+  T* last = nullptr;
+};
 // A range that owns its elements, and names no allocator.
 template <typename T>
 struct Owned {
@@ -107,7 +118,7 @@ static_assert(Tellable<Owned<Ref<Node>>> && Tellable<std::optional<const Ref<Nod
 static_assert(Tellable<std::unique_ptr<Ref<Node>>> && Tellable<std::pair<const Ref<Node>, int>>);
 // What does not own the references would invent cycles.
 static_assert(!Tellable<Span<Ref<Node>>> && !Tellable<Span<const Ref<Node>>>);
-static_assert(!Tellable<std::span<const Ref<Node>>>);
+static_assert(!Tellable<std::span<const Ref<Node>>> && !Tellable<ConstantSpan<Ref<Node>>>);
 static_assert(!Tellable<std::initializer_list<Ref<Node>>>);
 static_assert(!Tellable<OptionalReference<Ref<Node>>>);
 static_assert(!Tellable<OptionalReference<const Ref<Node>>>);
