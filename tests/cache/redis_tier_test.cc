@@ -538,17 +538,18 @@ TEST_F(RedisTierTest, ALeaseThatHasEndedIsNotProlonged) {
     EXPECT_EQ(server_->Command({"BLPOP", "no list", "0.2"}), "(nil)");
     return scripts() - before;
   };
-  TierLease lease = Take(*one, "put");
-  EXPECT_TRUE(Eventually([&] { return more_scripts() > 0; }));
-  (void)one->Put("put", Entry("1"), lease);
-  EXPECT_EQ(more_scripts(), 0);
-  lease = Take(*one, "given up");
-  one->EndLead("given up", lease);
-  EXPECT_TRUE(one->Erase("another").ok());  // after that
-  EXPECT_EQ(more_scripts(), 0);
   (void)Take(*one, "revoked");
+  EXPECT_TRUE(Eventually([&] { return more_scripts() > 0; }));
   EXPECT_TRUE(other->Erase("revoked").ok());
   EXPECT_TRUE(Eventually([&] { return more_scripts() == 0; }));
+  // More than once: on a busy machine the time for a script may be over before the first count.
+  for (const std::string key : {"1", "2", "3"}) {
+    (void)one->Put(key, Entry("object"), Take(*one, key));
+    EXPECT_EQ(more_scripts(), 0);
+    one->EndLead("given up", Take(*one, "given up"));
+    EXPECT_TRUE(one->Erase("another").ok());  // after that
+    EXPECT_EQ(more_scripts(), 0);
+  }
 }
 
 TEST_F(RedisTierTest, TheLeaseOfAKilledProcessEnds) {

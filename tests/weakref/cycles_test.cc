@@ -123,6 +123,7 @@ static_assert(!Tellable<std::initializer_list<Ref<Node>>>);
 static_assert(!Tellable<OptionalReference<Ref<Node>>>);
 static_assert(!Tellable<OptionalReference<const Ref<Node>>>);
 static_assert(!Tellable<std::tuple<Ref<Node>&>> && !Tellable<std::pair<const Ref<Node>&, int>>);
+static_assert(!Tellable<std::tuple<const Node&>> && !Tellable<std::pair<int, Node&>>);
 static_assert(!Tellable<std::vector<Span<const Ref<Node>>>>);
 // A range of itself has no end, whether or not it is known to own its elements.
 struct Json {
