@@ -672,6 +672,31 @@ TEST_F(RedisTierTest, AChangeBesideAnEvictionIsTold) {
   EXPECT_TRUE(told->Has("changed key"));
 }
 
+// The server finds out in the middle of an erasure that the time of the entry is over.
+TEST_F(RedisTierTest, AnErasureAtTheMomentOfTheExpiryIsTold) {
+  server_->Command({"CONFIG", "SET", "notify-keyspace-events", "KA"});
+  RedisTierOptions options = Options();
+  options.max_age = absl::Milliseconds(3);
+  const auto one = Make(options);
+  const auto other = Make(options);
+  const auto told = Listen(*other);
+  constexpr int kRounds = 400;
+  for (int round = 0; round < kRounds; ++round) {
+    const std::string key = std::to_string(round);
+    const auto start = std::chrono::steady_clock::now();
+    ASSERT_TRUE(one->Put(key, Entry("1"), {}).ok());
+    // The server counts whole milliseconds, so anywhere in one.
+    const auto erasure = start + std::chrono::microseconds(3000 + round % 50 * 20);
+    ASSERT_TRUE(other->AwaitNotices({}).ok());
+    EXPECT_EQ(told->Count("changed " + key), 1u);
+    while (std::chrono::steady_clock::now() < erasure) {
+    }
+    ASSERT_TRUE(one->Erase(key).ok());
+    ASSERT_TRUE(other->AwaitNotices({}).ok());
+    EXPECT_EQ(told->Count("changed " + key), 2u) << "in round " << round;
+  }
+}
+
 // So that a process that the application starts does not keep them.
 TEST_F(RedisTierTest, ConnectionsAreClosedInProcessesThatAreStarted) {
   const auto tier = Make();

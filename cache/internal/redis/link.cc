@@ -43,6 +43,14 @@ Deadline::duration ToDuration(absl::Duration duration) {
   return std::chrono::duration_cast<Deadline::duration>(absl::ToChronoNanoseconds(duration));
 }
 
+// The error that a reply to a change is, or that one of an erasure's transaction is.
+absl::Status ErrorIn(const Change& change, const redisReply& reply) {
+  absl::Status error = ErrorOf(reply);
+  if (change.kind != Change::Kind::kErase || reply.type != REDIS_REPLY_ARRAY) return error;
+  for (size_t i = 0; i < reply.elements && error.ok(); ++i) error = ErrorOf(*reply.element[i]);
+  return error;
+}
+
 // What the server puts before a key in the name of the channel of the key's events.
 std::string EventPrefix(int database) { return Text("__keyspace@", database, "__:"); }
 
@@ -507,11 +515,16 @@ size_t Link::AppendErase(const Change& change) {
   const std::string value = names_.Value(change.key);
   const std::string lease = names_.Lease(change.key);
   const std::string message = MessageOf('c', change.key);
+  // In one step, where an expiry is not told as a change: an entry that the script has found must
+  // not expire, or be evicted, before the DEL.
+  if (events_told_) writer_->Append({"MULTI"});
   // The lease first: no load that began earlier puts its object after the DEL.
   writer_->Append(
       {"EVAL", kEraseScript, "2", value, lease, names_.channel(), message, names_.chunk_prefix()});
   writer_->Append({"DEL", value});
-  return 2;
+  if (!events_told_) return 2;
+  writer_->Append({"EXEC"});
+  return 4;
 }
 
 size_t Link::AppendEndGeneration(const Change& change) {
@@ -546,7 +559,7 @@ absl::Status Link::ReceiveReplies() {
     if (*reply == nullptr) return absl::OkStatus();
     if (sent_.empty()) return absl::UnavailableError("Redis has answered what nobody has asked");
     Sent& first = sent_.front();
-    if (first.error.ok()) first.error = ErrorOf(**reply);
+    if (first.error.ok()) first.error = ErrorIn(first.change, **reply);
     if (--first.replies > 0) continue;
     // Whoever has made it was told that it is kept. Without it, nobody may read.
     if (!first.error.ok() && first.change.is_kept() && !first.change.done) return first.error;
