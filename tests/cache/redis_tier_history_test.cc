@@ -399,6 +399,7 @@ class Actor {
     ++history.figures.loads;
     const uint64_t version = history.key(key).source;
     SpinFor(std::chrono::microseconds(dice % 64));
+    if (dice / 4096 % 8 == 0) PauseBriefly();  // for long enough to be killed meanwhile
     actor.loading = 0;
     if (dice / 64 % 64 == 0) return absl::DataLossError("told to fail");
     return TierHistory::ValueOf(key, version);
