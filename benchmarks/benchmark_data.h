@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the benchmarks of the containers store and look for.
+// What the benchmarks of the containers store and look for, and the memory that it takes.
 #ifndef WEAKCACHE_BENCHMARKS_BENCHMARK_DATA_H_
 #define WEAKCACHE_BENCHMARKS_BENCHMARK_DATA_H_
+
+#include <malloc.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -33,6 +35,12 @@ inline std::string TextOf(int64_t id) {
   std::string text;
   AssignText(id, text);
   return text;
+}
+
+// Returns what malloc has given out, with what it adds to each block.
+inline int64_t AllocatedBytes() {
+  const struct mallinfo2 all = mallinfo2();
+  return static_cast<int64_t>(all.uordblks + all.hblkhd);
 }
 
 // The key of the object with that id.

@@ -23,6 +23,8 @@
 //   hit16, miss16, zipf16
 //                   the same with keys of 16 bytes. In hit16 nobody else holds the objects, and
 //                   every cache has room for twice as many: RocksDB's divide theirs among shards
+//   memory_after_peak
+//                   see memory_after_peak.h; weakcache_looked_up: after random look-ups
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -36,6 +38,7 @@
 
 #include "benchmarks/benchmark_data.h"
 #include "benchmarks/large_object_cache_subjects.h"
+#include "benchmarks/memory_after_peak.h"
 #include "benchmarks/run_benchmarks.h"
 
 namespace weakcache {
@@ -195,6 +198,18 @@ void RegisterAll() {
   Register("zipf16/mutex_lru", Zipf<MutexLruSubject<Key16>>, sizes);
   Register("zipf16/rocksdb_lru", Zipf<RocksDbLruSubject>, sizes);
   Register("zipf16/rocksdb_hyper_clock", Zipf<RocksDbHyperClockSubject>, sizes);
+
+  constexpr int64_t kPeak = 300'000;
+  for (const bool looked_up : {false, true}) {
+    benchmark::RegisterBenchmark(
+        looked_up ? "memory_after_peak/weakcache_looked_up" : "memory_after_peak/weakcache",
+        CacheMemoryAfterPeak, looked_up)
+        ->Arg(kPeak)
+        ->Iterations(1);
+  }
+  benchmark::RegisterBenchmark("memory_after_peak/concurrent_map", MapMemoryAfterPeak)
+      ->Arg(kPeak)
+      ->Iterations(1);
 }
 
 }  // namespace

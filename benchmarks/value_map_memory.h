@@ -14,7 +14,6 @@
 #define WEAKCACHE_BENCHMARKS_VALUE_MAP_MEMORY_H_
 
 #include <benchmark/benchmark.h>
-#include <malloc.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -24,11 +23,6 @@
 #include "benchmarks/value_map_subjects.h"
 
 namespace weakcache {
-
-inline int64_t AllocatedBytes() {
-  const struct mallinfo2 info = mallinfo2();
-  return static_cast<int64_t>(info.uordblks + info.hblkhd);
-}
 
 template <typename Subject>
 int64_t BytesOfObjects(size_t size) {

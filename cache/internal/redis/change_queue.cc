@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifdef WEAKCACHE_REDIS_TIER  // without it, empty: README.md, "Plain"
+#ifdef WEAKCACHE_REDIS_TIER  // else this file is empty: see "Plain" in README.md
 #include "weakcache/cache/internal/redis/change_queue.h"
 
 #include <cstddef>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Without either, empty: README.md, "Plain".
+// Else this file is empty: see "Plain" in README.md.
 #if defined(WEAKCACHE_REDIS_TIER) || defined(WEAKCACHE_ROCKSDB_TIER)
 #include "weakcache/cache/internal/tier/envelope.h"
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#ifdef WEAKCACHE_ROCKSDB_TIER  // else this file is empty: see "Plain" in README.md
 #include "weakcache/cache/internal/tier/lease_table.h"
 
 #include <algorithm>
@@ -140,3 +141,5 @@ LeaseTable::Awaited LeaseTable::Await(std::string_view key, const TierWait& wait
 }
 
 }  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_ROCKSDB_TIER

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#ifdef WEAKCACHE_ROCKSDB_TIER  // else this file is empty: see "Plain" in README.md
 #include "weakcache/cache/internal/tier/tier_folder.h"
 
 #include <fcntl.h>
@@ -221,3 +222,5 @@ void Trash::Delete(const fs::path& path) {
 }
 
 }  // namespace weakcache::internal
+
+#endif  // WEAKCACHE_ROCKSDB_TIER
