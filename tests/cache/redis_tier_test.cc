@@ -4,9 +4,11 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -14,6 +16,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -31,6 +34,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "tests/support/redis_server.h"
+#include "tests/support/temporary_folder.h"
 #include "weakcache/cache/second_tier.h"
 
 namespace weakcache {
@@ -38,6 +42,7 @@ namespace {
 
 using testing::Eventually;
 using testing::RedisServer;
+using testing::TemporaryFolder;
 
 std::chrono::steady_clock::time_point In(int milliseconds) {
   return std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
@@ -1194,6 +1199,46 @@ TEST_F(RedisTierTest, PasswordsAndDatabases) {
   EXPECT_EQ(Read(*tier, "key"), "1");
   options.database = 4;
   EXPECT_EQ(Read(*Make(options), "key"), "none");
+}
+
+// Returns a port of the loopback interface that nobody used a moment ago.
+int FreePort() {
+  const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  auto* const generic = reinterpret_cast<sockaddr*>(&address);
+  (void)bind(listener, generic, size);
+  (void)getsockname(listener, generic, &size);
+  close(listener);
+  return ntohs(address.sin_port);
+}
+
+// A node of a Redis Cluster in which another node, which nobody reaches, has all keys.
+TEST_F(RedisTierTest, ANodeOfAClusterIsRefusedWithItsReason) {
+  const TemporaryFolder folder;
+  const std::filesystem::path nodes = folder.path() / "nodes.conf";
+  std::ofstream(nodes) << std::string(40, 'a') << " 127.0.0.1:0@1 myself,master - 0 0 1 connected\n"
+                       << std::string(40, 'b')
+                       << " 127.0.0.1:1@2 master - 0 0 2 connected 0-16383\n"
+                       << "vars currentEpoch 2 lastVoteEpoch 0\n";
+  server_ = std::make_unique<RedisServer>(
+      std::vector<std::string>{"--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port",
+                               std::to_string(FreePort()), "--cluster-node-timeout", "3600000",
+                               "--cluster-config-file", nodes});
+  // A node waits for two seconds or so before it answers.
+  ASSERT_TRUE(Eventually([&] {
+    return server_->Command({"GET", "key"}).find("MOVED") != std::string::npos;
+  })) << server_->Command({"GET", "key"});
+  const auto tier = Make();
+  const absl::Status status = tier->Get("key", {}).status();
+  EXPECT_FALSE(status.ok() || absl::IsNotFound(status));
+  const absl::StatusOr<TierLead> lead = tier->Lead("key", {.deadline = In(10000)});
+  EXPECT_FALSE(lead.ok() && lead->lease.held());
+  EXPECT_NE(tier->Stats().condition.find("Redis Cluster is not supported"), std::string::npos)
+      << tier->Stats().condition;
+  EXPECT_GE(tier->Stats().errors, 1u);
 }
 
 TEST(RedisTierOptionsTest, OptionsThatAreNotPossible) {
