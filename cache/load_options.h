@@ -44,7 +44,8 @@ struct LoadOptions {
   // new one: after that, or at an earlier deadline, it gets the expired one, and the load goes on
   // and its object is cached. With a `refresh_executor` GetOrLoad makes such a load a task of that,
   // as a refresh is; without one, or with a loader that can't be moved or copied, a caller leaves
-  // other threads' loads and the waits for a permit and for room, but not its own loader. GetAll
+  // other threads' loads and the waits for a permit and for room, but neither its own loader nor
+  // the wait for another process's load (second_tier.h). GetAll
   // leaves other threads' loads only, after that time for all of them together. Zero: it waits for
   // nothing. The asynchronous forms, which have no timer, ignore this.
   absl::Duration soft_timeout = absl::InfiniteDuration();
@@ -60,8 +61,9 @@ struct LoadOptions {
   // the old object's.
   std::optional<uint32_t> group = {};
   // With a second tier: whether a load asks the tier before it calls the loader, and whether the
-  // loader's object is written to the tier. A refresh never asks the tier, but writes to it. The
-  // deadline bounds the wait for the tier's answer, but not the write.
+  // loader's object is written to the tier. Refresh never asks the tier, but writes to it; a load
+  // that finds its object due for a refresh asks. The deadline bounds the wait for the tier's
+  // answer to a load, but not to a refresh, nor the write.
   bool read_tier = true;
   bool write_tier = true;
 };

@@ -155,8 +155,9 @@ class RocksdbTier::Impl {
 
   absl::StatusOr<TierLead> TryLead(std::string_view key) {
     TierLease lease = leases_.TryTake(key);
-    if (lease.held()) Counters::Add(counters_.leases_won);
-    return TierLead{.lease = std::move(lease)};
+    const bool is_taken = !lease.held();
+    if (!is_taken) Counters::Add(counters_.leases_won);
+    return TierLead{.lease = std::move(lease), .is_taken = is_taken};
   }
 
   void EndLead(std::string_view key, const TierLease& lease) { leases_.End(key, lease); }

@@ -90,6 +90,10 @@ struct TierLead {
   // Without an entry, the caller's lease. If it is not held (another caller's load takes too long,
   // or the tier gives no lease), the caller loads, but must not put the object.
   TierLease lease = {};
+  // With neither of them, from TryLead: whether that is because another caller has the lease, and
+  // has not had it for too long. A refresh that is due is then left to that caller; if a tier never
+  // says so, it loads.
+  bool is_taken = false;
 };
 
 // How long a call may wait. A call that may not wait any longer returns DeadlineExceeded or
@@ -157,8 +161,8 @@ class SecondTier {
   // caller has the lease, first waits until that has ended, or has lasted too long.
   virtual absl::StatusOr<TierLead> Lead(std::string_view key, const TierWait& wait) = 0;
   // Takes the lease for a key even if there is an entry, which stays until the Put. If another
-  // caller has it, returns at once without one. Unless overridden, calls Lead with a deadline that
-  // is over, and so may return the entry.
+  // caller has it, returns at once without one, and says so (`is_taken`). Unless overridden, calls
+  // Lead with a deadline that is over, and so may return the entry.
   virtual absl::StatusOr<TierLead> TryLead(std::string_view key);
   // Gives up a lease without a Put, so that others need not wait.
   virtual void EndLead(std::string_view key, const TierLease& lease) = 0;

@@ -135,9 +135,11 @@ CACHE_TESTS = [
     "tests/cache/large_object_cache_test",
     "tests/cache/large_object_cache_second_tier_test",
     "tests/cache/large_object_cache_tier_eviction_test",
+    "tests/cache/large_object_cache_tier_refresh_test",
 ]
 TIER_TESTS = [
     "tests/cache/large_object_cache_tier_eviction_test",
+    "tests/cache/large_object_cache_tier_refresh_test",
     "tests/cache/large_object_cache_second_tier_test",
     "tests/cache/large_object_cache_second_tier_failures_test",
     "tests/cache/large_object_cache_second_tier_race_test",

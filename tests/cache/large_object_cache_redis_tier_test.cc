@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Two LargeObjectCaches on one Redis server, as two processes: each key is loaded once, changes
-// reach the other, and without the server both go on.
+// reach the other, and without the server both go on. Several, whose objects become due at once.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "tests/support/cache_options.h"
 #include "tests/support/redis_server.h"
@@ -99,6 +100,46 @@ TEST_F(RedisTierOfCacheTest, WhoWaitsForAnothersLoadKeepsTheObject) {
   int kept = 0;
   for (int key = 1; key <= kRounds; ++key) kept += Has(1, key) ? 1 : 0;
   EXPECT_GE(kept, kRounds - 3);  // a thread may be held up for long
+}
+
+// Each of them would load it, if it did not ask who has the lease.
+TEST_F(RedisTierOfCacheTest, OneOfManyRefreshes) {
+  constexpr int kCaches = 8;
+  const absl::Time start = absl::Now();
+  std::atomic<int> minutes = 0;  // which threads of the tiers read, too
+  std::vector<Cache> caches;
+  for (int i = 0; i < kCaches; ++i) {
+    auto tier = RedisTier::Create(testing::TierOptions(*server_));
+    ASSERT_TRUE(tier.ok()) << tier.status();
+    Cache::Options options = testing::WithBudget<Cache>(1 << 20);
+    options.second_tier = *std::move(tier);
+    options.codec = std::make_shared<const ContiguousCodec<std::string>>();
+    options.clock = [&] { return start + absl::Minutes(minutes.load()); };
+    options.refresh_after_write = absl::Minutes(1);
+    caches.push_back(std::move(Cache::Create(std::move(options))).value());
+  }
+  const auto load = [&](Cache& cache, const std::string& object) {
+    return *cache.GetOrLoad(1, [&] { return ++loads_, object; }).value();
+  };
+  // (The notice of the first one's Put may drop what the others have read; they read it again.)
+  for (Cache& cache : caches) EXPECT_EQ(load(cache, "old"), "old");
+  ASSERT_EQ(loads_, 1);
+  ++minutes;
+  const auto slow = [&] {
+    for (int i = 1; i < kCaches; ++i) EXPECT_EQ(load(caches[i], "other"), "old");
+    return ++loads_, std::string("new");
+  };
+  EXPECT_EQ(*caches[0].GetOrLoad(1, slow).value(), "new");
+  for (Cache& cache : caches) {
+    EXPECT_TRUE(Eventually([&] { return load(cache, "other") == "new"; }));
+  }
+  EXPECT_EQ(loads_, 2);
+  ++minutes;
+  // By turns, so that each reads what the first one has put.
+  for (Cache& cache : caches) {
+    EXPECT_TRUE(Eventually([&] { return load(cache, "newer") == "newer"; }));
+  }
+  EXPECT_EQ(loads_, 3);
 }
 
 TEST_F(RedisTierOfCacheTest, WithoutTheServerBothGoOn) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Two caches on one second tier, as two processes that load and change the same key: once all is
-// quiet, neither has an object that is older than the last change, and nor has the tier.
+// quiet, neither has an object that is older than the last change, and nor has the tier. Several
+// caches whose copies of an object become due at once load one new object.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "tests/support/cache_options.h"
 #include "tests/support/fake_tier.h"
 #include "tests/support/race.h"
@@ -159,6 +161,80 @@ class SecondTierRace : public ::testing::Test {
 
 TEST_F(SecondTierRace, NoProcessHasAnOlderObject) { Run(8000, /*defers_async=*/false); }
 TEST_F(SecondTierRace, NorIfChangesAreDelayed) { Run(8000, /*defers_async=*/true); }
+
+// Several processes have an object, which becomes due in all of them at once.
+class SecondTierRefreshRace : public ::testing::Test {
+ protected:
+  static constexpr int kProcesses = 3;
+  static constexpr absl::Duration kDue = absl::Seconds(60);
+
+  struct Process {
+    std::shared_ptr<FakeTier> tier;
+    std::optional<Cache> cache;
+    int got = 0;
+    int loads = 0;
+  };
+
+  void SetUp() override {
+    for (Process& process : processes_) {
+      process.tier = std::make_shared<FakeTier>(server_);
+      Cache::Options options = testing::WithBudget<Cache>(1 << 20);
+      options.second_tier = process.tier;
+      options.codec = std::make_shared<const TrivialCodec<Page>>();
+      options.clock = [&] { return now_; };
+      options.refresh_after_write = kDue;
+      process.cache.emplace(std::move(Cache::Create(std::move(options))).value());
+    }
+  }
+  void Ask(Process& process) {
+    const auto load = [&] {
+      ++process.loads;
+      return Page{++loads_};
+    };
+    process.got = process.cache->GetOrLoad(1, load).value()->version;
+  }
+  // Gives all processes the same object, and lets it become due.
+  void Begin() {
+    now_ += absl::Seconds(1);
+    for (Process& process : processes_) {
+      process.tier->Deliver();
+      Ask(process);
+      process.loads = 0;
+    }
+    before_ = loads_;
+    now_ += kDue;
+  }
+  void Check() {
+    ASSERT_EQ(loads_, before_ + 1);
+    for (const Process& process : processes_) {
+      if (process.got == before_) {
+        ++left_;
+      } else {
+        ASSERT_EQ(process.got, loads_);
+        if (process.loads == 0) ++taken_;
+      }
+    }
+    EXPECT_EQ(server_->leases(), 0u);
+  }
+
+  std::shared_ptr<FakeServer> server_ = std::make_shared<FakeServer>();
+  absl::Time now_ = absl::UnixEpoch() + absl::Hours(24 * 365 * 50);  // changes between rounds
+  std::atomic<int> loads_ = 0;
+  int before_ = 0;
+  int left_ = 0;
+  int taken_ = 0;
+  Process processes_[kProcesses];
+};
+
+// Each comes before, while or after another one has the lease.
+TEST_F(SecondTierRefreshRace, OneProcessRefreshes) {
+  std::vector<std::function<void()>> racers;
+  for (Process& process : processes_) racers.emplace_back([&] { Ask(process); });
+  Race(
+      RaceRounds(20000), [&](int) { Begin(); }, racers, [&](int) { Check(); });
+  EXPECT_GT(left_, 0);
+  EXPECT_GT(taken_, 0);
+}
 
 TEST(SecondTierEndRace, NoticesMayComeWhileTheCacheEnds) {
   const auto server = std::make_shared<FakeServer>();

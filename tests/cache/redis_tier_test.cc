@@ -452,7 +452,9 @@ TEST_F(RedisTierTest, TryLeadTakesTheLeaseOfAnEntryAndWaitsForNobody) {
   ASSERT_TRUE(lead.ok() && late.ok()) << lead.status() << late.status();
   EXPECT_TRUE(lead->lease.held());
   EXPECT_FALSE(lead->entry.has_value());
+  EXPECT_FALSE(lead->is_taken);
   EXPECT_FALSE(late->lease.held());
+  EXPECT_TRUE(late->is_taken);
   EXPECT_EQ(Read(*other, "key"), "old");
   EXPECT_TRUE(one->Put("key", Entry("new"), lead->lease).ok());
   EXPECT_EQ(Read(*other, "key"), "new");

@@ -422,7 +422,9 @@ TEST(RocksdbTierTest, TryLeadTakesTheLeaseOfAnEntryThatIsThere) {
   EXPECT_EQ(Read(*tier, "a"), "old");
   absl::StatusOr<TierLead> second = tier->TryLead("a");
   ASSERT_TRUE(second.ok());
+  EXPECT_FALSE(lead->is_taken);
   EXPECT_FALSE(second->lease.held());
+  EXPECT_TRUE(second->is_taken);
   EXPECT_EQ(tier->Put("a", EntryOf("new"), lead->lease), absl::OkStatus());
   EXPECT_EQ(Read(*tier, "a"), "new");
   // What is too large replaces it all the same.

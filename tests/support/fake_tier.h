@@ -106,6 +106,8 @@ class FakeTier : public SecondTier {
   bool defers_async = false;
   // If false, as a tier that has no TryLead of its own.
   bool has_try_lead = true;
+  // If false, as a tier whose TryLead does not say why it gives no lease.
+  bool tells_of_leases = true;
   // If false, as a tier whose Lead does not call TierWait::before_look.
   bool tells_of_looks = true;
   TierStats stats = {};
@@ -229,6 +231,7 @@ class FakeTier : public SecondTier {
     if (lease == server_->leases_.end() || lease->second.has_lasted) {
       lead.lease.token = NewLease(std::string(key));
     }
+    lead.is_taken = tells_of_leases && !lead.lease.held();
     return lead;
   }
   void EndLead(std::string_view key, const TierLease& lease) override {

@@ -115,9 +115,9 @@ class CacheAsks {
     if (!store_.freshness().ClaimRefresh(*outcome.entry())) return absl::OkStatus();
     return WithAnyLoader<V, K>(std::forward<Loader>(loader), options,
                                [&](auto& any, const LoadRequest&) {
-                                 return RefreshEntry(location, outcome.entry(),
-                                                     std::forward<Key>(key), any,
-                                                     RefreshTerms(options), found);
+                                 return RefreshEntry(
+                                     location, outcome.entry(), std::forward<Key>(key), any,
+                                     RefreshTerms(options, /*is_due=*/false), found);
                                })
         .status();
   }
@@ -239,7 +239,7 @@ class CacheAsks {
       const bool is_hit = store_.RecordHit(outcome);  // user code may run and end the cache
       if (is_hit && !shared->ended() && store_.freshness().ClaimRefresh(*outcome.entry())) {
         Result fresh = RefreshEntry(location, outcome.entry(), std::forward<Key>(key), loader,
-                                    RefreshTerms(request.options), found);
+                                    RefreshTerms(request.options, /*is_due=*/true), found);
         if (fresh.ok()) {
           // The object that was found has been recorded as a hit.
           if (!shared->ended() && *fresh != found) store_.RecordTaken(location, *fresh);
@@ -281,7 +281,8 @@ class CacheAsks {
   void PostRefresh(const KeyLocation& location, Entry* entry, Key&& key, Loader&& loader,
                    Executor&& executor, const LoadOptions& options) {
     WithAnyLoader<V, K>(std::forward<Loader>(loader), options, [&](auto& any, const LoadRequest&) {
-      refresh_.Post(location, entry, std::forward<Key>(key), any, RefreshTerms(options), executor);
+      refresh_.Post(location, entry, std::forward<Key>(key), any,
+                    RefreshTerms(options, /*is_due=*/true), executor);
     });
   }
   template <typename Lookup, typename Key, typename Made>

@@ -166,11 +166,17 @@ class CacheLoads {
     Timer(const Timer&) = delete;
     Timer& operator=(const Timer&) = delete;
     ~Timer() {
+      if (was_left_) {
+        store_.counters().LoadWasLeft();
+        return;
+      }
       const int64_t ended = ended_.has_value() ? *ended_ : store_.freshness().Now();
       store_.counters().LoadEnded(NanosecondsUntil(ended), ended_.has_value());
     }
     // Ends a load that has succeeded. Returns the time.
     int64_t Succeed() { return ended_.emplace(store_.freshness().Now()); }
+    // Ends one that is left to another process: it does not count.
+    void Leave() { was_left_ = true; }
     // Returns how long the load took until then: see CacheEntry::load_time.
     float LoadTimeUntil(int64_t now) const { return static_cast<float>(NanosecondsUntil(now)); }
 
@@ -185,6 +191,7 @@ class CacheLoads {
     const Store& store_;
     const int64_t began_;
     std::optional<int64_t> ended_;
+    bool was_left_ = false;
   };
 
   // Serves a miss, which another thread may have served by now. `absent_as_of` is a version of the
@@ -290,7 +297,10 @@ class CacheLoads {
     absl::Status status = tier_ == nullptr
                               ? loader.Load(entry.key(), made, terms)
                               : FindInTierOrLoad(entry, loader, made, terms, use, flight);
-    if (!status.ok()) return status;
+    if (!status.ok()) {
+      if (use.refresh != nullptr && use.refresh->is_left) timer.Leave();
+      return status;
+    }
     const uint64_t weight = store_.WeightOf(*made, terms);
     const int64_t now = timer.Succeed();
     entry.load_time = timer.LoadTimeUntil(now);
@@ -473,6 +483,9 @@ class CacheLoads {
     }
     Owned<V> found = tier_->Ask(entry.key(), use, terms);
     if (found == nullptr) {
+      if (use.refresh != nullptr && use.refresh->is_left) {
+        return NoThrowStatus(absl::StatusCode::kUnavailable, "another process is refreshing it");
+      }
       // No loader begins after its caller's wait has ended.
       if (use.wait.ended()) return HasLeft(use.wait);
       return loader.Load(entry.key(), made, terms);

@@ -27,6 +27,14 @@
 // only shows in the figures. The object becomes due again later, each time after a longer time, and
 // the claim is released, so that then a GetOrLoad tries again, until the object expires by time. A
 // thread that is cancelled in the loader ends as in a load.
+//
+// With a second tier, processes whose copies become due at the same moment load one new object
+// (TieredObjects::AskForRefresh). In place of the loader's object step 3 takes what another process
+// has put since. If another one has the lease of the key, the refresh is left to it: the object
+// becomes due again a little later, and nothing has failed. After ten times it is loaded all the
+// same. Step 4 holds for what comes from the tier as well: any change of the key, by this process
+// or by a notice of another's, has removed or replaced the stale entry. An explicit Refresh only
+// takes the lease, if that is free.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
 
@@ -76,16 +84,17 @@ class CacheRefresh {
                                    AnyLoader<K, Made>& loader, const RefreshTerms& terms) {
     const auto shared = store_.shared();  // destructors of what was loaded may end the cache
     const ClaimGuard guard{store_.freshness(), *shared, *entry};
-    bool has_failed = false;
+    Ending ending = Ending::kDone;
     Result result = CatchErrors(
         [&] {
-          return LoadAndEnter(location, entry, std::forward<Key>(key), loader, terms, has_failed);
+          return LoadAndEnter(location, entry, std::forward<Key>(key), loader, terms, ending);
         },
         [&] {
-          has_failed = true;
+          ending = Ending::kFailed;
           return Result(absl::UnknownError("the load threw"));
         });
-    if (has_failed && !shared->ended()) BackOff(*entry);
+    if (ending == Ending::kDone || shared->ended()) return result;
+    ending == Ending::kLeft ? store_.freshness().LeaveRefresh(*entry) : BackOff(*entry);
     return result;
   }
   // Does the same in a task. Returns false if there is no free permit, or no task could be posted.
@@ -132,6 +141,12 @@ class CacheRefresh {
   const std::shared_ptr<BackgroundTasks>& tasks() const { return tasks_; }
 
  private:
+  enum class Ending {
+    kDone,  // or there was no permit
+    kFailed,
+    kLeft  // to another process
+  };
+
   struct ClaimGuard {
     ~ClaimGuard() {
       if (!shared.ended()) freshness.ReleaseRefresh(entry);
@@ -197,10 +212,28 @@ class CacheRefresh {
     return permit.TryAcquire();
   }
 
-  // Does Refresh. Returns whether the load has failed, unless this throws.
+  // Makes the object, as step 3 says, or says why not.
+  template <typename Made>
+  absl::Status Make(PreparedSlot& prepared, const Entry& stale, AnyLoader<K, Made>& loader,
+                    Made& made, const RefreshTerms& terms, TierTurnPtr<V>& turn, Ending& ending) {
+    const BoundedWait nobody(SteadyTime::max(), StopToken());
+    TierUse<V> use{nobody, nullptr, /*reads=*/false, terms.writes_tier, turn};
+    TierRefresh in_tier;
+    if (terms.reads_tier && loads_.tier() != nullptr) [[unlikely]] {
+      in_tier.age_limit = store_.freshness().AgeLimitInTier(stale);
+      in_tier.may_be_left = stale.refresh.may_be_left();
+      use.reads = true;
+      use.refresh = &in_tier;
+    }
+    absl::Status status = loads_.Make(prepared.cold(), loader, made, use);
+    if (!status.ok()) ending = in_tier.is_left ? Ending::kLeft : Ending::kFailed;
+    return status;
+  }
+
+  // Does Refresh. Says how it has ended, unless this throws.
   template <typename Key, typename Made>
   Result LoadAndEnter(const KeyLocation& location, Entry* entry, Key&& key,
-                      AnyLoader<K, Made>& loader, const RefreshTerms& terms, bool& has_failed) {
+                      AnyLoader<K, Made>& loader, const RefreshTerms& terms, Ending& ending) {
     constexpr bool kEmbedded = Loads::template kIsEmbedded<Made>;
     // Destroyed in reverse order: the permit is returned before user code runs.
     typename Store::PendingRemovals removals;
@@ -219,14 +252,11 @@ class CacheRefresh {
     store_.template Prepare<kEmbedded>(location, prepared, removals, [&] { refresh.Begin(); });
     store_.MakePayload(location, prepared, std::forward<Key>(key));
     store_.BeginLoad(refresh.flight(), prepared, terms.GroupAfter(*entry));
-    const BoundedWait nobody(SteadyTime::max(), StopToken());
-    absl::Status status = loads_.Make(prepared.cold(), loader, made,
-                                      {nobody, nullptr, /*reads=*/false, terms.writes_tier, turn});
-    has_failed = !status.ok();
-    if (has_failed) return status;
+    absl::Status status = Make(prepared, *entry, loader, made, terms, turn, ending);
+    if (!status.ok()) return status;
     if (!store_.template GrowRoom<kEmbedded>(prepared.cold(), reservation, removals,
                                              Effort::kIdle)) {
-      has_failed = true;
+      ending = Ending::kFailed;
       return absl::ResourceExhaustedError("the hard limit leaves no room for the new object");
     }
     bool is_entered = false;

@@ -225,9 +225,29 @@ class Freshness {
     delay = std::min(delay, backoff_limit_);
     // Differently each time, or two keys that have failed together would fail together for ever.
     delay -= PartOf(delay, backoff_jitter_, entry.key_hash + static_cast<uint64_t>(failures));
-    const int64_t age = Elapsed(entry.written.load(std::memory_order_relaxed), Now());
-    entry.refresh_after.store(std::max(due, Sum(age, delay)), std::memory_order_seq_cst);
-    Arm(entry);
+    DelayRefresh(entry, due, delay);
+  }
+  // Has an object that is due become due again a little later, as another process is refreshing it.
+  // By the thread that has claimed the refresh. Calls the clock.
+  template <typename Entry>
+  void LeaveRefresh(Entry& entry) const {
+    entry.refresh.CountLeft();
+    DelayRefresh(entry, entry.refresh_after.load(std::memory_order_relaxed),
+                 std::min(kLeftFor, refresh_after_write_));
+  }
+  // Returns the age below which a second tier's entry is newer than an object that is due, and not
+  // due itself. If this process has loaded the object, the entry may be the object's own, which is
+  // a moment younger: so a newer one has to be half as old at most. Zero if objects have only times
+  // of their own, which the tier does not know. Calls the clock.
+  template <typename Entry>
+  absl::Duration AgeLimitInTier(const Entry& entry) const {
+    if (refresh_after_write_ == kNever) return absl::ZeroDuration();
+    int64_t limit = Spread(entry, refresh_after_write_);
+    if (!entry.came_from_tier) {
+      const int64_t age = Elapsed(entry.written.load(std::memory_order_relaxed), Now());
+      limit = std::min(limit, age / 2);
+    }
+    return absl::Nanoseconds(limit);
   }
   // Returns whether the refresh of the entry is the caller's. Until it releases it, hits need not
   // look whether one is due.
@@ -279,6 +299,7 @@ class Freshness {
 
  private:
   static constexpr int64_t kNever = kNeverDue;
+  static constexpr int64_t kLeftFor = 1'000'000'000;
 
   // Ticks are coarse, so that 32 bits last for nine years: the exact times only matter to a look-up
   // in the last few of a life.
@@ -316,6 +337,12 @@ class Freshness {
     }
     entry.accessed.store(now, std::memory_order_relaxed);
     return true;
+  }
+  template <typename Entry>
+  void DelayRefresh(Entry& entry, int64_t due, int64_t delay) const {
+    const int64_t age = Elapsed(entry.written.load(std::memory_order_relaxed), Now());
+    entry.refresh_after.store(std::max(due, Sum(age, delay)), std::memory_order_seq_cst);
+    Arm(entry);
   }
   void NoteTime(int64_t now) const {
     if (!clock_ || now <= latest_.load(std::memory_order_relaxed)) return;

@@ -19,9 +19,11 @@ namespace weakcache::internal {
 
 // What a refresh takes from the options of its call.
 struct RefreshTerms {
-  explicit RefreshTerms(const LoadOptions& options)
+  // `is_due`: or else the user wants the object loaded anew, whatever a second tier has.
+  RefreshTerms(const LoadOptions& options, bool is_due)
       : weight_estimate(options.weight_estimate),
         group(options.group),
+        reads_tier(is_due && options.read_tier),
         writes_tier(options.write_tier) {}
 
   // Returns the group of the new object: that of the old one, unless the call names one.
@@ -33,6 +35,7 @@ struct RefreshTerms {
 
   const uint64_t weight_estimate;
   const std::optional<uint32_t> group;
+  const bool reads_tier;
   const bool writes_tier;
 };
 

@@ -268,7 +268,7 @@ absl::StatusOr<TierLead> Reading::TryLead(std::string_view key) {
   if (!status.ok()) return status;
   absl::StatusOr<LeadAnswer> answer = AskForLease(key, /*ignore_value=*/true, wait);
   if (!answer.ok()) return answer.status();
-  if (answer->lease.empty()) return TierLead{};
+  if (answer->lease.empty()) return TierLead{.is_taken = true};
   return Hold(key, std::move(answer->lease));
 }
 

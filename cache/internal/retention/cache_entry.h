@@ -184,7 +184,18 @@ class RefreshClaim {
     return failures;
   }
 
+  // Returns whether a refresh may be left to another process: so often in a row, since that process
+  // may take for ever.
+  bool may_be_left() const { return left_.load(std::memory_order_relaxed) < kMostLeft; }
+  // Counts a refresh that is left to another process. Called by the thread that has claimed it.
+  void CountLeft() {
+    left_.store(static_cast<uint8_t>(left_.load(std::memory_order_relaxed) + 1),
+                std::memory_order_relaxed);
+  }
+
  private:
+  static constexpr uint8_t kMostLeft = 10;
+
   enum class State : uint8_t { kAvailable, kClaimed, kClosed };
 
   // kAvailable to kClaimed by the thread that refreshes, back by the same thread; to kClosed by the
@@ -195,6 +206,8 @@ class RefreshClaim {
   // Written only by the thread that has the claim. Relaxed: if the last owner's count is not seen,
   // the next refresh comes earlier.
   std::atomic<uint8_t> failures_{0};
+  // The same: a refresh may then be left once more.
+  std::atomic<uint8_t> left_{0};
 };
 
 // The life of an object that does not expire, or is never due for a refresh, in nanoseconds.

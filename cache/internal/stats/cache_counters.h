@@ -132,6 +132,9 @@ class CacheCounters {
     AddTime(number, time);
   }
 
+  // Records that a load has neither failed nor given an object: another process has it.
+  void LoadWasLeft() { Count(kLoadsInFlight, uint64_t{0} - 1); }
+
   // Adds the counts so far to `stats`: all that happened before the call and, each figure on its
   // own, perhaps some that are made meanwhile.
   void AddTo(CacheStats* stats) const {

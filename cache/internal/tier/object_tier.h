@@ -19,6 +19,8 @@
 //     load that meets the mark does not ask the tier. A load that has asked the tier earlier had
 //     started its flight before the change, so the change cancels or supersedes the flight, or
 //     finds the object that the load has entered.
+//   * A refresh enters what it has read only in place of the stale object. Changes and notices have
+//     removed or replaced that.
 //   * What a load writes needs a lease, which a change of the key in the tier makes void, and so
 //     does the erasure of the object's group. If the tier says so, the cache drops what it has just
 //     entered.
@@ -100,6 +102,15 @@ class TierNotices {
   virtual void End() = 0;
 };
 
+// How a refresh that is due uses the tier: it takes what another process has loaded meanwhile, and
+// is left to one that is loading.
+struct TierRefresh {
+  // The age below which an entry is newer than the stale object, and not due itself.
+  absl::Duration age_limit = absl::ZeroDuration();
+  bool may_be_left = false;
+  bool is_left = false;  // set by Ask
+};
+
 // How a load uses the tier.
 template <typename V>
 struct TierUse {
@@ -116,6 +127,7 @@ struct TierUse {
   TierTurnPtr<V>& turn;  // gets the load's
   bool waits_for_lease = true;
   TierNotices* notices = nullptr;  // null: a notice cancels the load whatever it does
+  TierRefresh* refresh = nullptr;  // of a refresh that is due and reads; null for all others
 };
 
 // What a load of several keys asks the tier about one of them, and the answer.
@@ -162,7 +174,9 @@ class ObjectTier {
   virtual void Attach(TierTarget<K, V>& target) = 0;
   virtual void Detach() = 0;
 
-  // Returns the object that the tier has under the key, with its terms, or null. Throws nothing.
+  // Returns the object that the tier has under the key, with its terms, or null. Throws nothing. A
+  // refresh waits for no lease, and nothing tells it of notices: it only replaces the stale object,
+  // which a notice removes.
   virtual Owned<V> Ask(const K& key, const TierUse<V>& use, ObjectTerms& terms) = 0;
   // Does the same for several keys; gives their turns to the questions, and waits for no lease.
   virtual void AskAll(absl::Span<TierQuestion<K, V>> questions, const TierUse<V>& use) = 0;

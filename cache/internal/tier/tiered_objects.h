@@ -112,8 +112,14 @@ class TieredObjects final : public ObjectTier<K, V>,
 
   Owned<V> Ask(const K& key, const TierUse<V>& use, ObjectTerms& terms) override {
     if (!use.reads && !use.writes) return nullptr;
-    Owned<V> object = CatchErrors([&] { return AskOrThrow(settings_.encode_key(key), use, terms); },
-                                  [] { return Owned<V>(); });
+    const bool is_due = use.refresh != nullptr;
+    Owned<V> object = CatchErrors(
+        [&] {
+          const std::string encoded = settings_.encode_key(key);
+          return is_due ? AskForRefresh(encoded, use, terms) : AskOrThrow(encoded, use, terms);
+        },
+        [] { return Owned<V>(); });
+    if (is_due && use.refresh->is_left) return nullptr;
     if (use.reads) Figures::Count(object != nullptr ? figures_.hits : figures_.misses);
     return object;
   }
@@ -486,14 +492,46 @@ class TieredObjects final : public ObjectTier<K, V>,
     if (!use.writes || writes_evicted()) return nullptr;
     std::unique_ptr<Turn> turn = MakeTurn(key);
     if (!use.reads) {
-      LeadAtOnce(turn->job(), /*is_there=*/true);
+      static_cast<void>(LeadAtOnce(turn->job(), /*is_there=*/true));
     } else if (!use.waits_for_lease) {
-      LeadAtOnce(turn->job(), is_unusable);
+      static_cast<void>(LeadAtOnce(turn->job(), is_unusable));
     } else if (!is_unusable || !LeadOver(turn->job())) {
       Owned<V> object = Lead(turn->job(), wait, terms);
       if (object != nullptr) return object;
     }
     if (turn->job().lease.held() || turn->job().only_erases) use.turn = std::move(turn);
+    return nullptr;
+  }
+  // Does Ask for a refresh that is due. The lease comes first: whoever has it after another one
+  // that has refreshed the object reads what that one has put.
+  Owned<V> AskForRefresh(const std::string& key, const TierUse<V>& use, ObjectTerms& terms) {
+    if (!MayAsk(key)) return nullptr;
+    bool may_read = use.refresh->age_limit > absl::ZeroDuration();
+    std::unique_ptr<Turn> turn;
+    std::optional<TierEntry> entry;
+    if (use.writes && !writes_evicted()) {
+      turn = MakeTurn(key);
+      absl::StatusOr<TierLead> lead = LeadAtOnce(turn->job(), /*is_there=*/true);
+      if (!lead.ok()) {
+        may_read = false;
+      } else if (lead->is_taken && use.refresh->may_be_left) {
+        use.refresh->is_left = true;
+        return nullptr;
+      } else {
+        entry = std::move(lead->entry);
+      }
+    }
+    if (may_read && !entry.has_value()) {
+      absl::StatusOr<TierEntry> read = tier().Get(key, WaitOf(use));
+      if (read.ok()) entry = *std::move(read);
+    }
+    if (may_read && entry.has_value() && Now() - entry->written < use.refresh->age_limit) {
+      Owned<V> object = Decode(*entry, terms);
+      if (object != nullptr) return object;
+    }
+    if (turn != nullptr && (turn->job().lease.held() || turn->job().only_erases)) {
+      use.turn = std::move(turn);
+    }
     return nullptr;
   }
   void AskAllOrThrow(absl::Span<TierQuestion<K, V>> questions, const TierUse<V>& use) {
@@ -521,7 +559,7 @@ class TieredObjects final : public ObjectTier<K, V>,
       }
       if (!use.writes || writes_evicted()) continue;
       std::unique_ptr<Turn> turn = MakeTurn(std::move(keys[i]));
-      LeadAtOnce(turn->job(), is_there);
+      static_cast<void>(LeadAtOnce(turn->job(), is_there));
       if (turn->job().lease.held() || turn->job().only_erases) asked[i]->turn = std::move(turn);
     }
   }
@@ -553,10 +591,12 @@ class TieredObjects final : public ObjectTier<K, V>,
   }
   // Takes the lease of a key for a refresh, or of one of several keys: waits for nobody. If there
   // is an entry, which will be old, and no lease to be had beside it, the turn will erase it.
-  void LeadAtOnce(Job& job, bool is_there) {
+  // Returns what the tier has said, without the lease.
+  absl::StatusOr<TierLead> LeadAtOnce(Job& job, bool is_there) {
     absl::StatusOr<TierLead> lead = tier().TryLead(job.key);
-    if (lead.ok()) job.lease = std::move(lead->lease);
+    if (lead.ok()) job.lease = std::exchange(lead->lease, TierLease());
     job.only_erases = is_there && (!lead.ok() || lead->entry.has_value());
+    return lead;
   }
   // Does the same for a key whose entry is of no use. Returns false if there is none any more.
   bool LeadOver(Job& job) {
