@@ -164,19 +164,7 @@ enum class AtHardLimit {
 // told then, so whatever the cache has may be old.
 enum class AtTierDisconnect {
   kDrop,  // drops all objects, then and when the tier is connected again
-  kKeep,  // hands them out, for as long as they live
-  // Makes all objects unverified, then and when the tier is connected again, and also what the
-  // loads that are under way will enter. An unverified object stays in memory, in its budget and in
-  // its place among those to be evicted, but is found as little as an expired one. The next load of
-  // its key (GetOrLoad, GetAll and so on) asks the tier. If that has the very entry that the object
-  // was read from or written as, the object is current again, without being decoded, and is the
-  // result: nobody has it twice. Otherwise, and if the tier can't be asked, another object is
-  // loaded in its place. If all that fails, or takes longer than a soft_timeout, `stale_if_error`
-  // lets the load return the unverified object, for that long after the connection was lost or came
-  // back last. Refresh, loads without `read_tier`, and Put replace it; nobody checks an object that
-  // is in no tier, or has expired. Costs some 60 bytes for each object and a hash of its encoded
-  // bytes, each time that it is read or written.
-  kCheckAgain
+  kKeep   // hands them out, for as long as they live
 };
 
 // When loaded objects are written to the second tier. Put writes at once in either case.

@@ -362,12 +362,6 @@ class BulkLoad {
       Part& part = *parts[i];
       ending.turns[i] = std::move(questions[i].turn);
       part.turn = &ending.turns[i];
-      if (HasVerified(ending.turns[i])) {
-        part.outcome.status = absl::OkStatus();
-        typename Store::Reservation none_needed(store_.retention());
-        EnterReserved(part, none_needed, ending.removals);
-        continue;
-      }
       if (questions[i].object == nullptr) {
         parts[missing++] = &part;
         continue;
@@ -392,12 +386,8 @@ class BulkLoad {
     typename Store::Reservation reservation(store_.retention());
     store_.template GrowRoom<Loads::template kIsEmbedded<Made>>(part.prepared.cold(), reservation,
                                                                 removals);
-    EnterReserved(part, reservation, removals);
-  }
-  void EnterReserved(Part& part, typename Store::Reservation& reservation,
-                     PendingRemovals& removals) {
     loads_.EnterLoaded(part.location, part.prepared, part.made, part.present, part.completion,
-                       reservation, removals, part.turn == nullptr ? nullptr : part.turn->get());
+                       reservation, removals, turn);
     store_.RecordTaken(part.location, part.outcome.object);
     // Other threads rely on it, and the next part's weigher may take its time.
     removals.FinishEviction();

@@ -70,21 +70,6 @@ class CacheInvalidation {
     });
     store_.retention().SearchInvalidated();
   }
-  // Makes all objects unverified. First of all the stamps of loads: then each load either has begun
-  // afterwards, or is taken out of the flights here, or has entered its object, which is found or
-  // enters as an unverified one (CacheStore::Enter).
-  void DoubtAll() {
-    store_.freshness().Doubt();
-    store_.shards().ForEachShard([](Shard& shard) {
-      {
-        MutexLock lock(shard.table.mutex);
-        shard.flights.DoubtAll();
-      }
-      LoadFailures<Store>::ForgetIf(shard, [](const K&) { return true; });
-    });
-    store_.shards().ForEach(
-        [&](const Entry& entry, const Ref<V>&) { store_.freshness().SetUnverified(entry); });
-  }
   // Removes all objects that have expired by time, and are not kept for loads that fail; and those
   // of groups that have been invalidated.
   void RemoveExpired() {

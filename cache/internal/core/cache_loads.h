@@ -70,7 +70,6 @@
 #include "weakcache/cache/internal/retention/byte_limit.h"
 #include "weakcache/cache/internal/tier/object_tier.h"
 #include "weakcache/cache/removal_cause.h"
-#include "weakcache/weakref/handle_traits.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/ref.h"
 
@@ -246,8 +245,7 @@ class CacheLoads {
       outcome.status = MakeUnlessFailed(location, flight, call, prepared.cold(), loader, made, use,
                                         held_failures);
       if (!outcome.status.ok()) return;
-      if (!HasVerified(turn)) [[likely]]
-        store_.template GrowRoom<kIsEmbedded<Made>>(prepared.cold(), reservation, removals);
+      store_.template GrowRoom<kIsEmbedded<Made>>(prepared.cold(), reservation, removals);
       EnterLoaded(location, prepared, made, present, completion, reservation, removals, turn.get());
     });
     EndLoad(permit, removals, reservation, completion);
@@ -289,9 +287,8 @@ class CacheLoads {
     failures_.Keep(location, flight, entry, status, held);
     return status;
   }
-  // Runs the loader, unless the tier has the object, and the weigher. If the tier has verified the
-  // cache's own object, neither, and `made` stays empty. `flight` is that of a load, not of a
-  // refresh.
+  // Runs the loader, unless the tier has the object, and the weigher. `flight` is that of a load,
+  // not of a refresh.
   template <typename Made>
   absl::Status Make(Entry& entry, AnyLoader<K, Made>& loader, Made& made, const TierUse<V>& use,
                     typename Flights::Flight* flight = nullptr) {
@@ -302,10 +299,6 @@ class CacheLoads {
                               : FindInTierOrLoad(entry, loader, made, terms, use, flight);
     if (!status.ok()) {
       if (use.refresh != nullptr && use.refresh->is_left) timer.Leave();
-      return status;
-    }
-    if (HasVerified(use.turn)) [[unlikely]] {
-      timer.Succeed();
       return status;
     }
     const uint64_t weight = store_.WeightOf(*made, terms);
@@ -353,31 +346,26 @@ class CacheLoads {
   // meanwhile, or that other object has left again, `made` is the outcome but does not enter the
   // cache. If the hard limit leaves no room for it beside the reservation, the outcome is the same,
   // or an error. `present` takes the entry that is replaced. `turn`, which may be null, gets `made`
-  // unless that is older than the cache's last change of the key. If the turn has a verified
-  // object, that one is in the place of `made`.
+  // unless that is older than the cache's last change of the key.
   template <typename Made>
   void EnterLoaded(const KeyLocation& location, PreparedSlot& prepared, Made& made,
                    typename Store::TableEntry& present, FlightCompletion& completion,
                    Reservation& reservation, typename Store::PendingRemovals& removals,
                    TierTurn<V>* turn) {
-    if (turn != nullptr && turn->verified() != nullptr) [[unlikely]] {
-      return EnterVerified(location, prepared, *turn->verified(), present, completion, removals);
-    }
     auto& table = location.shard->table;
     LoadOutcome<V>& outcome = completion.result;
     const int64_t now = store_.freshness().NowOrWritten(prepared.cold());
     typename Store::MutexLock lock(table.mutex);
-    // A flight whose group only its loader has named could not be cancelled. What a doubted one has
-    // made enters as an unverified object.
-    const bool cancelled = (completion.flight->cancelled() && !completion.flight->doubted()) ||
-                           store_.freshness().IsInvalidated(prepared.cold().group);
+    // A flight whose group only its loader has named could not be cancelled.
+    const bool cancelled =
+        completion.flight->cancelled() || store_.freshness().IsInvalidated(prepared.cold().group);
     if (!completion.key_is_absent() && (!cancelled || completion.flight->superseded())) {
       present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),
                                  removals.deferred);
     }
     table.PurgeUpTo(Store::Table::kPurgesPerOperation, removals.deferred);
-    if (present.slot != nullptr &&
-        store_.freshness().IsCurrent(Store::Table::cold_part(present.slot), now, /*own=*/1)) {
+    if (present.slot != nullptr && !store_.freshness().IsExpiredUnlessInUse(
+                                       Store::Table::cold_part(present.slot), now, /*own=*/1)) {
       outcome.object = std::move(present.object);
     } else if (cancelled) {
       lock.unlock();
@@ -401,32 +389,6 @@ class CacheLoads {
         turn->Put(outcome.object);
     }
     if (completion.flight->has_spares()) table.template KeepSpare<kIsEmbedded<Made>>();
-    completion.CompleteLocked(table);
-  }
-
-  // Ends the flight of a load for which the tier has verified the cache's own object, `object`,
-  // which is the outcome unless another one has been put under the key meanwhile. It is current
-  // from then on if it is still there, and neither a notice has cancelled the flight nor the
-  // connection has been lost again.
-  void EnterVerified(const KeyLocation& location, PreparedSlot& prepared, const Ref<V>& object,
-                     typename Store::TableEntry& present, FlightCompletion& completion,
-                     typename Store::PendingRemovals& removals) {
-    auto& table = location.shard->table;
-    const int64_t now = store_.freshness().NowIfNeeded();
-    typename Store::MutexLock lock(table.mutex);
-    const bool cancelled = completion.flight->cancelled();
-    present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),
-                               removals.deferred);
-    table.PurgeUpTo(Store::Table::kPurgesPerOperation, removals.deferred);
-    completion.result.object = object;
-    if (present.slot != nullptr) {
-      const Entry& entry = Store::Table::cold_part(present.slot);
-      if (store_.freshness().IsCurrent(entry, now, /*own=*/1)) {
-        completion.result.object = present.object;
-      } else if (!cancelled && HandleTraits<Ref<V>>::SameOwner(present.object, object)) {
-        store_.SetVerified(entry, now);
-      }
-    }
     completion.CompleteLocked(table);
   }
 
@@ -456,10 +418,7 @@ class CacheLoads {
                            Reservation& reservation, LoadPermit& permit,
                            IfOtherFails if_other_fails, BoundedWait& wait, QueuedRun* run) {
     const bool is_limited = store_.retention().hard_limit().active();
-    // An object that proves to be current needs no room. One that is loaded after all gets it
-    // later.
-    const bool needs_no_reservation =
-        (estimate == 0 && !is_limited) || store_.HasUnverified(location, lookup);
+    const bool needs_no_reservation = estimate == 0 && !is_limited;
     bool reserved = needs_no_reservation;
     if (reserved && permit.unlimited() && !wait.ended() && run == nullptr) {
       const StartOutcome start =
@@ -527,7 +486,6 @@ class CacheLoads {
       if (use.refresh != nullptr && use.refresh->is_left) {
         return NoThrowStatus(absl::StatusCode::kUnavailable, "another process is refreshing it");
       }
-      if (HasVerified(use.turn)) return absl::OkStatus();
       // No loader begins after its caller's wait has ended.
       if (use.wait.ended()) return HasLeft(use.wait);
       return loader.Load(entry.key(), made, terms);

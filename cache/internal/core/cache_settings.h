@@ -55,7 +55,6 @@ std::shared_ptr<ObjectTier<K, V>> MakeTier(LargeObjectCacheOptions<K, V>& option
                                  std::move(options.decode_key), options.clock,
                                  options.expire_after_write, options.refresh_after_write,
                                  options.at_tier_disconnect == AtTierDisconnect::kKeep,
-                                 options.at_tier_disconnect == AtTierDisconnect::kCheckAgain,
                                  options.tier_write == TierWrite::kOnEviction
                                      ? options.refresh_executor
                                      : std::function<void(std::function<void()>)>()});

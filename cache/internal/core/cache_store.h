@@ -56,7 +56,6 @@
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/object_groups.h"
 #include "weakcache/cache/internal/retention/retention.h"
-#include "weakcache/cache/internal/retention/tier_origins.h"
 #include "weakcache/cache/internal/stats/holder_sampler.h"
 #include "weakcache/cache/internal/stats/load_time.h"
 #include "weakcache/cache/internal/tier/object_tier.h"
@@ -108,11 +107,7 @@ class CacheStore {
         retention_(
             settings.budget, settings.budget_covers_in_use, shared_,
             [this](const Entry& entry, int64_t now) { return ExpiryOf(entry, now); },
-            freshness_.expires_by_default(), counts_time_saved_) {
-    if (settings.tier != nullptr && settings.tier->checks_again()) {
-      shared_->origins = std::make_unique<TierOrigins>();
-    }
-  }
+            freshness_.expires_by_default(), counts_time_saved_) {}
   CacheStore(const CacheStore&) = delete;
   CacheStore& operator=(const CacheStore&) = delete;
   // Destructors of objects and keys may use all of the cache until Retention and shards have
@@ -141,15 +136,14 @@ class CacheStore {
     return terms.weight.has_value() ? *terms.weight : Weigh(object);
   }
 
-  // Does the same as Shards::Matching, for objects that have not expired by time, and are not
-  // unverified.
+  // Does the same as Shards::Matching, for objects that have not expired by time.
   template <typename Lookup>
   auto MatchingUnexpired(const Lookup& key, int64_t now) const {
     return [this, match = shards_.Matching(key), now](Slot& slot) {
       if (!match(slot)) return false;
       if (!freshness_.needed()) return true;
       const Entry& entry = Table::cold_part(&slot);
-      return freshness_.IsCurrent(entry, now, entry.references_of_look_up());
+      return !freshness_.IsExpiredUnlessInUse(entry, now, entry.references_of_look_up());
     };
   }
   // Returns the object under the key, or null. Counts a hit or a miss. All user code that this runs
@@ -163,7 +157,8 @@ class CacheStore {
   Ref<V> GetIfPresent(const AnyKey& key) {
     return GetOr<IfAbsent::kRemoveExpired>(key);
   }
-  // Does the same; an object that may be handed out if the load of a new one fails goes to `stale`.
+  // Does the same; an object that has expired by time, but is kept for loads that fail, goes to
+  // `stale`.
   template <typename AnyKey>
   Ref<V> GetIfPresent(const AnyKey& key, Ref<V>& stale) {
     const LookupKeyOf<AnyKey> lookup = key;
@@ -173,7 +168,7 @@ class CacheStore {
     Outcome outcome(freshness_);
     Ref<V> found = Find(location, lookup, outcome);
     if (found.get() == nullptr || RecordHit(outcome)) return found;
-    if (outcome.servable_if_load_fails()) stale = std::move(found);
+    if (!outcome.removable()) stale = std::move(found);
     return Ref<V>();
   }
   // Does the same without removing an object that has expired by time.
@@ -348,7 +343,7 @@ class CacheStore {
         [&](const Ref<V>& object) { return HandleTraits<Ref<V>>::SameOwner(object, expected); },
         present, removals);
     is_replaced = !removed && present.slot != nullptr &&
-                  freshness_.IsCurrent(Table::cold_part(present.slot), now, /*own=*/1);
+                  !freshness_.IsExpiredUnlessInUse(Table::cold_part(present.slot), now, /*own=*/1);
     if (flight != nullptr && !is_replaced) flights.Cancel(*flight);
     return removed;
   }
@@ -368,54 +363,6 @@ class CacheStore {
     if (life != kNeverDue) terms.life = absl::Nanoseconds(life);
     if (entry.group.has_group) terms.group = static_cast<uint32_t>(entry.group.group);
     return terms;
-  }
-  // Does TierTarget's functions of the same names.
-  void SetOrigin(const K& key, const Ref<V>& object, uint64_t origin) const {
-    const LookupKeyOf<K> lookup = key;
-    Outcome outcome(freshness_);
-    const auto match = shards_.Matching(lookup);
-    const Ref<V> found = FindHeld(shards_.Locate(lookup), match, outcome);
-    if (found.get() == nullptr || !HandleTraits<Ref<V>>::SameOwner(found, object)) return;
-    SetTierOrigin(*outcome.entry(), origin);
-  }
-  bool MayHave(const K& key, uint64_t origin) const {
-    const LookupKeyOf<K> lookup = key;
-    return shared_->origins->HasAny(shards_.Locate(lookup).key_hash, origin);
-  }
-  // Returns the object of that origin under the key, or null if there is none, or it has expired.
-  // What is to be released goes to `deferred`.
-  Ref<V> FindOfOrigin(const K& key, uint64_t origin,
-                      typename Table::DeferredReleases& deferred) const {
-    const LookupKeyOf<K> lookup = key;
-    const KeyLocation location = shards_.Locate(lookup);
-    const int64_t now = freshness_.NowIfNeeded();
-    const auto match = [&, match_key = shards_.Matching(lookup)](Slot& slot) {
-      if (!match_key(slot)) return false;
-      const Entry& entry = Table::cold_part(&slot);
-      return shared_->origins->Has(entry.key_hash, &entry, origin) &&
-             !freshness_.IsExpiredUnlessInUse(entry, now, entry.references_of_look_up());
-    };
-    MutexLock lock(location.shard->table.mutex);
-    return std::move(location.shard->table.FindLocked(location.hash(), match, deferred).object);
-  }
-  // Returns whether there is an unverified object under the key.
-  template <typename Lookup>
-  bool HasUnverified(const KeyLocation& location, const Lookup& lookup) const {
-    if (shared_->origins == nullptr) [[likely]]
-      return false;
-    bool has_unverified = false;
-    const auto look = [&, match = shards_.Matching(lookup)](Slot& slot) {
-      if (match(slot)) has_unverified = freshness_.IsUnverified(Table::cold_part(&slot));
-      return false;  // so that nothing is held
-    };
-    static_cast<void>(location.shard->table.Find(location.hash(), look));
-    return has_unverified;
-  }
-  // Makes an object current, and records the access. The caller has the shard's lock.
-  void SetVerified(const Entry& entry, int64_t now) const {
-    freshness_.SetVerified(entry);
-    freshness_.RecordAccess(entry, now);
-    static_cast<void>(entry.hot.RecordAccess());
   }
   // Removes the entry if it is still in the table; for `cause`, or because it has expired by `now`.
   // The caller holds a reference to its slot.
@@ -457,8 +404,6 @@ class CacheStore {
     freshness_.SetGroup(entry, terms.group);
     entry.holders = holder_sampler_.TryNewLog(weight);
     freshness_.BeginLife(entry, terms, now);
-    if (terms.tier_origin != 0) [[unlikely]]
-      SetTierOrigin(entry, terms.tier_origin);
     if (!counts_time_saved_) return;
     if (terms.load_time.has_value()) {
       entry.hot.load_time = LoadTime(absl::ToInt64Nanoseconds(*terms.load_time));
@@ -499,8 +444,6 @@ class CacheStore {
     }
     Entry* const entry = &prepared.cold();
     entry->SetObject(BlockOfMade(made, prepared.slot()));
-    if (freshness_.IsDoubted(entry->group)) [[unlikely]]
-      freshness_.SetUnverified(*entry);
     if (!retention_.Charge(entry, reservation)) [[unlikely]] {
       if (present.slot != nullptr) table.Remove(present, removals.deferred);
       return Ref<V>();
@@ -563,12 +506,6 @@ class CacheStore {
     if (flight != nullptr) cancel(location.shard->flights, *flight);
     return RemoveLocked(table, location.hash(), shards_.Matching(lookup),
                         RemovalCause::kInvalidated, now, AnyObject(), present, removals);
-  }
-
-  // The caller holds a reference to the slot, or has yet to enter it. If there is no memory, the
-  // object has no origin, and is loaded anew in place of being checked.
-  [[gnu::noinline]] void SetTierOrigin(const Entry& entry, uint64_t origin) const {
-    CatchErrors([&] { shared_->origins->Set(entry.key_hash, &entry, origin); }, [] {});
   }
 
   // Returns the entry of an object that the caller holds, or null if it is not in the cache.
@@ -651,7 +588,7 @@ class CacheStore {
     const K& own_key = prepared.payload().key;
     present = table.FindLocked(location.hash(), shards_.Matching(own_key), removals.deferred);
     if (!kReplaces && present.slot != nullptr &&
-        freshness_.IsCurrent(Table::cold_part(present.slot), now, /*own=*/1)) {
+        !freshness_.IsExpiredUnlessInUse(Table::cold_part(present.slot), now, /*own=*/1)) {
       lock.unlock();
       RecordTaken(location, present.object);
       return {std::move(present.object), false};
@@ -681,8 +618,7 @@ class CacheStore {
     }
     // An expired object that is kept may be handed out if the load fails. The caller has a
     // reference to the object, the outcome one to the slot.
-    const bool may_be_taken = !outcome.expired() || outcome.servable_if_load_fails();
-    if (may_be_taken) RecordHolder(*entry, entry->is_embedded() ? 2 : 1);
+    if (!outcome.removable()) RecordHolder(*entry, entry->is_embedded() ? 2 : 1);
     if (outcome.expired()) {
       if (outcome.removable()) Remove(*entry, RemovalCause::kExpired, /*now=*/0);
       return false;

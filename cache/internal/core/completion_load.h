@@ -213,7 +213,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
                    /*waits_for_lease=*/false, &notices},
         found.terms);
     prepared_->cold().came_from_tier = found.owned != nullptr;
-    return found.owned != nullptr || HasVerified(turn_);
+    return found.owned != nullptr;
   }
   // Ends the load after the loader has thrown, or as its thread ends; or without the loader,
   // because an earlier failure is kept, or the tier has the object.
@@ -221,9 +221,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     const TaskCount::Running running(pending_.count());
     Result unwanted;
     handoff_.LoaderFailed(unwanted);
-    if (end.found.owned != nullptr || HasVerified(turn_)) {
-      return End(end.found, Cause::kCompletion, end.run.ended);
-    }
+    if (end.found.owned != nullptr) return End(end.found, Cause::kCompletion, end.run.ended);
     Result result;
     result.error = std::move(end.error);
     if (!end.kept_failure.ok()) {
@@ -288,12 +286,6 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     completion.result.error = result.error;
     completion.result.status = result.status;
     if (result.error != nullptr || !result.status.ok()) return;
-    if (HasVerified(turn)) {
-      timer_->Succeed();
-      loads_.EnterLoaded(location_, *prepared_, result.owned, present, completion, reservation_,
-                         removals, turn.get());
-      return;
-    }
     if (result.owned != nullptr) {
       EnterInto(*prepared_, result.owned, result.terms, present, completion, removals, turn);
       return;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // When an object in a cache expires, by time or because its group has been invalidated, and when it
-// is due for a refresh; and whether it is unverified, because the second tier had lost its
-// connection.
+// is due for a refresh.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_FRESHNESS_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_FRESHNESS_H_
 
@@ -108,9 +107,6 @@ class Freshness {
     groups_->Invalidate(group);
   }
   bool IsInvalidated(GroupStamp stamp) const { return groups_->IsInvalidated(stamp); }
-  // Makes all that has an earlier stamp doubted. Calls the clock.
-  void Doubt() const { groups_->Doubt(Now()); }
-  bool IsDoubted(GroupStamp stamp) const { return groups_->IsDoubted(stamp); }
 
   // Prepares for an object on these terms, before it is entered.
   void PrepareFor(const ObjectTerms& terms) const {
@@ -187,44 +183,14 @@ class Freshness {
     Arm(entry);
   }
 
-  // Makes an object unverified, which makes it fast for no hit. (From then on no look-up is fast
-  // without a look at the object's hot part.)
-  template <typename Entry>
-  void SetUnverified(const Entry& entry) const {
-    SetNeeded();
-    entry.unverified.store(true, std::memory_order_seq_cst);
-    Arm(entry);
-  }
-  template <typename Entry>
-  void SetVerified(const Entry& entry) const {
-    entry.unverified.store(false, std::memory_order_seq_cst);
-    Arm(entry);
-  }
-  template <typename Entry>
-  bool IsUnverified(const Entry& entry) const {
-    return entry.unverified.load(std::memory_order_relaxed);
-  }
-  // Returns whether an unverified object may be handed out if a load fails. That counts from when
-  // the cache last began to doubt its objects.
-  bool MayServeUnverified(int64_t now) const {
-    return Elapsed(groups_->doubted_at(), now) < stale_if_error_;
-  }
-
-  // Returns whether an object has expired by its times or its group alone, in use or not, or is
-  // unverified.
+  // Returns whether an object has expired by its times or its group alone, in use or not.
   template <typename Entry>
   bool IsExpired(const Entry& entry, int64_t now) const {
-    return IsUnverified(entry) || IsExpiredForGood(entry, now) ||
-           IsDue(entry.accessed, now, expire_after_access_);
+    return IsExpiredForGood(entry, now) || IsDue(entry.accessed, now, expire_after_access_);
   }
-  // Returns whether look-ups may hand the object out: see IsExpiredUnlessInUse.
-  template <typename Entry>
-  bool IsCurrent(const Entry& entry, int64_t now, size_t own) const {
-    return !IsUnverified(entry) && !IsExpiredUnlessInUse(entry, now, own);
-  }
-  // Returns whether an object has expired. One that has not been accessed for too long, but is in
-  // use now, has not: that counts as an access. The operation that asks has `own` references to the
-  // object.
+  // Returns whether no look-up may hand the object out. One that has not been accessed for too
+  // long, but is in use now, has not expired: that counts as an access. The operation that asks has
+  // `own` references to the object.
   template <typename Entry>
   bool IsExpiredUnlessInUse(const Entry& entry, int64_t now, size_t own) const {
     return IsExpiredForGood(entry, now) ||
@@ -388,7 +354,6 @@ class Freshness {
   // than another tick, the time that a look-up has read may be that of the tick.
   template <typename Entry>
   uint32_t FreshUntilByTimes(const Entry& entry) const {
-    if (entry.unverified.load(std::memory_order_seq_cst)) return 0;
     const int64_t written = entry.written.load(std::memory_order_seq_cst);
     int64_t life = entry.expires_after.load(std::memory_order_seq_cst);
     if (entry.refresh.available()) {

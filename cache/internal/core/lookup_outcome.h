@@ -67,12 +67,9 @@ class LookupOutcome {
   bool weak() const { return weak_; }
   // Returns the time that the hit saves, if that is to be counted.
   LoadTime load_time() const { return load_time_; }
-  // Returns whether the object may not be handed out: it has expired, or is unverified.
   bool expired() const { return expired_; }
-  // Returns whether the object has expired, and is not even kept for loads that fail.
+  // Returns whether the object is not even kept for loads that fail.
   bool removable() const { return removable_; }
-  // Returns whether an expired object may be handed out if the load of a new one fails.
-  bool servable_if_load_fails() const { return servable_if_load_fails_; }
   bool refresh_due() const { return refresh_due_; }
   // Returns whether to call Freshness::CorrectTimes, which calls the user's clock, after the
   // look-up, which may hold a lock.
@@ -93,12 +90,8 @@ class LookupOutcome {
     // The look-up may have begun anew, and hold the entry already.
     const size_t held = entry_ == &entry ? 1 : 0;
     const size_t own = entry.is_embedded() ? 1 + held : 0;
-    const bool is_unverified = freshness_.IsUnverified(entry);
-    const bool has_expired = freshness_.IsExpiredUnlessInUse(entry, now_, own);
-    expired_ = is_unverified || has_expired;
-    removable_ = has_expired && freshness_.IsRemovable(entry, now_);
-    servable_if_load_fails_ =
-        expired_ && !removable_ && (!is_unverified || freshness_.MayServeUnverified(now_));
+    expired_ = freshness_.IsExpiredUnlessInUse(entry, now_, own);
+    removable_ = expired_ && freshness_.IsRemovable(entry, now_);
     refresh_due_ = !expired_ && freshness_.IsRefreshDue(entry, now_);
     if (!expired_) freshness_.RecordAccess(entry, now_);
     if (ages_matter_ && !expired_ && !refresh_due_) freshness_.Arm(entry);
@@ -117,7 +110,6 @@ class LookupOutcome {
   LoadTime load_time_;
   bool expired_ = false;
   bool removable_ = false;
-  bool servable_if_load_fails_ = false;
   bool refresh_due_ = false;
   bool times_are_doubtful_ = false;
   ControlBlock::DeferredReleases deferred_;

@@ -228,7 +228,7 @@ class PrefetchRun final
               {nobody, request.source, options_.read_tier, options_.write_tier, turn},
               held_failures);
           if (!outcome.status.ok()) return;
-          if (!HasVerified(turn)) Count(prepared.cold().object_weight(), kEmbedded);
+          Count(shared_->WithEntry(prepared.cold().object_weight(), kEmbedded));
           loads_.EnterLoaded(location, prepared, made, present, completion, reservation, removals,
                              turn.get());
         },
@@ -271,8 +271,7 @@ class PrefetchRun final
     if (options_.weight_estimate == 0 && loaded_ != 0) return bytes_ / loaded_;
     return shared_->WithEntry(options_.weight_estimate, is_embedded);
   }
-  void Count(uint64_t weight, bool is_embedded) {
-    const uint64_t bytes = shared_->WithEntry(weight, is_embedded);
+  void Count(uint64_t bytes) {
     ++loaded_;
     bytes_ = bytes > UINT64_MAX - bytes_ ? UINT64_MAX : bytes_ + bytes;
   }

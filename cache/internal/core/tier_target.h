@@ -41,30 +41,7 @@ class CacheTierTarget final : public TierTarget<typename Store::Key, typename St
   }
   void Clear() override { CacheInvalidation<Store>(store_).RemoveAll(); }
 
-  void DoubtAll() override { CacheInvalidation<Store>(store_).DoubtAll(); }
-  void SetOrigin(const K& key, const Ref<V>& object, uint64_t origin) override {
-    store_.SetOrigin(key, object, origin);
-  }
-  bool MayHave(const K& key, uint64_t origin) override { return store_.MayHave(key, origin); }
-  TierTurnPtr<V> Recheck(const K& key, uint64_t origin) override {
-    auto turn = std::make_unique<VerifiedTurn>();
-    turn->object = store_.FindOfOrigin(key, origin, turn->deferred);
-    return turn;
-  }
-
  private:
-  // Keeps the object, and what the look-up has to release, until its load has ended.
-  struct VerifiedTurn final : public TierTurn<V> {
-    void SetTerms(const ObjectTerms&) override {}
-    void Put(const Ref<V>&) override {}
-    void Erase() override {}
-    bool is_idle() const override { return false; }  // it may run the object's destructor
-    const Ref<V>* verified() const override { return object.get() == nullptr ? nullptr : &object; }
-
-    Ref<V> object;
-    typename Store::Table::DeferredReleases deferred;
-  };
-
   Store& store_;
 };
 

@@ -185,11 +185,9 @@ class SingleFlight {
     bool IsThisThreads() const { return thread_ == &WaitGraph::ThisThread(); }
     bool queued() const { return owner_ != nullptr; }
     QueuedOwner* owner() const { return owner_; }
-    // The next four: for a thread that holds the shard's lock.
+    // The next three: for a thread that holds the shard's lock.
     bool cancelled() const { return cancelled_; }
     bool superseded() const { return superseded_; }
-    // Returns whether DoubtAll has cancelled it.
-    bool doubted() const { return doubted_; }
     // Returns whether a notice has come since HearNotices.
     bool noticed() const { return noticed_; }
     // Returns whether this thread may use the spare slots of the shard.
@@ -211,7 +209,6 @@ class SingleFlight {
     bool uncontended_ = false;  // started by StartUncontended
     bool cancelled_ = false;
     bool superseded_ = false;
-    bool doubted_ = false;
     bool hears_notices_ = false;
     bool noticed_ = false;
     // Both set before the key, and then constant.
@@ -366,12 +363,11 @@ class SingleFlight {
   }
   // Cancels all flights that have a key. The others have not called a factory yet.
   void CancelAll() {
-    CancelAllAnd([](Flight&) {});
-  }
-  // Does the same, so that nobody joins these flights any more. But what they create may be kept as
-  // something that has to be verified: then later changes need not find the flights.
-  void DoubtAll() {
-    CancelAllAnd([](Flight& flight) { flight.doubted_ = flight.cancelled_; });
+    ForEach([this](Flight& flight) {
+      // Acquire, as in Find: a flight that starts uncontended afterwards takes over the spare
+      // slots.
+      if (flight.key_.load(std::memory_order_acquire) != nullptr) Cancel(flight);
+    });
   }
   // Cancels those of a group.
   void CancelGroup(uint32_t group) {
@@ -492,16 +488,6 @@ class SingleFlight {
   bool empty() const { return root_.load(std::memory_order_relaxed) == nullptr; }
 
  private:
-  // Does CancelAll, and calls `on_visited(flight)` for each flight, cancelled or not.
-  template <typename OnVisited>
-  void CancelAllAnd(const OnVisited& on_visited) {
-    ForEach([&](Flight& flight) {
-      // Acquire, as in Find: a flight that starts uncontended afterwards takes over the spare
-      // slots.
-      if (flight.key_.load(std::memory_order_acquire) != nullptr) Cancel(flight);
-      on_visited(flight);
-    });
-  }
   // Not inlined, since GCC warns: it can't see that End drops the pointer before the waiter ends.
   [[gnu::noinline]] static void Join(Flight& flight, typename Flight::Waiter& waiter) {
     waiter.next = flight.waiters_;

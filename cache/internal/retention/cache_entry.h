@@ -18,7 +18,6 @@
 #include "weakcache/cache/internal/retention/eviction_policy.h"
 #include "weakcache/cache/internal/retention/expiry_queue.h"
 #include "weakcache/cache/internal/retention/object_groups.h"
-#include "weakcache/cache/internal/retention/tier_origins.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/cache/internal/slot/payload_description.h"
 #include "weakcache/cache/internal/stats/cache_counters.h"
@@ -81,9 +80,6 @@ struct CacheShared {
   CacheCounters counters;
   // Counts all live objects in the cache, retained or not, and what is reserved for loads.
   ByteLimit hard_limit;
-  // Null unless the cache checks its objects again after its tier has lost its connection. Set
-  // before there are entries.
-  std::unique_ptr<TierOrigins> origins;
   // The lock of the cache's Retention. It is here because a listener or a destructor may end the
   // cache, and the thread that has called it goes on to the next removal that it has to report.
   BasicMutex<StdAtomics> mutex;
@@ -309,10 +305,7 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
     set_object_weight(WithEntry(object_weight()));
   }
 
-  ~CacheEntry() {
-    OnObjectExpired();
-    if (shared_ != nullptr && shared_->origins != nullptr) shared_->origins->Erase(key_hash, this);
-  }
+  ~CacheEntry() { OnObjectExpired(); }
 
   // Reports the death of an object that was still in the cache, without being retained. Nobody else
   // uses the entry then.
@@ -456,12 +449,6 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   bool unused_at_eviction = false;  // nobody used the object when it was evicted last
   RemovalCause cause = RemovalCause::kBudget;
   std::optional<RemovalCause> next_cause;
-  // Whether the second tier has to say whether the object is still the one that it has, before any
-  // look-up finds it. Set before the slot is entered, under the lock of its shard, or by the thread
-  // that doubts all objects; cleared under that lock. Relaxed for look-ups, which may come before
-  // or after the change; in Freshness, Arm's order, as it shortens the time for which hits are
-  // fast: see there.
-  mutable std::atomic<bool> unverified{false};
   // How long the object took to load, in nanoseconds; of a bulk load, an equal part of the whole; 0
   // if it was put. Set before the slot is entered.
   float load_time = 0;

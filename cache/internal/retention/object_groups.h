@@ -6,9 +6,6 @@
 // the epoch at which its load began; the table has for each group the epoch of its last
 // invalidation. The object is invalidated if that epoch is the later one. So nobody goes through
 // the objects, and an object whose load had begun before is invalidated whenever it comes.
-//
-// By the same epochs an object that comes knows whether its load had begun before the cache last
-// began to doubt all that it has: when its second tier had lost its connection.
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_OBJECT_GROUPS_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_OBJECT_GROUPS_H_
 
@@ -85,24 +82,6 @@ class ObjectGroups {
     return stamp.epoch < (*block)[stamp.group % kBlockSize].load(std::memory_order_relaxed);
   }
 
-  // Makes all earlier stamps doubted, of whatever group, or of none.
-  void Doubt(int64_t now) {
-    doubted_at_.store(now, std::memory_order_relaxed);  // see the field
-    // See Stamp.
-    const uint64_t epoch = epoch_.fetch_add(1, std::memory_order_acq_rel) + 1;
-    uint64_t before = doubted_.load(std::memory_order_relaxed);  // see the field, here and below
-    while (before < epoch &&
-           !doubted_.compare_exchange_weak(before, epoch, std::memory_order_relaxed,
-                                           std::memory_order_relaxed)) {
-    }
-  }
-  // Returns whether what has that stamp was doubted later.
-  bool IsDoubted(GroupStamp stamp) const {
-    return stamp.epoch < doubted_.load(std::memory_order_relaxed);
-  }
-  // Returns when Doubt was called last.
-  int64_t doubted_at() const { return doubted_at_.load(std::memory_order_relaxed); }
-
  private:
   static constexpr size_t kBlockSize = 1024;
   using Block = std::array<std::atomic<uint64_t>, kBlockSize>;
@@ -120,14 +99,8 @@ class ObjectGroups {
     return *present;
   }
 
-  // How many invalidations there have been, of whatever group, and doubts.
+  // How many invalidations there have been, of whatever group.
   std::atomic<uint64_t> epoch_{0};
-  // The epoch of the last doubt; 0 before the first one. Grows only. Relaxed: who reads it holds
-  // the lock of the shard of what has the stamp, and whoever doubts takes each of these locks
-  // afterwards. So either the reader sees the doubt, or what it enters is found by the doubter.
-  std::atomic<uint64_t> doubted_{0};
-  // Relaxed: of two doubts at the same time either may be the last one.
-  std::atomic<int64_t> doubted_at_{0};
   // For each group the epoch of its last invalidation; 0 before the first one. Grows only. Relaxed:
   // who has to see an invalidation knows that it has returned, or holds a lock that it has held.
   // A block is null until one of its groups is invalidated, and then stays.

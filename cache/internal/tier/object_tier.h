@@ -32,13 +32,6 @@
 //     the cache still has the object, which the task keeps alive. Later changes revoke the lease. A
 //     change by this process that erases in the tier first has no evicted object written until it
 //     is through.
-//   * After the connection was lost, all that the cache has, and what the loads under way will
-//   enter,
-//     is dropped, or is unverified (AtTierDisconnect): it knows which entry of the tier it is, by a
-//     hash of all that the entry has, and no look-up finds it until a load that has begun since has
-//     read that very entry. For notices, such a load is one like others. If the connection is lost
-//     once more meanwhile, the object stays unverified. What a notice, or a change by this process,
-//     removes is removed, verified or not.
 //   * If two changes of a key overlap, nobody knows which of them the tier has taken last: then the
 //     entry is erased as the last of them ends.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TIER_OBJECT_TIER_H_
@@ -74,16 +67,9 @@ class TierTurn {
   virtual void Erase() = 0;
   // Returns whether the end only gives up the lease, which runs no user code.
   virtual bool is_idle() const = 0;
-  // Returns the object that the cache has had, if the tier says that it is current: then nothing is
-  // loaded or written. Else null.
-  virtual const Ref<V>* verified() const { return nullptr; }
 };
 template <typename V>
 using TierTurnPtr = std::unique_ptr<TierTurn<V>>;
-template <typename V>
-bool HasVerified(const TierTurnPtr<V>& turn) {
-  return turn != nullptr && turn->verified() != nullptr;
-}
 
 // Ends a turn that has nothing to write. A load declares four things, which end in reverse order:
 // first what runs other user code at its end; then its turn; then the PostLater, whose tasks may
@@ -171,18 +157,6 @@ class TierTarget {
   virtual void InvalidateIfSame(const K& key, const WeakRef<V>& object) = 0;
   virtual void InvalidateGroup(uint32_t group) = 0;
   virtual void Clear() = 0;
-
-  // Makes all objects unverified: no look-up finds them until Recheck has.
-  virtual void DoubtAll() = 0;
-  // Sets which entry of the tier the object is, if the cache has that very object under the key.
-  // An origin is a number that stands for an entry: see TierOrigins.
-  virtual void SetOrigin(const K& key, const Ref<V>& object, uint64_t origin) = 0;
-  // Returns whether the cache seems to have an object of that origin under the key. Runs no user
-  // code but the key's hash.
-  virtual bool MayHave(const K& key, uint64_t origin) = 0;
-  // Returns a turn that has that object as a verified one, if it is there and has not expired; else
-  // one that does nothing. Runs no user code but the key's hash and equality, and the clock.
-  virtual TierTurnPtr<V> Recheck(const K& key, uint64_t origin) = 0;
 };
 
 // Thread-safe. Runs no user code but the codec, the key functions, the clock, and the condition of
@@ -200,9 +174,9 @@ class ObjectTier {
   virtual void Attach(TierTarget<K, V>& target) = 0;
   virtual void Detach() = 0;
 
-  // Returns the object that the tier has under the key, with its terms, or null: then the turn may
-  // have a verified one. Throws nothing. A refresh waits for no lease, and nothing tells it of
-  // notices: it only replaces the stale object, which a notice removes.
+  // Returns the object that the tier has under the key, with its terms, or null. Throws nothing. A
+  // refresh waits for no lease, and nothing tells it of notices: it only replaces the stale object,
+  // which a notice removes.
   virtual Owned<V> Ask(const K& key, const TierUse<V>& use, ObjectTerms& terms) = 0;
   // Does the same for several keys; gives their turns to the questions, and waits for no lease.
   virtual void AskAll(absl::Span<TierQuestion<K, V>> questions, const TierUse<V>& use) = 0;
@@ -217,9 +191,6 @@ class ObjectTier {
   virtual void EraseGroup(uint32_t group) = 0;
   virtual void EraseAll() = 0;
   virtual void EraseIf(absl::FunctionRef<bool(const K&)> condition) = 0;
-
-  // Returns whether objects are to be checked again after a lost connection.
-  virtual bool checks_again() const = 0;
 
   // Returns whether evicted objects are written, and loaded ones are not.
   virtual bool writes_evicted() const = 0;

@@ -28,7 +28,6 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
-#include "absl/hash/hash.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
@@ -94,8 +93,7 @@ class TieredObjects final : public ObjectTier<K, V>,
         settings_(WithDefaults(std::move(settings))),
         encoding_(std::move(encoding)),
         state_(std::make_shared<State>(*settings_.tier, settings_.decode_key)),
-        listener_(std::make_shared<Listener>(state_, settings_.keeps_when_disconnected,
-                                             settings_.checks_again_when_disconnected)) {}
+        listener_(std::make_shared<Listener>(state_, settings_.keeps_when_disconnected)) {}
 
   std::unique_ptr<TierTarget<K, V>> MakeDefaultTarget(void* store) override {
     return make_target_(store);
@@ -117,12 +115,12 @@ class TieredObjects final : public ObjectTier<K, V>,
     const bool is_due = use.refresh != nullptr;
     Owned<V> object = CatchErrors(
         [&] {
-          const Key asked{key, settings_.encode_key(key)};
-          return is_due ? AskForRefresh(asked.encoded, use, terms) : AskOrThrow(asked, use, terms);
+          const std::string encoded = settings_.encode_key(key);
+          return is_due ? AskForRefresh(encoded, use, terms) : AskOrThrow(encoded, use, terms);
         },
         [] { return Owned<V>(); });
     if (is_due && use.refresh->is_left) return nullptr;
-    if (use.reads) CountRead(object, use.turn);
+    if (use.reads) Figures::Count(object != nullptr ? figures_.hits : figures_.misses);
     return object;
   }
 
@@ -130,7 +128,9 @@ class TieredObjects final : public ObjectTier<K, V>,
     if (!use.reads && !use.writes) return;
     CatchErrors([&] { AskAllOrThrow(questions, use); }, [] {});
     if (!use.reads) return;
-    for (const TierQuestion<K, V>& question : questions) CountRead(question.object, question.turn);
+    for (const TierQuestion<K, V>& question : questions) {
+      Figures::Count(question.object != nullptr ? figures_.hits : figures_.misses);
+    }
   }
 
   TierTurnPtr<V> BeginChange(const K& key) override {
@@ -180,8 +180,6 @@ class TieredObjects final : public ObjectTier<K, V>,
     }
   }
 
-  bool checks_again() const override { return settings_.checks_again_when_disconnected; }
-
   bool writes_evicted() const override { return settings_.eviction_executor != nullptr; }
   void PauseEvictions() override { ++pauses_; }
   void ResumeEvictions() override { --pauses_; }
@@ -202,7 +200,6 @@ class TieredObjects final : public ObjectTier<K, V>,
     stats.has_tier = true;
     stats.tier_hits = figures_.hits.load(std::memory_order_relaxed);
     stats.tier_misses = figures_.misses.load(std::memory_order_relaxed);
-    stats.tier_rechecks = figures_.rechecks.load(std::memory_order_relaxed);
     stats.tier_decode_failures = figures_.decode_failures.load(std::memory_order_relaxed);
     stats.tier_encode_failures = figures_.encode_failures.load(std::memory_order_relaxed);
     stats.tier_failed_changes = state_->changes.failures();
@@ -265,7 +262,6 @@ class TieredObjects final : public ObjectTier<K, V>,
     }
     std::atomic<uint64_t> hits{0};
     std::atomic<uint64_t> misses{0};
-    std::atomic<uint64_t> rechecks{0};
     std::atomic<uint64_t> decode_failures{0};
     std::atomic<uint64_t> encode_failures{0};
   };
@@ -319,10 +315,8 @@ class TieredObjects final : public ObjectTier<K, V>,
 
   class Listener final : public TierListener {
    public:
-    Listener(std::shared_ptr<State> state, bool keeps_when_disconnected, bool checks_again)
-        : state_(std::move(state)),
-          keeps_when_disconnected_(keeps_when_disconnected),
-          checks_again_(checks_again) {}
+    Listener(std::shared_ptr<State> state, bool keeps_when_disconnected)
+        : state_(std::move(state)), keeps_when_disconnected_(keeps_when_disconnected) {}
 
     void OnChanged(std::string_view key) override {
       WithTarget(*state_, [&](TierTarget<K, V>& target) {
@@ -345,12 +339,7 @@ class TieredObjects final : public ObjectTier<K, V>,
       });
     }
     void OnDisconnected() override {
-      if (keeps_when_disconnected_) return;
-      if (!checks_again_) return OnAllErased();
-      WithTarget(*state_, [&](TierTarget<K, V>& target) {
-        const Walk walk(*state_);
-        target.DoubtAll();
-      });
+      if (!keeps_when_disconnected_) OnAllErased();
     }
     // What has come in the meantime may be old, too.
     void OnConnected() override { OnDisconnected(); }
@@ -358,7 +347,6 @@ class TieredObjects final : public ObjectTier<K, V>,
    private:
     const std::shared_ptr<State> state_;
     const bool keeps_when_disconnected_;
-    const bool checks_again_;
   };
 
   // What a turn has to do.
@@ -466,23 +454,10 @@ class TieredObjects final : public ObjectTier<K, V>,
     TierNotices* notices;
   };
 
-  struct Key {
-    const K& own;
-    const std::string encoded;
-  };
-  // What a look in the tier has found.
-  struct Found {
-    explicit operator bool() const { return object != nullptr || same.has_value(); }
-
-    Owned<V> object = nullptr;
-    // An entry of which the cache seems to have the object, unverified. Not decoded.
-    std::optional<TierEntry> same = {};
-  };
-
   // Does Ask. What was read before a notice may be old, and is read again; the last time, a notice
   // cancels the load.
-  Owned<V> AskOrThrow(const Key& key, const TierUse<V>& use, ObjectTerms& terms) {
-    if (!MayAsk(key.encoded)) return nullptr;
+  Owned<V> AskOrThrow(const std::string& key, const TierUse<V>& use, ObjectTerms& terms) {
+    if (!MayAsk(key)) return nullptr;
     TierNotices* const notices = use.reads ? use.notices : nullptr;
     const HearingEnd end{notices};
     TierWait wait = WaitOf(use);
@@ -490,53 +465,42 @@ class TieredObjects final : public ObjectTier<K, V>,
       notices->Hear();
       wait.before_look = [notices] { notices->Hear(); };
       ObjectTerms found_terms = terms;
-      Found found = LookOrLead(key, use, wait, found_terms);
-      if (!found) return nullptr;
+      Owned<V> object = LookOrLead(key, use, wait, found_terms);
+      if (object == nullptr) return nullptr;
       if (!notices->TryEnd()) continue;
       terms = found_terms;
-      return ObjectOf(std::move(found), key.own, use.turn, terms);
+      return object;
     }
     if (notices != nullptr) notices->End();
     wait.before_look = nullptr;
-    return ObjectOf(LookOrLead(key, use, wait, terms), key.own, use.turn, terms);
+    return LookOrLead(key, use, wait, terms);
   }
-  // Returns what the entry is, or nothing after it has given the load a turn if it is to have one.
-  Found LookOrLead(const Key& key, const TierUse<V>& use, const TierWait& wait,
-                   ObjectTerms& terms) {
+  // Returns the entry's object, or null after it has given the load a turn if it is to have one.
+  Owned<V> LookOrLead(const std::string& key, const TierUse<V>& use, const TierWait& wait,
+                      ObjectTerms& terms) {
     bool is_unusable = false;
     if (use.reads) {
-      const absl::StatusOr<TierEntry> entry = tier().Get(key.encoded, wait);
+      const absl::StatusOr<TierEntry> entry = tier().Get(key, wait);
       if (entry.ok()) {
-        Found found = Read(key.own, *entry, terms);
-        if (found) return found;
+        Owned<V> object = Decode(*entry, terms);
+        if (object != nullptr) return object;
       } else if (!absl::IsNotFound(entry.status()) && !absl::IsDataLoss(entry.status())) {
-        return {};
+        return nullptr;
       }
       is_unusable = !absl::IsNotFound(entry.status());
     }
-    if (!use.writes || writes_evicted()) return {};
-    std::unique_ptr<Turn> turn = MakeTurn(key.encoded);
+    if (!use.writes || writes_evicted()) return nullptr;
+    std::unique_ptr<Turn> turn = MakeTurn(key);
     if (!use.reads) {
       static_cast<void>(LeadAtOnce(turn->job(), /*is_there=*/true));
     } else if (!use.waits_for_lease) {
       static_cast<void>(LeadAtOnce(turn->job(), is_unusable));
     } else if (!is_unusable || !LeadOver(turn->job())) {
-      Found found = Lead(key.own, turn->job(), wait, terms);
-      if (found) return found;
+      Owned<V> object = Lead(turn->job(), wait, terms);
+      if (object != nullptr) return object;
     }
     if (turn->job().lease.held() || turn->job().only_erases) use.turn = std::move(turn);
-    return {};
-  }
-  // Returns the object, or null if there is none, or the cache has it: then the turn has that.
-  Owned<V> ObjectOf(Found found, const K& key, TierTurnPtr<V>& turn, ObjectTerms& terms) {
-    if (!found.same.has_value()) return std::move(found.object);
-    // From here on a notice cancels the load: before the look, it has removed the cache's object.
-    turn = state_->target->Recheck(key, OriginOf(*found.same));
-    return HasVerified(turn) ? nullptr : DecodeOf(OriginOf(*found.same), *found.same, terms);
-  }
-  void CountRead(const Owned<V>& object, const TierTurnPtr<V>& turn) {
-    if (HasVerified(turn)) return Figures::Count(figures_.rechecks);
-    Figures::Count(object != nullptr ? figures_.hits : figures_.misses);
+    return nullptr;
   }
   // Does Ask for a refresh that is due. The lease comes first: whoever has it after another one
   // that has refreshed the object reads what that one has put.
@@ -562,7 +526,7 @@ class TieredObjects final : public ObjectTier<K, V>,
       if (read.ok()) entry = *std::move(read);
     }
     if (may_read && entry.has_value() && Now() - entry->written < use.refresh->age_limit) {
-      Owned<V> object = DecodeOf(checks_again() ? OriginOf(*entry) : 0, *entry, terms);
+      Owned<V> object = Decode(*entry, terms);
       if (object != nullptr) return object;
     }
     if (turn != nullptr && (turn->job().lease.held() || turn->job().only_erases)) {
@@ -586,10 +550,8 @@ class TieredObjects final : public ObjectTier<K, V>,
       if (i < entries.size()) {
         const absl::StatusOr<TierEntry>& entry = entries[i];
         if (entry.ok()) {
-          const K& key = *asked[i]->key;
-          asked[i]->object =
-              ObjectOf(Read(key, *entry, asked[i]->terms), key, asked[i]->turn, asked[i]->terms);
-          if (asked[i]->object != nullptr || HasVerified(asked[i]->turn)) continue;
+          asked[i]->object = Decode(*entry, asked[i]->terms);
+          if (asked[i]->object != nullptr) continue;
         } else if (!absl::IsNotFound(entry.status()) && !absl::IsDataLoss(entry.status())) {
           continue;
         }
@@ -621,11 +583,11 @@ class TieredObjects final : public ObjectTier<K, V>,
     return state_->changes.Look(key) == TierChanges::State::kNone;
   }
   // Takes the lease of a key without an entry, or returns the object that has come.
-  Found Lead(const K& key, Job& job, const TierWait& wait, ObjectTerms& terms) {
+  Owned<V> Lead(Job& job, const TierWait& wait, ObjectTerms& terms) {
     absl::StatusOr<TierLead> lead = tier().Lead(job.key, wait);
-    if (!lead.ok()) return {};
+    if (!lead.ok()) return nullptr;
     job.lease = std::move(lead->lease);
-    return lead->entry.has_value() ? Read(key, *lead->entry, terms) : Found();
+    return lead->entry.has_value() ? Decode(*lead->entry, terms) : nullptr;
   }
   // Takes the lease of a key for a refresh, or of one of several keys: waits for nobody. If there
   // is an entry, which will be old, and no lease to be had beside it, the turn will erase it.
@@ -654,27 +616,6 @@ class TieredObjects final : public ObjectTier<K, V>,
     if (entry.schema != encoding_.schema() || entry.expires <= now) return false;
     return !entry.group.has_value() ||
            (*entry.group < kNoGroup && state_->changes.TrustsGroup(*entry.group));
-  }
-  // Returns nothing unless the entry is usable, and whole if it is decoded.
-  Found Read(const K& key, const TierEntry& entry, ObjectTerms& terms) {
-    if (!checks_again()) return {Decode(entry, terms)};
-    if (!IsUsable(entry, Now())) return {};
-    const uint64_t origin = OriginOf(entry);
-    if (state_->target->MayHave(key, origin)) return {nullptr, entry};
-    return {DecodeOf(origin, entry, terms)};
-  }
-  Owned<V> DecodeOf(uint64_t origin, const TierEntry& entry, ObjectTerms& terms) {
-    Owned<V> object = Decode(entry, terms);
-    if (object != nullptr) terms.tier_origin = origin;
-    return object;
-  }
-  // Returns a number, not 0, that stands for this very entry. The time of writing alone might not
-  // tell two of them apart: clocks may be coarse, and those of two machines may agree.
-  static uint64_t OriginOf(const TierEntry& entry) {
-    const uint64_t hash =
-        absl::HashOf(entry.bytes.view(), entry.schema, absl::ToUnixNanos(entry.written),
-                     absl::ToUnixNanos(entry.expires), entry.group);
-    return hash == 0 ? 1 : hash;
   }
   // Returns null unless the entry is usable and whole.
   Owned<V> Decode(const TierEntry& entry, ObjectTerms& terms) {
@@ -733,23 +674,11 @@ class TieredObjects final : public ObjectTier<K, V>,
   // lease, a Put that came later would go over another process's change.
   void Write(const Job& job, const TierEntry& entry) {
     const absl::Status status = tier().Put(job.key, entry, job.lease);
-    if (status.ok() && checks_again()) RememberOrigin(job, entry);
     if (job.is_change) {
       EndChange(state_, job.key, status.ok() ? Ended::kDone : Ended::kNotPut);
     } else if (absl::IsAborted(status)) {  // another one has changed the key since the load began
       DropIfSame(job);
     }
-  }
-  // If that fails, the object is loaded anew in place of being checked.
-  void RememberOrigin(const Job& job, const TierEntry& entry) {
-    const BackgroundTasks::Running running(state_->tasks);
-    if (!running.may_run()) return;
-    CatchErrors(
-        [&] {
-          const std::optional<K> key = state_->decode_key(job.key);
-          if (key.has_value()) state_->target->SetOrigin(*key, job.object, OriginOf(entry));
-        },
-        [] {});
   }
   // Writes an evicted object, if the tier has none, and nobody has changed the key since it was
   // loaded.
