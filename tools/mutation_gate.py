@@ -150,6 +150,7 @@ ADDRESS_TESTS = [
     "tests/cache/large_object_cache_async_test",
     "tests/cache/large_object_cache_completion_end_test",
     "tests/cache/large_object_cache_prefetch_test",
+    "tests/cache/large_object_cache_refresh_test",
     "tests/cache/large_object_cache_end_test",
 ]
 ADDRESS = "+address"

@@ -699,6 +699,38 @@ TEST_F(HardLimitWaitTest, AnObjectThatIsPutEndsTheWait) {
   EXPECT_EQ(loads_, 0);
 }
 
+// It has made room for a load of its own, during which another one has begun.
+TEST_F(HardLimitWaitTest, WhoWaitsForAnothersLoadGivesItsRoomBack) {
+  Put(1, 60);
+  std::thread first;
+  std::atomic<bool> loading{false};
+  std::atomic<bool> may_end{false};
+  listener_ = [&](int key, const Ref<Page>&, RemovalCause) {
+    if (key != 1) return;
+    first = std::thread([&] {
+      const auto load = [&] {
+        loading = true;
+        while (!may_end) std::this_thread::yield();
+        return Page{2, 40};
+      };
+      EXPECT_TRUE(core_.asks().GetOrLoad(2, load, LoadOptions{.weight_estimate = 40}).ok());
+    });
+    while (!loading) std::this_thread::yield();
+  };
+  std::thread second([&] { EXPECT_TRUE(Load(2, 50).ok()); });
+  while (!loading) std::this_thread::yield();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (limit().used() != 40 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(limit().used(), 40u);
+  may_end = true;
+  second.join();
+  first.join();
+  EXPECT_EQ(loads_, 0);
+  listener_ = nullptr;
+}
+
 TEST_F(HardLimitWaitTest, AnImpossibleLoadDoesNotWait) {
   EXPECT_TRUE(IsExhausted(Load(1, 101)));
   // Nor does an object that is heavier than its estimate, because others wait for it.

@@ -457,6 +457,32 @@ TEST_F(BackgroundRefreshTest, ATaskMayOutliveTheCache) {
   }
 }
 
+TEST_F(BackgroundRefreshTest, ATaskMayOutliveACacheWhoseObjectIsInUse) {
+  for (const bool dropped : {false, true}) {
+    int loads = 0;
+    absl::StatusOr<Ref<Picture>> used;
+    {
+      Cache cache = MakeStale(InBackground());
+      used = cache.GetOrLoad(1, [&] { return Picture{++loads}; });
+      ASSERT_EQ(tasks_.size(), 1u);
+    }
+    dropped ? tasks_.clear() : RunTasks();
+    EXPECT_EQ(loads, 0);
+    EXPECT_EQ(VersionOf(used), 1);
+  }
+}
+
+TEST_F(BackgroundRefreshTest, AnObjectInUseThatHasLeftIsNotLoadedAnew) {
+  Cache cache = MakeStale(InBackground());
+  int loads = 0;
+  const auto used = cache.GetOrLoad(1, [&] { return Picture{++loads}; });
+  ASSERT_EQ(tasks_.size(), 1u);
+  EXPECT_TRUE(cache.Invalidate(1));
+  RunTasks();
+  EXPECT_EQ(loads, 0);
+  EXPECT_EQ(cache.Get(1), nullptr);
+}
+
 TEST_F(BackgroundRefreshTest, TheEndWaitsForATaskThatRuns) {
   std::atomic<bool> loading = false;
   std::atomic<bool> ending = false;
