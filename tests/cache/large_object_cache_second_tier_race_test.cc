@@ -236,6 +236,29 @@ TEST_F(SecondTierRefreshRace, OneProcessRefreshes) {
   EXPECT_GT(taken_, 0);
 }
 
+// A refresh reads the entry, with its full life, while the life is set. Either the object's life is
+// set after the refresh, or the refresh is cancelled or does not find the entry any more.
+TEST_F(SecondTierRefreshRace, WhatIsReadFromTheTierDoesNotOutliveSetExpiry) {
+  Process& process = processes_[1];
+  int loaded = 0;
+  Race(
+      RaceRounds(20000),
+      [&](int) {
+        Begin();
+        Ask(processes_[0]);
+      },
+      {[&] { Ask(process); },
+       [&] { EXPECT_TRUE(process.cache->SetExpiry(1, absl::ZeroDuration())); }},
+      [&](int) {
+        ++(process.loads == 0 ? taken_ : loaded);
+        if (process.loads == 0) {
+          ASSERT_EQ(process.cache->Peek(1).get(), nullptr);
+        }
+      });
+  EXPECT_GT(taken_, 0);
+  EXPECT_GT(loaded, 0);
+}
+
 TEST(SecondTierEndRace, NoticesMayComeWhileTheCacheEnds) {
   const auto server = std::make_shared<FakeServer>();
   FakeTier other(server);

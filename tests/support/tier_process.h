@@ -38,11 +38,13 @@ class TextCodec final : public Codec<std::string> {
   }
   absl::StatusOr<std::string> Decode(std::string_view bytes) const override {
     if (on_decode) on_decode();
+    if (!decode_status.ok()) return decode_status;
     return std::string(bytes);
   }
 
   uint32_t of_schema = 7;
   absl::Status encode_status;
+  absl::Status decode_status;
   std::function<void()> on_encode;
   std::function<void()> on_decode;
 };

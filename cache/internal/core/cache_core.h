@@ -235,11 +235,17 @@ class CacheCore {
     typename Store::Outcome outcome(store_.freshness());
     const Ref<V> object = store_.FindUnexpired(location, lookup, outcome);
     if (object.get() == nullptr) return false;
+    if (loads_.tier() == nullptr) [[likely]] {
+      SetExpiryOf(*outcome.entry(), duration);
+      return true;
+    }
     const EvictionPause<K, V> pause(loads_.tier());
-    if (loads_.tier() != nullptr) [[unlikely]]
-      EraseInTier(key);  // the entry has the former end of its life
-    store_.freshness().SetExpiry(*outcome.entry(), duration);
-    store_.retention().UpdateExpiry(outcome.entry());
+    EraseInTier(key);  // the entry has the former end of its life
+    // A refresh may have read that, and may even have entered what it has read.
+    CacheInvalidation<Store>(store_).CancelRefreshes(location, lookup);
+    typename Store::Outcome present_outcome(store_.freshness());
+    const Ref<V> present = store_.FindUnexpired(location, lookup, present_outcome);
+    if (present.get() != nullptr) SetExpiryOf(*present_outcome.entry(), duration);
     return true;
   }
 
@@ -415,6 +421,10 @@ class CacheCore {
       Check(false, "LargeObjectCache", "a second tier needs keys that a K can be made of");
       return nullptr;
     }
+  }
+  void SetExpiryOf(Entry& entry, absl::Duration duration) {
+    store_.freshness().SetExpiry(entry, duration);
+    store_.retention().UpdateExpiry(&entry);
   }
   template <typename Key>
   [[gnu::noinline]] void EraseInTier(const Key& key) {

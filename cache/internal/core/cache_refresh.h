@@ -21,7 +21,8 @@
 //      gets the loaded one, which is not kept. InvalidateIf and Clear cancel all refreshes that may
 //      concern them before they look at the objects: a refresh could enter its object where they
 //      have looked already. Until they have removed the stale entry, a cancelled refresh returns
-//      the stale object.
+//      the stale object. With a second tier, SetExpiry cancels them, too, as they may have read the
+//      entry that has the former life.
 //
 // If the refresh fails, by a status or an exception, its caller gets the stale object; the failure
 // only shows in the figures. The object becomes due again later, each time after a longer time, and
@@ -31,10 +32,11 @@
 // With a second tier, processes whose copies become due at the same moment load one new object
 // (TieredObjects::AskForRefresh). In place of the loader's object step 3 takes what another process
 // has put since. If another one has the lease of the key, the refresh is left to it: the object
-// becomes due again a little later, and nothing has failed. After ten times it is loaded all the
-// same. Step 4 holds for what comes from the tier as well: any change of the key, by this process
-// or by a notice of another's, has removed or replaced the stale entry. An explicit Refresh only
-// takes the lease, if that is free.
+// becomes due again a second later, and nothing has failed. After ten times in a row the refresh is
+// left to nobody, and calls the loader unless there is a new entry. Step 4 holds for what comes
+// from the tier as well: any change of the key, by this process or by a notice of another's, has
+// removed or replaced the stale entry, or has cancelled the refresh. An explicit Refresh only takes
+// the lease, if that is free.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
 
@@ -214,8 +216,8 @@ class CacheRefresh {
 
   // Makes the object, as step 3 says, or says why not.
   template <typename Made>
-  absl::Status Make(PreparedSlot& prepared, const Entry& stale, AnyLoader<K, Made>& loader,
-                    Made& made, const RefreshTerms& terms, TierTurnPtr<V>& turn, Ending& ending) {
+  absl::Status Make(PreparedSlot& prepared, Entry& stale, AnyLoader<K, Made>& loader, Made& made,
+                    const RefreshTerms& terms, TierTurnPtr<V>& turn, Ending& ending) {
     const BoundedWait nobody(SteadyTime::max(), StopToken());
     TierUse<V> use{nobody, nullptr, /*reads=*/false, terms.writes_tier, turn};
     TierRefresh in_tier;
@@ -226,6 +228,7 @@ class CacheRefresh {
       use.refresh = &in_tier;
     }
     absl::Status status = loads_.Make(prepared.cold(), loader, made, use);
+    if (!in_tier.is_left) stale.refresh.EndLeaving();
     if (!status.ok()) ending = in_tier.is_left ? Ending::kLeft : Ending::kFailed;
     return status;
   }

@@ -181,17 +181,20 @@ class RefreshClaim {
   int CountFailure() {
     const int failures = std::min(failures_.load(std::memory_order_relaxed) + 1, 255);
     failures_.store(static_cast<uint8_t>(failures), std::memory_order_relaxed);
+    EndLeaving();
     return failures;
   }
 
-  // Returns whether a refresh may be left to another process: so often in a row, since that process
-  // may take for ever.
+  // Returns whether a refresh may be left to another process: ten times in a row, since that
+  // process may take for ever.
   bool may_be_left() const { return left_.load(std::memory_order_relaxed) < kMostLeft; }
   // Counts a refresh that is left to another process. Called by the thread that has claimed it.
   void CountLeft() {
     left_.store(static_cast<uint8_t>(left_.load(std::memory_order_relaxed) + 1),
                 std::memory_order_relaxed);
   }
+  // Lets it be left so often again, after one that was not left. By the same thread.
+  void EndLeaving() { left_.store(0, std::memory_order_relaxed); }
 
  private:
   static constexpr uint8_t kMostLeft = 10;
@@ -279,10 +282,11 @@ struct PayloadDescription<CacheKey<K, Policy>> {
   }
 };
 
-// The cold part. A thread that holds a reference to the slot may read the key and the load time,
-// and use the atomic fields. Everything else belongs to the thread that prepares the slot, until
-// the slot is entered in the table; from then on it is guarded by the mutex of the cache's
-// Retention; in the end it belongs to the thread that drops the last reference.
+// The cold part. A thread that holds a reference to the slot may read the key, the load time, and
+// whether the object came from the tier, and use the atomic fields. Everything else belongs to the
+// thread that prepares the slot, until the slot is entered in the table; from then on it is guarded
+// by the mutex of the cache's Retention; in the end it belongs to the thread that drops the last
+// reference.
 template <typename K, EvictionPolicy Policy>
 class CacheEntry : public Policy::Node, public ExpiryLinks {
  public:
@@ -430,8 +434,7 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   // Whether the object may expire earlier or later than others that were written at the same time.
   // Set before the slot is entered, or by SetExpiry.
   bool has_own_life : 1 = false;
-  // Whether the object came from the second tier. Set before the slot is entered.
-  bool came_from_tier : 1 = false;
+  bool unused_at_eviction : 1 = false;  // nobody used the object when it was evicted last
 
  private:
   bool evicted_in_use_ : 1 = false;
@@ -443,10 +446,13 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   // removed.
   bool in_cache = false;
 
+  // Whether the object came from the second tier. Set before the slot is entered, and then
+  // constant. Not a bit beside those above, which are written under the mutex.
+  bool came_from_tier = false;
+
   // Whether a thread is notifying the listener about this object. Only that thread does so until
   // nothing is left to report; a cause that comes meanwhile is in `next_cause`.
   bool notifying = false;
-  bool unused_at_eviction = false;  // nobody used the object when it was evicted last
   RemovalCause cause = RemovalCause::kBudget;
   std::optional<RemovalCause> next_cause;
   // How long the object took to load, in nanoseconds; of a bulk load, an equal part of the whole; 0

@@ -119,8 +119,8 @@ class TieredObjects final : public ObjectTier<K, V>,
           return is_due ? AskForRefresh(encoded, use, terms) : AskOrThrow(encoded, use, terms);
         },
         [] { return Owned<V>(); });
-    if (is_due && use.refresh->is_left) return nullptr;
-    if (use.reads) Figures::Count(object != nullptr ? figures_.hits : figures_.misses);
+    const bool has_read = is_due ? use.refresh->has_read : use.reads;
+    if (has_read) Figures::Count(object != nullptr ? figures_.hits : figures_.misses);
     return object;
   }
 
@@ -239,6 +239,8 @@ class TieredObjects final : public ObjectTier<K, V>,
   static constexpr size_t kMaxEvictions = 64;
   // How often a load reads an entry that is changed meanwhile.
   static constexpr int kMaxLooks = 3;
+  // How much later than now the entry of a process with another clock may seem to be written.
+  static constexpr absl::Duration kClockError = absl::Seconds(1);
 
   // What the tier's threads use.
   struct State {
@@ -506,33 +508,47 @@ class TieredObjects final : public ObjectTier<K, V>,
   // that has refreshed the object reads what that one has put.
   Owned<V> AskForRefresh(const std::string& key, const TierUse<V>& use, ObjectTerms& terms) {
     if (!MayAsk(key)) return nullptr;
-    bool may_read = use.refresh->age_limit > absl::ZeroDuration();
     std::unique_ptr<Turn> turn;
     std::optional<TierEntry> entry;
-    if (use.writes && !writes_evicted()) {
-      turn = MakeTurn(key);
-      absl::StatusOr<TierLead> lead = LeadAtOnce(turn->job(), /*is_there=*/true);
-      if (!lead.ok()) {
-        may_read = false;
-      } else if (lead->is_taken && use.refresh->may_be_left) {
-        use.refresh->is_left = true;
-        return nullptr;
-      } else {
-        entry = std::move(lead->entry);
+    if (!LeadRefresh(key, use, turn, entry)) return nullptr;
+    if (use.refresh->age_limit > absl::ZeroDuration()) {
+      use.refresh->has_read = true;
+      if (!entry.has_value()) {
+        absl::StatusOr<TierEntry> read = tier().Get(key, WaitOf(use));
+        if (read.ok()) entry = *std::move(read);
       }
-    }
-    if (may_read && !entry.has_value()) {
-      absl::StatusOr<TierEntry> read = tier().Get(key, WaitOf(use));
-      if (read.ok()) entry = *std::move(read);
-    }
-    if (may_read && entry.has_value() && Now() - entry->written < use.refresh->age_limit) {
-      Owned<V> object = Decode(*entry, terms);
-      if (object != nullptr) return object;
+      if (entry.has_value() && IsNews(*entry, use.refresh->age_limit)) {
+        turn.reset();  // others need not wait until it is decoded
+        Owned<V> object = Decode(*entry, terms);
+        if (object != nullptr) return object;
+        if (!LeadRefresh(key, use, turn, entry)) return nullptr;
+      }
     }
     if (turn != nullptr && (turn->job().lease.held() || turn->job().only_erases)) {
       use.turn = std::move(turn);
     }
     return nullptr;
+  }
+  // Makes the turn of a refresh that may write, and takes the lease, or gets the entry from a tier
+  // that can't give one beside it. Returns false if the tier is not to be asked for anything more:
+  // the refresh is left to another process, or the tier has failed. (Then the entry stays, as a
+  // refresh is no change. It is due by its own age.)
+  bool LeadRefresh(const std::string& key, const TierUse<V>& use, std::unique_ptr<Turn>& turn,
+                   std::optional<TierEntry>& entry) {
+    if (!use.writes || writes_evicted()) return true;
+    turn = MakeTurn(key);
+    absl::StatusOr<TierLead> lead = LeadAtOnce(turn->job(), /*is_there=*/true);
+    if (!lead.ok()) return false;
+    use.refresh->is_left = lead->is_taken && use.refresh->may_be_left;
+    entry = std::move(lead->entry);
+    return !use.refresh->is_left;
+  }
+  // Returns whether a refresh takes the entry. Not one that seems to come from the future: its
+  // writer's clock is ahead, or this one was set back, so it may be the stale object's own.
+  bool IsNews(const TierEntry& entry, absl::Duration age_limit) const {
+    const absl::Time now = Now();
+    const absl::Duration age = now - entry.written;
+    return age >= -kClockError && age < age_limit && IsUsable(entry, now);
   }
   void AskAllOrThrow(absl::Span<TierQuestion<K, V>> questions, const TierUse<V>& use) {
     std::vector<std::string> keys;
@@ -590,15 +606,16 @@ class TieredObjects final : public ObjectTier<K, V>,
     return lead->entry.has_value() ? Decode(*lead->entry, terms) : nullptr;
   }
   // Takes the lease of a key for a refresh, or of one of several keys: waits for nobody. If there
-  // is an entry, which will be old, and no lease to be had beside it, the turn will erase it.
-  // Returns what the tier has said, without the lease.
+  // is an entry, which will be old, and no lease to be had beside it, or the tier fails, the turn
+  // will erase it. Returns what the tier has said, without the lease.
   absl::StatusOr<TierLead> LeadAtOnce(Job& job, bool is_there) {
     absl::StatusOr<TierLead> lead = tier().TryLead(job.key);
     if (lead.ok()) job.lease = std::exchange(lead->lease, TierLease());
     job.only_erases = is_there && (!lead.ok() || lead->entry.has_value());
     return lead;
   }
-  // Does the same for a key whose entry is of no use. Returns false if there is none any more.
+  // Takes the lease of a key whose entry is of no use, or else erases that. Returns false if there
+  // is no entry any more.
   bool LeadOver(Job& job) {
     absl::StatusOr<TierLead> lead = tier().TryLead(job.key);
     if (lead.ok() && !lead->entry.has_value()) {
