@@ -308,10 +308,11 @@ struct LargeObjectCacheOptions {
   // and its life by `expire_after_write` or Loaded, but not its life by access. If `clock` is set,
   // it has to show the wall time. The loading thread writes to the tier once the threads that wait
   // have their object, and before it returns or calls anybody back; Put writes before it returns,
-  // too. A refresh that is due asks the tier, and is left to another process that has begun it:
-  // then the object becomes due again after a second, or `refresh_after_write` if that is shorter,
-  // and is loaded here after ten times. The cache's end waits for notices that are being applied on
-  // other threads.
+  // too. A refresh that is due asks the tier, and takes an entry that another process has put since
+  // in place of a load. It is left to another process that has begun it: then the object becomes
+  // due again after a second, or `refresh_after_write` if that is shorter; after ten times in a row
+  // the refresh reads, and loads if need be. The cache's end waits for notices that are being
+  // applied on other threads.
   std::shared_ptr<SecondTier> second_tier = {};
   // How objects are written as bytes: a std::shared_ptr to a class derived from Codec<V>. It has to
   // be set if there is a tier, in a file that includes codec.h.

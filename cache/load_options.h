@@ -45,9 +45,9 @@ struct LoadOptions {
   // and its object is cached. With a `refresh_executor` GetOrLoad makes such a load a task of that,
   // as a refresh is; without one, or with a loader that can't be moved or copied, a caller leaves
   // other threads' loads and the waits for a permit and for room, but neither its own loader nor
-  // the wait for another process's load (second_tier.h). GetAll
-  // leaves other threads' loads only, after that time for all of them together. Zero: it waits for
-  // nothing. The asynchronous forms, which have no timer, ignore this.
+  // the wait for another process's load (second_tier.h). GetAll leaves other threads' loads only,
+  // after that time for all of them together. Zero: it waits for nothing. The asynchronous forms,
+  // which have no timer, ignore this.
   absl::Duration soft_timeout = absl::InfiniteDuration();
   // A std::stop_token: when its stop is requested the caller leaves in the same way, and gets
   // Cancelled. (An empty class with libc++ before version 18.)

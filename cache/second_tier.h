@@ -90,9 +90,9 @@ struct TierLead {
   // Without an entry, the caller's lease. If it is not held (another caller's load takes too long,
   // or the tier gives no lease), the caller loads, but must not put the object.
   TierLease lease = {};
-  // With neither of them, from TryLead: whether that is because another caller has the lease, and
-  // has not had it for too long. A refresh that is due is then left to that caller; if a tier never
-  // says so, it loads.
+  // Set by TryLead if it gives neither: another caller has the lease. A refresh that is due is then
+  // left to that caller, but at most ten times in a row. If a tier never sets this, each process
+  // loads.
   bool is_taken = false;
 };
 

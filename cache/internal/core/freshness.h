@@ -227,8 +227,9 @@ class Freshness {
     delay -= PartOf(delay, backoff_jitter_, entry.key_hash + static_cast<uint64_t>(failures));
     DelayRefresh(entry, due, delay);
   }
-  // Has an object that is due become due again a little later, as another process is refreshing it.
-  // By the thread that has claimed the refresh. Calls the clock.
+  // Has an object that is due become due again a second later, or `refresh_after_write` if that is
+  // shorter, as another process is refreshing it. By the thread that has claimed the refresh. Calls
+  // the clock.
   template <typename Entry>
   void LeaveRefresh(Entry& entry) const {
     entry.refresh.CountLeft();
