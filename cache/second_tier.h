@@ -90,9 +90,9 @@ struct TierLead {
   // Without an entry, the caller's lease. If it is not held (another caller's load takes too long,
   // or the tier gives no lease), the caller loads, but must not put the object.
   TierLease lease = {};
-  // Set by TryLead if it gives neither: another caller has the lease. A refresh that is due is then
-  // left to that caller, but at most ten times in a row. If a tier never sets this, each process
-  // loads.
+  // Set by TryLead: there is neither, because another caller has the lease. (Not if the tier just
+  // gives none.) A refresh that is due is then left to that caller, but at most ten times in a row.
+  // If a tier never sets this, each process loads.
   bool is_taken = false;
 };
 

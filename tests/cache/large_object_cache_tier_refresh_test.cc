@@ -203,8 +203,9 @@ TEST_F(TierRefreshTest, TheTenTimesAreInARow) {
         EXPECT_EQ(*second_.cache->GetOrLoad("a", load).value(), "old");
       },
       [&] {
+        EXPECT_EQ(first_.Load("a", "new"), "new");
         AtSecond("Get done", [&] { EXPECT_TRUE(second_.cache->SetExpiry("a", absl::Hours(9))); });
-        EXPECT_EQ(second_.Load("a", "new"), "old");
+        EXPECT_EQ(second_.Load("a", "newer"), "old");
         second_.tier->hook = nullptr;
       }};
   for (const auto& interrupt : interruptions) {
@@ -499,6 +500,34 @@ TEST_F(TierRefreshTest, WhatIsReadBeforeTheLifeIsSetIsNotKept) {
   AtSecond("Get done", set_expiry(absl::ZeroDuration()));
   EXPECT_EQ(second_.Load("a", "newer"), "new");
   EXPECT_EQ(second_.Present("a"), "(none)");
+}
+
+// What was loaded has no former life.
+TEST_F(TierRefreshTest, WhatIsLoadedWhileTheLifeIsSetIsNotLost) {
+  const auto load = [&] {
+    EXPECT_TRUE(second_.cache->SetExpiry("a", absl::Hours(9)));
+    return std::string("new");
+  };
+  EXPECT_TRUE(second_.cache->Refresh("a", load).ok());
+  EXPECT_NE(second_.Present("a"), "old");
+  EXPECT_EQ(*second_.cache->GetOrLoad("a", [] { return std::string("newer"); }).value(), "newer");
+  Pass(kDue);
+  EXPECT_EQ(*second_.cache->GetOrLoad("a", load).value(), "new");
+}
+
+TEST_F(TierRefreshTest, ALifeThatWasSetBeforeTheRefreshDoesNotConcernIt) {
+  EXPECT_TRUE(second_.cache->SetExpiry("a", absl::Hours(9)));
+  EXPECT_EQ(first_.Load("a", "new"), "new");
+  EXPECT_EQ(second_.Load("a", "newer"), "new");
+  EXPECT_EQ(second_.loads, 0);
+}
+
+TEST_F(TierRefreshTest, ALifeIsSetThoughTheTierTakesLongerThanTheFormerOne) {
+  EXPECT_TRUE(second_.cache->SetExpiry("a", absl::Seconds(5)));
+  AtSecond("Erase", [&] { Pass(absl::Seconds(5)); });
+  EXPECT_TRUE(second_.cache->SetExpiry("a", absl::Hours(1)));
+  second_.tier->hook = nullptr;
+  EXPECT_EQ(second_.Present("a"), "old");
 }
 
 TEST_F(TierRefreshTest, TheLifeIsSetOfWhatARefreshHasJustEntered) {

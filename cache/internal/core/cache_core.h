@@ -242,10 +242,13 @@ class CacheCore {
     const EvictionPause<K, V> pause(loads_.tier());
     EraseInTier(key);  // the entry has the former end of its life
     // A refresh may have read that, and may even have entered what it has read.
-    CacheInvalidation<Store>(store_).CancelRefreshes(location, lookup);
-    typename Store::Outcome present_outcome(store_.freshness());
-    const Ref<V> present = store_.FindUnexpired(location, lookup, present_outcome);
-    if (present.get() != nullptr) SetExpiryOf(*present_outcome.entry(), duration);
+    {
+      typename Store::MutexLock lock(location.shard->table.mutex);
+      outcome.entry()->refresh.SetLifeWasSet();
+    }
+    typename Store::Outcome latest(store_.freshness());
+    const Ref<V> present = store_.FindUnexpired(location, lookup, latest);
+    SetExpiryOf(present.get() != nullptr ? *latest.entry() : *outcome.entry(), duration);
     return true;
   }
 

@@ -80,12 +80,6 @@ class CacheInvalidation {
       store_.Remove(entry, RemovalCause::kExpired, now);
     });
   }
-  // Cancels the refreshes of the key that are under way.
-  template <typename Lookup>
-  void CancelRefreshes(const typename Store::KeyLocation& location, const Lookup& lookup) {
-    MutexLock lock(location.shard->table.mutex);
-    Cancel(location.shard->refreshes, location, lookup);
-  }
 
  private:
   // Returns whether an object that ForEach visits has expired.
@@ -158,18 +152,14 @@ class CacheInvalidation {
     const typename Store::template LookupKeyOf<K> lookup = key;
     const KeyLocation location = store_.shards().Locate(lookup);
     MutexLock lock(location.shard->table.mutex);
-    Cancel(location.shard->flights, location, lookup);
-    Cancel(location.shard->refreshes, location, lookup);
-  }
-  // Cancels all flights of the key among these. The caller has the shard's lock.
-  template <typename Flights, typename Lookup>
-  void Cancel(Flights& flights, const KeyLocation& location, const Lookup& lookup) {
-    // A key may be refreshed twice at a time, if it was invalidated in between.
-    for (;;) {
-      const auto match = store_.shards().MatchingKey(lookup);
-      auto* const flight = flights.Find(location.hash(), match).flight;
-      if (flight == nullptr || flight->queued()) return;
-      flights.Cancel(*flight);
+    for (auto* const flights : {&location.shard->flights, &location.shard->refreshes}) {
+      // A key may be refreshed twice at a time, if it was invalidated in between.
+      for (;;) {
+        const auto match = store_.shards().MatchingKey(lookup);
+        auto* const flight = flights->Find(location.hash(), match).flight;
+        if (flight == nullptr || flight->queued()) break;
+        flights->Cancel(*flight);
+      }
     }
   }
 

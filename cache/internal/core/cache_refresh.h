@@ -21,8 +21,9 @@
 //      gets the loaded one, which is not kept. InvalidateIf and Clear cancel all refreshes that may
 //      concern them before they look at the objects: a refresh could enter its object where they
 //      have looked already. Until they have removed the stale entry, a cancelled refresh returns
-//      the stale object. With a second tier, SetExpiry cancels them, too, as they may have read the
-//      entry that has the former life.
+//      the stale object. SetExpiry leaves the stale entry there. So with a second tier it marks
+//      that entry: then what a refresh has read from the tier, which has the former life, is
+//      dropped.
 //
 // If the refresh fails, by a status or an exception, its caller gets the stale object; the failure
 // only shows in the figures. The object becomes due again later, each time after a longer time, and
@@ -35,7 +36,7 @@
 // becomes due again a second later, and nothing has failed. After ten times in a row the refresh is
 // left to nobody, and calls the loader unless there is a new entry. Step 4 holds for what comes
 // from the tier as well: any change of the key, by this process or by a notice of another's, has
-// removed or replaced the stale entry, or has cancelled the refresh. An explicit Refresh only takes
+// removed, replaced or marked the stale entry. An explicit Refresh only takes
 // the lease, if that is free.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
@@ -226,6 +227,7 @@ class CacheRefresh {
       in_tier.may_be_left = stale.refresh.may_be_left();
       use.reads = true;
       use.refresh = &in_tier;
+      stale.refresh.BeginReading();
     }
     absl::Status status = loads_.Make(prepared.cold(), loader, made, use);
     if (!in_tier.is_left) stale.refresh.EndLeaving();
@@ -281,7 +283,8 @@ class CacheRefresh {
     const int64_t now = store_.freshness().NowOrWritten(prepared.cold());
     typename Store::MutexLock lock(table.mutex);
     // As in CacheLoads::EnterLoaded.
-    const bool cancelled = refresh.End() || store_.freshness().IsInvalidated(prepared.cold().group);
+    bool cancelled = refresh.End() || store_.freshness().IsInvalidated(prepared.cold().group);
+    if (prepared.cold().came_from_tier && stale->refresh.life_was_set()) cancelled = true;
     present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),
                                removals.deferred);
     table.PurgeUpTo(Store::Table::kPurgesPerOperation, removals.deferred);

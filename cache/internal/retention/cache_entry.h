@@ -196,6 +196,12 @@ class RefreshClaim {
   // Lets it be left so often again, after one that was not left. By the same thread.
   void EndLeaving() { left_.store(0, std::memory_order_relaxed); }
 
+  // Called by the thread that has claimed it, before it reads from the second tier.
+  void BeginReading() { life_was_set_.store(false, std::memory_order_relaxed); }
+  // Both: under the shard's lock.
+  void SetLifeWasSet() { life_was_set_.store(true, std::memory_order_relaxed); }
+  bool life_was_set() const { return life_was_set_.load(std::memory_order_relaxed); }
+
  private:
   static constexpr uint8_t kMostLeft = 10;
 
@@ -211,6 +217,11 @@ class RefreshClaim {
   std::atomic<uint8_t> failures_{0};
   // The same: a refresh may then be left once more.
   std::atomic<uint8_t> left_{0};
+  // Whether SetExpiry has been called, in a cache with a second tier, since the last refresh began
+  // to read from that: what it has read has the former life. To true by any thread, after the
+  // tier's entry has been marked as changed; to false by the thread that has the claim, before it
+  // looks for that mark. So relaxed is enough: if the reset comes last, the mark has been seen.
+  std::atomic<bool> life_was_set_{false};
 };
 
 // The life of an object that does not expire, or is never due for a refresh, in nanoseconds.

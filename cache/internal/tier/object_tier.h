@@ -20,7 +20,8 @@
 //     started its flight before the change, so the change cancels or supersedes the flight, or
 //     finds the object that the load has entered.
 //   * A refresh enters what it has read only in place of the stale object. Changes and notices have
-//     removed or replaced that. SetExpiry, which leaves it there, cancels the refresh.
+//     removed or replaced that. SetExpiry, which leaves it there, marks it: then what was read is
+//     dropped.
 //   * What a load writes needs a lease, which a change of the key in the tier makes void, and so
 //     does the erasure of the object's group. If the tier says so, the cache drops what it has just
 //     entered.
@@ -108,9 +109,8 @@ struct TierRefresh {
   // The age below which an entry is newer than the stale object, and not due itself.
   absl::Duration age_limit = absl::ZeroDuration();
   bool may_be_left = false;
-  // Both set by Ask: to another process; and whether an entry was looked for.
-  bool is_left = false;
-  bool has_read = false;
+  bool is_left = false;   // set by Ask: the refresh is left to another process
+  bool has_read = false;  // set by Ask: it has looked for an entry
 };
 
 // How a load uses the tier.

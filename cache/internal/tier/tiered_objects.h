@@ -532,7 +532,7 @@ class TieredObjects final : public ObjectTier<K, V>,
   // Makes the turn of a refresh that may write, and takes the lease, or gets the entry from a tier
   // that can't give one beside it. Returns false if the tier is not to be asked for anything more:
   // the refresh is left to another process, or the tier has failed. (Then the entry stays, as a
-  // refresh is no change. It is due by its own age.)
+  // refresh is no change. With a refresh_after_write it is due by its own age.)
   bool LeadRefresh(const std::string& key, const TierUse<V>& use, std::unique_ptr<Turn>& turn,
                    std::optional<TierEntry>& entry) {
     if (!use.writes || writes_evicted()) return true;
