@@ -236,8 +236,8 @@ TEST_F(SecondTierRefreshRace, OneProcessRefreshes) {
   EXPECT_GT(taken_, 0);
 }
 
-// A refresh reads the entry, with its full life, while the life is set. Either the object's life is
-// set after the refresh, or the refresh is cancelled or does not find the entry any more.
+// A refresh reads the entry, with its full life, while the life is set. Either the life is set of
+// what the refresh has entered, or what it has read is dropped, or it does not find the entry.
 TEST_F(SecondTierRefreshRace, WhatIsReadFromTheTierDoesNotOutliveSetExpiry) {
   Process& process = processes_[1];
   int loaded = 0;

@@ -31,9 +31,9 @@ using testing::FakeServer;
 using testing::FakeTier;
 using testing::RunInline;
 
-using Cache = LargeObjectCache<std::string, std::string>;
-using Calls = std::vector<std::string>;
 using Process = testing::TierProcess;
+using Cache = Process::Cache;
+using Calls = std::vector<std::string>;
 
 constexpr absl::Duration kDue = absl::Seconds(60);
 

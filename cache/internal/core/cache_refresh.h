@@ -36,8 +36,8 @@
 // becomes due again a second later, and nothing has failed. After ten times in a row the refresh is
 // left to nobody, and calls the loader unless there is a new entry. Step 4 holds for what comes
 // from the tier as well: any change of the key, by this process or by a notice of another's, has
-// removed, replaced or marked the stale entry. An explicit Refresh only takes
-// the lease, if that is free.
+// removed, replaced or marked the stale entry. An explicit Refresh only takes the lease, if that is
+// free.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_CACHE_REFRESH_H_
 
@@ -145,9 +145,9 @@ class CacheRefresh {
 
  private:
   enum class Ending {
-    kDone,  // or there was no permit
-    kFailed,
-    kLeft  // to another process
+    kDone,    // or nothing was done, as there was no permit or no room
+    kFailed,  // the loader, or there was no room for its object
+    kLeft     // to another process
   };
 
   struct ClaimGuard {

@@ -217,10 +217,11 @@ class RefreshClaim {
   std::atomic<uint8_t> failures_{0};
   // The same: a refresh may then be left once more.
   std::atomic<uint8_t> left_{0};
-  // Whether SetExpiry has been called, in a cache with a second tier, since the last refresh began
-  // to read from that: what it has read has the former life. To true by any thread, after the
-  // tier's entry has been marked as changed; to false by the thread that has the claim, before it
-  // looks for that mark. So relaxed is enough: if the reset comes last, the mark has been seen.
+  // Whether SetExpiry has been called, in a cache with a second tier, since a refresh last began to
+  // read from that: what it has read has the former life. Any thread sets it, under the lock of the
+  // shard, once it has begun to erase the tier's entry. The thread that has the claim resets it,
+  // and then asks TierChanges whether it may read. Relaxed: the lock orders it with the entering of
+  // what was read; and if the reset comes last, TierChanges, which has a mutex, knows the erasure.
   std::atomic<bool> life_was_set_{false};
 };
 

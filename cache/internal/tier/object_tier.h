@@ -108,9 +108,9 @@ class TierNotices {
 struct TierRefresh {
   // The age below which an entry is newer than the stale object, and not due itself.
   absl::Duration age_limit = absl::ZeroDuration();
-  bool may_be_left = false;
-  bool is_left = false;   // set by Ask: the refresh is left to another process
-  bool has_read = false;  // set by Ask: it has looked for an entry
+  bool may_be_left = false;  // to a process that has the lease
+  bool is_left = false;      // set by Ask: the refresh is left to another process
+  bool has_read = false;     // set by Ask: it has looked for an entry
 };
 
 // How a load uses the tier.
