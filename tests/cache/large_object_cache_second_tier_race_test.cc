@@ -12,10 +12,12 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "tests/support/cache_options.h"
 #include "tests/support/fake_tier.h"
@@ -178,6 +180,10 @@ class SecondTierRefreshRace : public ::testing::Test {
   void SetUp() override {
     for (Process& process : processes_) {
       process.tier = std::make_shared<FakeTier>(server_);
+      process.tier->hook = [this](std::string_view point, std::string_view) {
+        for (int i = point == "Get done" ? yields_ : 0; i > 0; --i) std::this_thread::yield();
+        return absl::OkStatus();
+      };
       Cache::Options options = testing::WithBudget<Cache>(1 << 20);
       options.second_tier = process.tier;
       options.codec = std::make_shared<const TrivialCodec<Page>>();
@@ -220,6 +226,7 @@ class SecondTierRefreshRace : public ::testing::Test {
   std::shared_ptr<FakeServer> server_ = std::make_shared<FakeServer>();
   absl::Time now_ = absl::UnixEpoch() + absl::Hours(24 * 365 * 50);  // changes between rounds
   std::atomic<int> loads_ = 0;
+  int yields_ = 0;  // after each read of the tier; changes between rounds
   int before_ = 0;
   int left_ = 0;
   int taken_ = 0;
@@ -243,9 +250,11 @@ TEST_F(SecondTierRefreshRace, WhatIsReadFromTheTierDoesNotOutliveSetExpiry) {
   int loaded = 0;
   Race(
       RaceRounds(20000),
-      [&](int) {
+      [&](int round) {
+        yields_ = 0;
         Begin();
         Ask(processes_[0]);
+        yields_ = round % 4;
       },
       {[&] { Ask(process); },
        [&] { EXPECT_TRUE(process.cache->SetExpiry(1, absl::ZeroDuration())); }},
