@@ -164,7 +164,19 @@ enum class AtHardLimit {
 // told then, so whatever the cache has may be old.
 enum class AtTierDisconnect {
   kDrop,  // drops all objects, then and when the tier is connected again
-  kKeep   // hands them out, for as long as they live
+  kKeep,  // hands them out, for as long as they live
+  // Makes all objects unverified, then and when the tier is connected again. Objects whose
+  // loads are under way then are not cached, or become unverified, too. An unverified object stays
+  // in memory, in its budget and in its place among those to be evicted, but no look-up finds it,
+  // nor does `stale_if_error` serve it. The next load of its key (GetOrLoad, GetAll and so on) asks
+  // the tier. If that has the very entry that the object was read from or written as, the object is
+  // current again, without being decoded, and is the result: nobody has it twice. Otherwise, and if
+  // the tier can't be asked, another object is loaded in its place. Refresh, loads without
+  // `read_tier`, and Put replace it; nobody checks an object that is in no tier, or has expired.
+  // Costs 32 bytes for each object, and a hash of its encoded bytes each time that it is read or
+  // written. Hits take as long as on objects of a group: from the first loss or connection on, and
+  // from the start where objects may expire.
+  kCheckAgain
 };
 
 // When loaded objects are written to the second tier. Put writes at once in either case.

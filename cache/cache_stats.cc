@@ -64,11 +64,14 @@ struct TierFigure {
   std::string_view help;
   uint64_t CacheStats::*value;
 };
-constexpr std::array<TierFigure, 18> kTierCounters = {{
+constexpr std::array<TierFigure, 19> kTierCounters = {{
     {"tier_hits", "tier_hits_total", "Loads that got their object from the second tier.",
      &CacheStats::tier_hits},
     {"tier_misses", "tier_misses_total", "Loads that asked the second tier in vain.",
      &CacheStats::tier_misses},
+    {"tier_rechecks", "tier_rechecks_total",
+     "Loads for which the second tier had the very entry of the cache's object.",
+     &CacheStats::tier_rechecks},
     {"tier_decode_failures", "tier_decode_failures_total",
      "Entries of the second tier that could not be decoded.", &CacheStats::tier_decode_failures},
     {"tier_encode_failures", "tier_encode_failures_total",
@@ -421,12 +424,12 @@ std::string CacheStats::ToText() const {
   if (has_tier) {
     absl::StrAppendFormat(
         &text,
-        "tier      %d hits, %d misses; %d errors, %d of them timeouts; %s\n"
+        "tier      %d hits, %d misses, %d rechecks; %d errors, %d of them timeouts; %s\n"
         "          %d puts of %d bytes in %s, %d too large, %d erased; %d bytes read in %s\n"
         "          leases: %d won, %d awaited, %d lost; changes: %d by others, %d not sent\n"
         "          %d changes failed at first, %d notices failed\n"
         "          codec: %d not decoded, %d not encoded\n",
-        tier_hits, tier_misses, tier_errors, tier_timeouts,
+        tier_hits, tier_misses, tier_rechecks, tier_errors, tier_timeouts,
         tier_condition.empty() ? "in order" : tier_condition, tier_puts, tier_bytes_written,
         absl::FormatDuration(tier_write_time), tier_skipped_values, tier_erases, tier_bytes_read,
         absl::FormatDuration(tier_read_time), tier_leases_won, tier_leases_awaited,

@@ -82,13 +82,15 @@ struct CacheStats {
   std::array<uint64_t, kEvictionAgeBuckets> eviction_age_histogram{};
 
   // With a second tier (second_tier.h), and else 0. Of the loads, how many got their object from
-  // the tier, and how many asked it in vain; how many entries the codec could not decode, and
+  // the tier, how many asked it in vain, and for how many it had the very entry of the cache's own
+  // object (AtTierDisconnect::kCheckAgain); how many entries the codec could not decode, and
   // objects not encode; how many changes the tier has not taken, which later loads make up for; and
   // how many notices of others' changes were of unknown keys, or have failed, so that the cache has
   // dropped everything. The others are the tier's own, from its construction on: see TierStats.
   bool has_tier = false;
   uint64_t tier_hits = 0;
   uint64_t tier_misses = 0;
+  uint64_t tier_rechecks = 0;
   uint64_t tier_decode_failures = 0;
   uint64_t tier_encode_failures = 0;
   uint64_t tier_failed_changes = 0;

@@ -135,10 +135,12 @@ CACHE_TESTS = [
     "tests/cache/large_object_cache_test",
     "tests/cache/large_object_cache_second_tier_test",
     "tests/cache/large_object_cache_tier_eviction_test",
+    "tests/cache/large_object_cache_tier_recheck_test",
     "tests/cache/large_object_cache_tier_refresh_test",
 ]
 TIER_TESTS = [
     "tests/cache/large_object_cache_tier_eviction_test",
+    "tests/cache/large_object_cache_tier_recheck_test",
     "tests/cache/large_object_cache_tier_refresh_test",
     "tests/cache/large_object_cache_second_tier_test",
     "tests/cache/large_object_cache_second_tier_failures_test",

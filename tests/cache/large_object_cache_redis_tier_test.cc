@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "absl/time/time.h"
 #include "tests/support/cache_options.h"
 #include "tests/support/redis_server.h"
+#include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/codec.h"
 #include "weakcache/cache/large_object_cache.h"
@@ -162,6 +164,80 @@ TEST_F(RedisTierOfCacheTest, WithoutTheServerBothGoOn) {
     caches_[0]->Invalidate(3);
     return has_met && Eventually([&] { return !Has(1, 3); });
   }));
+}
+
+// Counts what is decoded.
+class CountingCodec final : public Codec<std::string> {
+ public:
+  uint32_t schema() const override { return text_.schema(); }
+  absl::Status Encode(const std::string& text, ByteSink& sink) const override {
+    return text_.Encode(text, sink);
+  }
+  absl::StatusOr<std::string> Decode(std::string_view bytes) const override {
+    ++decodes;
+    return text_.Decode(bytes);
+  }
+  mutable std::atomic<int> decodes = 0;
+
+ private:
+  const ContiguousCodec<std::string> text_ = {};
+};
+
+TEST_F(RedisTierOfCacheTest, WhatIsUnchangedAfterALostConnectionIsCurrentAgain) {
+  std::atomic<bool> is_away = false;
+  RedisTierOptions to_server = testing::TierOptions(*server_);
+  to_server.resolve_address = [&]() -> absl::StatusOr<RedisAddress> {
+    if (is_away) return absl::UnavailableError("away");
+    return RedisAddress{.unix_socket = server_->socket()};
+  };
+  const auto codec = std::make_shared<const CountingCodec>();
+  Cache::Options options = testing::WithBudget<Cache>(1 << 20);
+  options.second_tier = RedisTier::Create(to_server).value();
+  options.codec = codec;
+  options.at_tier_disconnect = AtTierDisconnect::kCheckAgain;
+  Cache cache = std::move(Cache::Create(std::move(options))).value();
+  const auto load = [&](int key) {
+    return cache.GetOrLoad(key, [&] { return ++loads_, std::string("own"); }).value();
+  };
+  const auto is_in_order = [](const Cache& which) {
+    return Eventually([&] { return which.Stats().tier_condition.empty(); });
+  };
+  ASSERT_TRUE(is_in_order(cache) && is_in_order(*caches_[0]));
+  caches_[0]->Put(1, std::string("one"));
+  caches_[0]->Put(2, std::string("two"));
+  // Notices come in their order: this one after those of the Puts, which would drop what was read.
+  load(0);
+  EXPECT_TRUE(Eventually([&] {
+    caches_[0]->Invalidate(0);
+    return cache.size() == 0;  // it may be unverified before
+  }));
+  loads_ = 0;
+  const Ref<std::string> read = load(1);
+  const Ref<std::string> changed = load(2);
+  const Ref<std::string> written = load(3);
+  EXPECT_EQ(*read + *changed + *written, "onetwoown");
+
+  is_away = true;
+  server_->Command({"CLIENT", "KILL", "TYPE", "pubsub"});
+  EXPECT_TRUE(Eventually([&] { return cache.Peek(1).get() == nullptr; }));
+  EXPECT_TRUE(Eventually([&] { return !Has(0, 1); }));  // it has lost its own connection, too
+  ASSERT_TRUE(is_in_order(*caches_[0]));
+  caches_[0]->Put(2, std::string("three"));
+  is_away = false;
+  ASSERT_TRUE(is_in_order(cache));
+  EXPECT_EQ(cache.size(), 3u);
+
+  // Perhaps once more after it has been told that it is connected.
+  EXPECT_TRUE(Eventually([&] {
+    EXPECT_EQ(load(1), read);
+    EXPECT_EQ(load(3), written);
+    EXPECT_EQ(*load(2), "three");
+    return cache.Peek(1) == read && cache.Peek(3) == written;
+  }));
+  EXPECT_EQ(*changed, "two");
+  EXPECT_EQ(loads_, 1);
+  EXPECT_EQ(codec->decodes, 3);
+  EXPECT_GE(cache.Stats().tier_rechecks, 2u);
 }
 
 TEST_F(RedisTierOfCacheTest, NeitherKeepsAnOlderObject) {

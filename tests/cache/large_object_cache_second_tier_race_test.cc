@@ -18,10 +18,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "tests/support/cache_options.h"
 #include "tests/support/fake_tier.h"
 #include "tests/support/race.h"
+#include "weakcache/cache/cache_options.h"
 #include "weakcache/cache/codec.h"
 #include "weakcache/cache/large_object_cache.h"
 #include "weakcache/cache/load_options.h"
@@ -266,6 +268,127 @@ TEST_F(SecondTierRefreshRace, WhatIsReadFromTheTierDoesNotOutliveSetExpiry) {
       });
   EXPECT_GT(taken_, 0);
   EXPECT_GT(loaded, 0);
+}
+
+// A process that loses its connection, and is not told of what the other one changes meanwhile.
+class TierRecheckRace : public ::testing::Test {
+ protected:
+  // Counts what is decoded.
+  class Codec final : public weakcache::Codec<Page> {
+   public:
+    uint32_t schema() const override { return 1; }
+    absl::Status Encode(const Page& page, ByteSink& sink) const override {
+      return pages_.Encode(page, sink);
+    }
+    absl::StatusOr<Page> Decode(std::string_view bytes) const override {
+      ++decodes;
+      return pages_.Decode(bytes);
+    }
+    mutable std::atomic<int> decodes = 0;
+
+   private:
+    const TrivialCodec<Page> pages_ = {};
+  };
+
+  TierRecheckRace() {
+    Cache::Options options = testing::WithBudget<Cache>(1 << 20);
+    options.second_tier = tier_;
+    options.codec = codec_;
+    options.at_tier_disconnect = AtTierDisconnect::kCheckAgain;
+    cache_.emplace(std::move(Cache::Create(std::move(options))).value());
+    Change();
+  }
+  // As another process does it.
+  void Change() {
+    TierEntry entry;
+    ByteSink sink;
+    ASSERT_TRUE(codec_->Encode(Page{++source_}, sink).ok());
+    entry.bytes = TierBytes(sink.TakeBytes());
+    entry.schema = codec_->schema();
+    // The same for all: a clock may be coarse.
+    entry.written = absl::UnixEpoch();
+    ASSERT_TRUE(other_.Put("1", entry, {}).ok());
+  }
+  Ref<Page> Load() {
+    return cache_->GetOrLoad(1, [this] { return Page{source_}; }).value();
+  }
+  void Flap() {
+    tier_->LoseConnection();
+    tier_->Deliver();
+    tier_->Reconnect();
+    tier_->Deliver();
+  }
+
+  std::shared_ptr<FakeServer> server_ = std::make_shared<FakeServer>();
+  FakeTier other_{server_};
+  std::shared_ptr<FakeTier> tier_ = std::make_shared<FakeTier>(server_);
+  std::shared_ptr<const Codec> codec_ = std::make_shared<const Codec>();
+  std::optional<Cache> cache_;
+  std::atomic<int> source_ = 0;
+};
+
+TEST_F(TierRecheckRace, WhatChangesWhileTheConnectionIsLostIsNotCurrentAgain) {
+  int present = 0;
+  int absent = 0;
+  int rechecked = 0;
+  int replaced = 0;
+  uint64_t rechecks = 0;
+  Ref<Page> held;
+  Race(
+      RaceRounds(8000), [&](int) { held = Load(); },
+      {[&] { Flap(); }, [&] { Change(); },
+       [&] {
+         Load();
+         Load();
+       },
+       [&] { Load(); }},
+      [&](int) {
+        tier_->Deliver();
+        const Ref<Page> found = cache_->Peek(1);
+        (found.get() != nullptr ? present : absent)++;
+        if (found.get() != nullptr) {
+          EXPECT_EQ(found->version, source_);
+        }
+        EXPECT_EQ(Load()->version, source_);
+        const uint64_t before = std::exchange(rechecks, cache_->Stats().tier_rechecks);
+        (rechecks != before ? rechecked : replaced)++;
+        EXPECT_EQ(cache_->size(), 1u);
+        cache_->CheckInvariantsForTesting();
+      });
+  EXPECT_GT(present, 0);
+  EXPECT_GT(absent, 0);
+  EXPECT_GT(rechecked, 0);
+  EXPECT_GT(replaced, 0);
+}
+
+TEST_F(TierRecheckRace, NobodyHasAnUnchangedObjectTwice) {
+  const Ref<Page> object = Load();
+  const int decodes = codec_->decodes;
+  int found = 0;
+  int unverified = 0;
+  Race(
+      RaceRounds(8000), [&](int) { EXPECT_EQ(Load(), object); },
+      {[&] {
+         Flap();
+         Flap();
+       },
+       [&] {
+         EXPECT_EQ(Load(), object);
+         EXPECT_EQ(Load(), object);
+       },
+       [&] { EXPECT_EQ(Load(), object); },
+       [&] {
+         cache_->SetBudget(0);  // which evicts what is in use, too
+         cache_->SetBudget(1 << 20);
+       }},
+      [&](int) {
+        (cache_->Peek(1).get() != nullptr ? found : unverified)++;
+        EXPECT_EQ(cache_->size(), 1u);
+        cache_->CheckInvariantsForTesting();
+      });
+  EXPECT_EQ(codec_->decodes, decodes);
+  EXPECT_GT(found, 0);
+  EXPECT_GT(unverified, 0);
 }
 
 TEST(SecondTierEndRace, NoticesMayComeWhileTheCacheEnds) {

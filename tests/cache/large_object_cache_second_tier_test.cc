@@ -1324,7 +1324,7 @@ TEST_F(SecondTierTest, StatsTellOfTheTier) {
   EXPECT_EQ(stats.tier_decode_failures, 1u);
   EXPECT_EQ(stats.tier_encode_failures, 1u);
   EXPECT_EQ(stats.tier_errors, 12u);
-  EXPECT_NE(stats.ToText().find("1 hits, 2 misses; 12 errors"), std::string::npos);
+  EXPECT_NE(stats.ToText().find("1 hits, 2 misses, 0 rechecks; 12 errors"), std::string::npos);
   EXPECT_NE(stats.ToText().find("circuit \"breaker\" open"), std::string::npos);
   EXPECT_NE(stats.ToJson().find(R"("tier_errors":12,)"), std::string::npos);
   EXPECT_NE(stats.ToJson().find(R"("tier_condition":"circuit \"breaker\" open")"),

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -200,6 +201,10 @@ TEST_F(TierRefreshTest, TheTenTimesAreInARow) {
         const auto load = []() -> absl::StatusOr<std::string> {
           return absl::UnavailableError("");
         };
+        EXPECT_EQ(*second_.cache->GetOrLoad("a", load).value(), "old");
+      },
+      [&] {
+        const auto load = []() -> std::string { throw std::runtime_error(""); };
         EXPECT_EQ(*second_.cache->GetOrLoad("a", load).value(), "old");
       },
       [&] {

@@ -56,6 +56,11 @@ class FakeServer {
     const std::lock_guard<std::mutex> lock(mutex_);
     entries_[key] = std::move(entry);
   }
+  // Removes something as if by nobody.
+  void Uproot(const std::string& key) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    entries_.erase(key);
+  }
   // Lets all leases end as if their holders had taken too long: those that wait go on without one.
   void LetLeasesLast() {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -152,6 +157,24 @@ class FakeTier : public SecondTier {
   }
   void Connect() {
     Tell([](TierListener& listener) { listener.OnConnected(); });
+  }
+  // Loses the connection: what others change is not told, nor what they have changed and Deliver
+  // has not told yet, until Reconnect. The loss and the return are told as by the two functions
+  // above.
+  void LoseConnection() {
+    {
+      const std::lock_guard<std::mutex> lock(server_->mutex_);
+      hears_ = false;
+      notices_.clear();
+    }
+    Disconnect();
+  }
+  void Reconnect() {
+    {
+      const std::lock_guard<std::mutex> lock(server_->mutex_);
+      hears_ = true;
+    }
+    Connect();
   }
   // Makes the asynchronous changes so far, in their order, or the latest first.
   void RunAsync(bool latest_first = false) {
@@ -373,7 +396,7 @@ class FakeTier : public SecondTier {
   void TellOthers(const std::function<void(TierListener&)>& notice) {
     server_->changed_.notify_all();
     for (FakeTier* const tier : server_->tiers_) {
-      if (tier != this) tier->notices_.push_back(notice);
+      if (tier != this && tier->hears_) tier->notices_.push_back(notice);
     }
   }
   void Tell(std::function<void(TierListener&)> notice) {
@@ -384,6 +407,7 @@ class FakeTier : public SecondTier {
   const std::shared_ptr<FakeServer> server_;
   std::weak_ptr<TierListener> listener_;                    // guarded by the server's lock
   std::deque<std::function<void(TierListener&)>> notices_;  // the same
+  bool hears_ = true;                                       // the same
   mutable std::mutex own_mutex_;
   std::vector<std::string> log_;                // guarded by the own lock
   std::deque<std::function<void()>> deferred_;  // the same

@@ -324,7 +324,11 @@ class CacheSlot:
 
     def log(self):
         """The HolderLog of the object, or None if it is not sampled."""
-        log = pointer_at(int(inherited(*self.other_part(), "holders").address))
+        extras = pointer_at(int(inherited(*self.other_part(), "extras").address))
+        if extras == 0:
+            return None
+        extras_type = gdb.lookup_type(f"{INTERNAL}EntryExtras")
+        log = pointer_at(int(field(extras, extras_type, "holders").address))
         if log == 0:
             return None
         log_type = gdb.lookup_type(f"{INTERNAL}HolderLog").pointer()

@@ -120,6 +120,7 @@ class BulkLoad {
     LoadOutcome<V> outcome{nullptr, absl::AbortedError("the bulk load came to nothing")};
     Made made{};
     TierTurnPtr<V>* turn = nullptr;      // of the tier, one of Ending::turns, or null
+    TierLookPtr<V>* look = nullptr;      // the same
     typename Store::TableEntry present;  // what the made object replaces
     typename Loads::FlightCompletion completion{location.shard, nullptr, outcome, &ended};
   };
@@ -143,6 +144,7 @@ class BulkLoad {
     std::vector<K> keys;
     absl::StatusOr<Values> values;
     StoppableCall call;
+    std::vector<TierLookPtr<V>> looks;
     std::vector<TierTurnPtr<V>> turns;
     PostLater post;
     LoadPermit permit;
@@ -354,28 +356,47 @@ class BulkLoad {
     std::vector<TierQuestion<K, V>> questions(parts.size());
     for (size_t i = 0; i < parts.size(); ++i) questions[i].key = &parts[i]->prepared.payload().key;
     ending.turns.resize(parts.size());
-    TierTurnPtr<V> none;
-    loads_.tier()->AskAll(absl::MakeSpan(questions),
-                          {wait_, request_.source, options_.read_tier, options_.write_tier, none});
+    ending.looks.resize(parts.size());
+    TierTurnPtr<V> no_turn;
+    TierLookPtr<V> no_look;
+    loads_.tier()->AskAll(absl::MakeSpan(questions), {wait_, request_.source, options_.read_tier,
+                                                      options_.write_tier, no_turn, no_look});
+    // Before anything can throw: else they would end before the flights.
+    for (size_t i = 0; i < parts.size(); ++i) {
+      ending.turns[i] = std::move(questions[i].turn);
+      ending.looks[i] = std::move(questions[i].look);
+      parts[i]->turn = &ending.turns[i];
+      parts[i]->look = &ending.looks[i];
+    }
+    for (size_t i = 0; i < parts.size(); ++i) {
+      TakeFound(*parts[i], std::move(questions[i].object));
+    }
     size_t missing = 0;
     for (size_t i = 0; i < parts.size(); ++i) {
       Part& part = *parts[i];
-      ending.turns[i] = std::move(questions[i].turn);
-      part.turn = &ending.turns[i];
-      if (questions[i].object == nullptr) {
-        parts[missing++] = &part;
+      if (HasFound(ending.looks[i])) {
+        part.outcome.status = absl::OkStatus();
+        typename Store::Reservation none_needed(store_.retention());
+        EnterReserved(part, none_needed, ending.removals);
         continue;
       }
-      part.prepared.cold().came_from_tier = true;
-      if constexpr (Loads::template kIsEmbedded<Made>) {
-        part.made = std::move(questions[i].object);
-      } else {
-        part.made = AsRef<V>(std::move(questions[i].object));
+      if (!part.prepared.cold().came_from_tier) {
+        parts[missing++] = &part;
+        continue;
       }
       part.outcome.status = absl::OkStatus();
       Enter(part, questions[i].terms, ending.removals);
     }
     parts.resize(missing);
+  }
+  void TakeFound(Part& part, Owned<V> object) {
+    if (object == nullptr) return;
+    part.prepared.cold().came_from_tier = true;
+    if constexpr (Loads::template kIsEmbedded<Made>) {
+      part.made = std::move(object);
+    } else {
+      part.made = AsRef<V>(std::move(object));
+    }
   }
   void Enter(Part& part, const ObjectTerms& terms, PendingRemovals& removals) {
     const uint64_t weight = store_.WeightOf(*part.made, terms);
@@ -386,8 +407,13 @@ class BulkLoad {
     typename Store::Reservation reservation(store_.retention());
     store_.template GrowRoom<Loads::template kIsEmbedded<Made>>(part.prepared.cold(), reservation,
                                                                 removals);
+    EnterReserved(part, reservation, removals);
+  }
+  void EnterReserved(Part& part, typename Store::Reservation& reservation,
+                     PendingRemovals& removals) {
     loads_.EnterLoaded(part.location, part.prepared, part.made, part.present, part.completion,
-                       reservation, removals, turn);
+                       reservation, removals, part.turn == nullptr ? nullptr : part.turn->get(),
+                       part.look == nullptr ? nullptr : part.look->get());
     store_.RecordTaken(part.location, part.outcome.object);
     // Other threads rely on it, and the next part's weigher may take its time.
     removals.FinishEviction();

@@ -174,7 +174,7 @@ class CacheAsks {
           }
         }
         outcome.object = std::move(found);
-      } else if (found.get() != nullptr && !look.removable()) {
+      } else if (found.get() != nullptr && look.servable_if_load_fails()) {
         stale = std::move(found);
       }
     }
@@ -248,7 +248,7 @@ class CacheAsks {
       }
       if (is_hit) return found;
       // The old object need not wait for the new one, unless the load may fail.
-      if (outcome.removable()) found.reset();
+      if (!outcome.servable_if_load_fails()) found.reset();
       outcome.Reset();
       if (shared->ended()) return CacheHasEnded();
       absent_as_of = kNeverProvedAbsent;

@@ -320,12 +320,12 @@ class CacheCore {
     if (!sampler.active()) return;
     const int64_t now = store_.freshness().RoughNow();
     store_.shards().ForEach([&](const Entry& entry, const Ref<V>&) {
-      if (entry.holders == nullptr) return;
+      if (entry.holders() == nullptr) return;
       HeldObject held;
       const OtherEntries others = OthersOf(entry);
       held.other_entries = others.count;
-      if (!entry.holders->Describe(*entry.object, OwnReferences(entry), others.retaining, now,
-                                   held)) {
+      if (!entry.holders()->Describe(*entry.object, OwnReferences(entry), others.retaining, now,
+                                     held)) {
         return;
       }
       held.weight = entry.own_weight();

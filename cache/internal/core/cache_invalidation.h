@@ -70,6 +70,12 @@ class CacheInvalidation {
     });
     store_.retention().SearchInvalidated();
   }
+  // Makes all objects unverified, and cancels the loads under way, as nobody may join them any
+  // more. One that enters its object in between enters it unverified.
+  void DoubtAll() {
+    store_.freshness().Doubt();
+    CancelLoads();
+  }
   // Removes all objects that have expired by time, and are not kept for loads that fail; and those
   // of groups that have been invalidated.
   void RemoveExpired() {

@@ -68,6 +68,7 @@
 #include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/cache/internal/retention/byte_limit.h"
+#include "weakcache/cache/internal/retention/object_groups.h"
 #include "weakcache/cache/internal/tier/object_tier.h"
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
@@ -216,6 +217,7 @@ class CacheLoads {
     Made made{};
     typename LoadFailures<Store>::Held held_failures;
     typename Flights::EndedContinuations own_ended;
+    TierLookPtr<V> look;
     TierTurnPtr<V> turn;
     PostLater post;
     const IdleTurnEnd<V> idle_end(turn);
@@ -237,7 +239,7 @@ class CacheLoads {
       return ResultOfOther(start, std::move(outcome));
     }
     run == nullptr ? call.Watch() : call.RemoveCaller();
-    const TierUse<V> use = UseOfTier(request, run, asker, wait, turn);
+    const TierUse<V> use = UseOfTier(request, run, asker, wait, turn, look);
     CatchInto(outcome, [&] {
       const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
       store_.MakePayload(location, prepared, std::forward<Key>(key));
@@ -245,8 +247,10 @@ class CacheLoads {
       outcome.status = MakeUnlessFailed(location, flight, call, prepared.cold(), loader, made, use,
                                         held_failures);
       if (!outcome.status.ok()) return;
-      store_.template GrowRoom<kIsEmbedded<Made>>(prepared.cold(), reservation, removals);
-      EnterLoaded(location, prepared, made, present, completion, reservation, removals, turn.get());
+      if (!HasFound(look)) [[likely]]
+        store_.template GrowRoom<kIsEmbedded<Made>>(prepared.cold(), reservation, removals);
+      EnterLoaded(location, prepared, made, present, completion, reservation, removals, turn.get(),
+                  look.get());
     });
     EndLoad(permit, removals, reservation, completion);
     PrepareToReturn(location, outcome, own_ended, run);
@@ -287,8 +291,9 @@ class CacheLoads {
     failures_.Keep(location, flight, entry, status, held);
     return status;
   }
-  // Runs the loader, unless the tier has the object, and the weigher. `flight` is that of a load,
-  // not of a refresh.
+  // Runs the loader, unless the tier has the object, and the weigher. If the look has found the
+  // cache's own object, neither, and `made` stays empty. `flight` is that of a load, not of a
+  // refresh.
   template <typename Made>
   absl::Status Make(Entry& entry, AnyLoader<K, Made>& loader, Made& made, const TierUse<V>& use,
                     typename Flights::Flight* flight = nullptr) {
@@ -299,6 +304,10 @@ class CacheLoads {
                               : FindInTierOrLoad(entry, loader, made, terms, use, flight);
     if (!status.ok()) {
       if (use.refresh != nullptr && use.refresh->is_left) timer.Leave();
+      return status;
+    }
+    if (HasFound(use.look)) [[unlikely]] {
+      timer.Succeed();
       return status;
     }
     const uint64_t weight = store_.WeightOf(*made, terms);
@@ -337,7 +346,7 @@ class CacheLoads {
 
   // Tells the tier's turn of a load about the object, whose entry has been set up.
   static void SetTermsOf(TierTurn<V>& turn, const Entry& entry, ObjectTerms terms) {
-    if (entry.group.has_group) terms.group = static_cast<uint32_t>(entry.group.group);
+    if (entry.stamp().has_group) terms.group = GroupOf(entry.stamp());
     turn.SetTerms(terms);
   }
 
@@ -346,26 +355,29 @@ class CacheLoads {
   // meanwhile, or that other object has left again, `made` is the outcome but does not enter the
   // cache. If the hard limit leaves no room for it beside the reservation, the outcome is the same,
   // or an error. `present` takes the entry that is replaced. `turn`, which may be null, gets `made`
-  // unless that is older than the cache's last change of the key.
+  // unless that is older than the cache's last change of the key. If the look has found an
+  // object, that one is in the place of `made`.
   template <typename Made>
   void EnterLoaded(const KeyLocation& location, PreparedSlot& prepared, Made& made,
                    typename Store::TableEntry& present, FlightCompletion& completion,
                    Reservation& reservation, typename Store::PendingRemovals& removals,
-                   TierTurn<V>* turn) {
+                   TierTurn<V>* turn, TierLook<V>* look) {
+    if (look != nullptr && look->has_found()) [[unlikely]]
+      return EnterFound(location, prepared, completion, reservation, *look);
     auto& table = location.shard->table;
     LoadOutcome<V>& outcome = completion.result;
     const int64_t now = store_.freshness().NowOrWritten(prepared.cold());
     typename Store::MutexLock lock(table.mutex);
     // A flight whose group only its loader has named could not be cancelled.
     const bool cancelled =
-        completion.flight->cancelled() || store_.freshness().IsInvalidated(prepared.cold().group);
+        completion.flight->cancelled() || store_.freshness().IsInvalidated(prepared.cold().stamp());
     if (!completion.key_is_absent() && (!cancelled || completion.flight->superseded())) {
       present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),
                                  removals.deferred);
     }
     table.PurgeUpTo(Store::Table::kPurgesPerOperation, removals.deferred);
-    if (present.slot != nullptr && !store_.freshness().IsExpiredUnlessInUse(
-                                       Store::Table::cold_part(present.slot), now, /*own=*/1)) {
+    if (present.slot != nullptr &&
+        store_.freshness().IsCurrent(Store::Table::cold_part(present.slot), now, /*own=*/1)) {
       outcome.object = std::move(present.object);
     } else if (cancelled) {
       lock.unlock();
@@ -389,6 +401,20 @@ class CacheLoads {
         turn->Put(outcome.object);
     }
     if (completion.flight->has_spares()) table.template KeepSpare<kIsEmbedded<Made>>();
+    completion.CompleteLocked(table);
+  }
+
+  // Ends the flight of a load whose look has found the cache's own object.
+  void EnterFound(const KeyLocation& location, PreparedSlot& prepared, FlightCompletion& completion,
+                  Reservation& reservation, TierLook<V>& look) {
+    const GroupStamp stamp = prepared.cold().stamp();
+    const int64_t now = store_.freshness().Now();
+    const bool is_ahead = reservation.is_ahead();
+    reservation.Release();  // else it would keep the object from being retained
+    auto& table = location.shard->table;
+    typename Store::MutexLock lock(table.mutex);
+    completion.result.object =
+        look.Verify({stamp.epoch, GroupOf(stamp), completion.flight->cancelled(), is_ahead, now});
     completion.CompleteLocked(table);
   }
 
@@ -468,10 +494,10 @@ class CacheLoads {
 
  private:
   static TierUse<V> UseOfTier(const LoadRequest& request, QueuedRun* run, const BoundedWait& asker,
-                              const BoundedWait& wait, TierTurnPtr<V>& turn) {
+                              const BoundedWait& wait, TierTurnPtr<V>& turn, TierLookPtr<V>& look) {
     // No caller waits for a task. Else the wait may be shorter than the asker's own.
     return {run == nullptr ? asker : wait, request.source, request.options.read_tier,
-            request.options.write_tier, turn};
+            request.options.write_tier,    turn,           look};
   }
   template <typename Made>
   [[gnu::noinline]] absl::Status FindInTierOrLoad(Entry& entry, AnyLoader<K, Made>& loader,
@@ -486,6 +512,7 @@ class CacheLoads {
       if (use.refresh != nullptr && use.refresh->is_left) {
         return NoThrowStatus(absl::StatusCode::kUnavailable, "another process is refreshing it");
       }
+      if (HasFound(use.look)) return absl::OkStatus();
       // No loader begins after its caller's wait has ended.
       if (use.wait.ended()) return HasLeft(use.wait);
       return loader.Load(entry.key(), made, terms);

@@ -220,7 +220,8 @@ class CacheRefresh {
   absl::Status Make(PreparedSlot& prepared, Entry& stale, AnyLoader<K, Made>& loader, Made& made,
                     const RefreshTerms& terms, TierTurnPtr<V>& turn, Ending& ending) {
     const BoundedWait nobody(SteadyTime::max(), StopToken());
-    TierUse<V> use{nobody, nullptr, /*reads=*/false, terms.writes_tier, turn};
+    TierLookPtr<V> none;  // a refresh replaces the object
+    TierUse<V> use{nobody, nullptr, /*reads=*/false, terms.writes_tier, turn, none};
     TierRefresh in_tier;
     if (terms.reads_tier && loads_.tier() != nullptr) [[unlikely]] {
       in_tier.age_limit = store_.freshness().AgeLimitInTier(stale);
@@ -283,7 +284,7 @@ class CacheRefresh {
     const int64_t now = store_.freshness().NowOrWritten(prepared.cold());
     typename Store::MutexLock lock(table.mutex);
     // As in CacheLoads::EnterLoaded.
-    bool cancelled = refresh.End() || store_.freshness().IsInvalidated(prepared.cold().group);
+    bool cancelled = refresh.End() || store_.freshness().IsInvalidated(prepared.cold().stamp());
     if (prepared.cold().came_from_tier && stale->refresh.life_was_set()) cancelled = true;
     present = table.FindLocked(location.hash(), store_.shards().Matching(prepared.payload().key),
                                removals.deferred);

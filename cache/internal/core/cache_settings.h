@@ -55,6 +55,7 @@ std::shared_ptr<ObjectTier<K, V>> MakeTier(LargeObjectCacheOptions<K, V>& option
                                  std::move(options.decode_key), options.clock,
                                  options.expire_after_write, options.refresh_after_write,
                                  options.at_tier_disconnect == AtTierDisconnect::kKeep,
+                                 options.at_tier_disconnect == AtTierDisconnect::kCheckAgain,
                                  options.tier_write == TierWrite::kOnEviction
                                      ? options.refresh_executor
                                      : std::function<void(std::function<void()>)>()});
@@ -76,7 +77,7 @@ absl::StatusOr<CacheSettings<K, V>> MakeSettings(LargeObjectCacheOptions<K, V> o
       std::move(options.removal_listener),
       Freshness({std::move(options.clock), options.expire_after_write, options.expire_after_access,
                  options.refresh_after_write, options.expiry_jitter, options.stale_if_error,
-                 options.refresh_backoff}),
+                 options.refresh_backoff, tier != nullptr && tier->checks_again()}),
       options.count_entry_memory,
       options.value,
       {options.hard_limit_bytes, options.hard_limit_wait, options.at_hard_limit},

@@ -136,14 +136,15 @@ class CacheStore {
     return terms.weight.has_value() ? *terms.weight : Weigh(object);
   }
 
-  // Does the same as Shards::Matching, for objects that have not expired by time.
+  // Does the same as Shards::Matching, for objects that have not expired by time, and are not
+  // unverified.
   template <typename Lookup>
   auto MatchingUnexpired(const Lookup& key, int64_t now) const {
     return [this, match = shards_.Matching(key), now](Slot& slot) {
       if (!match(slot)) return false;
       if (!freshness_.needed()) return true;
       const Entry& entry = Table::cold_part(&slot);
-      return !freshness_.IsExpiredUnlessInUse(entry, now, entry.references_of_look_up());
+      return freshness_.IsCurrent(entry, now, entry.references_of_look_up());
     };
   }
   // Returns the object under the key, or null. Counts a hit or a miss. All user code that this runs
@@ -157,8 +158,7 @@ class CacheStore {
   Ref<V> GetIfPresent(const AnyKey& key) {
     return GetOr<IfAbsent::kRemoveExpired>(key);
   }
-  // Does the same; an object that has expired by time, but is kept for loads that fail, goes to
-  // `stale`.
+  // Does the same; an object that may be handed out if the load of a new one fails goes to `stale`.
   template <typename AnyKey>
   Ref<V> GetIfPresent(const AnyKey& key, Ref<V>& stale) {
     const LookupKeyOf<AnyKey> lookup = key;
@@ -168,7 +168,7 @@ class CacheStore {
     Outcome outcome(freshness_);
     Ref<V> found = Find(location, lookup, outcome);
     if (found.get() == nullptr || RecordHit(outcome)) return found;
-    if (!outcome.removable()) stale = std::move(found);
+    if (outcome.servable_if_load_fails()) stale = std::move(found);
     return Ref<V>();
   }
   // Does the same without removing an object that has expired by time.
@@ -201,14 +201,14 @@ class CacheStore {
     {
       MutexLock lock(location.shard->table.mutex);
       const Entry* const entry = FindEntryOf(object, location);
-      if (entry == nullptr || entry->holders == nullptr) return;
+      if (entry == nullptr || entry->holders() == nullptr) return;
     }
     const HolderOrigin origin = holder_sampler_.OriginOf(label);
     const int64_t now = freshness_.RoughNow();
     MutexLock lock(location.shard->table.mutex);
     const Entry* const entry = FindEntryOf(object, location);
-    if (entry == nullptr || entry->holders == nullptr) return;
-    entry->holders->Add(*entry->object, /*own=*/1, origin, now);
+    if (entry == nullptr || entry->holders() == nullptr) return;
+    entry->holders()->Add(*entry->object, /*own=*/1, origin, now);
   }
 
   // Serves nearly every hit: an object in an embedded slot at the first place where its key may be,
@@ -343,7 +343,7 @@ class CacheStore {
         [&](const Ref<V>& object) { return HandleTraits<Ref<V>>::SameOwner(object, expected); },
         present, removals);
     is_replaced = !removed && present.slot != nullptr &&
-                  !freshness_.IsExpiredUnlessInUse(Table::cold_part(present.slot), now, /*own=*/1);
+                  freshness_.IsCurrent(Table::cold_part(present.slot), now, /*own=*/1);
     if (flight != nullptr && !is_replaced) flights.Cancel(*flight);
     return removed;
   }
@@ -361,8 +361,46 @@ class CacheStore {
     terms.age = entry.AgeAt(freshness_.Now());
     const int64_t life = entry.expires_after.load(std::memory_order_relaxed);  // see the field
     if (life != kNeverDue) terms.life = absl::Nanoseconds(life);
-    if (entry.group.has_group) terms.group = static_cast<uint32_t>(entry.group.group);
+    terms.group = GroupOf(entry.stamp());
     return terms;
+  }
+  // Does TierTarget's function of the same name.
+  void SetOrigin(const K& key, const Ref<V>& object, uint64_t origin) const {
+    const LookupKeyOf<K> lookup = key;
+    Outcome outcome(freshness_);
+    const auto match = shards_.Matching(lookup);
+    const Ref<V> found = FindHeld(shards_.Locate(lookup), match, outcome);
+    if (found.get() == nullptr || !HandleTraits<Ref<V>>::SameOwner(found, object)) return;
+    SetOrigin(*outcome.entry(), origin);
+  }
+  // Returns the object of that origin under the key, or null if there is none, or it has expired.
+  // What is to be released goes to `deferred`.
+  Ref<V> FindOfOrigin(const K& key, uint64_t origin,
+                      typename Table::DeferredReleases& deferred) const {
+    const LookupKeyOf<K> lookup = key;
+    const KeyLocation location = shards_.Locate(lookup);
+    const int64_t now = freshness_.NowIfNeeded();
+    const auto match = [&, match_key = shards_.Matching(lookup)](Slot& slot) {
+      if (!match_key(slot)) return false;
+      const Entry& entry = Table::cold_part(&slot);
+      return IsOfOrigin(entry, origin) &&
+             !freshness_.IsExpiredUnlessInUse(entry, now, entry.references_of_look_up());
+    };
+    MutexLock lock(location.shard->table.mutex);
+    return std::move(location.shard->table.FindLocked(location.hash(), match, deferred).object);
+  }
+  // Makes an object current for a load that has verified it, and counts as a use of it, unless
+  // `check` has been overtaken. The caller holds the object.
+  void Verify(Table& table, Entry& entry, const typename TierLook<V>::Check& check,
+              PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
+    if (!freshness_.Verify(entry, check.epoch, check.group)) return;
+    table.NotePublished();
+    if (shared_->hard_limit.active()) shared_->hard_limit.NotifyEntered(entry.key_hash);
+    if (check.is_ahead) return;
+    freshness_.RecordAccess(entry, check.now);
+    if (entry.hot.RecordAccess() || entry.hot.RecordAccessSlow()) return;
+    removals.now = check.now;
+    if (retention_.Fits(entry.object_weight())) retention_.AdmitAtHit(&entry, removals);
   }
   // Removes the entry if it is still in the table; for `cause`, or because it has expired by `now`.
   // The caller holds a reference to its slot.
@@ -394,7 +432,7 @@ class CacheStore {
                  const std::optional<uint32_t>& group) const {
     if (group.has_value()) flight.SetGroup(*group);
     flight.SetKey(&prepared.payload().key);
-    prepared.cold().group = freshness_.StampFor(group);
+    prepared.cold().set_stamp(freshness_.StampFor(group));
   }
   // Sets up the entry of a made object before it is entered. If the object was loaded, its load
   // time is set already.
@@ -402,7 +440,10 @@ class CacheStore {
              bool loaded = true) const {
     entry.set_object_weight(weight);
     freshness_.SetGroup(entry, terms.group);
-    entry.holders = holder_sampler_.TryNewLog(weight);
+    entry.extras =
+        EntryExtras::TryNew(holder_sampler_.TryNewLog(weight), freshness_.checks_again());
+    if (terms.tier_origin != 0) [[unlikely]]
+      SetOrigin(entry, terms.tier_origin);
     freshness_.BeginLife(entry, terms, now);
     if (!counts_time_saved_) return;
     if (terms.load_time.has_value()) {
@@ -508,6 +549,16 @@ class CacheStore {
                         RemovalCause::kInvalidated, now, AnyObject(), present, removals);
   }
 
+  // Both: the caller holds a reference to the slot, or has yet to enter it. Relaxed: see the field.
+  static void SetOrigin(const Entry& entry, uint64_t origin) {
+    if (entry.extras == nullptr) return;
+    entry.extras->tier_origin.store(origin, std::memory_order_relaxed);
+  }
+  static bool IsOfOrigin(const Entry& entry, uint64_t origin) {
+    return entry.extras != nullptr &&
+           entry.extras->tier_origin.load(std::memory_order_relaxed) == origin;
+  }
+
   // Returns the entry of an object that the caller holds, or null if it is not in the cache.
   const Entry* FindEntryOf(const Ref<V>& object, const KeyLocation& location) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(location.shard->table.mutex) {
@@ -576,7 +627,7 @@ class CacheStore {
     PendingRemovals removals;
     Prepare<kEmbedded>(location, prepared, removals, [] {});
     MakePayload(location, prepared, std::forward<AnyKey>(key));
-    prepared.cold().group = stamp;
+    prepared.cold().set_stamp(stamp);
     const int64_t now = freshness_.NowFor(terms);
     SetUp(prepared.cold(), weight, terms, now, /*loaded=*/false);
 
@@ -588,7 +639,7 @@ class CacheStore {
     const K& own_key = prepared.payload().key;
     present = table.FindLocked(location.hash(), shards_.Matching(own_key), removals.deferred);
     if (!kReplaces && present.slot != nullptr &&
-        !freshness_.IsExpiredUnlessInUse(Table::cold_part(present.slot), now, /*own=*/1)) {
+        freshness_.IsCurrent(Table::cold_part(present.slot), now, /*own=*/1)) {
       lock.unlock();
       RecordTaken(location, present.object);
       return {std::move(present.object), false};
@@ -618,7 +669,8 @@ class CacheStore {
     }
     // An expired object that is kept may be handed out if the load fails. The caller has a
     // reference to the object, the outcome one to the slot.
-    if (!outcome.removable()) RecordHolder(*entry, entry->is_embedded() ? 2 : 1);
+    const bool may_be_taken = !outcome.expired() || outcome.servable_if_load_fails();
+    if (may_be_taken) RecordHolder(*entry, entry->is_embedded() ? 2 : 1);
     if (outcome.expired()) {
       if (outcome.removable()) Remove(*entry, RemovalCause::kExpired, /*now=*/0);
       return false;
@@ -635,9 +687,9 @@ class CacheStore {
   // Records that this thread's holder takes the object, if that is sampled. The caller has `own`
   // references to it.
   void RecordHolder(const Entry& entry, size_t own) const {
-    if (entry.holders == nullptr) return;
+    if (entry.holders() == nullptr) return;
     const HolderOrigin origin = holder_sampler_.OriginOf(HolderLabel::Current());
-    entry.holders->Add(*entry.object, own, origin, freshness_.RoughNow());
+    entry.holders()->Add(*entry.object, own, origin, freshness_.RoughNow());
   }
   // Counts a hit or a weak hit, the time that it saves, and who takes the object; has a weak hit's
   // object retained again, if it fits. The caller holds a reference to the slot.
@@ -687,13 +739,13 @@ class CacheStore {
     if (!freshness_.needed() || !freshness_.IsExpiredUnlessInUse(entry, now, /*own=*/0)) {
       return Budget::Expiry::kNone;
     }
-    if (freshness_.IsInvalidated(entry.group)) return Budget::Expiry::kInvalidated;
+    if (freshness_.IsInvalidated(entry.stamp())) return Budget::Expiry::kInvalidated;
     return freshness_.IsRemovable(entry, now) ? Budget::Expiry::kExpiredAndRemovable
                                               : Budget::Expiry::kExpired;
   }
   // The caller has found the object under the lock, and holds it.
   RemovalCause CauseOf(const Entry& entry, RemovalCause unless_expired, int64_t now) const {
-    if (freshness_.IsInvalidated(entry.group)) return RemovalCause::kInvalidated;
+    if (freshness_.IsInvalidated(entry.stamp())) return RemovalCause::kInvalidated;
     return freshness_.IsExpiredUnlessInUse(entry, now, /*own=*/1) ? RemovalCause::kExpired
                                                                   : unless_expired;
   }

@@ -157,9 +157,9 @@ absl::Status CheckTierWrite(const LargeObjectCacheOptions<K, V>& options) {
         "tier_write: is kOnEviction, but refresh_executor is not set; a hit may evict an object, "
         "and must not wait for the tier");
   }
-  if (options.at_tier_disconnect == AtTierDisconnect::kKeep) {
+  if (options.at_tier_disconnect != AtTierDisconnect::kDrop) {
     return absl::InvalidArgumentError(
-        "tier_write: is kOnEviction, and at_tier_disconnect is kKeep: what may be old would be "
+        "tier_write: is kOnEviction, and at_tier_disconnect is not kDrop: what may be old would be "
         "written");
   }
   return absl::OkStatus();

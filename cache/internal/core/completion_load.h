@@ -209,11 +209,11 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     typename Loads::FlightNotices notices(*location_.shard, flight_);
     found.owned = loads_.tier()->Ask(
         prepared_->payload().key,
-        TierUse<V>{unbounded, &source_, options_.read_tier, options_.write_tier, turn_,
+        TierUse<V>{unbounded, &source_, options_.read_tier, options_.write_tier, turn_, look_,
                    /*waits_for_lease=*/false, &notices},
         found.terms);
     prepared_->cold().came_from_tier = found.owned != nullptr;
-    return found.owned != nullptr;
+    return found.owned != nullptr || HasFound(look_);
   }
   // Ends the load after the loader has thrown, or as its thread ends; or without the loader,
   // because an earlier failure is kept, or the tier has the object.
@@ -221,7 +221,9 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     const TaskCount::Running running(pending_.count());
     Result unwanted;
     handoff_.LoaderFailed(unwanted);
-    if (end.found.owned != nullptr) return End(end.found, Cause::kCompletion, end.run.ended);
+    if (end.found.owned != nullptr || HasFound(look_)) {
+      return End(end.found, Cause::kCompletion, end.run.ended);
+    }
     Result result;
     result.error = std::move(end.error);
     if (!end.kept_failure.ok()) {
@@ -252,6 +254,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Result result = std::move(given);
+    TierLookPtr<V> look = std::move(look_);
     TierTurnPtr<V> turn = std::move(turn_);
     typename LoadFailures<Store>::Held held_failures;
     PreparedSlot external;
@@ -262,7 +265,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     FlightCompletion completion{location_.shard, &flight_, outcome, &ended};
     CatchErrors(
         [&] {
-          Enter(result, present, external, completion, removals, turn);
+          Enter(result, present, external, completion, removals, turn, look);
           if (cause != Cause::kCompletion || result.status.ok() || call_.abandoned()) return;
           loads_.failures().Keep(location_, flight_, prepared_->cold(), result.status,
                                  held_failures);
@@ -282,17 +285,23 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
   }
   void Enter(Result& result, typename Store::TableEntry& present, PreparedSlot& external,
              FlightCompletion& completion, typename Store::PendingRemovals& removals,
-             const TierTurnPtr<V>& turn) {
+             const TierTurnPtr<V>& turn, const TierLookPtr<V>& look) {
     completion.result.error = result.error;
     completion.result.status = result.status;
     if (result.error != nullptr || !result.status.ok()) return;
+    if (HasFound(look)) {
+      timer_->Succeed();
+      loads_.EnterLoaded(location_, *prepared_, result.owned, present, completion, reservation_,
+                         removals, turn.get(), look.get());
+      return;
+    }
     if (result.owned != nullptr) {
       EnterInto(*prepared_, result.owned, result.terms, present, completion, removals, turn);
       return;
     }
     store_.template Prepare<!kEmbedded>(location_, external, removals, [] {});
     store_.MakePayload(location_, external, std::as_const(prepared_->payload().key));
-    external.cold().group = prepared_->cold().group;
+    external.cold().set_stamp(prepared_->cold().stamp());
     EnterInto(external, result.referred, result.terms, present, completion, removals, turn);
   }
   template <typename Made>
@@ -308,7 +317,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     if (turn != nullptr) Loads::SetTermsOf(*turn, prepared.cold(), terms);
     store_.template GrowRoom<kMadeEmbedded>(prepared.cold(), reservation_, removals);
     loads_.EnterLoaded(location_, prepared, made, present, completion, reservation_, removals,
-                       turn.get());
+                       turn.get(), nullptr);
   }
 
   // An object that is given as a V goes to the slot that was prepared when the load began.
@@ -328,6 +337,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
   typename Loads::Reservation reservation_;
   LoadPermit permit_;
   std::optional<typename Loads::Timer> timer_;
+  TierLookPtr<V> look_;
   TierTurnPtr<V> turn_;
   BasicCompletionHandoff<StdAtomics, Result> handoff_;
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // When an object in a cache expires, by time or because its group has been invalidated, and when it
-// is due for a refresh.
+// is due for a refresh; and whether it is unverified, because the second tier had lost its
+// connection.
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_FRESHNESS_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_FRESHNESS_H_
 
@@ -34,6 +35,7 @@ struct FreshnessSettings {
   double expiry_jitter = 0;
   absl::Duration stale_if_error = absl::ZeroDuration();
   RefreshBackoff refresh_backoff = {};
+  bool checks_again = false;  // whether there may be a Doubt
 };
 
 // Thread-safe, if the clock is.
@@ -51,6 +53,7 @@ class Freshness {
         jitter_(settings.expiry_jitter),
         start_(clock_ ? Now() : 0),
         needed_(expires_by_default() || refresh_after_write_ != kNever),
+        checks_again_(settings.checks_again),
         latest_(start_) {}
   Freshness(Freshness&& other) noexcept
       : clock_(other.clock_),
@@ -64,6 +67,7 @@ class Freshness {
         jitter_(other.jitter_),
         start_(other.start_),
         needed_(other.needed()),
+        checks_again_(other.checks_again_),
         latest_(other.start_) {}
   Freshness& operator=(Freshness&&) = delete;
 
@@ -99,7 +103,9 @@ class Freshness {
     if (!group.has_value()) return;
     CheckGroup(*group, "a Loaded of a LargeObjectCache");
     SetNeeded();
-    ObjectGroups::SetGroup(entry.group, *group);
+    GroupStamp stamp = entry.stamp();
+    ObjectGroups::SetGroup(stamp, *group);
+    entry.set_stamp(stamp);
   }
   // If there is no memory, throws and changes nothing.
   void InvalidateGroup(uint32_t group) const {
@@ -107,6 +113,35 @@ class Freshness {
     groups_->Invalidate(group);
   }
   bool IsInvalidated(GroupStamp stamp) const { return groups_->IsInvalidated(stamp); }
+
+  // Returns whether the cache may come to doubt its objects.
+  bool checks_again() const { return checks_again_; }
+  // Makes all objects unverified, also those of loads that have begun. From then on no look-up is
+  // fast without a look at the object's cold part. Precondition: checks_again().
+  void Doubt() const {
+    SetNeeded();
+    groups_->Doubt();
+  }
+  // Returns whether a load has to ask the second tier whether the object is current, before a
+  // look-up may hand it out.
+  template <typename Entry>
+  bool IsUnverified(const Entry& entry) const {
+    return checks_again_ && groups_->IsDoubted(entry.stamp());
+  }
+  // Gives the object the stamp that it would have if a load had made it that began at that epoch,
+  // and named that group. Returns false, and does nothing, if it would not be current: if there was
+  // a doubt, or an invalidation of its group, since the load began. The caller has the shard's
+  // lock.
+  template <typename Entry>
+  bool Verify(Entry& entry, uint64_t epoch, std::optional<uint32_t> group) const {
+    GroupStamp stamp = entry.stamp();
+    stamp.epoch = std::max(uint64_t{stamp.epoch}, epoch);
+    // An object without a group is of an entry without one, so the load's would count.
+    if (!stamp.has_group && group.has_value()) ObjectGroups::SetGroup(stamp, *group);
+    if (IsInvalidated(stamp) || groups_->IsDoubted(stamp)) return false;
+    entry.set_stamp(stamp);
+    return true;
+  }
 
   // Prepares for an object on these terms, before it is entered.
   void PrepareFor(const ObjectTerms& terms) const {
@@ -183,14 +218,21 @@ class Freshness {
     Arm(entry);
   }
 
-  // Returns whether an object has expired by its times or its group alone, in use or not.
+  // Returns whether an object has expired by its times or its group alone, in use or not, or is
+  // unverified.
   template <typename Entry>
   bool IsExpired(const Entry& entry, int64_t now) const {
-    return IsExpiredForGood(entry, now) || IsDue(entry.accessed, now, expire_after_access_);
+    return IsUnverified(entry) || IsExpiredForGood(entry, now) ||
+           IsDue(entry.accessed, now, expire_after_access_);
   }
-  // Returns whether no look-up may hand the object out. One that has not been accessed for too
-  // long, but is in use now, has not expired: that counts as an access. The operation that asks has
-  // `own` references to the object.
+  // Returns whether look-ups may hand the object out: see IsExpiredUnlessInUse.
+  template <typename Entry>
+  bool IsCurrent(const Entry& entry, int64_t now, size_t own) const {
+    return !IsUnverified(entry) && !IsExpiredUnlessInUse(entry, now, own);
+  }
+  // Returns whether an object has expired. One that has not been accessed for too long, but is in
+  // use now, has not: that counts as an access. The operation that asks has `own` references to the
+  // object.
   template <typename Entry>
   bool IsExpiredUnlessInUse(const Entry& entry, int64_t now, size_t own) const {
     return IsExpiredForGood(entry, now) ||
@@ -201,13 +243,15 @@ class Freshness {
   template <typename Entry>
   bool IsRemovable(const Entry& entry, int64_t now) const {
     const int64_t life = entry.expires_after.load(std::memory_order_relaxed);
-    return IsInvalidated(entry.group) || IsDue(entry.written, now, Sum(life, stale_if_error_)) ||
+    return IsInvalidated(entry.stamp()) || IsDue(entry.written, now, Sum(life, stale_if_error_)) ||
            IsDue(entry.accessed, now, Sum(expire_after_access_, stale_if_error_));
   }
-  // Returns whether a look-up at this tick need do nothing about an object of a group.
+  // Returns whether a look-up at this tick need do nothing about an object that its stamp makes
+  // fast for no hit.
   template <typename Entry>
-  bool IsFreshInGroup(const Entry& entry, uint32_t tick) const {
-    return entry.group.has_group && !IsInvalidated(entry.group) && tick < FreshUntilByTimes(entry);
+  bool IsFreshByStamp(const Entry& entry, uint32_t tick) const {
+    return HasToLookAtStamp(entry) && !IsInvalidated(entry.stamp()) && !IsUnverified(entry) &&
+           tick < FreshUntilByTimes(entry);
   }
   template <typename Entry>
   bool IsRefreshDue(const Entry& entry, int64_t now) const {
@@ -324,7 +368,7 @@ class Freshness {
   // Returns whether an object has expired, whoever uses it.
   template <typename Entry>
   bool IsExpiredForGood(const Entry& entry, int64_t now) const {
-    return IsInvalidated(entry.group) ||
+    return IsInvalidated(entry.stamp()) ||
            IsDue(entry.written, now, entry.expires_after.load(std::memory_order_relaxed)) ||
            entry.expired_idle.load(std::memory_order_relaxed);
   }
@@ -367,11 +411,15 @@ class Freshness {
     }
     return static_cast<uint32_t>(ticks);
   }
-  // Returns the value for CacheKey::fresh_until. A group may be invalidated at any time, so each
-  // look-up has to look at an object that has one.
+  // Returns the value for CacheKey::fresh_until.
   template <typename Entry>
   uint32_t FreshUntil(const Entry& entry) const {
-    return entry.group.has_group ? 0 : FreshUntilByTimes(entry);
+    return HasToLookAtStamp(entry) ? 0 : FreshUntilByTimes(entry);
+  }
+  // A group may be invalidated at any time, and all objects be doubted.
+  template <typename Entry>
+  bool HasToLookAtStamp(const Entry& entry) const {
+    return checks_again_ || entry.stamp().has_group;
   }
   // Returns how long after one access the next one is recorded.
   int64_t AccessResolution() const {
@@ -436,6 +484,7 @@ class Freshness {
   // enters the object. Relaxed: a look-up that still reads false, and finds the object, began
   // before the object's life.
   mutable std::atomic<bool> needed_;
+  const bool checks_again_;
   // The latest time that the user's clock has shown, nearly: of two threads at the same time, the
   // later time may be lost. Relaxed: that the clock was set back may be noticed later.
   mutable std::atomic<int64_t> latest_;

@@ -29,6 +29,7 @@
 #include "absl/time/time.h"
 #include "weakcache/cache/internal/loading/failure_table.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
+#include "weakcache/cache/internal/retention/object_groups.h"
 
 namespace weakcache::internal {
 
@@ -131,16 +132,12 @@ class LoadFailures {
       const K& key = entry.key();
       Reserve(held);
       held.push_back(std::make_shared<const KeptFailure<K>>(key, location.hash(), status, now,
-                                                            until, GroupOf(entry)));
+                                                            until, GroupOf(entry.stamp())));
       Failure& failure = held.back();
       typename Store::MutexLock lock(location.shard->table.mutex);
       if (flight.cancelled()) return;
       location.shard->failures.Insert(failure, store_.shards().MatchingKey(key), now, held);
     }
-  }
-  static std::optional<uint32_t> GroupOf(const Entry& entry) {
-    if (!entry.group.has_group) return std::nullopt;
-    return static_cast<uint32_t>(entry.group.group);
   }
   // Forgets those of a shard for which `condition(failure)` is true, which is called without a
   // lock.

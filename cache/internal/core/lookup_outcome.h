@@ -50,7 +50,7 @@ class LookupOutcome {
     } else {
       weak_ = !entry.hot.RecordAccessSlow();
       load_time_ = entry.hot.load_time;
-      if (!weak_ && entry.holders == nullptr && entry_ == nullptr && NeedsNoTime(entry)) return;
+      if (!weak_ && entry.holders() == nullptr && entry_ == nullptr && NeedsNoTime(entry)) return;
     }
     RecordSlow(entry);
   }
@@ -67,9 +67,12 @@ class LookupOutcome {
   bool weak() const { return weak_; }
   // Returns the time that the hit saves, if that is to be counted.
   LoadTime load_time() const { return load_time_; }
+  // Returns whether the object may not be handed out: it has expired, or is unverified.
   bool expired() const { return expired_; }
-  // Returns whether the object is not even kept for loads that fail.
+  // Returns whether the object has expired, and is not even kept for loads that fail.
   bool removable() const { return removable_; }
+  // Returns whether an expired object may be handed out if the load of a new one fails.
+  bool servable_if_load_fails() const { return servable_if_load_fails_; }
   bool refresh_due() const { return refresh_due_; }
   // Returns whether to call Freshness::CorrectTimes, which calls the user's clock, after the
   // look-up, which may hold a lock.
@@ -81,8 +84,8 @@ class LookupOutcome {
     return !ages_matter_ || tick_ < entry.hot.fresh_until.load(std::memory_order_relaxed);
   }
   [[gnu::noinline]] void RecordSlow(Entry& entry) {
-    const bool is_sampled = entry.holders != nullptr;
-    if (!weak_ && !is_sampled && entry_ == nullptr && freshness_.IsFreshInGroup(entry, tick_)) {
+    const bool is_sampled = entry.holders() != nullptr;
+    if (!weak_ && !is_sampled && entry_ == nullptr && freshness_.IsFreshByStamp(entry, tick_)) {
       return;
     }
     if (ages_matter_ && !freshness_.has_own_clock()) now_ = freshness_.Now();
@@ -90,8 +93,11 @@ class LookupOutcome {
     // The look-up may have begun anew, and hold the entry already.
     const size_t held = entry_ == &entry ? 1 : 0;
     const size_t own = entry.is_embedded() ? 1 + held : 0;
-    expired_ = freshness_.IsExpiredUnlessInUse(entry, now_, own);
+    const bool is_unverified = freshness_.IsUnverified(entry);
+    const bool has_expired = freshness_.IsExpiredUnlessInUse(entry, now_, own);
+    expired_ = is_unverified || has_expired;
     removable_ = expired_ && freshness_.IsRemovable(entry, now_);
+    servable_if_load_fails_ = expired_ && !removable_ && !is_unverified;
     refresh_due_ = !expired_ && freshness_.IsRefreshDue(entry, now_);
     if (!expired_) freshness_.RecordAccess(entry, now_);
     if (ages_matter_ && !expired_ && !refresh_due_) freshness_.Arm(entry);
@@ -110,6 +116,7 @@ class LookupOutcome {
   LoadTime load_time_;
   bool expired_ = false;
   bool removable_ = false;
+  bool servable_if_load_fails_ = false;
   bool refresh_due_ = false;
   bool times_are_doubtful_ = false;
   ControlBlock::DeferredReleases deferred_;

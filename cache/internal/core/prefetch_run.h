@@ -200,6 +200,7 @@ class PrefetchRun final
     Made made{};
     typename LoadFailures<Store>::Held held_failures;
     typename Flights::EndedContinuations ended;
+    TierLookPtr<V> look;
     TierTurnPtr<V> turn;
     LoadOutcome<V> outcome;
     PostLater post;
@@ -225,12 +226,12 @@ class PrefetchRun final
           store_.BeginLoad(flight, prepared, options_.group);
           outcome.status = loads_.MakeUnlessFailed(
               location, flight, call, prepared.cold(), loader, made,
-              {nobody, request.source, options_.read_tier, options_.write_tier, turn},
+              {nobody, request.source, options_.read_tier, options_.write_tier, turn, look},
               held_failures);
           if (!outcome.status.ok()) return;
-          Count(shared_->WithEntry(prepared.cold().object_weight(), kEmbedded));
+          if (!HasFound(look)) Count(prepared.cold().object_weight(), kEmbedded);
           loads_.EnterLoaded(location, prepared, made, present, completion, reservation, removals,
-                             turn.get());
+                             turn.get(), look.get());
         },
         [&] { outcome.error = std::current_exception(); });
     is_full_ = reservation.refused();
@@ -271,7 +272,8 @@ class PrefetchRun final
     if (options_.weight_estimate == 0 && loaded_ != 0) return bytes_ / loaded_;
     return shared_->WithEntry(options_.weight_estimate, is_embedded);
   }
-  void Count(uint64_t bytes) {
+  void Count(uint64_t weight, bool is_embedded) {
+    const uint64_t bytes = shared_->WithEntry(weight, is_embedded);
     ++loaded_;
     bytes_ = bytes > UINT64_MAX - bytes_ ? UINT64_MAX : bytes_ + bytes;
   }

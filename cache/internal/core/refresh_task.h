@@ -12,6 +12,7 @@
 
 #include "weakcache/cache/internal/loading/any_loader.h"
 #include "weakcache/cache/internal/loading/background_tasks.h"
+#include "weakcache/cache/internal/retention/object_groups.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/weakref/internal/control_block.h"
 
@@ -29,8 +30,7 @@ struct RefreshTerms {
   // Returns the group of the new object: that of the old one, unless the call names one.
   template <typename Entry>
   std::optional<uint32_t> GroupAfter(const Entry& entry) const {
-    if (group.has_value() || !entry.group.has_group) return group;
-    return static_cast<uint32_t>(entry.group.group);
+    return group.has_value() ? group : GroupOf(entry.stamp());
   }
 
   const uint64_t weight_estimate;

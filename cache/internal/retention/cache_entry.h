@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -228,6 +229,25 @@ class RefreshClaim {
 // The life of an object that does not expire, or is never due for a refresh, in nanoseconds.
 inline constexpr int64_t kNeverDue = INT64_MAX;
 
+// What few entries have, so that it takes no memory in the others.
+struct EntryExtras {
+  // Returns null if there is nothing to keep, or no memory: then the object is not sampled, and is
+  // loaded anew in place of being checked.
+  static std::unique_ptr<EntryExtras> TryNew(std::unique_ptr<HolderLog> log,
+                                             bool has_origin) noexcept {
+    if (log == nullptr && !has_origin) [[likely]]
+      return nullptr;
+    return std::unique_ptr<EntryExtras>(new (std::nothrow) EntryExtras{std::move(log)});
+  }
+
+  // Null unless the object is sampled.
+  std::unique_ptr<HolderLog> holders;
+  // Stands for the second tier's entry that the object was read from, or last written as; 0 if that
+  // is not known. Set before the slot is entered, or by the thread that has written the object.
+  // Relaxed: it says which entry the object is, at whatever time.
+  std::atomic<uint64_t> tier_origin{0};
+};
+
 template <typename K, EvictionPolicy Policy>
 class CacheEntry;
 template <typename K, EvictionPolicy Policy>
@@ -290,7 +310,8 @@ struct PayloadDescription<CacheKey<K, Policy>> {
     return payload.ownership.retained();
   }
   static HoldersInfo HoldersOf(const CacheEntry<K, Policy>& entry) {
-    return entry.holders == nullptr ? HoldersInfo() : entry.holders->Snapshot(*entry.object);
+    HolderLog* const log = entry.holders();
+    return log == nullptr ? HoldersInfo() : log->Snapshot(*entry.object);
   }
 };
 
@@ -345,6 +366,12 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   const K& key() const { return hot.key; }
   bool is_embedded() const { return object == slot; }
   bool retained() const { return hot.ownership.retained(); }
+  // Returns null unless the object is sampled.
+  HolderLog* holders() const { return extras == nullptr ? nullptr : extras->holders.get(); }
+  // Return and set the group, if any, and the epoch at which the object's load began. Relaxed,
+  // both: see the field.
+  GroupStamp stamp() const { return stamp_.load(std::memory_order_relaxed); }
+  void set_stamp(GroupStamp stamp) { stamp_.store(stamp, std::memory_order_relaxed); }
   // Return what the object weighs with its entry, and alone. Relaxed, all: see the field.
   uint64_t object_weight() const { return weight_.load(std::memory_order_relaxed); }
   void set_object_weight(uint64_t bytes) { weight_.store(bytes, std::memory_order_relaxed); }
@@ -427,13 +454,11 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
 
   CacheKey<K, Policy>& hot;
   uint64_t key_hash = 0;
-  // Set when the load begins; its group perhaps only before the slot is entered.
-  GroupStamp group;
   // The counts of the slot, and those of the object. In an embedded slot they are the same.
   ControlBlock* const slot;
   ControlBlock* object = nullptr;
-  // Null unless the object is sampled. Set before the slot is entered.
-  std::unique_ptr<HolderLog> holders;
+  // Null for most objects. Set before the slot is entered.
+  std::unique_ptr<EntryExtras> extras;
   // How many weighings of the object have begun, and the number of the last one that counted.
   uint32_t weighings = 0;
   uint32_t weighed = 0;
@@ -478,6 +503,11 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
 
   CacheEntry* older_ = nullptr;  // neighbours in an EntryList
   CacheEntry* newer_ = nullptr;
+  // Set when the load begins; its group perhaps only before the slot is entered. From then on the
+  // epoch only grows, under the shard's lock, when a load has verified the object: see
+  // Freshness::Verify. Relaxed: whoever has to see an invalidation or a doubt reads that, and
+  // compares; a look-up may come before or after the verification.
+  std::atomic<GroupStamp> stamp_{GroupStamp()};
   // Set before the slot is entered, and then under the mutex. Relaxed: by it, look-ups only guess
   // whether the object may be retained.
   std::atomic<uint64_t> weight_{0};

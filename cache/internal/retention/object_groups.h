@@ -6,6 +6,9 @@
 // the epoch at which its load began; the table has for each group the epoch of its last
 // invalidation. The object is invalidated if that epoch is the later one. So nobody goes through
 // the objects, and an object whose load had begun before is invalidated whenever it comes.
+//
+// A doubt is the same for all objects, of whatever group or of none: those with earlier stamps are
+// not known to be current (AtTierDisconnect::kCheckAgain).
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_OBJECT_GROUPS_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_OBJECT_GROUPS_H_
 
@@ -14,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 namespace weakcache::internal {
 
@@ -27,6 +31,11 @@ struct GroupStamp {
   uint64_t group : 16 = 0;
 };
 static_assert(sizeof(GroupStamp) == sizeof(uint64_t));
+
+inline std::optional<uint32_t> GroupOf(GroupStamp stamp) {
+  if (!stamp.has_group) return std::nullopt;
+  return static_cast<uint32_t>(stamp.group);
+}
 
 // Thread-safe. Takes no memory for groups that were never invalidated, beside an array of pointers;
 // and at most 8 bytes for each possible group.
@@ -68,11 +77,7 @@ class ObjectGroups {
   void Invalidate(uint32_t group) {
     std::atomic<uint64_t>& last = BlockFor(group)[group % kBlockSize];
     // See Stamp.
-    const uint64_t epoch = epoch_.fetch_add(1, std::memory_order_acq_rel) + 1;
-    uint64_t before = last.load(std::memory_order_relaxed);  // see the field, here and below
-    while (before < epoch && !last.compare_exchange_weak(before, epoch, std::memory_order_relaxed,
-                                                         std::memory_order_relaxed)) {
-    }
+    Raise(last, epoch_.fetch_add(1, std::memory_order_acq_rel) + 1);
   }
   bool IsInvalidated(GroupStamp stamp) const {
     if (!stamp.has_group) return false;
@@ -82,10 +87,26 @@ class ObjectGroups {
     return stamp.epoch < (*block)[stamp.group % kBlockSize].load(std::memory_order_relaxed);
   }
 
+  // Makes all objects with earlier stamps doubted.
+  void Doubt() {
+    // See Stamp.
+    Raise(doubted_, epoch_.fetch_add(1, std::memory_order_acq_rel) + 1);
+  }
+  bool IsDoubted(GroupStamp stamp) const {
+    return stamp.epoch < doubted_.load(std::memory_order_relaxed);  // see the field
+  }
+
  private:
   static constexpr size_t kBlockSize = 1024;
   using Block = std::array<std::atomic<uint64_t>, kBlockSize>;
 
+  // Relaxed: see blocks_ and doubted_.
+  static void Raise(std::atomic<uint64_t>& last, uint64_t epoch) {
+    uint64_t before = last.load(std::memory_order_relaxed);
+    while (before < epoch && !last.compare_exchange_weak(before, epoch, std::memory_order_relaxed,
+                                                         std::memory_order_relaxed)) {
+    }
+  }
   Block& BlockFor(uint32_t group) {
     std::atomic<Block*>& place = blocks_[group / kBlockSize];
     Block* present = place.load(std::memory_order_acquire);  // as in IsInvalidated, here and below
@@ -99,12 +120,14 @@ class ObjectGroups {
     return *present;
   }
 
-  // How many invalidations there have been, of whatever group.
+  // How many invalidations there have been, of whatever group, and doubts.
   std::atomic<uint64_t> epoch_{0};
   // For each group the epoch of its last invalidation; 0 before the first one. Grows only. Relaxed:
   // who has to see an invalidation knows that it has returned, or holds a lock that it has held.
   // A block is null until one of its groups is invalidated, and then stays.
   std::array<std::atomic<Block*>, kGroups / kBlockSize> blocks_{};
+  // The epoch of the last doubt; 0 before the first one. Grows only. Relaxed, as for a group.
+  std::atomic<uint64_t> doubted_{0};
 };
 
 }  // namespace weakcache::internal

@@ -132,6 +132,8 @@ class Retention {
     // Returns whether such an object was not retained, or not even entered, because it was too
     // heavy.
     bool refused() const { return refused_; }
+    // Returns whether BeginAhead has been called.
+    bool is_ahead() const { return is_ahead_; }
 
     // The result of an attempt to get room below the hard limit.
     enum class Room { kGiven, kNone, kCacheEnded };
@@ -538,8 +540,8 @@ class Retention {
                    load_time.known() ? load_time.microseconds() : unknown_cost_, is_use);
     by_age_.PushNewest(entry);
     QueueByExpiry(entry);
-    const bool is_sampled = entry->holders != nullptr;
-    if (is_sampled) entry->holders->SetRetained(true);
+    const bool is_sampled = entry->holders() != nullptr;
+    if (is_sampled) entry->holders()->SetRetained(true);
     entry->hot.ownership.SetRetained(/*hits_count_more=*/load_time.known() || is_sampled);
   }
   void QueueByExpiry(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -1001,7 +1003,7 @@ class Retention {
     by_age_.Remove(entry);
     by_expiry_.Remove(entry);
     entry->hot.ownership.SetNotRetained();
-    if (entry->holders != nullptr) entry->holders->SetRetained(false);
+    if (entry->holders() != nullptr) entry->holders()->SetRetained(false);
     admissions_are_vain_.store(false, std::memory_order_relaxed);  // see the field
   }
 

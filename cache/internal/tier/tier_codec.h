@@ -48,6 +48,7 @@ struct TierSettings {
   absl::Duration expire_after_write = absl::InfiniteDuration();
   absl::Duration refresh_after_write = absl::InfiniteDuration();
   bool keeps_when_disconnected = false;
+  bool checks_again_when_disconnected = false;
   // Runs the tasks that write evicted objects. Empty: objects are written when they are loaded.
   std::function<void(std::function<void()>)> eviction_executor = {};
 };

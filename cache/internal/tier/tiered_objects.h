@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "absl/hash/hash.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
@@ -93,7 +94,8 @@ class TieredObjects final : public ObjectTier<K, V>,
         settings_(WithDefaults(std::move(settings))),
         encoding_(std::move(encoding)),
         state_(std::make_shared<State>(*settings_.tier, settings_.decode_key)),
-        listener_(std::make_shared<Listener>(state_, settings_.keeps_when_disconnected)) {}
+        listener_(std::make_shared<Listener>(state_, settings_.keeps_when_disconnected,
+                                             settings_.checks_again_when_disconnected)) {}
 
   std::unique_ptr<TierTarget<K, V>> MakeDefaultTarget(void* store) override {
     return make_target_(store);
@@ -115,12 +117,12 @@ class TieredObjects final : public ObjectTier<K, V>,
     const bool is_due = use.refresh != nullptr;
     Owned<V> object = CatchErrors(
         [&] {
-          const std::string encoded = settings_.encode_key(key);
-          return is_due ? AskForRefresh(encoded, use, terms) : AskOrThrow(encoded, use, terms);
+          const Key asked{key, settings_.encode_key(key)};
+          return is_due ? AskForRefresh(asked.encoded, use, terms) : AskOrThrow(asked, use, terms);
         },
         [] { return Owned<V>(); });
     const bool has_read = is_due ? use.refresh->has_read : use.reads;
-    if (has_read) Figures::Count(object != nullptr ? figures_.hits : figures_.misses);
+    if (has_read) CountRead(object, use.look);
     return object;
   }
 
@@ -128,9 +130,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     if (!use.reads && !use.writes) return;
     CatchErrors([&] { AskAllOrThrow(questions, use); }, [] {});
     if (!use.reads) return;
-    for (const TierQuestion<K, V>& question : questions) {
-      Figures::Count(question.object != nullptr ? figures_.hits : figures_.misses);
-    }
+    for (const TierQuestion<K, V>& question : questions) CountRead(question.object, question.look);
   }
 
   TierTurnPtr<V> BeginChange(const K& key) override {
@@ -180,6 +180,8 @@ class TieredObjects final : public ObjectTier<K, V>,
     }
   }
 
+  bool checks_again() const override { return settings_.checks_again_when_disconnected; }
+
   bool writes_evicted() const override { return settings_.eviction_executor != nullptr; }
   void PauseEvictions() override { ++pauses_; }
   void ResumeEvictions() override { --pauses_; }
@@ -200,6 +202,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     stats.has_tier = true;
     stats.tier_hits = figures_.hits.load(std::memory_order_relaxed);
     stats.tier_misses = figures_.misses.load(std::memory_order_relaxed);
+    stats.tier_rechecks = figures_.rechecks.load(std::memory_order_relaxed);
     stats.tier_decode_failures = figures_.decode_failures.load(std::memory_order_relaxed);
     stats.tier_encode_failures = figures_.encode_failures.load(std::memory_order_relaxed);
     stats.tier_failed_changes = state_->changes.failures();
@@ -264,6 +267,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     }
     std::atomic<uint64_t> hits{0};
     std::atomic<uint64_t> misses{0};
+    std::atomic<uint64_t> rechecks{0};
     std::atomic<uint64_t> decode_failures{0};
     std::atomic<uint64_t> encode_failures{0};
   };
@@ -317,8 +321,10 @@ class TieredObjects final : public ObjectTier<K, V>,
 
   class Listener final : public TierListener {
    public:
-    Listener(std::shared_ptr<State> state, bool keeps_when_disconnected)
-        : state_(std::move(state)), keeps_when_disconnected_(keeps_when_disconnected) {}
+    Listener(std::shared_ptr<State> state, bool keeps_when_disconnected, bool checks_again)
+        : state_(std::move(state)),
+          keeps_when_disconnected_(keeps_when_disconnected),
+          checks_again_(checks_again) {}
 
     void OnChanged(std::string_view key) override {
       WithTarget(*state_, [&](TierTarget<K, V>& target) {
@@ -341,7 +347,12 @@ class TieredObjects final : public ObjectTier<K, V>,
       });
     }
     void OnDisconnected() override {
-      if (!keeps_when_disconnected_) OnAllErased();
+      if (keeps_when_disconnected_) return;
+      if (!checks_again_) return OnAllErased();
+      WithTarget(*state_, [&](TierTarget<K, V>& target) {
+        const Walk walk(*state_);
+        target.DoubtAll();
+      });
     }
     // What has come in the meantime may be old, too.
     void OnConnected() override { OnDisconnected(); }
@@ -349,6 +360,7 @@ class TieredObjects final : public ObjectTier<K, V>,
    private:
     const std::shared_ptr<State> state_;
     const bool keeps_when_disconnected_;
+    const bool checks_again_;
   };
 
   // What a turn has to do.
@@ -456,10 +468,22 @@ class TieredObjects final : public ObjectTier<K, V>,
     TierNotices* notices;
   };
 
+  struct Key {
+    const K& own;
+    const std::string encoded;
+  };
+  // What a look in the tier has found.
+  struct Found {
+    explicit operator bool() const { return object != nullptr || is_own; }
+
+    Owned<V> object = nullptr;
+    bool is_own = false;  // the entry is the cache's own object, which the look has found
+  };
+
   // Does Ask. What was read before a notice may be old, and is read again; the last time, a notice
   // cancels the load.
-  Owned<V> AskOrThrow(const std::string& key, const TierUse<V>& use, ObjectTerms& terms) {
-    if (!MayAsk(key)) return nullptr;
+  Owned<V> AskOrThrow(const Key& key, const TierUse<V>& use, ObjectTerms& terms) {
+    if (!MayAsk(key.encoded)) return nullptr;
     TierNotices* const notices = use.reads ? use.notices : nullptr;
     const HearingEnd end{notices};
     TierWait wait = WaitOf(use);
@@ -467,42 +491,49 @@ class TieredObjects final : public ObjectTier<K, V>,
       notices->Hear();
       wait.before_look = [notices] { notices->Hear(); };
       ObjectTerms found_terms = terms;
-      Owned<V> object = LookOrLead(key, use, wait, found_terms);
-      if (object == nullptr) return nullptr;
-      if (!notices->TryEnd()) continue;
+      Found found = LookOrLead(key, use, wait, found_terms);
+      if (!found) return nullptr;
+      if (!notices->TryEnd()) {
+        if (found.is_own) use.look->Dismiss();
+        continue;
+      }
       terms = found_terms;
-      return object;
+      return std::move(found.object);
     }
     if (notices != nullptr) notices->End();
     wait.before_look = nullptr;
-    return LookOrLead(key, use, wait, terms);
+    return LookOrLead(key, use, wait, terms).object;
   }
-  // Returns the entry's object, or null after it has given the load a turn if it is to have one.
-  Owned<V> LookOrLead(const std::string& key, const TierUse<V>& use, const TierWait& wait,
-                      ObjectTerms& terms) {
+  // Returns what the entry is, or nothing after it has given the load a turn if it is to have one.
+  Found LookOrLead(const Key& key, const TierUse<V>& use, const TierWait& wait,
+                   ObjectTerms& terms) {
     bool is_unusable = false;
     if (use.reads) {
-      const absl::StatusOr<TierEntry> entry = tier().Get(key, wait);
+      const absl::StatusOr<TierEntry> entry = tier().Get(key.encoded, wait);
       if (entry.ok()) {
-        Owned<V> object = Decode(*entry, terms);
-        if (object != nullptr) return object;
+        Found found = Read(key.own, *entry, use.look, terms);
+        if (found) return found;
       } else if (!absl::IsNotFound(entry.status()) && !absl::IsDataLoss(entry.status())) {
-        return nullptr;
+        return {};
       }
       is_unusable = !absl::IsNotFound(entry.status());
     }
-    if (!use.writes || writes_evicted()) return nullptr;
-    std::unique_ptr<Turn> turn = MakeTurn(key);
+    if (!use.writes || writes_evicted()) return {};
+    std::unique_ptr<Turn> turn = MakeTurn(key.encoded);
     if (!use.reads) {
       static_cast<void>(LeadAtOnce(turn->job(), /*is_there=*/true));
     } else if (!use.waits_for_lease) {
       static_cast<void>(LeadAtOnce(turn->job(), is_unusable));
     } else if (!is_unusable || !LeadOver(turn->job())) {
-      Owned<V> object = Lead(turn->job(), wait, terms);
-      if (object != nullptr) return object;
+      Found found = Lead(key.own, turn->job(), wait, use.look, terms);
+      if (found) return found;
     }
     if (turn->job().lease.held() || turn->job().only_erases) use.turn = std::move(turn);
-    return nullptr;
+    return {};
+  }
+  void CountRead(const Owned<V>& object, const TierLookPtr<V>& look) {
+    if (HasFound(look)) return Figures::Count(figures_.rechecks);
+    Figures::Count(object != nullptr ? figures_.hits : figures_.misses);
   }
   // Does Ask for a refresh that is due. The lease comes first: whoever has it after another one
   // that has refreshed the object reads what that one has put.
@@ -519,7 +550,7 @@ class TieredObjects final : public ObjectTier<K, V>,
       }
       if (entry.has_value() && IsNews(*entry, use.refresh->age_limit)) {
         turn.reset();  // others need not wait until it is decoded
-        Owned<V> object = Decode(*entry, terms);
+        Owned<V> object = DecodeOf(checks_again() ? OriginOf(*entry) : 0, *entry, terms);
         if (object != nullptr) return object;
         if (!LeadRefresh(key, use, turn, entry)) return nullptr;
       }
@@ -566,8 +597,10 @@ class TieredObjects final : public ObjectTier<K, V>,
       if (i < entries.size()) {
         const absl::StatusOr<TierEntry>& entry = entries[i];
         if (entry.ok()) {
-          asked[i]->object = Decode(*entry, asked[i]->terms);
-          if (asked[i]->object != nullptr) continue;
+          const K& key = *asked[i]->key;
+          Found found = Read(key, *entry, asked[i]->look, asked[i]->terms);
+          asked[i]->object = std::move(found.object);
+          if (found.is_own || asked[i]->object != nullptr) continue;
         } else if (!absl::IsNotFound(entry.status()) && !absl::IsDataLoss(entry.status())) {
           continue;
         }
@@ -599,11 +632,12 @@ class TieredObjects final : public ObjectTier<K, V>,
     return state_->changes.Look(key) == TierChanges::State::kNone;
   }
   // Takes the lease of a key without an entry, or returns the object that has come.
-  Owned<V> Lead(Job& job, const TierWait& wait, ObjectTerms& terms) {
+  Found Lead(const K& key, Job& job, const TierWait& wait, TierLookPtr<V>& look,
+             ObjectTerms& terms) {
     absl::StatusOr<TierLead> lead = tier().Lead(job.key, wait);
-    if (!lead.ok()) return nullptr;
+    if (!lead.ok()) return {};
     job.lease = std::move(lead->lease);
-    return lead->entry.has_value() ? Decode(*lead->entry, terms) : nullptr;
+    return lead->entry.has_value() ? Read(key, *lead->entry, look, terms) : Found();
   }
   // Takes the lease of a key for a refresh, or of one of several keys: waits for nobody. If there
   // is an entry, which will be old, and no lease to be had beside it, or the tier fails, the turn
@@ -633,6 +667,28 @@ class TieredObjects final : public ObjectTier<K, V>,
     if (entry.schema != encoding_.schema() || entry.expires <= now) return false;
     return !entry.group.has_value() ||
            (*entry.group < kNoGroup && state_->changes.TrustsGroup(*entry.group));
+  }
+  // Returns nothing unless the entry is usable, and whole if it is decoded.
+  Found Read(const K& key, const TierEntry& entry, TierLookPtr<V>& look, ObjectTerms& terms) {
+    if (!checks_again()) return {Decode(entry, terms)};
+    if (!IsUsable(entry, Now())) return {};
+    const uint64_t origin = OriginOf(entry);
+    if (look == nullptr) look = state_->target->MakeLook(key);
+    if (look->Find(origin)) return {nullptr, /*is_own=*/true};
+    return {DecodeOf(origin, entry, terms)};
+  }
+  Owned<V> DecodeOf(uint64_t origin, const TierEntry& entry, ObjectTerms& terms) {
+    Owned<V> object = Decode(entry, terms);
+    if (object != nullptr) terms.tier_origin = origin;
+    return object;
+  }
+  // Returns a number, not 0, that stands for this very entry. The time of writing alone might not
+  // tell two of them apart: clocks may be coarse, and those of two machines may agree.
+  static uint64_t OriginOf(const TierEntry& entry) {
+    const uint64_t hash =
+        absl::HashOf(entry.bytes.view(), entry.schema, absl::ToUnixNanos(entry.written),
+                     absl::ToUnixNanos(entry.expires), entry.group);
+    return hash == 0 ? 1 : hash;
   }
   // Returns null unless the entry is usable and whole.
   Owned<V> Decode(const TierEntry& entry, ObjectTerms& terms) {
@@ -691,11 +747,23 @@ class TieredObjects final : public ObjectTier<K, V>,
   // lease, a Put that came later would go over another process's change.
   void Write(const Job& job, const TierEntry& entry) {
     const absl::Status status = tier().Put(job.key, entry, job.lease);
+    if (status.ok() && checks_again()) RememberOrigin(job, entry);
     if (job.is_change) {
       EndChange(state_, job.key, status.ok() ? Ended::kDone : Ended::kNotPut);
     } else if (absl::IsAborted(status)) {  // another one has changed the key since the load began
       DropIfSame(job);
     }
+  }
+  // If that fails, the object is loaded anew in place of being checked.
+  void RememberOrigin(const Job& job, const TierEntry& entry) {
+    const BackgroundTasks::Running running(state_->tasks);
+    if (!running.may_run()) return;
+    CatchErrors(
+        [&] {
+          const std::optional<K> key = state_->decode_key(job.key);
+          if (key.has_value()) state_->target->SetOrigin(*key, job.object, OriginOf(entry));
+        },
+        [] {});
   }
   // Writes an evicted object, if the tier has none, and nobody has changed the key since it was
   // loaded.
