@@ -165,17 +165,19 @@ enum class AtHardLimit {
 enum class AtTierDisconnect {
   kDrop,  // drops all objects, then and when the tier is connected again
   kKeep,  // hands them out, for as long as they live
-  // Makes all objects unverified, then and when the tier is connected again. Objects whose
-  // loads are under way then are not cached, or become unverified, too. An unverified object stays
-  // in memory, in its budget and in its place among those to be evicted, but no look-up finds it,
-  // nor does `stale_if_error` serve it. The next load of its key (GetOrLoad, GetAll and so on) asks
-  // the tier. If that has the very entry that the object was read from or written as, the object is
-  // current again, without being decoded, and is the result: nobody has it twice. Otherwise, and if
-  // the tier can't be asked, another object is loaded in its place. Refresh, loads without
-  // `read_tier`, and Put replace it; nobody checks an object that is in no tier, or has expired.
-  // Costs 32 bytes for each object, and a hash of its encoded bytes each time that it is read or
-  // written. Hits take as long as on objects of a group: from the first loss or connection on, and
-  // from the start where objects may expire.
+  // Makes all objects unverified, then and when the tier is connected again. An unverified object
+  // stays in memory and in the budget, and may be evicted, but no look-up finds it. The next load
+  // of its key (GetOrLoad, GetAll and so on) asks the tier. If that still has the entry that the
+  // object was read from or written as, the object is current again: it is not decoded, and nobody
+  // has two copies. Otherwise, and if the tier can't be asked, the load replaces it.
+  //
+  // Refresh, Put and loads without `read_tier` always replace it. `stale_if_error` does not serve
+  // it. Objects that are in no tier, or have expired, are not checked. Loads that are under way at
+  // the loss or the return do not cache their objects, or cache them as unverified.
+  //
+  // Costs 32 bytes for each object, which count against no budget, and a hash of the encoded bytes
+  // at each read and write. After the first loss or connection, and from the start where objects
+  // may expire, each hit also reads its object's stamp, as hits on objects of a group do.
   kCheckAgain
 };
 

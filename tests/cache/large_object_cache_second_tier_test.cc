@@ -521,7 +521,7 @@ TEST_F(SecondTierTest, AnObjectWhoseLeaseIsGoneIsDropped) {
 
 // By another process, and by this one.
 TEST_F(SecondTierTest, AnErasureOfAGroupLeavesLoadsOfOthersAlone) {
-  for (const bool is_own : {false, true}) {
+  for (const bool is_cached : {false, true}) {
     for (const std::optional<uint32_t> group : {std::optional<uint32_t>(), {4}, {3}}) {
       const auto server = std::make_shared<FakeServer>();
       Process first(server);
@@ -529,7 +529,7 @@ TEST_F(SecondTierTest, AnErasureOfAGroupLeavesLoadsOfOthersAlone) {
       LoadOptions options;
       options.group = group;
       const auto load = [&] {
-        (is_own ? second : first).cache->InvalidateGroup(3);
+        (is_cached ? second : first).cache->InvalidateGroup(3);
         return std::string("one");
       };
       EXPECT_EQ(*second.cache->GetOrLoad("a", load, options).value(), "one");
@@ -644,12 +644,12 @@ TEST_F(SecondTierTest, AConditionRevokesTheLeaseOfALoadUnderWayElsewhere) {
 
 // By another process, and by this one.
 TEST_F(SecondTierTest, AConditionLeavesLoadsOfOtherKeysAlone) {
-  for (const bool is_own : {false, true}) {
+  for (const bool is_cached : {false, true}) {
     const auto server = std::make_shared<FakeServer>();
     Process first(server);
     Process second(server);
     const auto load = [&] {
-      (is_own ? second : first).cache->InvalidateIf([](const std::string& key) {
+      (is_cached ? second : first).cache->InvalidateIf([](const std::string& key) {
         return key == "b";
       });
       return std::string("one");

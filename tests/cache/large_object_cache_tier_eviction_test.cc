@@ -156,7 +156,7 @@ TEST_F(TierEvictionTest, AChangeOfTheKeyWins) {
   for (const std::string_view point :
        {"before", "Get", "Get done", "TryLead", "AwaitNotices", "encode", "PutByLease"}) {
     for (size_t change = 0; change < changes.size(); ++change) {
-      for (const bool is_own : {true, false}) {
+      for (const bool is_cached : {true, false}) {
         const auto server = std::make_shared<FakeServer>();
         Process first(server);
         Process second(server);
@@ -168,7 +168,7 @@ TEST_F(TierEvictionTest, AChangeOfTheKeyWins) {
         bool has_changed = false;
         const auto change_at = [&](std::string_view at) {
           if (at != point || std::exchange(has_changed, true)) return;
-          changes[change](is_own ? second : first);
+          changes[change](is_cached ? second : first);
         };
         change_at("before");
         second.tier->hook = [&](std::string_view at, std::string_view) {
@@ -179,9 +179,9 @@ TEST_F(TierEvictionTest, AChangeOfTheKeyWins) {
         second.tasks.RunOne();
         second.tier->hook = nullptr;
         EXPECT_TRUE(has_changed) << point << change;
-        EXPECT_NE(server->BytesOf("a"), "old") << point << change << is_own;
+        EXPECT_NE(server->BytesOf("a"), "old") << point << change << is_cached;
         second.tier->Deliver();
-        EXPECT_NE(second.Load("a", "new"), "old") << point << change << is_own;
+        EXPECT_NE(second.Load("a", "new"), "old") << point << change << is_cached;
         EXPECT_EQ(server->leases(), 0u);
       }
     }

@@ -67,7 +67,7 @@ struct Process : testing::TierProcess {
     tier->Disconnect();
     tier->Deliver();
   }
-  // Also what is in use, which Trim leaves alone.
+  // Evicts everything, also what is in use, which Trim leaves alone.
   void EvictAll() {
     cache->SetBudget(0);
     cache->SetBudget(uint64_t{1} << 20);
@@ -433,7 +433,7 @@ TEST_F(TierRecheckTest, ARefreshThatWasUnderWayIsNotCached) {
   EXPECT_EQ(process.Get("a", "own"), object);
 }
 
-// Its place in the order of things is before the loss, as its caller may have made it long before.
+// A Put's stamp is of the time at which it began.
 TEST_F(TierRecheckTest, APutThatWasUnderWayEntersAnUnverifiedObject) {
   Process* self = nullptr;
   Process process(server_, [&](Cache::Options& options) {
@@ -894,7 +894,8 @@ TEST_F(TierRecheckTest, APrefetchThatChecksEvictsNothing) {
   EXPECT_TRUE(causes.empty());
 }
 
-// Something happens at each reading of the clock in turn while "a" is checked, until there is none.
+// Checks "a" again and again, with `event` at another reading of the clock each time, until no
+// reading is left.
 template <typename Event, typename Check>
 void AtEachReading(const std::shared_ptr<FakeServer>& server, const LoadOptions& first,
                    const LoadOptions& second, const Event& event, const Check& check) {
@@ -981,7 +982,7 @@ TEST_F(TierRecheckTest, AnObjectThatIsPutDuringTheCheckGetsNoGroup) {
   EXPECT_GT(put, 1);
 }
 
-// Perhaps while it sleeps: nothing says so. But if nobody woke it then, it would fail.
+// The waiter may or may not be asleep by then. If it is, and nobody woke it, it would fail.
 TEST_F(TierRecheckTest, WhoSleepsUntilThereIsRoomIsWokenByACheck) {
   LoadOptions estimated;
   estimated.weight_estimate = 1000;
@@ -1122,7 +1123,7 @@ TEST_F(TierRecheckTest, AnEntryThatCanNotBeDecodedIsReplaced) {
   EXPECT_EQ(server_->BytesOf("a"), "own");
 }
 
-// Its destructor runs `on_end`, once, if it is the one that was chosen.
+// Calls `on_end` once from its destructor, if it is the chosen one.
 struct Thing {
   explicit Thing(std::string of_text) : text(std::move(of_text)) {}
   Thing(Thing&& other) noexcept : text(std::move(other.text)) {}

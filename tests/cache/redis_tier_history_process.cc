@@ -174,13 +174,13 @@ class Process {
   uint64_t floor(int key) const { return floors_[static_cast<size_t>(key)]; }
   void RaiseFloor(int key, uint64_t version) { Raise(floors_[static_cast<size_t>(key)], version); }
 
-  TierLook BeginLook(int actor, int key) const {
+  TierRecheck BeginLook(int actor, int key) const {
     return {.actor = actor,
             .began = TierHistory::Now(),
             .floor = floor(key),
             .connected_since = connected_since_};
   }
-  void Judge(int key, std::string_view value, const TierLook& look) {
+  void Judge(int key, std::string_view value, const TierRecheck& look) {
     history_.Judge(key, value, look, kBound);
   }
 
@@ -351,7 +351,7 @@ class Actor {
   absl::StatusOr<std::string> LoadNewest(int key) {
     return LoadNewest(history_, own_, key, random_());
   }
-  void JudgeLoad(int key, const absl::StatusOr<Ref<std::string>>& object, const TierLook& look,
+  void JudgeLoad(int key, const absl::StatusOr<Ref<std::string>>& object, const TierRecheck& look,
                  Act act) {
     if (object.ok()) {
       Log(act, key, TierHistory::VersionOf(key, **object));
@@ -364,7 +364,7 @@ class Actor {
   void Load(int key) {
     const Doing doing(*this, Act::kGetOrLoad, key);
     const LoadOptions options = OptionsFor(key);
-    const TierLook look = process_.BeginLook(number_, key);
+    const TierRecheck look = process_.BeginLook(number_, key);
     JudgeLoad(key,
               process_.cache().GetOrLoad(
                   key, [&] { return LoadNewest(key); }, options),
@@ -374,7 +374,7 @@ class Actor {
   void LoadSeveral(int key) {
     const Doing doing(*this, Act::kGetAll, key);
     const std::vector<int> keys = {key, (key + TierHistory::kGroups) % kKeys};
-    std::vector<TierLook> looks;
+    std::vector<TierRecheck> looks;
     for (const int one : keys) looks.push_back(process_.BeginLook(number_, one));
     const auto load = [&](const std::vector<int>& missing) {
       std::vector<absl::StatusOr<std::string>> objects;
@@ -389,7 +389,7 @@ class Actor {
   }
   void Look(int key) {
     const Doing doing(*this, Act::kGet, key);
-    const TierLook look = process_.BeginLook(number_, key);
+    const TierRecheck look = process_.BeginLook(number_, key);
     const Ref<std::string> object =
         random_() % 2 == 0 ? process_.cache().Get(key) : process_.cache().Peek(key);
     if (object.get() == nullptr) return;
@@ -406,12 +406,12 @@ class Actor {
   }
   void ReadTier(int key) {
     const Doing doing(*this, Act::kReadTier, key);
-    TierLook look = process_.BeginLook(number_, key);
+    TierRecheck look = process_.BeginLook(number_, key);
     look.floor = std::max(look.floor, history_.key(key).made_in_place.load());
     const absl::StatusOr<TierEntry> entry = process_.tier().Get(std::to_string(key), {});
     if (entry.ok()) JudgeEntry(key, *entry, look);
   }
-  void JudgeEntry(int key, const TierEntry& entry, const TierLook& look) {
+  void JudgeEntry(int key, const TierEntry& entry, const TierRecheck& look) {
     ++history_.figures.tier_reads;
     Log(Act::kReadTier, key, TierHistory::VersionOf(key, entry.bytes.view()));
     process_.Judge(key, entry.bytes.view(), look);
@@ -527,7 +527,7 @@ class Actor {
   bool TryMake() {
     std::vector<int> keys;
     std::vector<std::string> names;
-    std::vector<TierLook> looks;
+    std::vector<TierRecheck> looks;
     for (int key = 0; key < kKeys; ++key) {
       if (unmade_[static_cast<size_t>(key)].version == 0) continue;
       keys.push_back(key);
@@ -647,7 +647,7 @@ int RunFollower(TierHistory& history) {
     while (!done && process.tier().Stats().leases_awaited == 0) PauseBriefly();
     history.scene.waits = 1;
   });
-  const TierLook look = process.BeginLook(TierHistory::kThreads, 0);
+  const TierRecheck look = process.BeginLook(TierHistory::kThreads, 0);
   const absl::StatusOr<Ref<std::string>> object =
       process.cache().GetOrLoad(0, [&] { return TierHistory::ValueOf(0, history.key(0).source); });
   history.scene.followed = TierHistory::Now();

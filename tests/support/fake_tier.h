@@ -56,7 +56,7 @@ class FakeServer {
     const std::lock_guard<std::mutex> lock(mutex_);
     entries_[key] = std::move(entry);
   }
-  // Removes something as if by nobody.
+  // Removes an entry without a notice.
   void Uproot(const std::string& key) {
     const std::lock_guard<std::mutex> lock(mutex_);
     entries_.erase(key);
@@ -158,9 +158,8 @@ class FakeTier : public SecondTier {
   void Connect() {
     Tell([](TierListener& listener) { listener.OnConnected(); });
   }
-  // Loses the connection: what others change is not told, nor what they have changed and Deliver
-  // has not told yet, until Reconnect. The loss and the return are told as by the two functions
-  // above.
+  // Loses the connection until Reconnect: drops the notices that Deliver has not told yet, and all
+  // that would come. Tells of the loss, and Reconnect of the return, as the two functions above do.
   void LoseConnection() {
     {
       const std::lock_guard<std::mutex> lock(server_->mutex_);

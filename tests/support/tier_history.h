@@ -33,7 +33,7 @@ void Raise(std::atomic<Number>& number, Number to) {
 }
 
 // A look-up, as it was when it began.
-struct TierLook {
+struct TierRecheck {
   int actor = 0;
   int64_t began = 0;
   // Older versions than this one the process must not see any more.
@@ -164,7 +164,7 @@ class TierHistory {
 
   // Judges what a look-up has found; `bound` is after what time nobody who is connected sees
   // anything older than what was made.
-  void Judge(int number, std::string_view value, const TierLook& look, int64_t bound) {
+  void Judge(int number, std::string_view value, const TierRecheck& look, int64_t bound) {
     ++figures.looks;
     const Key& of = key(number);
     const uint64_t version = VersionOf(number, value);
@@ -279,7 +279,7 @@ class TierHistory {
   };
 
   // Whether the version was too old when the look-up began.
-  void JudgeAge(int number, uint64_t version, uint64_t newest, const TierLook& look,
+  void JudgeAge(int number, uint64_t version, uint64_t newest, const TierRecheck& look,
                 int64_t bound) {
     bool is_old = false;
     for (uint64_t newer = version + 1; newer <= newest; ++newer) {

@@ -157,8 +157,8 @@ class ConcurrentTable {
     slot->AddStrong();
     return Core::AsEmbedded(slot)->Adopt();
   }
-  // Has to be called when look-ups find a slot that they have passed over before: then no earlier
-  // version proves any more that nothing has come.
+  // Changes the version. Has to be called when look-ups begin to find a slot that they passed over
+  // before: an earlier version no longer proves that nothing has come.
   void NotePublished() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { index_.NotePublished(); }
   // Finds the slot of an object that the table has created, nearly always; null proves nothing. The
   // caller gets a slot reference, which is a reference to the object.

@@ -119,9 +119,9 @@ class BulkLoad {
     // The result for those that wait, unless the part gets another one.
     LoadOutcome<V> outcome{nullptr, absl::AbortedError("the bulk load came to nothing")};
     Made made{};
-    TierTurnPtr<V>* turn = nullptr;      // of the tier, one of Ending::turns, or null
-    TierLookPtr<V>* look = nullptr;      // the same
-    typename Store::TableEntry present;  // what the made object replaces
+    TierTurnPtr<V>* turn = nullptr;        // of the tier, one of Ending::turns, or null
+    TierRecheckPtr<V>* recheck = nullptr;  // the same
+    typename Store::TableEntry present;    // what the made object replaces
     typename Loads::FlightCompletion completion{location.shard, nullptr, outcome, &ended};
   };
 
@@ -144,7 +144,8 @@ class BulkLoad {
     std::vector<K> keys;
     absl::StatusOr<Values> values;
     StoppableCall call;
-    std::vector<TierLookPtr<V>> looks;
+    std::vector<TierQuestion<K, V>> questions;
+    std::vector<TierRecheckPtr<V>> rechecks;
     std::vector<TierTurnPtr<V>> turns;
     PostLater post;
     LoadPermit permit;
@@ -353,28 +354,27 @@ class BulkLoad {
     return parts;
   }
   [[gnu::noinline]] void EnterFromTier(std::vector<Part*>& parts, Ending& ending) {
-    std::vector<TierQuestion<K, V>> questions(parts.size());
+    std::vector<TierQuestion<K, V>>& questions = ending.questions;
+    questions.resize(parts.size());
     for (size_t i = 0; i < parts.size(); ++i) questions[i].key = &parts[i]->prepared.payload().key;
     ending.turns.resize(parts.size());
-    ending.looks.resize(parts.size());
+    ending.rechecks.resize(parts.size());
     TierTurnPtr<V> no_turn;
-    TierLookPtr<V> no_look;
+    TierRecheckPtr<V> no_recheck;
     loads_.tier()->AskAll(absl::MakeSpan(questions), {wait_, request_.source, options_.read_tier,
-                                                      options_.write_tier, no_turn, no_look});
-    // Before anything can throw: else they would end before the flights.
+                                                      options_.write_tier, no_turn, no_recheck});
+    // Turns end before what may run other user code.
     for (size_t i = 0; i < parts.size(); ++i) {
       ending.turns[i] = std::move(questions[i].turn);
-      ending.looks[i] = std::move(questions[i].look);
+      ending.rechecks[i] = std::move(questions[i].recheck);
       parts[i]->turn = &ending.turns[i];
-      parts[i]->look = &ending.looks[i];
+      parts[i]->recheck = &ending.rechecks[i];
     }
-    for (size_t i = 0; i < parts.size(); ++i) {
-      TakeFound(*parts[i], std::move(questions[i].object));
-    }
+    for (size_t i = 0; i < parts.size(); ++i) SetMadeFromTier(*parts[i], questions[i].object);
     size_t missing = 0;
     for (size_t i = 0; i < parts.size(); ++i) {
       Part& part = *parts[i];
-      if (HasFound(ending.looks[i])) {
+      if (HasFound(ending.rechecks[i])) {
         part.outcome.status = absl::OkStatus();
         typename Store::Reservation none_needed(store_.retention());
         EnterReserved(part, none_needed, ending.removals);
@@ -389,7 +389,7 @@ class BulkLoad {
     }
     parts.resize(missing);
   }
-  void TakeFound(Part& part, Owned<V> object) {
+  void SetMadeFromTier(Part& part, Owned<V>& object) {
     if (object == nullptr) return;
     part.prepared.cold().came_from_tier = true;
     if constexpr (Loads::template kIsEmbedded<Made>) {
@@ -413,7 +413,7 @@ class BulkLoad {
                      PendingRemovals& removals) {
     loads_.EnterLoaded(part.location, part.prepared, part.made, part.present, part.completion,
                        reservation, removals, part.turn == nullptr ? nullptr : part.turn->get(),
-                       part.look == nullptr ? nullptr : part.look->get());
+                       part.recheck == nullptr ? nullptr : part.recheck->get());
     store_.RecordTaken(part.location, part.outcome.object);
     // Other threads rely on it, and the next part's weigher may take its time.
     removals.FinishEviction();

@@ -72,8 +72,8 @@ class CacheInvalidation {
   }
   // Makes all objects unverified, and cancels the loads under way, as nobody may join them any
   // more. One that enters its object in between enters it unverified.
-  void DoubtAll() {
-    store_.freshness().Doubt();
+  void MakeAllUnverified() {
+    store_.freshness().MakeAllUnverified();
     CancelLoads();
   }
   // Removes all objects that have expired by time, and are not kept for loads that fail; and those

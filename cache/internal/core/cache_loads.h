@@ -215,9 +215,9 @@ class CacheLoads {
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Made made{};
+    TierRecheckPtr<V> recheck;
     typename LoadFailures<Store>::Held held_failures;
     typename Flights::EndedContinuations own_ended;
-    TierLookPtr<V> look;
     TierTurnPtr<V> turn;
     PostLater post;
     const IdleTurnEnd<V> idle_end(turn);
@@ -239,7 +239,7 @@ class CacheLoads {
       return ResultOfOther(start, std::move(outcome));
     }
     run == nullptr ? call.Watch() : call.RemoveCaller();
-    const TierUse<V> use = UseOfTier(request, run, asker, wait, turn, look);
+    const TierUse<V> use = UseOfTier(request, run, asker, wait, turn, recheck);
     CatchInto(outcome, [&] {
       const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
       store_.MakePayload(location, prepared, std::forward<Key>(key));
@@ -247,10 +247,7 @@ class CacheLoads {
       outcome.status = MakeUnlessFailed(location, flight, call, prepared.cold(), loader, made, use,
                                         held_failures);
       if (!outcome.status.ok()) return;
-      if (!HasFound(look)) [[likely]]
-        store_.template GrowRoom<kIsEmbedded<Made>>(prepared.cold(), reservation, removals);
-      EnterLoaded(location, prepared, made, present, completion, reservation, removals, turn.get(),
-                  look.get());
+      GrowRoomAndEnter(location, prepared, made, present, completion, reservation, removals, use);
     });
     EndLoad(permit, removals, reservation, completion);
     PrepareToReturn(location, outcome, own_ended, run);
@@ -291,9 +288,9 @@ class CacheLoads {
     failures_.Keep(location, flight, entry, status, held);
     return status;
   }
-  // Runs the loader, unless the tier has the object, and the weigher. If the look has found the
-  // cache's own object, neither, and `made` stays empty. `flight` is that of a load, not of a
-  // refresh.
+  // Runs the loader, unless the tier has the object, and then the weigher. Runs neither, and leaves
+  // `made` empty, if the recheck has found the cache's own object. `flight` is that of a load, not
+  // of a refresh.
   template <typename Made>
   absl::Status Make(Entry& entry, AnyLoader<K, Made>& loader, Made& made, const TierUse<V>& use,
                     typename Flights::Flight* flight = nullptr) {
@@ -306,7 +303,7 @@ class CacheLoads {
       if (use.refresh != nullptr && use.refresh->is_left) timer.Leave();
       return status;
     }
-    if (HasFound(use.look)) [[unlikely]] {
+    if (HasFound(use.recheck)) [[unlikely]] {
       timer.Succeed();
       return status;
     }
@@ -355,15 +352,15 @@ class CacheLoads {
   // meanwhile, or that other object has left again, `made` is the outcome but does not enter the
   // cache. If the hard limit leaves no room for it beside the reservation, the outcome is the same,
   // or an error. `present` takes the entry that is replaced. `turn`, which may be null, gets `made`
-  // unless that is older than the cache's last change of the key. If the look has found an
-  // object, that one is in the place of `made`.
+  // unless that is older than the cache's last change of the key. If `recheck`, which
+  // may be null, has found the cache's own object, enters nothing: see CompleteRecheck.
   template <typename Made>
   void EnterLoaded(const KeyLocation& location, PreparedSlot& prepared, Made& made,
                    typename Store::TableEntry& present, FlightCompletion& completion,
                    Reservation& reservation, typename Store::PendingRemovals& removals,
-                   TierTurn<V>* turn, TierLook<V>* look) {
-    if (look != nullptr && look->has_found()) [[unlikely]]
-      return EnterFound(location, prepared, completion, reservation, *look);
+                   TierTurn<V>* turn, TierRecheck<V>* recheck) {
+    if (recheck != nullptr && recheck->has_found()) [[unlikely]]
+      return CompleteRecheck(location, prepared, completion, reservation, *recheck);
     auto& table = location.shard->table;
     LoadOutcome<V>& outcome = completion.result;
     const int64_t now = store_.freshness().NowOrWritten(prepared.cold());
@@ -404,17 +401,29 @@ class CacheLoads {
     completion.CompleteLocked(table);
   }
 
-  // Ends the flight of a load whose look has found the cache's own object.
-  void EnterFound(const KeyLocation& location, PreparedSlot& prepared, FlightCompletion& completion,
-                  Reservation& reservation, TierLook<V>& look) {
+  // Makes a load's room exact, and does EnterLoaded.
+  template <typename Made>
+  void GrowRoomAndEnter(const KeyLocation& location, PreparedSlot& prepared, Made& made,
+                        typename Store::TableEntry& present, FlightCompletion& completion,
+                        Reservation& reservation, typename Store::PendingRemovals& removals,
+                        const TierUse<V>& use) {
+    if (!HasFound(use.recheck)) [[likely]]
+      store_.template GrowRoom<kIsEmbedded<Made>>(prepared.cold(), reservation, removals);
+    EnterLoaded(location, prepared, made, present, completion, reservation, removals,
+                use.turn.get(), use.recheck.get());
+  }
+  // Ends the flight of a load that enters nothing, as its recheck has found the cache's own object.
+  void CompleteRecheck(const KeyLocation& location, PreparedSlot& prepared,
+                       FlightCompletion& completion, Reservation& reservation,
+                       TierRecheck<V>& recheck) {
     const GroupStamp stamp = prepared.cold().stamp();
     const int64_t now = store_.freshness().Now();
     const bool is_ahead = reservation.is_ahead();
-    reservation.Release();  // else it would keep the object from being retained
+    reservation.Release();  // else it could keep the object from being retained
     auto& table = location.shard->table;
     typename Store::MutexLock lock(table.mutex);
-    completion.result.object =
-        look.Verify({stamp.epoch, GroupOf(stamp), completion.flight->cancelled(), is_ahead, now});
+    completion.result.object = recheck.Verify(
+        {stamp.epoch, GroupOf(stamp), completion.flight->cancelled(), is_ahead, now});
     completion.CompleteLocked(table);
   }
 
@@ -494,10 +503,11 @@ class CacheLoads {
 
  private:
   static TierUse<V> UseOfTier(const LoadRequest& request, QueuedRun* run, const BoundedWait& asker,
-                              const BoundedWait& wait, TierTurnPtr<V>& turn, TierLookPtr<V>& look) {
+                              const BoundedWait& wait, TierTurnPtr<V>& turn,
+                              TierRecheckPtr<V>& recheck) {
     // No caller waits for a task. Else the wait may be shorter than the asker's own.
     return {run == nullptr ? asker : wait, request.source, request.options.read_tier,
-            request.options.write_tier,    turn,           look};
+            request.options.write_tier,    turn,           recheck};
   }
   template <typename Made>
   [[gnu::noinline]] absl::Status FindInTierOrLoad(Entry& entry, AnyLoader<K, Made>& loader,
@@ -512,7 +522,7 @@ class CacheLoads {
       if (use.refresh != nullptr && use.refresh->is_left) {
         return NoThrowStatus(absl::StatusCode::kUnavailable, "another process is refreshing it");
       }
-      if (HasFound(use.look)) return absl::OkStatus();
+      if (HasFound(use.recheck)) return absl::OkStatus();
       // No loader begins after its caller's wait has ended.
       if (use.wait.ended()) return HasLeft(use.wait);
       return loader.Load(entry.key(), made, terms);

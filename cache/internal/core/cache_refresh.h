@@ -220,7 +220,7 @@ class CacheRefresh {
   absl::Status Make(PreparedSlot& prepared, Entry& stale, AnyLoader<K, Made>& loader, Made& made,
                     const RefreshTerms& terms, TierTurnPtr<V>& turn, Ending& ending) {
     const BoundedWait nobody(SteadyTime::max(), StopToken());
-    TierLookPtr<V> none;  // a refresh replaces the object
+    TierRecheckPtr<V> none;  // a refresh replaces the object
     TierUse<V> use{nobody, nullptr, /*reads=*/false, terms.writes_tier, turn, none};
     TierRefresh in_tier;
     if (terms.reads_tier && loads_.tier() != nullptr) [[unlikely]] {

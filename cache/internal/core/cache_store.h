@@ -136,8 +136,7 @@ class CacheStore {
     return terms.weight.has_value() ? *terms.weight : Weigh(object);
   }
 
-  // Does the same as Shards::Matching, for objects that have not expired by time, and are not
-  // unverified.
+  // Does the same as Shards::Matching, but only for current objects: see Freshness::IsCurrent.
   template <typename Lookup>
   auto MatchingUnexpired(const Lookup& key, int64_t now) const {
     return [this, match = shards_.Matching(key), now](Slot& slot) {
@@ -278,8 +277,8 @@ class CacheStore {
     return FindHeld(location, match, outcome);
   }
 
-  // Does what the look-up of an object calls for. Returns false if the object has expired by time,
-  // which makes it a miss.
+  // Does what the look-up of an object calls for. Returns false if the object has expired, or
+  // is unverified, which makes it a miss.
   bool RecordHit(const Outcome& outcome) {
     if (outcome.entry() == nullptr) [[likely]] {
       shared_->counters.CountHit();
@@ -365,33 +364,33 @@ class CacheStore {
     return terms;
   }
   // Does TierTarget's function of the same name.
-  void SetOrigin(const K& key, const Ref<V>& object, uint64_t origin) const {
+  void SetFingerprint(const K& key, const Ref<V>& object, uint64_t fingerprint) const {
     const LookupKeyOf<K> lookup = key;
-    Outcome outcome(freshness_);
-    const auto match = shards_.Matching(lookup);
-    const Ref<V> found = FindHeld(shards_.Locate(lookup), match, outcome);
-    if (found.get() == nullptr || !HandleTraits<Ref<V>>::SameOwner(found, object)) return;
-    SetOrigin(*outcome.entry(), origin);
+    const KeyLocation location = shards_.Locate(lookup);
+    MutexLock lock(location.shard->table.mutex);
+    const Entry* const entry = FindEntryOf(object, location);
+    if (entry != nullptr) SetFingerprint(*entry, fingerprint);
   }
-  // Returns the object of that origin under the key, or null if there is none, or it has expired.
-  // What is to be released goes to `deferred`.
-  Ref<V> FindOfOrigin(const K& key, uint64_t origin,
-                      typename Table::DeferredReleases& deferred) const {
+  // Returns the unexpired object under the key that has this fingerprint, or null. References that
+  // are to be released go to `deferred`.
+  Ref<V> FindByFingerprint(const K& key, uint64_t fingerprint,
+                           typename Table::DeferredReleases& deferred) const {
     const LookupKeyOf<K> lookup = key;
     const KeyLocation location = shards_.Locate(lookup);
     const int64_t now = freshness_.NowIfNeeded();
     const auto match = [&, match_key = shards_.Matching(lookup)](Slot& slot) {
       if (!match_key(slot)) return false;
       const Entry& entry = Table::cold_part(&slot);
-      return IsOfOrigin(entry, origin) &&
+      return HasFingerprint(entry, fingerprint) &&
              !freshness_.IsExpiredUnlessInUse(entry, now, entry.references_of_look_up());
     };
     MutexLock lock(location.shard->table.mutex);
     return std::move(location.shard->table.FindLocked(location.hash(), match, deferred).object);
   }
-  // Makes an object current for a load that has verified it, and counts as a use of it, unless
-  // `check` has been overtaken. The caller holds the object.
-  void Verify(Table& table, Entry& entry, const typename TierLook<V>::Check& check,
+  // Makes an object current for a load that has verified it. Changes nothing if all objects were
+  // made unverified, or its group was invalidated, after that load began. Records an access, and
+  // may retain the object again, unless the load is a prefetch. The caller holds the object.
+  void Verify(Table& table, Entry& entry, const typename TierRecheck<V>::Check& check,
               PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(table.mutex) {
     if (!freshness_.Verify(entry, check.epoch, check.group)) return;
     table.NotePublished();
@@ -442,8 +441,8 @@ class CacheStore {
     freshness_.SetGroup(entry, terms.group);
     entry.extras =
         EntryExtras::TryNew(holder_sampler_.TryNewLog(weight), freshness_.checks_again());
-    if (terms.tier_origin != 0) [[unlikely]]
-      SetOrigin(entry, terms.tier_origin);
+    if (terms.tier_fingerprint != 0) [[unlikely]]
+      SetFingerprint(entry, terms.tier_fingerprint);
     freshness_.BeginLife(entry, terms, now);
     if (!counts_time_saved_) return;
     if (terms.load_time.has_value()) {
@@ -549,14 +548,15 @@ class CacheStore {
                         RemovalCause::kInvalidated, now, AnyObject(), present, removals);
   }
 
-  // Both: the caller holds a reference to the slot, or has yet to enter it. Relaxed: see the field.
-  static void SetOrigin(const Entry& entry, uint64_t origin) {
+  // Precondition of both: the caller holds a reference to the slot, or has yet to enter it.
+  // Relaxed: see the field.
+  static void SetFingerprint(const Entry& entry, uint64_t fingerprint) {
     if (entry.extras == nullptr) return;
-    entry.extras->tier_origin.store(origin, std::memory_order_relaxed);
+    entry.extras->tier_fingerprint.store(fingerprint, std::memory_order_relaxed);
   }
-  static bool IsOfOrigin(const Entry& entry, uint64_t origin) {
+  static bool HasFingerprint(const Entry& entry, uint64_t fingerprint) {
     return entry.extras != nullptr &&
-           entry.extras->tier_origin.load(std::memory_order_relaxed) == origin;
+           entry.extras->tier_fingerprint.load(std::memory_order_relaxed) == fingerprint;
   }
 
   // Returns the entry of an object that the caller holds, or null if it is not in the cache.

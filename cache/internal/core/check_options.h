@@ -157,10 +157,15 @@ absl::Status CheckTierWrite(const LargeObjectCacheOptions<K, V>& options) {
         "tier_write: is kOnEviction, but refresh_executor is not set; a hit may evict an object, "
         "and must not wait for the tier");
   }
-  if (options.at_tier_disconnect != AtTierDisconnect::kDrop) {
+  if (options.at_tier_disconnect == AtTierDisconnect::kKeep) {
     return absl::InvalidArgumentError(
-        "tier_write: is kOnEviction, and at_tier_disconnect is not kDrop: what may be old would be "
+        "tier_write: is kOnEviction, and at_tier_disconnect is kKeep: what may be old would be "
         "written");
+  }
+  if (options.at_tier_disconnect == AtTierDisconnect::kCheckAgain) {
+    return absl::InvalidArgumentError(
+        "tier_write: is kOnEviction, and at_tier_disconnect is kCheckAgain: objects that are in "
+        "memory are in no tier, so there is no entry to check them by");
   }
   return absl::OkStatus();
 }

@@ -209,11 +209,11 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     typename Loads::FlightNotices notices(*location_.shard, flight_);
     found.owned = loads_.tier()->Ask(
         prepared_->payload().key,
-        TierUse<V>{unbounded, &source_, options_.read_tier, options_.write_tier, turn_, look_,
+        TierUse<V>{unbounded, &source_, options_.read_tier, options_.write_tier, turn_, recheck_,
                    /*waits_for_lease=*/false, &notices},
         found.terms);
     prepared_->cold().came_from_tier = found.owned != nullptr;
-    return found.owned != nullptr || HasFound(look_);
+    return found.owned != nullptr || HasFound(recheck_);
   }
   // Ends the load after the loader has thrown, or as its thread ends; or without the loader,
   // because an earlier failure is kept, or the tier has the object.
@@ -221,7 +221,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     const TaskCount::Running running(pending_.count());
     Result unwanted;
     handoff_.LoaderFailed(unwanted);
-    if (end.found.owned != nullptr || HasFound(look_)) {
+    if (end.found.owned != nullptr || HasFound(recheck_)) {
       return End(end.found, Cause::kCompletion, end.run.ended);
     }
     Result result;
@@ -254,7 +254,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Result result = std::move(given);
-    TierLookPtr<V> look = std::move(look_);
+    TierRecheckPtr<V> recheck = std::move(recheck_);
     TierTurnPtr<V> turn = std::move(turn_);
     typename LoadFailures<Store>::Held held_failures;
     PreparedSlot external;
@@ -265,7 +265,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     FlightCompletion completion{location_.shard, &flight_, outcome, &ended};
     CatchErrors(
         [&] {
-          Enter(result, present, external, completion, removals, turn, look);
+          Enter(result, present, external, completion, removals, turn, recheck);
           if (cause != Cause::kCompletion || result.status.ok() || call_.abandoned()) return;
           loads_.failures().Keep(location_, flight_, prepared_->cold(), result.status,
                                  held_failures);
@@ -285,14 +285,14 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
   }
   void Enter(Result& result, typename Store::TableEntry& present, PreparedSlot& external,
              FlightCompletion& completion, typename Store::PendingRemovals& removals,
-             const TierTurnPtr<V>& turn, const TierLookPtr<V>& look) {
+             const TierTurnPtr<V>& turn, const TierRecheckPtr<V>& recheck) {
     completion.result.error = result.error;
     completion.result.status = result.status;
     if (result.error != nullptr || !result.status.ok()) return;
-    if (HasFound(look)) {
+    if (HasFound(recheck)) {
       timer_->Succeed();
       loads_.EnterLoaded(location_, *prepared_, result.owned, present, completion, reservation_,
-                         removals, turn.get(), look.get());
+                         removals, turn.get(), recheck.get());
       return;
     }
     if (result.owned != nullptr) {
@@ -337,7 +337,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
   typename Loads::Reservation reservation_;
   LoadPermit permit_;
   std::optional<typename Loads::Timer> timer_;
-  TierLookPtr<V> look_;
+  TierRecheckPtr<V> recheck_;
   TierTurnPtr<V> turn_;
   BasicCompletionHandoff<StdAtomics, Result> handoff_;
 };

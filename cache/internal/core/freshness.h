@@ -35,7 +35,7 @@ struct FreshnessSettings {
   double expiry_jitter = 0;
   absl::Duration stale_if_error = absl::ZeroDuration();
   RefreshBackoff refresh_backoff = {};
-  bool checks_again = false;  // whether there may be a Doubt
+  bool checks_again = false;  // whether objects may become unverified
 };
 
 // Thread-safe, if the clock is.
@@ -114,31 +114,31 @@ class Freshness {
   }
   bool IsInvalidated(GroupStamp stamp) const { return groups_->IsInvalidated(stamp); }
 
-  // Returns whether the cache may come to doubt its objects.
+  // Returns whether objects may become unverified.
   bool checks_again() const { return checks_again_; }
-  // Makes all objects unverified, also those of loads that have begun. From then on no look-up is
-  // fast without a look at the object's cold part. Precondition: checks_again().
-  void Doubt() const {
+  // Makes all objects unverified, also those of loads that have begun. From then on every hit reads
+  // its object's stamp, in the cold part. Precondition: checks_again().
+  void MakeAllUnverified() const {
     SetNeeded();
-    groups_->Doubt();
+    groups_->MakeAllUnverified();
   }
   // Returns whether a load has to ask the second tier whether the object is current, before a
   // look-up may hand it out.
   template <typename Entry>
   bool IsUnverified(const Entry& entry) const {
-    return checks_again_ && groups_->IsDoubted(entry.stamp());
+    return checks_again_ && groups_->IsUnverified(entry.stamp());
   }
-  // Gives the object the stamp that it would have if a load had made it that began at that epoch,
-  // and named that group. Returns false, and does nothing, if it would not be current: if there was
-  // a doubt, or an invalidation of its group, since the load began. The caller has the shard's
-  // lock.
+  // Raises the object's epoch to that at which the verifying load began. An object without a group
+  // gets the load's. Returns false, and changes nothing, if all objects were made unverified, or
+  // the group was invalidated, after the load began. The caller has the shard's lock.
   template <typename Entry>
   bool Verify(Entry& entry, uint64_t epoch, std::optional<uint32_t> group) const {
     GroupStamp stamp = entry.stamp();
     stamp.epoch = std::max(uint64_t{stamp.epoch}, epoch);
-    // An object without a group is of an entry without one, so the load's would count.
+    // The entry of an object without a group has none either. Had the load decoded it, the object
+    // would have the load's group.
     if (!stamp.has_group && group.has_value()) ObjectGroups::SetGroup(stamp, *group);
-    if (IsInvalidated(stamp) || groups_->IsDoubted(stamp)) return false;
+    if (IsInvalidated(stamp) || groups_->IsUnverified(stamp)) return false;
     entry.set_stamp(stamp);
     return true;
   }
@@ -246,11 +246,11 @@ class Freshness {
     return IsInvalidated(entry.stamp()) || IsDue(entry.written, now, Sum(life, stale_if_error_)) ||
            IsDue(entry.accessed, now, Sum(expire_after_access_, stale_if_error_));
   }
-  // Returns whether a look-up at this tick need do nothing about an object that its stamp makes
-  // fast for no hit.
+  // Tests an object whose stamp each look-up has to read: returns whether a look-up at this tick
+  // has nothing to do about it.
   template <typename Entry>
-  bool IsFreshByStamp(const Entry& entry, uint32_t tick) const {
-    return HasToLookAtStamp(entry) && !IsInvalidated(entry.stamp()) && !IsUnverified(entry) &&
+  bool IsFreshSlow(const Entry& entry, uint32_t tick) const {
+    return NeedsStampCheck(entry) && !IsInvalidated(entry.stamp()) && !IsUnverified(entry) &&
            tick < FreshUntilByTimes(entry);
   }
   template <typename Entry>
@@ -414,11 +414,12 @@ class Freshness {
   // Returns the value for CacheKey::fresh_until.
   template <typename Entry>
   uint32_t FreshUntil(const Entry& entry) const {
-    return HasToLookAtStamp(entry) ? 0 : FreshUntilByTimes(entry);
+    return NeedsStampCheck(entry) ? 0 : FreshUntilByTimes(entry);
   }
-  // A group may be invalidated at any time, and all objects be doubted.
+  // Returns whether each look-up has to read the object's stamp: at any time its group may be
+  // invalidated, or all objects be made unverified. Then CacheKey::fresh_until is always 0.
   template <typename Entry>
-  bool HasToLookAtStamp(const Entry& entry) const {
+  bool NeedsStampCheck(const Entry& entry) const {
     return checks_again_ || entry.stamp().has_group;
   }
   // Returns how long after one access the next one is recorded.
@@ -480,9 +481,9 @@ class Freshness {
   const double backoff_jitter_;
   const double jitter_;  // at most that part of a life is taken away
   const int64_t start_;  // of the ticks
-  // False to true once, by the first thread that gives an object a life of its own, before it
-  // enters the object. Relaxed: a look-up that still reads false, and finds the object, began
-  // before the object's life.
+  // False to true once: before the first object with a life or a group of its own is entered, or by
+  // the first MakeAllUnverified. Relaxed: a look-up that still reads false began before that object
+  // was entered, or before MakeAllUnverified returned.
   mutable std::atomic<bool> needed_;
   const bool checks_again_;
   // The latest time that the user's clock has shown, nearly: of two threads at the same time, the

@@ -85,7 +85,7 @@ class LookupOutcome {
   }
   [[gnu::noinline]] void RecordSlow(Entry& entry) {
     const bool is_sampled = entry.holders() != nullptr;
-    if (!weak_ && !is_sampled && entry_ == nullptr && freshness_.IsFreshByStamp(entry, tick_)) {
+    if (!weak_ && !is_sampled && entry_ == nullptr && freshness_.IsFreshSlow(entry, tick_)) {
       return;
     }
     if (ages_matter_ && !freshness_.has_own_clock()) now_ = freshness_.Now();

@@ -198,9 +198,9 @@ class PrefetchRun final
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
     Made made{};
+    TierRecheckPtr<V> recheck;
     typename LoadFailures<Store>::Held held_failures;
     typename Flights::EndedContinuations ended;
-    TierLookPtr<V> look;
     TierTurnPtr<V> turn;
     LoadOutcome<V> outcome;
     PostLater post;
@@ -226,12 +226,12 @@ class PrefetchRun final
           store_.BeginLoad(flight, prepared, options_.group);
           outcome.status = loads_.MakeUnlessFailed(
               location, flight, call, prepared.cold(), loader, made,
-              {nobody, request.source, options_.read_tier, options_.write_tier, turn, look},
+              {nobody, request.source, options_.read_tier, options_.write_tier, turn, recheck},
               held_failures);
           if (!outcome.status.ok()) return;
-          if (!HasFound(look)) Count(prepared.cold().object_weight(), kEmbedded);
+          if (!HasFound(recheck)) Count(prepared.cold().object_weight(), kEmbedded);
           loads_.EnterLoaded(location, prepared, made, present, completion, reservation, removals,
-                             turn.get(), look.get());
+                             turn.get(), recheck.get());
         },
         [&] { outcome.error = std::current_exception(); });
     is_full_ = reservation.refused();

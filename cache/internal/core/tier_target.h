@@ -46,26 +46,28 @@ class CacheTierTarget final : public TierTarget<typename Store::Key, typename St
   }
   void Clear() override { CacheInvalidation<Store>(store_).RemoveAll(); }
 
-  void DoubtAll() override { CacheInvalidation<Store>(store_).DoubtAll(); }
-  void SetOrigin(const K& key, const Ref<V>& object, uint64_t origin) override {
-    store_.SetOrigin(key, object, origin);
+  void MakeAllUnverified() override { CacheInvalidation<Store>(store_).MakeAllUnverified(); }
+  void SetFingerprint(const K& key, const Ref<V>& object, uint64_t fingerprint) override {
+    store_.SetFingerprint(key, object, fingerprint);
   }
-  TierLookPtr<V> MakeLook(const K& key) override { return std::make_unique<Look>(store_, key); }
+  TierRecheckPtr<V> MakeRecheck(const K& key) override {
+    return std::make_unique<Recheck>(store_, key);
+  }
 
  private:
-  class Look final : public TierLook<V> {
+  class Recheck final : public TierRecheck<V> {
    public:
-    using Check = typename TierLook<V>::Check;
+    using Check = typename TierRecheck<V>::Check;
 
-    Look(Store& store, const K& key)
+    Recheck(Store& store, const K& key)
         : store_(store),
           key_(key),
           location_(store.shards().Locate(LookupKey(key))),
           table_(location_.shard->table) {}
 
-    bool Find(uint64_t origin) override {
+    bool Find(uint64_t fingerprint) override {
       Dismiss();
-      Ref<V> found = store_.FindOfOrigin(key_, origin, removals_.deferred);
+      Ref<V> found = store_.FindByFingerprint(key_, fingerprint, removals_.deferred);
       has_found_ = found.get() != nullptr;
       if (object_.get() != nullptr) Defer(std::move(object_));
       object_ = std::move(found);

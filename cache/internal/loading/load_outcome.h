@@ -129,8 +129,8 @@ struct ObjectTerms {
   std::optional<absl::Duration> refresh_after;
   std::optional<absl::Duration> load_time;
   std::optional<uint32_t> group;
-  // If not 0, stands for the entry of the second tier that the object came from: see EntryExtras.
-  uint64_t tier_origin = 0;
+  // If not 0, that of the second tier's entry that the object came from: see EntryExtras.
+  uint64_t tier_fingerprint = 0;
 };
 
 template <typename T>

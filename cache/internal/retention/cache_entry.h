@@ -229,10 +229,11 @@ class RefreshClaim {
 // The life of an object that does not expire, or is never due for a refresh, in nanoseconds.
 inline constexpr int64_t kNeverDue = INT64_MAX;
 
-// What few entries have, so that it takes no memory in the others.
+// Holds the optional parts of an entry, in an allocation of its own: entries that need none pay for
+// one pointer. In a cache that checks again every entry has it, in others only a sampled one.
 struct EntryExtras {
-  // Returns null if there is nothing to keep, or no memory: then the object is not sampled, and is
-  // loaded anew in place of being checked.
+  // Returns null if no part is needed, or if there is no memory: then the object is not sampled,
+  // and is decoded or loaded again in place of being checked.
   static std::unique_ptr<EntryExtras> TryNew(std::unique_ptr<HolderLog> log,
                                              bool has_origin) noexcept {
     if (log == nullptr && !has_origin) [[likely]]
@@ -242,10 +243,11 @@ struct EntryExtras {
 
   // Null unless the object is sampled.
   std::unique_ptr<HolderLog> holders;
-  // Stands for the second tier's entry that the object was read from, or last written as; 0 if that
-  // is not known. Set before the slot is entered, or by the thread that has written the object.
-  // Relaxed: it says which entry the object is, at whatever time.
-  std::atomic<uint64_t> tier_origin{0};
+  // The fingerprint of the second tier's entry that the object was read from, or last written as; 0
+  // if unknown. Set before the slot is entered, and by a thread that has written the object.
+  // Relaxed: nothing else is read by reason of it, and who misses a new value only decodes or
+  // loads.
+  std::atomic<uint64_t> tier_fingerprint{0};
 };
 
 template <typename K, EvictionPolicy Policy>
@@ -368,8 +370,8 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   bool retained() const { return hot.ownership.retained(); }
   // Returns null unless the object is sampled.
   HolderLog* holders() const { return extras == nullptr ? nullptr : extras->holders.get(); }
-  // Return and set the group, if any, and the epoch at which the object's load began. Relaxed,
-  // both: see the field.
+  // Return and set the group, if any, and the epoch at which the object's load began, or the last
+  // load that verified it. Relaxed, both: see the field.
   GroupStamp stamp() const { return stamp_.load(std::memory_order_relaxed); }
   void set_stamp(GroupStamp stamp) { stamp_.store(stamp, std::memory_order_relaxed); }
   // Return what the object weighs with its entry, and alone. Relaxed, all: see the field.
@@ -457,7 +459,7 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   // The counts of the slot, and those of the object. In an embedded slot they are the same.
   ControlBlock* const slot;
   ControlBlock* object = nullptr;
-  // Null for most objects. Set before the slot is entered.
+  // Null unless the object is sampled, or the cache checks again. Set before the slot is entered.
   std::unique_ptr<EntryExtras> extras;
   // How many weighings of the object have begun, and the number of the last one that counted.
   uint32_t weighings = 0;
@@ -503,10 +505,10 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
 
   CacheEntry* older_ = nullptr;  // neighbours in an EntryList
   CacheEntry* newer_ = nullptr;
-  // Set when the load begins; its group perhaps only before the slot is entered. From then on the
-  // epoch only grows, under the shard's lock, when a load has verified the object: see
-  // Freshness::Verify. Relaxed: whoever has to see an invalidation or a doubt reads that, and
-  // compares; a look-up may come before or after the verification.
+  // Set when the load begins; its group perhaps only before the slot is entered. Then the epoch
+  // only grows, and a group is set at most once, under the shard's lock: see Freshness::Verify.
+  // Relaxed: a look-up compares it with the epochs of ObjectGroups, and one that reads the stamp of
+  // before a verification only misses.
   std::atomic<GroupStamp> stamp_{GroupStamp()};
   // Set before the slot is entered, and then under the mutex. Relaxed: by it, look-ups only guess
   // whether the object may be retained.

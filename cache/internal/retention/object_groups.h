@@ -7,8 +7,8 @@
 // invalidation. The object is invalidated if that epoch is the later one. So nobody goes through
 // the objects, and an object whose load had begun before is invalidated whenever it comes.
 //
-// A doubt is the same for all objects, of whatever group or of none: those with earlier stamps are
-// not known to be current (AtTierDisconnect::kCheckAgain).
+// All objects can be made unverified at once, too (AtTierDisconnect::kCheckAgain): each object with
+// an earlier epoch then is, whatever its group.
 #ifndef WEAKCACHE_CACHE_INTERNAL_RETENTION_OBJECT_GROUPS_H_
 #define WEAKCACHE_CACHE_INTERNAL_RETENTION_OBJECT_GROUPS_H_
 
@@ -21,8 +21,9 @@
 
 namespace weakcache::internal {
 
-// The group of an object, if any, and the epoch at which its load began, or its Put. 47 bits of
-// epochs last for four years of a million invalidations in each second.
+// The group of an object, if any, and the epoch at which its load or Put began, or the last load
+// that verified it. 47 bits of epochs last for four years of a million invalidations in each
+// second.
 struct GroupStamp {
   static constexpr uint64_t kEpochs = (uint64_t{1} << 47) - 1;
 
@@ -87,20 +88,20 @@ class ObjectGroups {
     return stamp.epoch < (*block)[stamp.group % kBlockSize].load(std::memory_order_relaxed);
   }
 
-  // Makes all objects with earlier stamps doubted.
-  void Doubt() {
+  // Makes all objects with earlier stamps unverified.
+  void MakeAllUnverified() {
     // See Stamp.
-    Raise(doubted_, epoch_.fetch_add(1, std::memory_order_acq_rel) + 1);
+    Raise(unverified_before_, epoch_.fetch_add(1, std::memory_order_acq_rel) + 1);
   }
-  bool IsDoubted(GroupStamp stamp) const {
-    return stamp.epoch < doubted_.load(std::memory_order_relaxed);  // see the field
+  bool IsUnverified(GroupStamp stamp) const {
+    return stamp.epoch < unverified_before_.load(std::memory_order_relaxed);  // see the field
   }
 
  private:
   static constexpr size_t kBlockSize = 1024;
   using Block = std::array<std::atomic<uint64_t>, kBlockSize>;
 
-  // Relaxed: see blocks_ and doubted_.
+  // Relaxed: see blocks_ and unverified_before_.
   static void Raise(std::atomic<uint64_t>& last, uint64_t epoch) {
     uint64_t before = last.load(std::memory_order_relaxed);
     while (before < epoch && !last.compare_exchange_weak(before, epoch, std::memory_order_relaxed,
@@ -120,14 +121,15 @@ class ObjectGroups {
     return *present;
   }
 
-  // How many invalidations there have been, of whatever group, and doubts.
+  // How often a group was invalidated, or all objects were made unverified.
   std::atomic<uint64_t> epoch_{0};
   // For each group the epoch of its last invalidation; 0 before the first one. Grows only. Relaxed:
   // who has to see an invalidation knows that it has returned, or holds a lock that it has held.
   // A block is null until one of its groups is invalidated, and then stays.
   std::array<std::atomic<Block*>, kGroups / kBlockSize> blocks_{};
-  // The epoch of the last doubt; 0 before the first one. Grows only. Relaxed, as for a group.
-  std::atomic<uint64_t> doubted_{0};
+  // The epoch at which all objects were made unverified last; 0 before that. Grows only. Relaxed,
+  // as for a group.
+  std::atomic<uint64_t> unverified_before_{0};
 };
 
 }  // namespace weakcache::internal

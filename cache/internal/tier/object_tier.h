@@ -33,12 +33,13 @@
 //     the cache still has the object, which the task keeps alive. Later changes revoke the lease. A
 //     change by this process that erases in the tier first has no evicted object written until it
 //     is through.
-//   * After the connection was lost, all that the cache has is dropped, or is unverified
-//     (AtTierDisconnect): it knows which entry of the tier it is, by a hash of all that the entry
-//     has, and no look-up finds it until a load that has begun since has read that very entry. Such
-//     a load does what it would do if it had decoded the entry, with the object that is there in
-//     the place of another one. So whatever would keep it from entering an object, such as a change
-//     or another loss of the connection, keeps this one from being current, if it is still there.
+//   * When the connection is lost, and when it is back, objects are dropped, kept, or made
+//   unverified
+//     (AtTierDisconnect). No look-up finds an unverified object. It has a fingerprint: a hash of
+//     the tier's entry that it was read from or written as. If a load that began after the loss
+//     reads an entry with that hash, it makes the object current in place of decoding the entry.
+//     Whatever would keep the load from entering a decoded object, such as a change of the key or
+//     another loss, also keeps it from making this one current.
 //   * If two changes of a key overlap, nobody knows which of them the tier has taken last: then the
 //     entry is erased as the last of them ends.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TIER_OBJECT_TIER_H_
@@ -78,40 +79,41 @@ class TierTurn {
 template <typename V>
 using TierTurnPtr = std::unique_ptr<TierTurn<V>>;
 
-// A look of a load at the cache's own object, of which the tier may have the very entry. It may
-// hold the last reference to an object, so it has to live until flight, permit and turn have ended.
+// A load's comparison of the tier's entry with the cache's own object. It may hold the last
+// reference to the object, so it has to live until flight, permit and turn have ended.
 template <typename V>
-class TierLook {
+class TierRecheck {
  public:
-  // How a load makes the object current.
+  // What Verify needs to know of the load.
   struct Check {
     uint64_t epoch;                 // at which it began: see GroupStamp
     std::optional<uint32_t> group;  // that it names
-    bool cancelled;                 // its flight
-    bool is_ahead;                  // a prefetch, which evicts nothing and is no use
+    bool cancelled;                 // whether its flight was cancelled
+    bool is_ahead;                  // a prefetch: evicts nothing, and does not count as a use
     int64_t now;
   };
 
   // Runs user code.
-  virtual ~TierLook() = default;
-  // Returns whether the cache has an object of that origin under the load's key, which has not
-  // expired. Runs no user code but the key's hash and equality, and the clock.
-  virtual bool Find(uint64_t origin) = 0;
-  // Forgets what it has found: what was read may be old.
+  virtual ~TierRecheck() = default;
+  // Returns whether the cache has an unexpired object with that fingerprint under the load's key.
+  // Runs no user code but the key's hash and equality, and the clock.
+  virtual bool Find(uint64_t fingerprint) = 0;
+  // Forgets the object that Find has found, because the entry that was read may be old.
   virtual void Dismiss() = 0;
-  // Returns whether it has found one: then nothing is loaded or written, and Verify takes the place
-  // of entering an object.
+  // Returns whether Find has found the object. Then nothing is loaded or written, and the load
+  // calls Verify in place of entering an object.
   virtual bool has_found() const = 0;
-  // Gives the object the stamp of the load. Returns the load's result: the object, or the one that
-  // is current under the key by now. The caller has the shard's lock. Runs no user code but the
-  // key's equality.
+  // Makes the object current, unless the flight was cancelled, the object is no longer under the
+  // key, or all objects were made unverified, or its group was invalidated, after the load began.
+  // Returns the load's result in any case: the object, or another one that is current under the key
+  // by now. The caller has the shard's lock. Runs no user code but the key's equality.
   virtual Ref<V> Verify(const Check& check) = 0;
 };
 template <typename V>
-using TierLookPtr = std::unique_ptr<TierLook<V>>;
+using TierRecheckPtr = std::unique_ptr<TierRecheck<V>>;
 template <typename V>
-bool HasFound(const TierLookPtr<V>& look) {
-  return look != nullptr && look->has_found();
+bool HasFound(const TierRecheckPtr<V>& recheck) {
+  return recheck != nullptr && recheck->has_found();
 }
 
 // Ends a turn that has nothing to write. A load declares four things, which end in reverse order:
@@ -168,8 +170,8 @@ struct TierUse {
   const StopSource* source;  // of the loader, or null
   bool reads;
   bool writes;
-  TierTurnPtr<V>& turn;  // gets the load's
-  TierLookPtr<V>& look;  // the same
+  TierTurnPtr<V>& turn;        // gets the load's
+  TierRecheckPtr<V>& recheck;  // the same
   bool waits_for_lease = true;
   TierNotices* notices = nullptr;  // null: a notice cancels the load whatever it does
   TierRefresh* refresh = nullptr;  // of a refresh that is due and reads; null for all others
@@ -182,7 +184,7 @@ struct TierQuestion {
   Owned<V> object = nullptr;
   ObjectTerms terms = {};
   TierTurnPtr<V> turn = nullptr;
-  TierLookPtr<V> look = nullptr;
+  TierRecheckPtr<V> recheck = nullptr;
 };
 
 // What the cache says of an object that it has evicted.
@@ -205,13 +207,13 @@ class TierTarget {
   virtual void Clear() = 0;
 
   // Makes all objects unverified: no look-up finds one until a load has verified it.
-  virtual void DoubtAll() = 0;
-  // Sets which entry of the tier the object is, if the cache has that very object under the key.
-  // An origin is a number that stands for an entry: see EntryExtras.
-  virtual void SetOrigin(const K& key, const Ref<V>& object, uint64_t origin) = 0;
-  // The key is that of a load's prepared slot, in which it stays until the flight has ended. Runs
-  // no user code but the key's hash.
-  virtual TierLookPtr<V> MakeLook(const K& key) = 0;
+  virtual void MakeAllUnverified() = 0;
+  // Records the fingerprint of the entry that the object was written as, if the cache has that very
+  // object. Runs no user code but the key's hash.
+  virtual void SetFingerprint(const K& key, const Ref<V>& object, uint64_t origin) = 0;
+  // Makes the recheck of a load. `key` is in the load's prepared slot until its flight has ended.
+  // Runs no user code but the key's hash.
+  virtual TierRecheckPtr<V> MakeRecheck(const K& key) = 0;
 };
 
 // Thread-safe. Runs no user code but the codec, the key functions, the clock, and the condition of
@@ -229,12 +231,12 @@ class ObjectTier {
   virtual void Attach(TierTarget<K, V>& target) = 0;
   virtual void Detach() = 0;
 
-  // Returns the object that the tier has under the key, with its terms, or null: then the look may
-  // have found it in the cache. Throws nothing. A refresh waits for no lease, and nothing tells it
-  // of notices: it only replaces the stale object, which a notice removes.
+  // Returns the object that the tier has under the key, with its terms, or null if there is none,
+  // or `use.recheck` has found it in the cache. Throws nothing. A refresh waits for no lease, and
+  // nothing tells it of notices: it only replaces the stale object, which a notice removes.
   virtual Owned<V> Ask(const K& key, const TierUse<V>& use, ObjectTerms& terms) = 0;
-  // Does the same for several keys; gives their turns and looks to the questions, and waits for no
-  // lease.
+  // Does the same for several keys; gives their turns and rechecks to the questions, and waits for
+  // no lease.
   virtual void AskAll(absl::Span<TierQuestion<K, V>> questions, const TierUse<V>& use) = 0;
 
   // Begins a change of a key. Has to be called before the cache is changed. Null, if there is no

@@ -122,7 +122,7 @@ class TieredObjects final : public ObjectTier<K, V>,
         },
         [] { return Owned<V>(); });
     const bool has_read = is_due ? use.refresh->has_read : use.reads;
-    if (has_read) CountRead(object, use.look);
+    if (has_read) CountRead(object, use.recheck);
     return object;
   }
 
@@ -130,7 +130,8 @@ class TieredObjects final : public ObjectTier<K, V>,
     if (!use.reads && !use.writes) return;
     CatchErrors([&] { AskAllOrThrow(questions, use); }, [] {});
     if (!use.reads) return;
-    for (const TierQuestion<K, V>& question : questions) CountRead(question.object, question.look);
+    for (const TierQuestion<K, V>& question : questions)
+      CountRead(question.object, question.recheck);
   }
 
   TierTurnPtr<V> BeginChange(const K& key) override {
@@ -223,7 +224,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     stats.tier_write_time = of_tier.write_time;
     stats.tier_condition = of_tier.condition;
     const std::string_view own_condition =
-        state_->is_unverified ? "a notice could not be applied" : state_->changes.condition();
+        state_->has_missed_notice ? "a notice could not be applied" : state_->changes.condition();
     if (!own_condition.empty()) {
       if (!stats.tier_condition.empty()) stats.tier_condition += "; ";
       stats.tier_condition += own_condition;
@@ -258,7 +259,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     // Only grows, and nobody concludes anything from it: relaxed.
     std::atomic<uint64_t> failed_notices{0};
     // Whether the cache may have an object that a notice should have removed.
-    std::atomic<bool> is_unverified{false};
+    std::atomic<bool> has_missed_notice{false};
   };
   // Any thread adds 1, and none concludes anything from them: relaxed. They only grow.
   struct Figures {
@@ -280,7 +281,7 @@ class TieredObjects final : public ObjectTier<K, V>,
       const BackgroundTasks::Running running(state.tasks);
       if (!running.may_run()) return;
       if (CatchErrors([&] { return function(*state.target), true; }, [] { return false; })) {
-        if (state.is_unverified) DropAll(state);
+        if (state.has_missed_notice) DropAll(state);
         return;
       }
     }
@@ -291,9 +292,9 @@ class TieredObjects final : public ObjectTier<K, V>,
   static void DropAll(State& state) {
     const BackgroundTasks::Running running(state.tasks);
     if (!running.may_run()) return;
-    state.is_unverified = false;
+    state.has_missed_notice = false;
     const Walk walk(state);
-    CatchErrors([&] { state.target->Clear(); }, [&] { state.is_unverified = true; });
+    CatchErrors([&] { state.target->Clear(); }, [&] { state.has_missed_notice = true; });
   }
 
   // A notice that goes from object to object on this thread, as long as this lives.
@@ -351,7 +352,7 @@ class TieredObjects final : public ObjectTier<K, V>,
       if (!checks_again_) return OnAllErased();
       WithTarget(*state_, [&](TierTarget<K, V>& target) {
         const Walk walk(*state_);
-        target.DoubtAll();
+        target.MakeAllUnverified();
       });
     }
     // What has come in the meantime may be old, too.
@@ -472,12 +473,13 @@ class TieredObjects final : public ObjectTier<K, V>,
     const K& own;
     const std::string encoded;
   };
-  // What a look in the tier has found.
+  // What the tier's entry has turned out to be: a decoded object, the object that the cache has
+  // already, or nothing.
   struct Found {
-    explicit operator bool() const { return object != nullptr || is_own; }
+    explicit operator bool() const { return object != nullptr || is_cached; }
 
     Owned<V> object = nullptr;
-    bool is_own = false;  // the entry is the cache's own object, which the look has found
+    bool is_cached = false;  // the recheck has found the entry's object in the cache
   };
 
   // Does Ask. What was read before a notice may be old, and is read again; the last time, a notice
@@ -494,7 +496,7 @@ class TieredObjects final : public ObjectTier<K, V>,
       Found found = LookOrLead(key, use, wait, found_terms);
       if (!found) return nullptr;
       if (!notices->TryEnd()) {
-        if (found.is_own) use.look->Dismiss();
+        if (found.is_cached) use.recheck->Dismiss();
         continue;
       }
       terms = found_terms;
@@ -504,14 +506,15 @@ class TieredObjects final : public ObjectTier<K, V>,
     wait.before_look = nullptr;
     return LookOrLead(key, use, wait, terms).object;
   }
-  // Returns what the entry is, or nothing after it has given the load a turn if it is to have one.
+  // Returns the object of the tier's entry. If there is none, gives the load a turn if it may
+  // write.
   Found LookOrLead(const Key& key, const TierUse<V>& use, const TierWait& wait,
                    ObjectTerms& terms) {
     bool is_unusable = false;
     if (use.reads) {
       const absl::StatusOr<TierEntry> entry = tier().Get(key.encoded, wait);
       if (entry.ok()) {
-        Found found = Read(key.own, *entry, use.look, terms);
+        Found found = Read(key.own, *entry, use.recheck, terms);
         if (found) return found;
       } else if (!absl::IsNotFound(entry.status()) && !absl::IsDataLoss(entry.status())) {
         return {};
@@ -525,14 +528,14 @@ class TieredObjects final : public ObjectTier<K, V>,
     } else if (!use.waits_for_lease) {
       static_cast<void>(LeadAtOnce(turn->job(), is_unusable));
     } else if (!is_unusable || !LeadOver(turn->job())) {
-      Found found = Lead(key.own, turn->job(), wait, use.look, terms);
+      Found found = Lead(key.own, turn->job(), wait, use.recheck, terms);
       if (found) return found;
     }
     if (turn->job().lease.held() || turn->job().only_erases) use.turn = std::move(turn);
     return {};
   }
-  void CountRead(const Owned<V>& object, const TierLookPtr<V>& look) {
-    if (HasFound(look)) return Figures::Count(figures_.rechecks);
+  void CountRead(const Owned<V>& object, const TierRecheckPtr<V>& recheck) {
+    if (HasFound(recheck)) return Figures::Count(figures_.rechecks);
     Figures::Count(object != nullptr ? figures_.hits : figures_.misses);
   }
   // Does Ask for a refresh that is due. The lease comes first: whoever has it after another one
@@ -550,7 +553,7 @@ class TieredObjects final : public ObjectTier<K, V>,
       }
       if (entry.has_value() && IsNews(*entry, use.refresh->age_limit)) {
         turn.reset();  // others need not wait until it is decoded
-        Owned<V> object = DecodeOf(checks_again() ? OriginOf(*entry) : 0, *entry, terms);
+        Owned<V> object = DecodeOf(checks_again() ? FingerprintOf(*entry) : 0, *entry, terms);
         if (object != nullptr) return object;
         if (!LeadRefresh(key, use, turn, entry)) return nullptr;
       }
@@ -598,9 +601,9 @@ class TieredObjects final : public ObjectTier<K, V>,
         const absl::StatusOr<TierEntry>& entry = entries[i];
         if (entry.ok()) {
           const K& key = *asked[i]->key;
-          Found found = Read(key, *entry, asked[i]->look, asked[i]->terms);
+          Found found = Read(key, *entry, asked[i]->recheck, asked[i]->terms);
           asked[i]->object = std::move(found.object);
-          if (found.is_own || asked[i]->object != nullptr) continue;
+          if (found.is_cached || asked[i]->object != nullptr) continue;
         } else if (!absl::IsNotFound(entry.status()) && !absl::IsDataLoss(entry.status())) {
           continue;
         }
@@ -632,12 +635,12 @@ class TieredObjects final : public ObjectTier<K, V>,
     return state_->changes.Look(key) == TierChanges::State::kNone;
   }
   // Takes the lease of a key without an entry, or returns the object that has come.
-  Found Lead(const K& key, Job& job, const TierWait& wait, TierLookPtr<V>& look,
+  Found Lead(const K& key, Job& job, const TierWait& wait, TierRecheckPtr<V>& recheck,
              ObjectTerms& terms) {
     absl::StatusOr<TierLead> lead = tier().Lead(job.key, wait);
     if (!lead.ok()) return {};
     job.lease = std::move(lead->lease);
-    return lead->entry.has_value() ? Read(key, *lead->entry, look, terms) : Found();
+    return lead->entry.has_value() ? Read(key, *lead->entry, recheck, terms) : Found();
   }
   // Takes the lease of a key for a refresh, or of one of several keys: waits for nobody. If there
   // is an entry, which will be old, and no lease to be had beside it, or the tier fails, the turn
@@ -668,23 +671,24 @@ class TieredObjects final : public ObjectTier<K, V>,
     return !entry.group.has_value() ||
            (*entry.group < kNoGroup && state_->changes.TrustsGroup(*entry.group));
   }
-  // Returns nothing unless the entry is usable, and whole if it is decoded.
-  Found Read(const K& key, const TierEntry& entry, TierLookPtr<V>& look, ObjectTerms& terms) {
+  // Returns the cache's own object if the entry is its, or else the decoded one; nothing if the
+  // entry is unusable or can't be decoded.
+  Found Read(const K& key, const TierEntry& entry, TierRecheckPtr<V>& recheck, ObjectTerms& terms) {
     if (!checks_again()) return {Decode(entry, terms)};
     if (!IsUsable(entry, Now())) return {};
-    const uint64_t origin = OriginOf(entry);
-    if (look == nullptr) look = state_->target->MakeLook(key);
-    if (look->Find(origin)) return {nullptr, /*is_own=*/true};
-    return {DecodeOf(origin, entry, terms)};
+    const uint64_t fingerprint = FingerprintOf(entry);
+    if (recheck == nullptr) recheck = state_->target->MakeRecheck(key);
+    if (recheck->Find(fingerprint)) return {nullptr, /*is_cached=*/true};
+    return {DecodeOf(fingerprint, entry, terms)};
   }
-  Owned<V> DecodeOf(uint64_t origin, const TierEntry& entry, ObjectTerms& terms) {
+  Owned<V> DecodeOf(uint64_t fingerprint, const TierEntry& entry, ObjectTerms& terms) {
     Owned<V> object = Decode(entry, terms);
-    if (object != nullptr) terms.tier_origin = origin;
+    if (object != nullptr) terms.tier_fingerprint = fingerprint;
     return object;
   }
-  // Returns a number, not 0, that stands for this very entry. The time of writing alone might not
-  // tell two of them apart: clocks may be coarse, and those of two machines may agree.
-  static uint64_t OriginOf(const TierEntry& entry) {
+  // Returns a hash, not 0, of everything in the entry. The time of writing alone might not tell two
+  // entries apart: clocks may be coarse, and those of two machines may agree.
+  static uint64_t FingerprintOf(const TierEntry& entry) {
     const uint64_t hash =
         absl::HashOf(entry.bytes.view(), entry.schema, absl::ToUnixNanos(entry.written),
                      absl::ToUnixNanos(entry.expires), entry.group);
@@ -747,21 +751,23 @@ class TieredObjects final : public ObjectTier<K, V>,
   // lease, a Put that came later would go over another process's change.
   void Write(const Job& job, const TierEntry& entry) {
     const absl::Status status = tier().Put(job.key, entry, job.lease);
-    if (status.ok() && checks_again()) RememberOrigin(job, entry);
+    if (status.ok() && checks_again()) RecordFingerprint(job, entry);
     if (job.is_change) {
       EndChange(state_, job.key, status.ok() ? Ended::kDone : Ended::kNotPut);
     } else if (absl::IsAborted(status)) {  // another one has changed the key since the load began
       DropIfSame(job);
     }
   }
-  // If that fails, the object is loaded anew in place of being checked.
-  void RememberOrigin(const Job& job, const TierEntry& entry) {
+  // Records which entry the written object is. If that fails, a later load decodes or loads the
+  // object again in place of checking it.
+  void RecordFingerprint(const Job& job, const TierEntry& entry) {
     const BackgroundTasks::Running running(state_->tasks);
     if (!running.may_run()) return;
     CatchErrors(
         [&] {
           const std::optional<K> key = state_->decode_key(job.key);
-          if (key.has_value()) state_->target->SetOrigin(*key, job.object, OriginOf(entry));
+          if (key.has_value())
+            state_->target->SetFingerprint(*key, job.object, FingerprintOf(entry));
         },
         [] {});
   }
@@ -784,7 +790,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     if (!turn->job().lease.held() || !tier().AwaitNotices(wait).ok()) return;
     // A change before the lease has reached the cache by now; a later one revokes the lease.
     const std::optional<K> decoded = settings_.decode_key(key);
-    if (!decoded.has_value() || state_->is_unverified || pauses_ != 0) return;
+    if (!decoded.has_value() || state_->has_missed_notice || pauses_ != 0) return;
     const std::optional<EvictedTerms> terms = state_->target->TermsOf(*decoded, object);
     if (!terms.has_value()) return;
     turn->SetEvictedTerms(*terms);
