@@ -156,6 +156,9 @@ class Process {
         tasks_.Add(std::move(task));
       };
     }
+    if (history_.settings.checks_again) {
+      options.at_tier_disconnect = AtTierDisconnect::kCheckAgain;
+    }
     options.weigher = [](const std::string& value) { return value.size() + 100; };
     options.second_tier = tier_;
     options.codec = std::make_shared<const ContiguousCodec<std::string>>();
@@ -590,6 +593,7 @@ class Actor {
 
 void AddFigures(TierHistory::Figures& figures, const CacheStats& stats) {
   figures.tier_hits += stats.tier_hits;
+  figures.tier_rechecks += stats.tier_rechecks;
   figures.leases_awaited += stats.tier_leases_awaited;
   figures.leases_lost += stats.tier_leases_lost;
   figures.notices += stats.tier_notices;

@@ -238,6 +238,7 @@ class Processes {
         " objects found, " + std::to_string(figures.changes) + " changes (" +
         std::to_string(figures.repeated) + " repeated), " + std::to_string(figures.loads) +
         " loads, " + std::to_string(figures.tier_hits) + " hits of the tier, " +
+        std::to_string(figures.tier_rechecks) + " rechecks, " +
         std::to_string(figures.leases_awaited) + " leases awaited, " +
         std::to_string(figures.leases_lost) + " lost, " + std::to_string(figures.notices) +
         " notices, " + std::to_string(figures.tier_errors) + " errors of the tier, " +
@@ -411,6 +412,19 @@ TEST(RedisTierHistoryTest, NorIfTheServerIsInTrouble) {
   if (testing::AllRounds()) {
     EXPECT_GT(processes.history().figures.tier_errors, 0u);
     for (const int count : trouble.counts()) EXPECT_GT(count, 0);
+  }
+}
+
+TEST(RedisTierHistoryTest, NorIfObjectsAreCheckedAfterTrouble) {
+  if (!RedisServer::IsInstalled()) GTEST_SKIP() << "redis-server is not installed";
+  Processes processes({.operations = testing::Rounds<uint64_t>(150'000, 1'500),
+                       .has_trouble = true,
+                       .checks_again = true});
+  Trouble trouble(processes);
+  Repeatedly cause(processes, 150, [&] { trouble.Cause(); });
+  processes.Run([&] { cause(); });
+  if (testing::AllRounds()) {
+    EXPECT_GT(processes.history().figures.tier_rechecks, 0u);
   }
 }
 

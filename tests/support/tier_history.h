@@ -110,6 +110,7 @@ class TierHistory {
     std::atomic<uint64_t> repeated{0};  // changes of killed processes
     // Of the processes that have come to their ends.
     std::atomic<uint64_t> tier_hits{0};
+    std::atomic<uint64_t> tier_rechecks{0};
     std::atomic<uint64_t> leases_awaited{0};
     std::atomic<uint64_t> leases_lost{0};
     std::atomic<uint64_t> notices{0};
@@ -120,6 +121,7 @@ class TierHistory {
     uint64_t operations = 0;  // in all
     bool has_trouble = false;
     bool writes_evicted = false;
+    bool checks_again = false;
     int64_t max_age_ms = 60'000;
     int64_t lease_timeout_ms = 10'000;
   };
