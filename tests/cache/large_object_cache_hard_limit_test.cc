@@ -719,6 +719,8 @@ TEST_F(HardLimitWaitTest, WhoWaitsForAnothersLoadGivesItsRoomBack) {
   };
   std::thread second([&] { EXPECT_TRUE(Load(2, 50).ok()); });
   while (!loading) std::this_thread::yield();
+  // Time for the second one to reserve its room: nothing says when it has.
+  for (int i = 0; i < 10000; ++i) std::this_thread::yield();
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
   while (limit().used() != 40 && std::chrono::steady_clock::now() < deadline) {
     std::this_thread::yield();
