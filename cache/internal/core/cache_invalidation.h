@@ -70,8 +70,9 @@ class CacheInvalidation {
     });
     store_.retention().SearchInvalidated();
   }
-  // Makes all objects unverified, and cancels the loads under way, as nobody may join them any
-  // more. One that enters its object in between enters it unverified.
+  // Makes all objects unverified, cancels the loads and refreshes under way, so that nobody joins
+  // them, and forgets kept failures. A load that ends between the two steps enters its object
+  // unverified.
   void MakeAllUnverified() {
     store_.freshness().MakeAllUnverified();
     CancelLoads();

@@ -164,8 +164,8 @@ absl::Status CheckTierWrite(const LargeObjectCacheOptions<K, V>& options) {
   }
   if (options.at_tier_disconnect == AtTierDisconnect::kCheckAgain) {
     return absl::InvalidArgumentError(
-        "tier_write: is kOnEviction, and at_tier_disconnect is kCheckAgain: objects that are in "
-        "memory are in no tier, so there is no entry to check them by");
+        "tier_write: is kOnEviction, and at_tier_disconnect is kCheckAgain: an object is in "
+        "no tier before its eviction, so there may be no entry to check it by");
   }
   return absl::OkStatus();
 }

@@ -34,12 +34,11 @@
 //     change by this process that erases in the tier first has no evicted object written until it
 //     is through.
 //   * When the connection is lost, and when it is back, objects are dropped, kept, or made
-//   unverified
-//     (AtTierDisconnect). No look-up finds an unverified object. It has a fingerprint: a hash of
-//     the tier's entry that it was read from or written as. If a load that began after the loss
-//     reads an entry with that hash, it makes the object current in place of decoding the entry.
-//     Whatever would keep the load from entering a decoded object, such as a change of the key or
-//     another loss, also keeps it from making this one current.
+//     unverified (AtTierDisconnect). No look-up finds an unverified object. It has a fingerprint: a
+//     hash of the tier's entry that it was read from or written as. If a load that began after the
+//     loss reads an entry with that hash, it makes the object current in place of decoding the
+//     entry. Whatever would keep the load from entering a decoded object, such as a change of the
+//     key or another loss, also keeps it from making this one current.
 //   * If two changes of a key overlap, nobody knows which of them the tier has taken last: then the
 //     entry is erased as the last of them ends.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TIER_OBJECT_TIER_H_
