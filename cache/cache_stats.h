@@ -36,7 +36,6 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "weakcache/cache/removal_cause.h"
 
 namespace weakcache {
 

@@ -19,7 +19,6 @@
 #define WEAKCACHE_WEAKREF_EXPIRY_H_
 
 #include <exception>
-#include <functional>
 #include <type_traits>
 #include <utility>
 

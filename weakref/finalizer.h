@@ -23,7 +23,6 @@
 #define WEAKCACHE_WEAKREF_FINALIZER_H_
 
 #include <cstddef>
-#include <memory>
 #include <optional>
 #include <tuple>
 #include <type_traits>

@@ -274,19 +274,37 @@ TEST(BudgetTest, CountsWhatTheListenerKeeps) {
 
 // What can't be kept is not counted, so nothing else goes for it.
 TEST(BudgetTest, AnObjectThatOutgrowsTheBudgetEvictsNoOther) {
-  Cache cache = MakeCache(Budget(100));
-  const Ref<Page> used = cache.Put(0, MakeRef<Page>(Page{0, 10}));
-  for (int key = 1; key < 10; ++key) Put(cache, key, 10);
-  const_cast<Page&>(*used).bytes = 1000;
-  EXPECT_TRUE(cache.UpdateWeight(0));
-  EXPECT_EQ(cache.Stats().bytes_idle, 90u);
-  Put(cache, 10, 10);
-  Put(cache, 11, 10);
-  EXPECT_EQ(cache.Stats().bytes_idle, 100u);
-  const_cast<Page&>(*used).bytes = UINT64_MAX;
-  EXPECT_TRUE(cache.UpdateWeight(0));
-  EXPECT_EQ(cache.Stats().bytes_idle, 100u);
-  cache.CheckInvariantsForTesting();
+  for (const bool has_listener : {false, true}) {
+    SCOPED_TRACE(has_listener);
+    Cache::Options options = Budget(100);
+    if (has_listener) options.removal_listener = [](auto&&...) {};
+    Cache cache = MakeCache(options);
+    const Ref<Page> used = cache.Put(0, MakeRef<Page>(Page{0, 10}));
+    for (int key = 1; key < 10; ++key) Put(cache, key, 10);
+    const_cast<Page&>(*used).bytes = 1000;
+    EXPECT_TRUE(cache.UpdateWeight(0));
+    EXPECT_EQ(cache.Stats().bytes_idle, 90u);
+    for (int key = 10; key < 20; ++key) Put(cache, key, 10);
+    EXPECT_EQ(cache.Stats().bytes_idle, 100u);
+    const_cast<Page&>(*used).bytes = UINT64_MAX;
+    EXPECT_TRUE(cache.UpdateWeight(0));
+    EXPECT_EQ(cache.Stats().bytes_idle, 100u);
+    cache.CheckInvariantsForTesting();
+  }
+}
+
+TEST(BudgetTest, AnObjectAboveASmallerBudgetEvictsNoOther) {
+  for (const bool has_listener : {false, true}) {
+    SCOPED_TRACE(has_listener);
+    Cache::Options options = Budget(200);
+    if (has_listener) options.removal_listener = [](auto&&...) {};
+    Cache cache = MakeCache(options);
+    const Ref<Page> used = Put(cache, 0, 150);
+    cache.SetBudget(100);
+    EXPECT_EQ(cache.Stats().bytes_pinned, 150u);
+    for (int key = 1; key < 20; ++key) Put(cache, key, 10);
+    EXPECT_EQ(cache.Stats().bytes_idle, 100u);
+  }
 }
 
 TEST(BudgetTest, HeavyObjectsInUseAreLeftAloneIfTheBudgetIsForIdleOnes) {

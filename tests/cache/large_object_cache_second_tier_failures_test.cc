@@ -49,6 +49,7 @@ struct Process {
     options.codec = std::make_shared<const testing::TextCodec>();
     options.expire_after_write = life;
     options.clock = [this] {
+      if (const auto then = on_clock) then();
       if (clock_fails) throw std::runtime_error("no time");
       return now;
     };
@@ -79,6 +80,7 @@ struct Process {
   absl::Time now = kStart;
   bool clock_fails = false;
   bool is_away = false;
+  std::function<void()> on_clock;
   std::function<void()> on_decode_key;
   std::function<uint64_t()> on_weigh;
   std::shared_ptr<FakeTier> tier;
@@ -354,6 +356,52 @@ TEST_F(SecondTierFailures, WhatANoticeCouldNotDropTheNextOneDrops) {
   EXPECT_EQ(process.Present("a"), "(none)");
   EXPECT_EQ(process.cache->Stats().tier_condition, "");
   EXPECT_EQ(process.cache->Stats().tier_failed_notices, 1u);
+}
+
+TEST_F(SecondTierFailures, WhatIsMissedWhileAllIsDroppedIsDroppedByTheNextNotice) {
+  Process process(server_, absl::Hours(1));
+  Process other(server_);
+  process.Load("a", "old");
+  process.Load("b", "old");
+  other.cache->Invalidate("a");
+  process.clock_fails = true;
+  process.tier->Deliver();
+  other.cache->Invalidate("c");
+  process.clock_fails = false;
+  // Invalidate asks for the time, and then Clear, before it drops anything. Another thread's notice
+  // may come then.
+  int asked = 0;
+  process.on_clock = [&] {
+    if (++asked != 2) return;
+    other.cache->Invalidate("b");
+    process.clock_fails = true;
+    process.tier->Deliver();
+    process.clock_fails = false;
+  };
+  process.tier->Deliver();
+  EXPECT_EQ(process.cache->Stats().tier_failed_notices, 2u);
+  EXPECT_EQ(process.cache->Stats().tier_condition, "a notice could not be applied");
+  other.cache->Invalidate("c");
+  process.tier->Deliver();
+  EXPECT_EQ(process.cache->size(), 0u);
+  EXPECT_EQ(process.cache->Stats().tier_condition, "");
+}
+
+TEST_F(SecondTierFailures, ATierThatThrowsAtAPutIsOneThatFails) {
+  Process process(server_);
+  process.Load("a", "old");
+  process.tier->hook = [](std::string_view point, std::string_view) {
+    if (point == "Put") throw std::runtime_error("no socket");
+    return absl::OkStatus();
+  };
+  process.cache->Put("a", std::string("new"));
+  process.tier->hook = nullptr;
+  EXPECT_EQ(process.Present("a"), "new");
+  EXPECT_EQ(server_->BytesOf("a"), "(none)");
+  EXPECT_EQ(process.cache->Stats().tier_condition, "");
+  process.cache->Trim(0);
+  EXPECT_EQ(process.Load("a", "newer"), "newer");
+  EXPECT_EQ(server_->BytesOf("a"), "newer");
 }
 
 TEST_F(SecondTierFailures, WithoutMemoryForANoticeNothingOldStays) {

@@ -142,6 +142,12 @@ class AsyncLoad : public Loads::Flights::Continuation,
     Departure departure;
     Leave(departure);
   }
+  // Returns whether a deferred task may be posted. If the cache ends, ends the task instead.
+  virtual bool MayPostAgain() {
+    if (!pending_.ends()) return true;
+    EndUnrun();
+    return false;
+  }
   // Ends the ask's task, which has not begun, because the cache ends.
   void EndUnrun() {
     if (!Claim()) return;
@@ -406,8 +412,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
   }
   void PostAgain() override {
     const std::shared_ptr<AsyncLoad> self = std::move(keep_deferred_);
-    if (!wanted()) return;
-    if (pending_.ends()) return EndUnrun();
+    if (!wanted() || !MayPostAgain()) return;
     CatchErrors([&] { PostTask(std::make_shared<Task>(self)); },
                 [&] { Drop(std::current_exception()); });
   }

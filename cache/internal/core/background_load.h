@@ -110,6 +110,12 @@ class BackgroundLoad final : public AsyncLoad<Loads>, public BackgroundLoads::Lo
                                          LoadRequest{this->options()}, IfOtherFails::kFail,
                                          kNeverProvedAbsent, &run));
   }
+  bool MayPostAgain() override {
+    // The end of the cache does not wait for the thread that calls this, but takes this load off
+    // the list and ends it.
+    const BackgroundTasks::Running running(surroundings_.tasks);
+    return running.may_run() && Base::MayPostAgain();
+  }
   void EndWithCache() override {
     this->EndUnrun();
     // Or it waits for another ask's task, which may be there for nobody else.

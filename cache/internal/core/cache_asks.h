@@ -29,7 +29,6 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "weakcache/cache/internal/core/async_load.h"
 #include "weakcache/cache/internal/core/background_load.h"
 #include "weakcache/cache/internal/core/cache_loads.h"

@@ -20,7 +20,6 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_CORE_PREFETCH_RUN_H_
 #define WEAKCACHE_CACHE_INTERNAL_CORE_PREFETCH_RUN_H_
 
-#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -31,7 +30,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "weakcache/cache/internal/core/cache_loads.h"
 #include "weakcache/cache/internal/core/load_failures.h"
 #include "weakcache/cache/internal/creation/bounded_wait.h"
@@ -174,12 +172,19 @@ class PrefetchRun final
   bool wanted() const override { return !options_.stop_token.stop_requested(); }
   void PostAgain() override {
     const auto self = std::move(keep_);
-    if (shared_->ended() || pending_.ends()) return;
+    if (CacheEnds()) return;
     if (wanted()) {
       Post();
     } else {
       PassOn();
     }
+  }
+
+  // Returns whether the cache has ended, or is about to.
+  bool CacheEnds() {
+    // Nothing counts a deferred run, so the cache may end at any time but while this exists.
+    const BackgroundTasks::Running running(tasks_);
+    return !running.may_run() || pending_.ends();
   }
 
   Start LoadOne(K& key) {

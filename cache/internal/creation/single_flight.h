@@ -8,7 +8,6 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_CREATION_SINGLE_FLIGHT_H_
 #define WEAKCACHE_CACHE_INTERNAL_CREATION_SINGLE_FLIGHT_H_
 
-#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>

@@ -33,7 +33,6 @@
 #include <type_traits>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 

@@ -4,7 +4,6 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_ANY_LOADER_H_
 #define WEAKCACHE_CACHE_INTERNAL_LOADING_ANY_LOADER_H_
 
-#include <functional>
 #include <memory>
 #include <type_traits>
 #include <utility>

@@ -6,15 +6,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
-#include <cstdint>
-#include <exception>
-#include <future>
 #include <utility>
 
-#include "absl/status/statusor.h"
-#include "weakcache/cache/internal/loading/load_limiter.h"
-#include "weakcache/cache/internal/loading/load_outcome.h"
-#include "weakcache/cache/load_options.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 #include "weakcache/weakref/internal/check.h"
 

@@ -4,7 +4,6 @@
 #ifndef WEAKCACHE_CACHE_INTERNAL_REDIS_READING_H_
 #define WEAKCACHE_CACHE_INTERNAL_REDIS_READING_H_
 
-#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>

@@ -474,6 +474,8 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   // Set before the slot is entered, or by SetExpiry.
   bool has_own_life : 1 = false;
   bool unused_at_eviction : 1 = false;  // nobody used the object when it was evicted last
+  // Whether the object was heavier than the budget when it was evicted or weighed last.
+  bool exceeds_budget : 1 = false;
 
  private:
   bool evicted_in_use_ : 1 = false;

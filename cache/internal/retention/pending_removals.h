@@ -5,10 +5,10 @@
 // do, and even end the cache, so they must run after the operation has ended whatever others may
 // wait for, be it a lock, a flight or a permit:
 //
-//   PendingRemovals removals;              // declared first, so destroyed last
+//   PendingRemovals removals;                          // declared first, so destroyed last
 //   MutexLock lock(shard.mutex);
-//   retention.Admit(entry, removals);      // takes and releases the budget's lock; evicts
-//   …                                      // unlocks; then the listener is called, and objects die
+//   retention.AdmitNew(entry, reservation, removals);  // takes and releases the budget's lock
+//   …                                                  // unlocks, calls the listener, objects die
 //
 // Notifications about one object must come one after the other and in the order of the removals,
 // though the thread that reports the first may still be in the listener when the second happens.
@@ -114,10 +114,9 @@ class PendingRemovals {
       BasicMutexLock<StdAtomics> lock(shared.mutex);
       entry->notifying = entry->next_cause.has_value();
       if (!entry->notifying) {
-        // Beside the caller's reference there may be some that the listener has taken.
-        if (entry->in_cache && !entry->retained() && entry->object->strong_count() > 1) {
-          entry->SetEvictedInUse(true);
-        }
+        // Users may hold the object by now, such as the listener: see Retention::CountEvictedInUse.
+        const bool counts = entry->in_cache && !entry->retained() && !entry->exceeds_budget;
+        if (counts && entry->object->strong_count() > 1) entry->SetEvictedInUse(true);
         return entry->unused_at_eviction;
       }
       entry->cause = *std::exchange(entry->next_cause, std::nullopt);

@@ -2,10 +2,10 @@
 // The strong tier of a cache: which objects it keeps alive, within a budget of bytes.
 //
 // An object in the cache is retained, if the cache holds a strong reference to it, or pinned, if
-// only its users keep it alive. Admit makes a pinned object retained; an eviction makes a retained
-// one pinned, and if nobody uses it that ends it. One policy and one lock serve the whole cache, so
-// that the budget is exact and the victim is the worst of all objects, not of one shard. Hits never
-// come here.
+// only its users keep it alive. AdmitNew and AdmitAtHit make an object retained; an eviction makes
+// a retained one pinned, and if nobody uses it that ends it. One policy and one lock serve the
+// whole cache, so that the budget is exact and the victim is the worst of all objects, not of one
+// shard. Hits never come here.
 //
 // The budget bounds the live objects: the retained ones, and those that were evicted while they
 // were in use. Evicting an object in use frees nothing, so the victims are idle objects, as long as
@@ -96,8 +96,8 @@ class Retention {
     kIdleAnyway,  // all idle objects, even in vain
   };
 
-  // Bytes of the budget that are kept free for an object that is being loaded, until the
-  // reservation is used by Admit, or ends.
+  // Bytes of the budget that are kept free for an object that is being loaded, until AdmitNew uses
+  // the reservation, or it ends.
   class Reservation {
    public:
     explicit Reservation(Retention& retention) : retention_(retention) {}
@@ -245,13 +245,6 @@ class Retention {
   bool Fits(uint64_t weight) const { return has_budget() && weight <= budget(); }
   bool has_budget() const { return budget() != 0; }
 
-  // Retains the object, unless it is retained already, is too heavy for the budget beside what is
-  // reserved, or has left the cache, or the listener is just being notified of it. The caller holds
-  // the object.
-  void Admit(Entry* entry, PendingRemovals& removals) {
-    MutexLock lock(mutex_);
-    AdmitLocked(entry, removals);
-  }
   // Lets the hard limit count a new entry, in place of what is reserved for it. Returns false if
   // there is no room: then the entry must not be entered. Returns true if there is no hard limit.
   bool Charge(Entry* entry, Reservation& reservation) {
@@ -391,6 +384,7 @@ class Retention {
     const bool evicted_in_use = entry->evicted_in_use();
     entry->SetEvictedInUse(false);
     entry->set_object_weight(weight);
+    entry->exceeds_budget = ExceedsBudget(weight);
     if (evicted_in_use && weight <= unreserved_budget()) entry->SetEvictedInUse(true);
     EvictSurplus(removals);
     return true;
@@ -549,11 +543,6 @@ class Retention {
     if (entry->has_own_life && expires) {
       by_expiry_.Insert(entry, entry->written.load(std::memory_order_relaxed));
     }
-  }
-  void AdmitLocked(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (!CanAdmit(*entry)) return;
-    Retain(entry);
-    EvictSurplus(removals);
   }
 
   // Returns whether so many bytes are free, beside what is reserved.
@@ -950,6 +939,7 @@ class Retention {
   void Evict(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     policy_.Evict(entry);
     entry->unused_at_eviction = !IsInUse(*entry);
+    entry->exceeds_budget = ExceedsBudget(entry->object_weight());
     // An expired object that is in use stays in the table, so a look-up will remove it as expired.
     const Expiry expiry =
         entry->unused_at_eviction ? expiry_of_(*entry, removals.now) : Expiry::kNone;
@@ -965,7 +955,7 @@ class Retention {
     }
     // Before the release: after it the object may die at any time. A look-up may have found it
     // since the test. If there is a listener, PendingRemovals looks again when that has returned.
-    if (!entry->notifying || !entry->unused_at_eviction) CountAsEvictedInUse(entry);
+    if (!entry->notifying || !entry->unused_at_eviction) CountEvictedInUse(entry);
     if (ReleaseRetained(entry, removals)) {
       entry->Uncharge();  // as above
       entry->SetEvictedInUse(false);
@@ -978,8 +968,11 @@ class Retention {
   }
   // Counts an object as evicted in use, unless it is heavier than the budget: then it can't be
   // kept, and nothing else is evicted for its sake.
-  void CountAsEvictedInUse(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (!has_budget() || entry->object_weight() <= policy_.budget()) entry->SetEvictedInUse(true);
+  void CountEvictedInUse(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!entry->exceeds_budget) entry->SetEvictedInUse(true);
+  }
+  bool ExceedsBudget(uint64_t weight) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return has_budget() && weight > policy_.budget();
   }
   void RequeueByExpiry(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (!entry->retained()) return;

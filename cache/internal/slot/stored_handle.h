@@ -5,7 +5,6 @@
 #define WEAKCACHE_CACHE_INTERNAL_SLOT_STORED_HANDLE_H_
 
 #include <functional>
-#include <memory>
 #include <type_traits>
 #include <utility>
 

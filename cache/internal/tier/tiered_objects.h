@@ -224,7 +224,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     stats.tier_write_time = of_tier.write_time;
     stats.tier_condition = of_tier.condition;
     const std::string_view own_condition =
-        state_->has_missed_notice ? "a notice could not be applied" : state_->changes.condition();
+        state_->HasMissedNotice() ? "a notice could not be applied" : state_->changes.condition();
     if (!own_condition.empty()) {
       if (!stats.tier_condition.empty()) stats.tier_condition += "; ";
       stats.tier_condition += own_condition;
@@ -258,8 +258,17 @@ class TieredObjects final : public ObjectTier<K, V>,
     TierChanges changes;
     // Only grows, and nobody concludes anything from it: relaxed.
     std::atomic<uint64_t> failed_notices{0};
-    // Whether the cache may have an object that a notice should have removed.
-    std::atomic<bool> has_missed_notice{false};
+    // How many notices could not be applied, and up to which one of these everything has been
+    // dropped since. Both only grow, by any thread that applies notices. Sequentially consistent:
+    // an eviction that reads equal numbers after the notices that it awaits finds the cache without
+    // what they should have removed.
+    std::atomic<uint64_t> missed_notices{0};
+    std::atomic<uint64_t> made_up_for{0};
+    // Returns whether the cache may have an object that a notice should have removed.
+    bool HasMissedNotice() const {
+      const uint64_t made_up = made_up_for;
+      return missed_notices != made_up;
+    }
   };
   // Any thread adds 1, and none concludes anything from them: relaxed. They only grow.
   struct Figures {
@@ -273,17 +282,18 @@ class TieredObjects final : public ObjectTier<K, V>,
     std::atomic<uint64_t> encode_failures{0};
   };
 
-  // Calls `function(target)`, unless the cache has ended. If that throws, as the user's functions
-  // of keys and an allocation may, drops everything, which the function would have done to a part.
+  // Calls `function(target)`, unless the cache has ended. If it throws (a function of the user's
+  // for keys, or an allocation), drops all objects instead of those that the notice concerns.
   template <typename Function>
   static void WithTarget(State& state, const Function& function) {
     {
       const BackgroundTasks::Running running(state.tasks);
       if (!running.may_run()) return;
       if (CatchErrors([&] { return function(*state.target), true; }, [] { return false; })) {
-        if (state.has_missed_notice) DropAll(state);
+        if (state.HasMissedNotice()) DropAll(state);
         return;
       }
+      ++state.missed_notices;
     }
     state.failed_notices.fetch_add(1, std::memory_order_relaxed);
     DropAll(state);
@@ -292,9 +302,12 @@ class TieredObjects final : public ObjectTier<K, V>,
   static void DropAll(State& state) {
     const BackgroundTasks::Running running(state.tasks);
     if (!running.may_run()) return;
-    state.has_missed_notice = false;
+    const uint64_t missed = state.missed_notices;
     const Walk walk(state);
-    CatchErrors([&] { state.target->Clear(); }, [&] { state.has_missed_notice = true; });
+    if (!CatchErrors([&] { return state.target->Clear(), true; }, [] { return false; })) return;
+    uint64_t made_up = state.made_up_for;
+    while (made_up < missed && !state.made_up_for.compare_exchange_weak(made_up, missed)) {
+    }
   }
 
   // A notice that goes from object to object on this thread, as long as this lives.
@@ -747,10 +760,13 @@ class TieredObjects final : public ObjectTier<K, V>,
     }
     EraseUnderWay(state_, job.key);
   }
-  // Writes on this thread: user code may follow, which none of the tier's may run; and without a
-  // lease, a Put that came later would go over another process's change.
+  // Puts the entry, and waits for the result on this thread. An asynchronous Put would be wrong for
+  // two reasons: user code runs afterwards, which no thread of the tier may run; and a Put without
+  // a lease that came later could overwrite a later change by another process.
   void Write(const Job& job, const TierEntry& entry) {
-    const absl::Status status = tier().Put(job.key, entry, job.lease);
+    const absl::Status status =
+        CatchErrors([&] { return tier().Put(job.key, entry, job.lease); },
+                    [] { return absl::Status(absl::StatusCode::kUnknown, ""); });
     if (status.ok() && checks_again()) RecordFingerprint(job, entry);
     if (job.is_change) {
       EndChange(state_, job.key, status.ok() ? Ended::kDone : Ended::kNotPut);
@@ -790,7 +806,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     if (!turn->job().lease.held() || !tier().AwaitNotices(wait).ok()) return;
     // A change before the lease has reached the cache by now; a later one revokes the lease.
     const std::optional<K> decoded = settings_.decode_key(key);
-    if (!decoded.has_value() || state_->has_missed_notice || pauses_ != 0) return;
+    if (!decoded.has_value() || state_->HasMissedNotice() || pauses_ != 0) return;
     const std::optional<EvictedTerms> terms = state_->target->TermsOf(*decoded, object);
     if (!terms.has_value()) return;
     turn->SetEvictedTerms(*terms);
