@@ -102,7 +102,7 @@ uint64_t DefaultWeight(const V& object) {
 //   void(const K& key, const Ref<V>& object, RemovalCause cause)
 //   void(const K& key, RemovalCause cause, uint64_t weight)
 //
-// `object` is alive, even if nobody else uses it any more; only if the cause is kDied it is null.
+// `object` is alive, even if nobody else uses it any more. It is null only if the cause is kDied.
 template <typename K, typename V>
 class RemovalListener {
  public:
@@ -160,8 +160,8 @@ enum class AtHardLimit {
   kServeUncached  // its callers get the object, which neither enters the cache nor counts
 };
 
-// What a cache does when its second tier loses its connection: changes by other processes are not
-// told then, so whatever the cache has may be old.
+// What a cache does when its second tier loses its connection: the cache is not notified of other
+// processes' changes then, so its objects may be outdated.
 enum class AtTierDisconnect {
   kDrop,  // drops all objects, then and when the tier is connected again
   kKeep,  // hands them out, for as long as they live
@@ -246,7 +246,8 @@ struct LargeObjectCacheOptions {
   // at least a microsecond and at most four hours. It costs some hits: fewer objects are found, but
   // the loads that they save took longer.
   ObjectValue value = ObjectValue::kHits;
-  // Parts with a lock each: a power of two, at most 4096. 0: eight for each core, at least 16.
+  // How many shards, each with a lock of its own, the cache has: a power of two, at most 4096. 0:
+  // eight for each core, at least 16.
   size_t shards = 0;
   // Called for each object that leaves the cache or is evicted from its budget, except at the
   // cache's end. The calling thread holds no lock, and nothing else that other threads wait for; it
@@ -260,22 +261,22 @@ struct LargeObjectCacheOptions {
   // second tier, which needs the wall time. Must not throw. Empty: std::chrono::steady_clock, which
   // nobody sets back, and absl::Now for a tier.
   std::function<absl::Time()> clock = {};
-  // An object expires so long after it was entered (`expire_after_write`) or last found
-  // (`expire_after_access`): it is not found any more, and is removed when somebody looks for it,
-  // when it is evicted, or by Purge. So long after it was entered it is stale
-  // (`refresh_after_write`): one GetOrLoad loads it anew, while all others get the stale object.
-  // Loaded can set the first and the last for one object. A hit is recorded for expire_after_access
-  // only if the one recorded last is a sixteenth of that time ago, or a second: so an object may
+  // How long after it was entered an object expires: it is not found any more, and is removed when
+  // somebody looks for it, when it is evicted, or by Purge. Loaded can set this for one object.
+  absl::Duration expire_after_write = absl::InfiniteDuration();
+  // How long after it was last found an object expires. A hit is recorded only if the last recorded
+  // one is at least a sixteenth of that time ago, or a second if that is less: so an object may
   // expire too early by as much, and never too late.
   //
-  // An object that somebody holds does not expire by expire_after_access. Whoever finds its time
-  // over and the object in use (a look-up of any kind, an eviction that looks for expired objects,
-  // Purge) begins that time anew. But the cache is not told of releases: of a use only these looks
-  // count, so an object that was held for hours, and that nobody looked for, may expire at once
-  // after its release. And an object whose time is over may get another one if several threads look
-  // at it at the same moment, as each may take the others for users.
-  absl::Duration expire_after_write = absl::InfiniteDuration();
+  // An object that somebody holds does not expire by this. Whoever finds its time over and the
+  // object in use (a look-up of any kind, an eviction that looks for expired objects, Purge) begins
+  // that time anew. But the cache is not notified of releases: of a use only these looks count, so
+  // an object that was held for hours, and that nobody looked for, may expire at once after its
+  // release. And an object whose time is over may get another one if several threads look at it at
+  // the same moment, as each may take the others for users.
   absl::Duration expire_after_access = absl::InfiniteDuration();
+  // How long after it was entered an object becomes stale: one GetOrLoad loads it anew, while all
+  // others get the stale object. Loaded can set this for one object.
   absl::Duration refresh_after_write = absl::InfiniteDuration();
   RefreshBackoff refresh_backoff = {};
   // Runs the refreshes that GetOrLoad and Refresh find due, and the loads of callers with a
@@ -285,34 +286,34 @@ struct LargeObjectCacheOptions {
   // caller that finds an object stale loads it. A task that runs or is dropped after the cache's
   // end does nothing; the cache's end waits for tasks that are running.
   std::function<void(std::function<void()>)> refresh_executor = {};
-  // By up to which fraction of its life, from 0 to 1, an object expires earlier, and is due for a
-  // refresh earlier, so that objects which were loaded together are not all loaded again together:
-  // 0.1 spreads the ends over the last tenth. The key's hash determines by how much, the same in
-  // each run. Applies to lives from Loaded, too.
+  // The greatest fraction of its lifetime, from 0 to 1, by which an object expires earlier, and is
+  // due for a refresh earlier, so that objects which were loaded together are not all loaded again
+  // together: 0.1 spreads the ends over the last tenth. The key's hash determines by how much, the
+  // same in each run. Applies to lives from Loaded, too.
   double expiry_jitter = 0;
-  // How long after its expiry an object is still handed out by GetOrLoad, GetOrLoadAsync and GetAll
-  // if the load of a new one fails, for whatever reason but the caller's own stop token, or takes
-  // longer than the caller's soft_timeout (load_options.h). Nothing else finds it. During that time
-  // it is evicted in its turn, while other expired objects are evicted first. Such requests count
-  // as misses, and in stale_served of CacheStats. With `failure_ttl`, only some of them ask the
-  // source.
+  // How long after its expiry an object may still be returned, by GetOrLoad, GetOrLoadAsync and
+  // GetAll, if the load of a new one fails, for whatever reason but the caller's own stop token, or
+  // takes longer than the caller's soft_timeout (load_options.h). Nothing else finds it. During
+  // that time it is evicted in its turn, while other expired objects are evicted first. Such
+  // requests count as misses, and in stale_served of CacheStats. With `failure_ttl`, only some of
+  // them ask the source.
   absl::Duration stale_if_error = absl::ZeroDuration();
   // Returns for how long the failure of a load is kept, given its status: requests for the key get
   // the failure at once meanwhile, and no loader is called. Zero or less: not at all. Exceptions
-  // are never kept. Invalidate, Put, InvalidateIf and Clear drop a failure. Failures weigh nothing,
-  // but each shard keeps at most 512, and at most eight of keys with the same six bits of hash: a
-  // further one replaces that of the eight which ends first. Called at the end of a load that has
-  // failed; it may not use the cache, and if it throws, the failure is not kept. Empty: no failure
-  // is kept.
+  // are never kept. Put, Invalidate, InvalidateIf, InvalidateGroup and Clear drop a kept failure.
+  // Failures weigh nothing, but each shard keeps at most 512, and at most eight of keys with the
+  // same six bits of hash: a further one replaces that of the eight which ends first. Called at the
+  // end of a load that has failed; it must not use the cache, and if it throws, the failure is not
+  // kept. Empty: no failure is kept.
   std::function<absl::Duration(const absl::Status&)> failure_ttl = {};
   // How many loaders may run at a time; further loads wait. A load inside another one, and one that
   // all running loads wait for, may exceed this. A refresh that would have to wait is left for
   // later. 0: no limit.
   size_t max_concurrent_loads = 0;
-  // Samples who takes objects, for Holders: about one object for each so many bytes that are
-  // entered, and each object that is heavier. 1: all objects; 0: none. A hit on a sampled object
-  // takes a lock of that object's; other hits do nothing for it. The memory, some 400 bytes for
-  // each sampled object that lives, counts neither for the budget nor in weights.
+  // Samples who takes objects, for Holders: about one object for each `holder_sample_bytes` bytes
+  // that are entered, and each object that is heavier. 1: all objects; 0: none. A hit on a sampled
+  // object takes a lock of that object's; other hits do nothing for it. The memory, some 400 bytes
+  // for each sampled object that lives, counts neither for the budget nor in weights.
   uint64_t holder_sample_bytes = 0;
   // Whether the call stacks of these look-ups are taken, too, up to 32 frames. That takes some
   // microseconds, and 2,048 bytes more for each sampled object.
@@ -332,7 +333,7 @@ struct LargeObjectCacheOptions {
   // be set if there is a tier, in a file that includes codec.h.
   internal::TierCodec<K, V> codec = {};
   // Turn the cache's keys into the tier's, which are strings, and back. Different keys need
-  // different strings. `decode_key` returns nothing for a string that is no key. They may not use
+  // different strings. `decode_key` returns nothing for a string that is no key. They must not use
   // the cache. Empty: strings stay as they are, integers become decimals. Keys of other types need
   // both.
   std::function<std::string(const K&)> encode_key = {};
@@ -340,8 +341,9 @@ struct LargeObjectCacheOptions {
   AtTierDisconnect at_tier_disconnect = AtTierDisconnect::kDrop;
   // kOnEviction needs a `refresh_executor`, whose tasks encode and write evicted objects, one each,
   // and keep them meanwhile, as users do. If 64 of them wait, further ones are not written, nor
-  // those that are evicted at the cache's end. Below a hard limit it is like a listener. It needs
-  // kDrop above: else a process would write what others may have changed while it did not hear.
+  // those that are evicted at the cache's end. With a hard limit it is like a removal listener:
+  // nothing is evicted for a load without an estimate. It needs `at_tier_disconnect = kDrop`: else
+  // a process could write an object that others changed while it was disconnected.
   TierWrite tier_write = TierWrite::kOnLoad;
 };
 

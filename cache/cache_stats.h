@@ -80,20 +80,17 @@ struct CacheStats {
   absl::Duration eviction_age;
   std::array<uint64_t, kEvictionAgeBuckets> eviction_age_histogram{};
 
-  // With a second tier (second_tier.h), and else 0. Of the loads, how many got their object from
-  // the tier, how many asked it in vain, and for how many it had the very entry of the cache's own
-  // object (AtTierDisconnect::kCheckAgain); how many entries the codec could not decode, and
-  // objects not encode; how many changes the tier has not taken, which later loads make up for; and
-  // how many notices of others' changes were of unknown keys, or have failed, so that the cache has
-  // dropped everything. The others are the tier's own, from its construction on: see TierStats.
+  // With a second tier (second_tier.h), and else 0.
   bool has_tier = false;
-  uint64_t tier_hits = 0;
-  uint64_t tier_misses = 0;
-  uint64_t tier_rechecks = 0;
-  uint64_t tier_decode_failures = 0;
-  uint64_t tier_encode_failures = 0;
-  uint64_t tier_failed_changes = 0;
+  uint64_t tier_hits = 0;             // loads that got their object from the tier
+  uint64_t tier_misses = 0;           // loads for which the tier had no usable entry
+  uint64_t tier_rechecks = 0;         // loads for which it had the cache's own: kCheckAgain
+  uint64_t tier_decode_failures = 0;  // entries that the codec could not decode
+  uint64_t tier_encode_failures = 0;  // objects that it could not encode
+  uint64_t tier_failed_changes = 0;  // changes that the tier has not taken; later loads repeat them
+  // Notices of unknown keys, and those that could not be applied, so that the cache dropped all.
   uint64_t tier_failed_notices = 0;
+  // The tier's own figures, from its construction on: see TierStats.
   uint64_t tier_errors = 0;
   uint64_t tier_timeouts = 0;
   uint64_t tier_puts = 0;

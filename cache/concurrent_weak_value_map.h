@@ -10,7 +10,7 @@
 //   weakcache::Ref<Image> cover =                              // on any thread; decoded once
 //       images.get_or_create("cover", [] { return DecodeImage("cover.png"); });
 //   images.get("cover");      // the same object, while anybody holds it
-//   cover.reset();            // ~Image runs, its memory goes back
+//   cover.reset();            // ~Image runs, its memory is freed
 //   images.get("cover");      // null
 //
 // Thread safety: thread-safe, except for construction, moves and destruction.
@@ -20,7 +20,7 @@
 // until the map's end. The guide has the details.
 //
 // Complexity: O(1) for all operations on a key. A hit takes no lock, and writes only to the
-// object's own count.
+// object's own count; if the object was inserted as a handle, also to one of its entry.
 #ifndef WEAKCACHE_CACHE_CONCURRENT_WEAK_VALUE_MAP_H_
 #define WEAKCACHE_CACHE_CONCURRENT_WEAK_VALUE_MAP_H_
 
@@ -137,8 +137,7 @@ class ConcurrentWeakValueMap {
   }
 
   // Enters `value` unless there is an object under the key. Returns the object under the key, and
-  // whether it is `value`. A look-up of an object that was entered as a handle also writes to a
-  // count in its entry. Precondition, also of insert_or_assign: `value` owns an object.
+  // whether `value` was inserted. Precondition, also of insert_or_assign: `value` owns an object.
   template <typename Key = K>
   std::pair<Strong, bool> insert(Key&& key, Strong value) {
     constexpr const char* kCall = "ConcurrentWeakValueMap::insert";
@@ -208,8 +207,8 @@ class ConcurrentWeakValueMap {
   }
   [[nodiscard]] bool empty() const { return size() == 0; }
 
-  // Removes the entries of all objects that have expired; returns how many. O(that number); with
-  // handles other than Ref, O(size()).
+  // Removes all dead entries; returns how many. O(that number); with handles other than Ref,
+  // O(size()).
   size_type purge() {
     size_t purged = 0;
     for (Shard& shard : Shards("ConcurrentWeakValueMap::purge")) purged += shard.table.Purge();

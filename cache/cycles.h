@@ -5,15 +5,14 @@
 // it holds it. Include this header, and a container is traced like any other member, or as a root:
 //
 //   weakcache::Census census;
-//   census.Add(*images.GetOrLoad("cover", load));   // what a container makes does not join by
-//   itself weakcache::CensusRoot root(census, images, "images");   // a LargeObjectCache std::cerr
-//   << ToText(WhyAlive(census, weak));  // cache "images" --retained--> app::Image
+//   weakcache::CensusRoot root(census, images, "images");  // images: a LargeObjectCache
+//   census.Add(*images.GetOrLoad("cover", load));   // what a container makes does not join itself
+//   std::cerr << ToText(WhyAlive(census, weak));    // cache "images" --retained--> app::Image
 //
 // A WeakKeyMap's value lives only as long as its key. So references in a value count as references
 // in the key's object: a value that holds its own key is reported as a cycle of the key alone, even
 // while the map is alive. Keys of maps are traced if a Tracer takes their type, save for those of
-// dead entries: purge() before. Containers hold no
-// other objects.
+// dead entries: purge() before. Containers hold no other objects.
 //
 // Thread safety: as FindCycles: no other thread may use the container or its objects meanwhile.
 //

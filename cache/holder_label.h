@@ -31,7 +31,8 @@
 
 namespace weakcache {
 
-// What WEAKCACHE_HOLDER declares. By itself, it takes a label along to another thread.
+// Labels the look-ups of this thread as long as it lives: what WEAKCACHE_HOLDER declares. Construct
+// one from another thread's HolderLabel::Current() to carry its label over.
 class [[nodiscard]] HolderLabel {
  public:
   // Returns this thread's label, or null.

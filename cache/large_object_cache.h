@@ -18,11 +18,12 @@
 // thread may be in a call of the cache. Objects may be released at any time, also later.
 //
 // Unlike std's containers and absl's, it has its own object handles (Ref), reports errors by
-// absl::Status, and has CamelCase methods. Unlike Caffeine and Guava, a key never has two live
-// objects, unless one was replaced, invalidated or expired. docs/guide.md has the semantics.
+// absl::Status, and has CamelCase methods. Unlike in Caffeine and Guava, an object that was evicted
+// in use is still found: docs/guide.md has the semantics.
 //
-// Complexity: operations on one key are amortised O(1). A hit takes no lock and writes to nothing
-// shared but the object's count and, until it has many hits, a byte.
+// Complexity: operations on one key are amortised O(1). A hit takes no lock (unless the object is
+// sampled for Holders) and writes to nothing shared but the object's counts and, until it has many
+// hits, a byte.
 #ifndef WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
 #define WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
 
@@ -92,10 +93,11 @@ class LargeObjectCache {
   LargeObjectCache(LargeObjectCache&&) noexcept = default;
   LargeObjectCache& operator=(LargeObjectCache&&) noexcept = default;
 
-  // Returns the object under the key, or else the one that `loader(key)` or `loader()` returns: a
-  // V, a std::unique_ptr or a Ref to one, a Loaded of any of these, an absl::StatusOr of any of all
-  // these, or an absl::Status. A caller leaves at the deadline or stop of its options, and a loader
-  // may take a std::stop_token, after the key or instead of it: see load_options.h.
+  // Returns the object under the key, or else the one that `loader(key)` or `loader()` returns: as
+  // a V, std::unique_ptr<V> or Ref<V>, as a Loaded of one of these, as an absl::StatusOr of one of
+  // all of these, or as an absl::Status. A caller stops waiting at its deadline or when its stop
+  // token fires, and a loader may take a std::stop_token, after the key or instead of it: see
+  // load_options.h.
   //
   // One loader runs for a key at a time, without a lock; it may use the cache. Other callers for
   // the key wait, and get the same object, status or exception; after a failure the next caller
@@ -113,11 +115,11 @@ class LargeObjectCache {
   }
 
   // Does the same as GetOrLoad, but no thread waits: a miss calls `executor(task)`, once for a
-  // load, however many ask; the task is a copyable function without arguments. A task that finds no
-  // permit is posted again. The cache must not end before all requests have their results; if a
-  // task is dropped, the result is a std::future_error. A stop ends a request at once, a deadline
-  // as the task begins. If the object is stale, the result is the old object, at once, and the task
-  // refreshes it.
+  // load, however many requests wait for it; the task is a copyable function without arguments. A
+  // task that finds no permit is posted again. Do not destroy the cache before all requests have
+  // their results; if a task is dropped, the result is a std::future_error. A stop ends a request
+  // at once; its deadline is checked when it is made and when its task begins. If the object is
+  // stale, the result is the old object, at once, and the task refreshes it.
   //
   // A loader that is itself asynchronous takes a LoadCompletion<V> as its last argument, returns
   // nothing, and has the completion called later, on any thread: see load_completion.h. Such a
@@ -162,11 +164,11 @@ class LargeObjectCache {
   }
 #endif
 
-  // Returns the objects under the keys, in the same order. Calls `loader(missing)` once for the
-  // keys whose objects are neither there nor being loaded, a std::vector<K>; it returns a
-  // std::vector of as many objects, or of what GetOrLoad's loader may return, or an absl::StatusOr
-  // of one. Its exceptions pass through. A key that another thread fails to load, or whose task is
-  // queued, is loaded on its own.
+  // Returns the objects under the keys, in the same order. Calls `loader(missing)` once, where
+  // `missing` is a std::vector<K> of the keys that are neither cached nor being loaded. The loader
+  // returns a std::vector of the same length, of objects or of what GetOrLoad's loader may return,
+  // or an absl::StatusOr of one. Its exceptions pass through. A key that another thread fails to
+  // load, or whose task is queued, is loaded on its own.
   template <typename Loader>
   std::vector<absl::StatusOr<Strong>> GetAll(absl::Span<const K> keys, Loader&& loader,
                                              const LoadOptions& options = {}) {
@@ -280,11 +282,11 @@ class LargeObjectCache {
   size_type InvalidateIf(Condition&& condition) {
     return core_->InvalidateIf(condition);
   }
-  // Makes all objects of the group stale: no call that begins afterwards returns one of them,
-  // unless it joins a load whose loader alone has named the group (loaded.h). They leave when they
-  // are met, before others at evictions, or purged. The objects of the group's loads and refreshes
-  // under way will not be cached. O(shards + loads under way + kept failures), however many objects
-  // there are. Precondition: a group below 65536.
+  // Invalidates all objects of the group: no call that begins afterwards returns one of them,
+  // unless it joins a load whose loader alone has named the group (loaded.h). They are removed one
+  // by one: by look-ups that find them, by evictions, which take them first, or by Purge. The
+  // objects of the group's loads and refreshes under way will not be cached. O(shards + loads under
+  // way + kept failures), however many objects there are. Precondition: a group below 65536.
   void InvalidateGroup(uint32_t group) { core_->InvalidateGroup(group); }
   // Removes all objects; one that is entered during the call may stay. The objects of loads and
   // refreshes under way will not be cached.

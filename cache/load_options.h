@@ -43,18 +43,20 @@ struct LoadOptions {
   // How long a caller that could have an expired object instead (`stale_if_error`) waits for the
   // new one: after that, or at an earlier deadline, it gets the expired one, and the load goes on
   // and its object is cached. With a `refresh_executor` GetOrLoad makes such a load a task of that,
-  // as a refresh is; without one, or with a loader that can't be moved or copied, a caller leaves
-  // other threads' loads and the waits for a permit and for room, but neither its own loader nor
-  // the wait for another process's load (second_tier.h). GetAll leaves other threads' loads only,
+  // as a refresh is; without one, or with a loader that can't be moved or copied, a caller stops
+  // waiting for other threads' loads, for a permit and for room, but neither for its own loader nor
+  // for another process's load (second_tier.h). GetAll stops waiting for other threads' loads only,
   // after that time for all of them together. Zero: it waits for nothing. The asynchronous forms,
   // which have no timer, ignore this.
   absl::Duration soft_timeout = absl::InfiniteDuration();
   // A std::stop_token: when its stop is requested the caller leaves in the same way, and gets
   // Cancelled. (An empty class with libc++ before version 18.)
   //
-  // The std::stop_token that a loader takes fires when the last caller has left, including the one
-  // on whose thread the loader runs. If the loader fails because that caller's stop or deadline has
-  // come, the other callers do not: one of them calls its own loader, and the others wait on.
+  // The std::stop_token that a loader takes fires when the last caller has given up. The one on
+  // whose thread the loader runs gives up when its stop token fires, or, as there is no timer, if
+  // its deadline has passed when the last other caller gives up; it returns only after the loader.
+  // If the loader fails because that caller's stop or deadline has come, the other callers do not:
+  // one of them calls its own loader, and the others wait on.
   internal::StopToken stop_token = {};
   // The group of the object that is loaded, a number below 65536: InvalidateGroup invalidates all
   // objects of a group. A hit does not change its object's group. Empty: none; but a refresh keeps

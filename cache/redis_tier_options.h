@@ -61,12 +61,12 @@ struct RedisTierOptions {
   // How long a look-up waits at each step (an earlier change of its process, a connection, a reply)
   // before the load goes on without the tier.
   absl::Duration soft_timeout = absl::Milliseconds(250);
-  // After how long without an answer a connection for changes or notices is closed, and a Put or an
-  // Erase, also the Put of a load, stops waiting (the change may still be made).
+  // How long the tier waits for an answer before it closes a connection for changes or notices, and
+  // before a Put or an Erase, also the Put of a load, gives up (the change may still be made).
   absl::Duration hard_timeout = absl::Seconds(2);
   // After how long without a message the tier sends a PING. Normally a change by another process is
   // seen as soon as its message arrives. If the network fails silently, changes may go unseen for
-  // this interval and `hard_timeout` together; then the listeners are told of the loss.
+  // this interval and `hard_timeout` together; then the listeners are notified of the loss.
   absl::Duration heartbeat_interval = absl::Seconds(1);
 
   // The circuit breaker: after so many failed look-ups in a row, look-ups fail at once. One call
@@ -77,23 +77,25 @@ struct RedisTierOptions {
   absl::Duration min_backoff = absl::Milliseconds(100);
   absl::Duration max_backoff = absl::Seconds(10);
 
-  // How long a lease outlives a process that was killed while it loaded: so long the others wait.
-  // While a process that has a lease lives, its leases are prolonged.
+  // How long a lease outlives a process that was killed while it loaded, and the others therefore
+  // wait. While a process that has a lease lives, its leases are prolonged.
   absl::Duration lease_duration = absl::Seconds(3);
   // How long a caller waits for another process's load before it loads the object itself. (In
   // RocksdbTierOptions, `lease_timeout` is also how long a lease lasts.)
   absl::Duration lease_timeout = absl::Seconds(10);
 
-  // The server drops an entry after that time, or when the entry expires if that is earlier. Values
-  // that EraseAll and EraseGroup have erased can't be read, but take memory until they are dropped;
-  // so with an infinite time the server needs a `maxmemory` and a policy such as allkeys-lru.
+  // Entries are dropped after this time, or when they expire if that is earlier. Values that
+  // EraseAll and EraseGroup have erased can't be read, but take memory until they are dropped; so
+  // with an infinite time the server needs a `maxmemory` and a policy such as allkeys-lru.
   absl::Duration max_age = absl::Hours(24 * 7);
-  // Larger objects are compressed with zstd if that saves a twentieth of them. SIZE_MAX: none.
+  // Objects of more than this many encoded bytes are compressed with zstd, if that saves a
+  // twentieth of them. SIZE_MAX: none.
   size_t compress_above = 4096;
-  // Larger objects are not written; TierStats::skipped_values counts them. At most 500 MiB.
+  // Objects of more than this many bytes are not written; TierStats::skipped_values counts them. At
+  // most 500 MiB.
   uint64_t max_value_bytes = uint64_t{64} << 20;
-  // Larger values are written in several pieces, so that none keeps the server from others' work
-  // for long. At least a 9000th of `max_value_bytes`.
+  // Values of more than this many bytes are written in several pieces, so that none keeps the
+  // server from others' work for long. At least a 9000th of `max_value_bytes`.
   uint64_t chunk_bytes = uint64_t{1} << 20;
 
   // How many changes may wait to be sent, and how many bytes of objects. If there are more changes,

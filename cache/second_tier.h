@@ -102,12 +102,13 @@ struct TierWait {
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
   internal::StopToken stop_token = {};
   // If set, Lead should call it, without a lock, before each look for the entry that it returns. So
-  // the cache knows that what listeners were told before is not newer than the entry. If Lead never
-  // calls it, the cache reads an entry again of whose Put it was told while Lead waited.
+  // the cache knows that changes of which listeners were notified before are not newer than the
+  // entry. If Lead never calls it, and a listener is notified of the entry's Put while Lead waits,
+  // the cache reads the entry again.
   std::function<void()> before_look = {};
 };
 
-// Is told of changes by others, that is, of all that did not come through the same SecondTier
+// Is notified of changes by others, that is, of all that did not come through the same SecondTier
 // object. The tier calls the listener in the order of the changes, without a lock, on a thread for
 // which no call of the tier waits. So the listener may run user code, and call the tier. If the
 // user code ends the cache, the tier may be destroyed on that thread, too.
@@ -119,9 +120,9 @@ class TierListener {
   virtual void OnChanged(std::string_view key) = 0;
   virtual void OnGroupErased(uint32_t group) = 0;
   virtual void OnAllErased() = 0;
-  // The connection is lost: from some time before this call until OnConnected, changes are not
-  // told. After Subscribe, a tier that has a connection first calls one of these two, and so says
-  // whether it was connected then.
+  // The connection is lost: from some time before this call until OnConnected, the listener is not
+  // notified of changes. After Subscribe, a tier that has a connection first calls one of these
+  // two, and so says whether it was connected then.
   virtual void OnDisconnected() = 0;
   virtual void OnConnected() = 0;
 };
@@ -194,12 +195,12 @@ class SecondTier {
                         std::function<void(absl::Status)> done);
   virtual void EraseAsync(std::string key, std::function<void(absl::Status)> done);
 
-  // Returns when listeners have been told of all changes that others had made when it was called.
-  // Unless overridden, there are no others.
+  // Returns when listeners have been notified of all changes that others had made when it was
+  // called. Unless overridden, there are no others.
   virtual absl::Status AwaitNotices(const TierWait& /*wait*/) { return absl::OkStatus(); }
 
-  // Tells the listener from now on, as long as it lives. A tier of one process only has nobody to
-  // tell of, and need not do anything.
+  // Notifies the listener from now on, as long as it lives. A tier of one process only has no
+  // changes by others, and need not do anything.
   virtual void Subscribe(std::weak_ptr<TierListener> listener);
 
   virtual TierStats Stats() const { return {}; }

@@ -83,7 +83,7 @@ class WeakSet
   using Base::shrink_to_fit;
   using Base::size;
 
-  // Adds the object. Returns it, and whether it was not a member. Precondition: `object` owns an
+  // Adds the object. Returns it, and whether it is new in the set. Precondition: `object` owns an
   // object.
   std::pair<Strong, bool> insert(Strong object) {
     internal::CheckOwns(object, "WeakSet::insert");

@@ -23,6 +23,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "tests/support/fake_tier.h"
+#include "tests/support/temporary_folder.h"
 #include "weakcache/cache/cache_holders.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/codec.h"
@@ -37,6 +38,7 @@
 #include "weakcache/cache/removal_cause.h"
 #include "weakcache/cache/second_tier.h"
 #include "weakcache/cache/status_page.h"
+#include "weakcache/cache/warm_start.h"
 #include "weakcache/cache/weak_interner.h"
 #include "weakcache/cache/weak_key_map.h"
 #include "weakcache/cache/weak_set.h"
@@ -49,6 +51,10 @@
 #include "weakcache/weakref/weak_bind.h"
 #include "weakcache/weakref/weak_proxy.h"
 #include "weakcache/weakref/weak_ref.h"
+
+#ifdef __cpp_impl_coroutine
+#include "tests/support/detached_coroutine.h"
+#endif
 
 namespace weakcache {
 namespace {
@@ -296,6 +302,49 @@ TEST(GuideTest, Prefetch) {
   EXPECT_EQ(images.Stats().loads, 2u);
 }
 
+TEST(GuideTest, Warm) {
+  const testing::TemporaryFolder folder;
+  const std::string file = folder.path() / "images.hot";
+  std::stop_source shutdown;
+  {
+    Images images = NewCache();
+    images.Put("cover.png", Image{"pixels"});
+    // snippet: export
+    absl::Status written = weakcache::ExportHot(images, file);
+    // end
+    EXPECT_TRUE(written.ok()) << written;
+  }
+  Images images = NewCache();
+  // snippet: warm
+  weakcache::WarmOptions options;
+  options.keys_per_second = 50;  // so that the source is not overrun
+  options.stop_token = shutdown.get_token();
+  absl::StatusOr<weakcache::WarmResult> result =
+      weakcache::Warm(images, file, DecodeImage, options);
+  // end
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->loads, 1u);
+  EXPECT_NE(images.Get("cover.png"), nullptr);
+}
+
+#ifdef __cpp_impl_coroutine
+TEST(GuideTest, Coroutine) {
+  Images images = NewCache();
+  const auto executor = [](const std::function<void()>& task) { task(); };
+  bool ok = false;
+  const auto show = [&]() -> testing::DetachedCoroutine {
+    // snippet: coroutine
+    absl::StatusOr<weakcache::Ref<Image>> page =
+        co_await images.CoGetOrLoad("next.png", DecodeImage, executor);
+    if (page.ok()) Show(**page);
+    // end
+    ok = page.ok();
+  };
+  show();
+  EXPECT_TRUE(ok);
+}
+#endif
+
 TEST(GuideTest, Emergency) {
   Images images = NewCache();
   const weakcache::Ref<Image> used = images.Put("used.png", Image{"pixels"});
@@ -522,7 +571,7 @@ TEST(GuideTest, Death) {
   // snippet: death
   weakcache::ExpiryRegistration registration =
       weakcache::OnExpire(image, [&] { --textures; });  // as long as `registration` exists
-  weakcache::Finalize(image, [] { std::cout << "the image is gone\n"; });  // in any case
+  weakcache::Finalize(image, [] { std::cout << "the image is gone\n"; });  // nobody has to keep it
   image.reset();
   // end
   EXPECT_EQ(textures, 0);

@@ -333,12 +333,13 @@ class CensusRoot {
 // nobody can reach any more, strongly or weakly: all references to them are in EdgeRefs of these
 // objects (weakref/edge_ref.h), and they have no WeakRefs, registrations or entries; plain pointers
 // are not seen. So it never finds what is in two censuses, what a container has made in place, or
-// what has EnableRefFromThis. While it pins, a time in proportion to the objects, threads that make
-// or drop traceable objects wait; and objects that are pinned are in use for a cache, too. A group
-// that was used during the call is left out; a later call finds it. Calls WeakcacheTrace twice for
-// an object, while other threads may change it, so the function must be safe then. Holds a
-// reference to each object meanwhile, so destructors may run here. Preconditions: no other search
-// of the census runs meanwhile, and none of its roots ends.
+// what has EnableRefFromThis. It first takes a reference to each object of the census, which takes
+// a time in proportion to their number. Meanwhile threads that make or drop traceable objects wait;
+// and until the call ends a cache sees the objects as in use. A group that was used during the call
+// is left out; a later call finds it. Calls WeakcacheTrace twice for an object, while other threads
+// may change it, so the function must be safe then. Holds a reference to each object meanwhile, so
+// destructors may run here. Preconditions: no other search of the census runs meanwhile, and none
+// of its roots ends.
 [[nodiscard]] CycleReport FindCyclesConcurrently(const Census& census);
 
 namespace internal {

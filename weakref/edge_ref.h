@@ -13,12 +13,12 @@
 //
 // Thread safety: all operations may race on any threads, save for construction and destruction.
 //
-// Unlike AtomicRef, it is not compared and exchanged, and each operation leaves a mark, by which a
-// search knows whether anybody has followed or changed the edge. It takes 32 bytes, and neither
-// moves nor copies: what a search has seen stays where it is.
+// Unlike AtomicRef, it has no compare-exchange, and each operation leaves a mark, by which a search
+// knows whether anybody has followed or changed the edge. It takes 32 bytes, and neither moves nor
+// copies: what a search has seen stays where it is.
 //
 // Complexity: O(1), and no allocation. A lock is held for a few instructions; no destructor runs
-// under it. Making one counts in a variable that all threads share.
+// under it. Constructing one increments a counter that all threads share.
 #ifndef WEAKCACHE_WEAKREF_EDGE_REF_H_
 #define WEAKCACHE_WEAKREF_EDGE_REF_H_
 

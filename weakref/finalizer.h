@@ -83,10 +83,10 @@ class BoundFunction {
   std::tuple<Arguments...> arguments_;
 };
 
-// A handle to one finalizer. Copies are handles to the same one. Destroying the handles neither
-// cancels nor runs the finalizer. Finalizer<Callback> is a handle without the referent's type.
+// Refers to one registered function. Copies refer to the same one. Destroying them neither cancels
+// nor runs the function. Finalizer<Callback> has no referent's type.
 //
-// The function goes to the first of these: the expiry of the referent, a call through a handle,
+// The function goes to the first of these: the death of the referent, a call of a Finalizer,
 // detach(), and the run at exit. That one runs or takes the function at once; the others do
 // nothing, and do not wait for it.
 template <typename Callback, typename T = const void>
@@ -97,7 +97,7 @@ class Finalizer {
   // std::optional<std::reference_wrapper<R>> for one that returns R&, otherwise std::optional<R>.
   using result_type = internal::CallResult<Callback>;
 
-  // Makes a dead handle.
+  // Makes an empty Finalizer, which is not alive.
   Finalizer() = default;
   Finalizer(const Finalizer& other) noexcept : Finalizer(other.node_, other.pointer_) {}
   Finalizer(Finalizer&& other) noexcept

@@ -68,7 +68,7 @@ class WeakRef {
   }
   friend void swap(WeakRef& a, WeakRef& b) noexcept { a.swap(b); }
 
-  // Returns a strong reference, or null once the referent has expired.
+  // Returns a strong reference, or null once the referent is dead.
   [[nodiscard]] Ref<T> lock() const noexcept {
     if (block_ == nullptr || !block_->TryAddStrong()) return nullptr;
     return Ref<T>(pointer_, block_);
