@@ -6,13 +6,11 @@
 //
 //   1. The hash's home chunk is read; its tags are compared with the hash's, all at once.
 //   2. The slot of the first one that matches is read. If its hash is another one, the fast path
-//   ends.
+//      ends.
 //   3. TryAddStrongSpeculatively takes a slot reference, by one fetch_add. If the object was dead
-//   it
-//      is taken back.
+//      it is taken back.
 //   4. The key is compared. If it is another one, because the slot has been reused, the reference
-//   is
-//      dropped again. Else the reference is the caller's.
+//      is dropped again. Else the reference is the caller's.
 //
 // A slot's life is
 //

@@ -102,7 +102,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
   // once the cache ends, and waits for no load of its own thread. Called before Start.
   void SetCallerWaits() { caller_waits_ = true; }
   // Sets what the ask gets if the load fails. Called before Start.
-  void SetStale(Ref<V> stale) { stale_ = std::move(stale); }
+  void SetFallback(Ref<V> expired) { fallback_ = std::move(expired); }
   // Begins.
   void Start() {
     WatchStop();
@@ -271,7 +271,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
   // Joins a flight, under the shard's lock.
   void JoinFlight(Flight& other, PostLater& post) {
     location_.shard->flights.Join(other, *this);
-    // The load that asks may wait for this one.
+    // A running load that has made this ask may wait for the queued task: so that may exceed the
+    // limit.
     if (other.queued() && maker_ != LoadLimiter::kNoLoad) {
       loads_.limiter().LetExceed(*static_cast<AsyncLoad*>(other.owner()), post);
     }
@@ -376,8 +377,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
   // Returns true once: to the thread that decides what happens to the task and to its place in the
   // count.
   bool Claim() {
-    // Acquire and release: who has taken the flight over has done all with this load, and the task
-    // must not use the cache any more.
+    // Acquire and release, as in SetTaken's exchange: exactly one of the two leaves kPosted, and a
+    // task that comes second sees that the flight was taken over, and does not touch the cache.
     State posted = State::kPosted;
     return state_.compare_exchange_strong(posted, State::kRunning, std::memory_order_acq_rel);
   }
@@ -468,7 +469,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     const std::shared_ptr<AsyncLoad> self = std::move(keep_);
     Outcome own;
     if (std::exchange(dropped_, false)) {
-      if (drop_error_ == nullptr && stale_.get() == nullptr) {
+      if (drop_error_ == nullptr && fallback_.get() == nullptr) {
         const LoadLimiter::TaskScope scope(limiter_, maker_);
         return ReceiveDrop();
       }
@@ -484,14 +485,15 @@ class AsyncLoad : public Loads::Flights::Continuation,
   void Deliver(Outcome outcome) {
     // Waits for the callback, if another thread runs it: it finds nothing to do.
     stop_callback_.reset();
-    if (outcome.object.get() == nullptr && stale_.get() != nullptr &&
+    if (outcome.object.get() == nullptr && fallback_.get() != nullptr &&
         !options_.stop_token.stop_requested()) {
       shared_->counters.CountStaleServed();
-      outcome.object = std::move(stale_);
+      outcome.object = std::move(fallback_);
       outcome.error = nullptr;
       outcome.status = absl::OkStatus();
     }
-    // What the receiver asks for may be what a load that runs waits for, as it has for this.
+    // The load that has made this ask may also wait for what the receiver asks for: so that counts
+    // as asked for by the load, too.
     const LoadLimiter::TaskScope scope(limiter_, maker_);
     Receive(std::move(outcome));
   }
@@ -513,25 +515,29 @@ class AsyncLoad : public Loads::Flights::Continuation,
   const typename Loads::KeyLocation location_;
   const bool is_sampled_;  // whether the cache samples who takes objects
   const char* const holder_label_;
-  Flight flight_;  // in the tree while it is queued
-  Ref<V> stale_;   // an expired object, or null
+  Flight flight_;    // in the tree while it is queued
+  Ref<V> fallback_;  // an expired object, or null
   bool caller_waits_ = false;
-  // Guarded by the shard's lock.
-  std::shared_ptr<AsyncLoad> keep_;  // while it waits for a flight
-  bool taken_ = true;
-  // Of who drops the task, until it completes those that wait.
-  bool dropped_ = false;
+  // Guarded by the shard's lock while this waits for a flight; then only the thread that has ended
+  // the flight uses them.
+  std::shared_ptr<AsyncLoad> keep_;  // while this waits for a flight
+  bool dropped_ = false;  // the executor has dropped this ask's own task, and it is not completed
   std::exception_ptr drop_error_ = nullptr;
   absl::Status cannot_ask_;  // why this does not ask anew, until it completes
+  // Guarded by the shard's lock.
+  bool taken_ = true;
+  // While the task is deferred: set before Defer and taken by PostAgain, which the limiter's mutex
+  // orders.
   std::shared_ptr<AsyncLoad> keep_deferred_;
   enum class State {
     kTaken,   // there is no task, or it has nothing to do
     kPosted,  // the executor has the task, or it is deferred; it has a place in the count of tasks
     kRunning  // the task runs, or has been dropped
   };
-  // Set to kPosted by the thread that posts or defers the task. From there to kRunning by the task,
-  // or to kTaken, under the shard's lock, by the thread that takes the queued flight out. The
-  // thread that leaves kPosted ends the task's place in the count.
+  // From kTaken to kPosted when a flight is queued; from kPosted to kRunning by the thread that
+  // runs, drops or ends the task; from kRunning back to kPosted by TryDefer; from both to kTaken,
+  // under the shard's lock, by the thread that takes the queued flight out. The thread that leaves
+  // kPosted takes the task off the count; a task that runs stays in it until it returns.
   std::atomic<State> state_{State::kTaken};
   std::optional<StopCallback<OnStop>> stop_callback_;
 };

@@ -66,7 +66,7 @@ class BackgroundLoad final : public AsyncLoad<Loads>, public BackgroundLoads::Lo
   // Begins. Called once, after the construction.
   void Start() {
     const auto self = std::static_pointer_cast<BackgroundLoad>(this->shared_from_this());
-    // If the cache ends, on another thread only while that waits for this one, the ask notices it.
+    // The result does not matter: if the cache is ending, TryAsk sees that under the shard's lock.
     static_cast<void>(surroundings_.list->Add(*this, self, [] { return false; }));
     CatchErrors([&] { Base::Start(); },
                 [&] {
@@ -118,7 +118,8 @@ class BackgroundLoad final : public AsyncLoad<Loads>, public BackgroundLoads::Lo
   }
   void EndWithCache() override {
     this->EndUnrun();
-    // Or it waits for another ask's task, which may be there for nobody else.
+    // If it has joined another ask's flight instead, leaves that; nobody else may be waiting for
+    // it.
     this->LeaveIfWaiting();
   }
   void Receive(typename Base::Outcome outcome) override {

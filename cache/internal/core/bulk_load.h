@@ -156,10 +156,10 @@ class BulkLoad {
   void LookUpMissing() {
     std::erase_if(missing_, [&](size_t index) {
       if (shared_->ended()) return false;
-      Ref<V> stale;
-      results_[index] = store_.GetIfPresent(keys_[index], stale);
+      Ref<V> expired;
+      results_[index] = store_.GetIfPresent(keys_[index], expired);
       if (results_[index].value().get() != nullptr) return true;
-      if (stale.get() != nullptr) stale_.insert_or_assign(index, std::move(stale));
+      if (expired.get() != nullptr) fallbacks_.insert_or_assign(index, std::move(expired));
       return FindFailure(index);
     });
     if (!shared_->ended()) return;
@@ -182,10 +182,10 @@ class BulkLoad {
   // Replaces failures by expired objects.
   void ServeStale() {
     if (wait_.cancelled()) return;
-    for (auto& [index, stale] : stale_) {
+    for (auto& [index, expired] : fallbacks_) {
       if (results_[index].ok()) continue;
       shared_->counters.CountStaleServed();
-      results_[index] = std::move(stale);
+      results_[index] = std::move(expired);
     }
   }
 
@@ -438,7 +438,7 @@ class BulkLoad {
     };
     LoaderRef<V, K, decltype(loader)&> any(loader);
     LoadRequest request = request_;
-    if (stale_.contains(index)) request.patience = PatienceLeft();
+    if (fallbacks_.contains(index)) request.patience = PatienceLeft();
     return loads_.Load(store_.shards().Locate(lookup), lookup, key, any.erased(), request,
                        IfOtherFails::kLoad);
   }
@@ -468,9 +468,9 @@ class BulkLoad {
   Loader& loader_;
   typename LoadFailures<Store>::Held held_failures_;
   std::vector<Result> results_;
-  std::vector<size_t> missing_;               // indices of keys
-  std::unordered_map<size_t, Ref<V>> stale_;  // expired objects of missing keys
-  std::optional<SteadyTime> leaves_at_;       // by the soft timeout
+  std::vector<size_t> missing_;                   // indices of keys
+  std::unordered_map<size_t, Ref<V>> fallbacks_;  // expired objects of missing keys
+  std::optional<SteadyTime> leaves_at_;           // by the soft timeout
   std::vector<std::unique_ptr<Part>> parts_;
   std::vector<std::unique_ptr<Part>> failed_;  // by a failure that was kept
   std::vector<size_t> others_;                 // indices of keys that others load

@@ -71,9 +71,10 @@ class CacheAsks {
                                            : nullptr) {}
   CacheAsks(const CacheAsks&) = delete;
   CacheAsks& operator=(const CacheAsks&) = delete;
-  // Ends all asks, at the cache's end: no task and no completion uses the cache after this.
+  // Ends all asynchronous requests, at the cache's end: no task and no completion uses the cache
+  // after this.
   void Close() {
-    // First of all what others may wait for, the tasks of refreshes too.
+    // In this order, because each step may end what a later step waits for.
     pending_.Close();
     {
       PostLater put_off;  // ends them instead
@@ -159,7 +160,7 @@ class CacheAsks {
     const KeyLocation location = store_.shards().Locate(lookup);
     const auto shared = store_.shared();
     LoadOutcome<V> outcome;
-    Ref<V> stale;
+    Ref<V> expired;
     {
       typename Store::Outcome look(store_.freshness());
       Ref<V> found = store_.Find(location, lookup, look);
@@ -174,7 +175,7 @@ class CacheAsks {
         }
         outcome.object = std::move(found);
       } else if (found.get() != nullptr && look.servable_if_load_fails()) {
-        stale = std::move(found);
+        expired = std::move(found);
       }
     }
     if (outcome.object.get() == nullptr && shared->ended()) outcome.status = CacheHasEnded();
@@ -186,9 +187,9 @@ class CacheAsks {
     typename LoadFailures<Store>::Held held_failures;
     outcome.status = loads_.failures().Find(location, lookup, held_failures);
     if (!outcome.status.ok()) {
-      if (stale.get() != nullptr) {
+      if (expired.get() != nullptr) {
         store_.counters().CountStaleServed();
-        outcome = {std::move(stale), absl::OkStatus()};
+        outcome = {std::move(expired), absl::OkStatus()};
       }
       receiver(std::move(outcome));
       return;
@@ -197,11 +198,11 @@ class CacheAsks {
     const auto load = std::make_shared<Load>(
         loads_, tasks_, pending_, std::forward<Key>(key), std::forward<Loader>(loader),
         std::forward<Executor>(executor), std::move(receiver), options);
-    load->SetStale(std::move(stale));
+    load->SetFallback(std::move(expired));
     load->Start();
   }
 
-  // Loads an object, while an expired one may be kept for loads that fail.
+  // Counts a miss and loads, without looking for kept failures or expired objects.
   template <typename Lookup, typename Key, typename Loader>
   absl::Status LoadAnew(const KeyLocation& location, const Lookup& lookup, Key&& key,
                         Loader&& loader, const LoadOptions& options) {
@@ -246,15 +247,15 @@ class CacheAsks {
         }
       }
       if (is_hit) return found;
-      // The old object need not wait for the new one, unless the load may fail.
+      // Drops the expired object before the load, unless it may have to be served.
       if (!outcome.servable_if_load_fails()) found.reset();
       outcome.Reset();
       if (shared->ended()) return CacheHasEnded();
       absent_as_of = kNeverProvedAbsent;
     }
     if (found.get() != nullptr) {
-      return LoadOrServeStale(location, lookup, std::forward<Key>(key), loader, request,
-                              std::move(found));
+      return LoadOrServeExpired(location, lookup, std::forward<Key>(key), loader, request,
+                                std::move(found));
     }
     return LoadUnlessFailed(location, lookup, std::forward<Key>(key), loader, request,
                             absent_as_of);
@@ -297,9 +298,9 @@ class CacheAsks {
   // Does the same; if the load fails, or takes too long, the result is an expired object, unless
   // the caller is cancelled.
   template <typename Lookup, typename Key, typename Made>
-  [[gnu::noinline]] Result LoadOrServeStale(const KeyLocation& location, const Lookup& lookup,
-                                            Key&& key, AnyLoader<K, Made>& loader,
-                                            const LoadRequest& request, Ref<V> stale) {
+  [[gnu::noinline]] Result LoadOrServeExpired(const KeyLocation& location, const Lookup& lookup,
+                                              Key&& key, AnyLoader<K, Made>& loader,
+                                              const LoadRequest& request, Ref<V> expired) {
     const auto shared = store_.shared();  // the load's user code may end the cache
     Result result = CatchErrors(
         [&] { return LoadWithPatience(location, lookup, std::forward<Key>(key), loader, request); },
@@ -309,7 +310,7 @@ class CacheAsks {
         });
     if (result.ok() || request.options.stop_token.stop_requested()) return result;
     shared->counters.CountStaleServed();
-    return stale;
+    return expired;
   }
   // Does LoadUnlessFailed for a caller that has an expired object: it leaves after its soft
   // timeout. Leaves the load to the executor, if there is one.

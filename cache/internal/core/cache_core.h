@@ -108,7 +108,7 @@ class CacheCore {
     }
   }
 
-  // Put what a user gives to Put and PutIfAbsent.
+  // Convert what a user gives to Put or PutIfAbsent, and put it.
   template <typename Key, typename Object>
   Ref<V> PutMade(Key&& key, Object&& object) {
     const ObjectTerms terms = TermsOf(object);
@@ -157,7 +157,7 @@ class CacheCore {
   size_t InvalidateIf(Condition& condition) {
     const EvictionPause<K, V> pause(loads_.tier());
     if (loads_.tier() != nullptr) [[unlikely]] {
-      // What a condition on the object says of encoded ones nobody knows.
+      // A condition on objects can't be tested on encoded ones, so everything is erased.
       if constexpr (std::is_invocable_v<Condition&, const K&, const Ref<V>&>) {
         loads_.tier()->EraseAll();
       } else {
@@ -239,7 +239,7 @@ class CacheCore {
       return true;
     }
     const EvictionPause<K, V> pause(loads_.tier());
-    EraseInTier(key);  // the entry has the former end of its life
+    EraseInTier(key);  // the tier's entry has the former end of its life, so it is erased first
     // A refresh may have read that, and may even have entered what it has read.
     {
       typename Store::MutexLock lock(location.shard->table.mutex);
@@ -485,7 +485,7 @@ class CacheCore {
       const std::optional<uint64_t> rank = store_.retention().RankSince(entry, epoch);
       if (rank.has_value()) ranked.emplace_back(hottest_first ? ~*rank : *rank, entry.key());
     });
-    // By indices, as keys may be immutable.
+    // Sorts indices, because keys need not be assignable.
     std::vector<size_t> order(ranked.size());
     std::iota(order.begin(), order.end(), size_t{0});
     std::sort(order.begin(), order.end(),
@@ -499,7 +499,7 @@ class CacheCore {
 
   CacheLoads<Store> loads_;
   std::unique_ptr<TierTarget<K, V>> tier_target_;  // null without a tier
-  // Destroyed before all that objects' destructors may use, but after the objects.
+  // Destroyed after `store_`, whose objects' destructors may use it.
   Asks asks_;
   // Destroyed first: destructors of objects that it retains may use all of the cache.
   Store store_;

@@ -45,7 +45,8 @@ class CacheInvalidation {
       } else {
         if (!condition(entry.key())) return;
       }
-      // Before the removal, by which this thread will seem to use the object.
+      // Marks an object that has expired idle before Remove looks at it: by then this thread's own
+      // reference would make it seem to be in use.
       static_cast<void>(IsExpired(entry, now));
       removed += store_.Remove(entry, RemovalCause::kInvalidated, now) ? 1u : 0u;
     });
@@ -56,8 +57,9 @@ class CacheInvalidation {
     const auto any = [](const K&, const Ref<V>&) { return true; };
     return InvalidateIf(any);
   }
-  // Does LargeObjectCache::InvalidateGroup. First of all objects: then each load either has begun
-  // afterwards, or is cancelled here, or has entered its object with an earlier stamp.
+  // Does LargeObjectCache::InvalidateGroup. Invalidates the objects first, and then cancels loads:
+  // so each load either has begun afterwards, or is cancelled here, or has entered its object with
+  // an earlier stamp.
   void InvalidateGroup(uint32_t group) {
     store_.freshness().InvalidateGroup(group);
     store_.shards().ForEachShard([group](Shard& shard) {

@@ -30,9 +30,10 @@
 //   6. The permit is returned, and a deferred task that waits for it is posted. Then the second
 //      tier is written. Only then the continuations are completed, the listener is notified of
 //      evictions, and objects die. While the thread has a flight or a permit, no user code runs but
-//      the loader, the weigher, the clock, the key's copy, hash and equality, and with a second
-//      tier `encode_key`, `decode_key` and the codec's Decode: any other user code may wait for
-//      threads that wait for either. It may also end the cache, so it comes last.
+//      the loader, the weigher, the clock, `failure_ttl`, the key's copy, hash and equality, and
+//      with a second tier `encode_key`, `decode_key` and the codec's Decode and schema: any other
+//      user code may wait for threads that wait for either. It may also end the cache, so it comes
+//      last.
 //
 // An exception of the loader, the weigher or an allocation ends the flight, too: FlightCompletion
 // ends it on whatever way the thread leaves, and those that wait throw the same exception.
@@ -136,7 +137,7 @@ class CacheLoads {
     // Completed when the task is through with the cache.
     typename Flights::EndedContinuations ended = {};
     // The result for those that wait for the queued flight, if that is still there in the end.
-    // (This allocates nothing, as the task has begun.)
+    // (This must not allocate: a task that has begun must not fail here.)
     LoadOutcome<V> outcome = {};
     bool deferred = false;  // then it may run again already, on another thread
     // For a load that ends later: makes the cache's end wait until the task has returned.
@@ -440,7 +441,8 @@ class CacheLoads {
     if (completion.flight == nullptr) return;
     auto& table = completion.shard->table;
     typename Store::MutexLock lock(table.mutex);
-    // A slot that comes to nothing goes through the retire list, even if nothing is ever entered.
+    // A prepared slot that is not entered comes back through the retire list: without a purge here,
+    // loads that always fail would fill it.
     table.PurgeUpTo(Store::Table::kPurgesPerOperation, removals.deferred);
     completion.CompleteLocked(table);
   }

@@ -157,9 +157,10 @@ class CacheStore {
   Ref<V> GetIfPresent(const AnyKey& key) {
     return GetOr<IfAbsent::kRemoveExpired>(key);
   }
-  // Does the same; an object that may be handed out if the load of a new one fails goes to `stale`.
+  // Does the same; an object that may be handed out if the load of a new one fails goes to
+  // `expired`.
   template <typename AnyKey>
-  Ref<V> GetIfPresent(const AnyKey& key, Ref<V>& stale) {
+  Ref<V> GetIfPresent(const AnyKey& key, Ref<V>& expired) {
     const LookupKeyOf<AnyKey> lookup = key;
     const KeyLocation location = shards_.Locate(lookup);
     if (Embedded* const found = FindFast(location, lookup)) [[likely]]
@@ -167,7 +168,7 @@ class CacheStore {
     Outcome outcome(freshness_);
     Ref<V> found = Find(location, lookup, outcome);
     if (found.get() == nullptr || RecordHit(outcome)) return found;
-    if (outcome.servable_if_load_fails()) stale = std::move(found);
+    if (outcome.servable_if_load_fails()) expired = std::move(found);
     return Ref<V>();
   }
   // Does the same without removing an object that has expired by time.
@@ -197,6 +198,8 @@ class CacheStore {
   [[gnu::noinline]] void RecordTakenBy(const char* label, const KeyLocation& location,
                                        const Ref<V>& object) const {
     if (object.get() == nullptr) return;
+    // Looks twice: OriginOf may take a stack and allocate, so it runs without the lock, and only
+    // for a sampled object; the entry may have left the cache meanwhile.
     {
       MutexLock lock(location.shard->table.mutex);
       const Entry* const entry = FindEntryOf(object, location);
@@ -210,9 +213,9 @@ class CacheStore {
     entry->holders()->Add(*entry->object, /*own=*/1, origin, now);
   }
 
-  // Serves nearly every hit: an object in an embedded slot at the first place where its key may be,
-  // in a cache without ages. Null means that FindSlow has to look. The caller gets a reference to
-  // the slot.
+  // Serves nearly every hit: finds an object in an embedded slot at the first index position for
+  // its key, if nothing is to be done about its times. Null means that FindSlow has to look. The
+  // caller gets a reference to the slot.
   template <typename Lookup>
   [[gnu::always_inline]] Embedded* FindFast(KeyLocation location, const Lookup& lookup) {
     Embedded* const found = freshness_.needed() ? FindFastIfFresh(location, lookup)

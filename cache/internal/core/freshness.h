@@ -86,8 +86,8 @@ class Freshness {
     return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
   int64_t NowIfNeeded() const { return needed() ? Now() : 0; }
-  // Returns the time for ages that are only reported: if no object may expire, and the user has set
-  // no clock, up to 10 ms ago, and several times as fast.
+  // Returns a time for ages that are only reported. Reads the exact clock if objects may expire or
+  // the user has set one, else a coarse one, several times as fast, which may be 10 ms behind.
   int64_t RoughNow() const { return needed() || clock_ ? Now() : CoarseNow(); }
   // Returns the stamp of an object whose load, or Put, names that group, or none. If it names one,
   // no look-up is fast any more without a look at the object's hot part.
@@ -143,7 +143,8 @@ class Freshness {
     return true;
   }
 
-  // Prepares for an object on these terms, before it is entered.
+  // Lets look-ups read the clock from now on, if an object on these terms may expire. Comes before
+  // the object is entered.
   void PrepareFor(const ObjectTerms& terms) const {
     if (terms.has_life()) SetNeeded();
   }
@@ -153,8 +154,8 @@ class Freshness {
     return RoughNow();
   }
 
-  // Begins the life of an object that has just been made, without reading a clock unless objects
-  // may expire.
+  // Returns the time at which an object that has been set up is entered: the present time if
+  // objects may expire, else that of its set-up, so that no clock is read.
   template <typename Entry>
   int64_t NowOrWritten(const Entry& entry) const {
     return needed() ? Now() : entry.written.load(std::memory_order_relaxed);
@@ -281,9 +282,10 @@ class Freshness {
                  std::min(kLeftFor, refresh_after_write_));
   }
   // Returns the age below which a second tier's entry is newer than an object that is due, and not
-  // due itself. If this process has loaded the object, the entry may be the object's own, which is
-  // a moment younger: so a newer one has to be half as old at most. Zero if objects have only times
-  // of their own, which the tier does not know. Calls the clock.
+  // due itself. If this process has loaded the object, the tier's entry may be that very object,
+  // and its time is a moment later. So an entry counts as newer only if it is at most half as old
+  // as the object. Zero if objects have only times of their own, which the tier does not know.
+  // Calls the clock.
   template <typename Entry>
   absl::Duration AgeLimitInTier(const Entry& entry) const {
     if (refresh_after_write_ == kNever) return absl::ZeroDuration();
@@ -294,8 +296,8 @@ class Freshness {
     }
     return absl::Nanoseconds(limit);
   }
-  // Returns whether the refresh of the entry is the caller's. Until it releases it, hits need not
-  // look whether one is due.
+  // Claims the refresh of the entry. Returns false if another thread has it, or the entry has left
+  // the cache. Until ReleaseRefresh, hits need not look whether a refresh is due.
   template <typename Entry>
   bool ClaimRefresh(Entry& entry) const {
     if (!entry.refresh.Claim()) return false;
@@ -395,12 +397,14 @@ class Freshness {
   }
 
   // Returns the tick before which the object neither expires nor becomes due, and no access need be
-  // recorded; kNoTick if it never does. Until the end of that tick, and for 10 ms, which are less
-  // than another tick, the time that a look-up has read may be that of the tick.
+  // recorded; kNoTick if it never does. It is one tick before the object's next event, because the
+  // coarse time of a look-up may be 10 ms old, less than a tick.
   template <typename Entry>
   uint32_t FreshUntilByTimes(const Entry& entry) const {
     const int64_t written = entry.written.load(std::memory_order_seq_cst);
     int64_t life = entry.expires_after.load(std::memory_order_seq_cst);
+    // Relaxed: `refresh_after` only grows once the entry is entered, so an old value is the safe
+    // one.
     if (entry.refresh.available()) {
       life = std::min(life, entry.refresh_after.load(std::memory_order_relaxed));
     }

@@ -60,7 +60,7 @@ auto LoaderForTask(Loader&& loader) {
   }
 }
 
-// One that a task owns.
+// An AnyLoader that owns its loader, for a task.
 template <typename V, typename K, typename Loader>
 class OwnedLoader final : public AnyLoader<K, MadeByLoader<V, K, Loader>> {
  public:
@@ -80,7 +80,7 @@ class OwnedLoader final : public AnyLoader<K, MadeByLoader<V, K, Loader>> {
   LoaderResult<V, LoaderReturn<K, Loader>> result_;
 };
 
-// One that refers to a caller's. Loader is the type of a forwarding reference.
+// An AnyLoader that refers to the caller's loader. Loader is the type of a forwarding reference.
 template <typename V, typename K, typename Loader>
 class LoaderRef final : public AnyLoader<K, MadeByLoader<V, K, Loader>> {
  public:

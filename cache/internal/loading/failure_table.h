@@ -150,9 +150,9 @@ class FailureTable {
 
   std::unique_ptr<Rows> rows_;
   // The number of failures. Written under the lock; also read without it, by threads that then take
-  // the lock if there are any. Relaxed: a thread whose own flight has begun sees what earlier
-  // flights of the shard have left, because the flights are in an order; any other thread looks
-  // only to save itself a flight.
+  // the lock if there are any. Relaxed: a thread whose own flight has begun sees what the shard's
+  // earlier flights have left, because to start a flight acquires what they released at their end;
+  // any other thread looks only to save itself a flight.
   std::atomic<size_t> size_{0};
 };
 

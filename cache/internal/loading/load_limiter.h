@@ -128,6 +128,7 @@ class [[gnu::visibility("default")]] BasicLoadLimiter {
   // Makes all threads that wait for a permit look whether they have been cancelled.
   void WakeAll() {
     if (limit_ == 0) return;
+    // Whoever has looked before is asleep by then, or else sees the request.
     { Lock lock(mutex_); }
     changed_.NotifyAll();
   }
@@ -330,12 +331,11 @@ class BasicLoadPermit {
     if (acquired_) StopWaiting();
     return acquired_;
   }
-  // PrepareToDetach and Detach come before and after the user code of a load that is to go on
-  // without its thread. The first has to come before TryAcquire, and keeps this off the thread's
-  // list of permits. From the second on, this does not count as held by that thread, and any thread
-  // may release it.
+  // For a load that may outlast its thread. PrepareToDetach comes before TryAcquire, and keeps this
+  // permit off the thread's list. LeaveThread comes after the loader has returned: from then on the
+  // permit does not count as that thread's, and any thread may release it.
   void PrepareToDetach(DeferrableTask& task, PostLater& post) {
-    is_detached_ = true;
+    may_detach_ = true;
     task_ = &task;
     post_ = &post;
   }
@@ -439,7 +439,7 @@ class BasicLoadPermit {
 
   // Returns whether the load needs no permit of its own.
   bool IsFree() const {
-    return unlimited() || (!is_detached_ && limiter_.CurrentLoad() != Limiter::kNoLoad);
+    return unlimited() || (!may_detach_ && limiter_.CurrentLoad() != Limiter::kNoLoad);
   }
 
   bool TryList() {
@@ -455,13 +455,13 @@ class BasicLoadPermit {
       if (next_ != nullptr) next_->previous_ = this;
       limiter_.permits_ = this;
     }
-    if (!is_detached_) outer_ = std::exchange(Limiter::ThisThread().innermost, this);
+    if (!may_detach_) outer_ = std::exchange(Limiter::ThisThread().innermost, this);
     is_listed_ = true;
     return true;
   }
   void Unlist() {
     is_listed_ = false;
-    if (!is_detached_) {
+    if (!may_detach_) {
       BasicLoadPermit** link = &Limiter::ThisThread().innermost;
       while (*link != this) link = &(*link)->outer_;
       *link = outer_;
@@ -492,7 +492,7 @@ class BasicLoadPermit {
   DeferrableTask* task_;  // whose load this is for, or null: a thread's
   bool acquired_ = false;
   bool is_listed_ = false;  // acquired, and counted in the limiter
-  bool is_detached_ = false;
+  bool may_detach_ = false;
   bool is_waiting_ = false;  // counted in the limiter's `waiters_`
   // Guarded by the limiter's mutex: whether a permit beyond the limit is this one's.
   bool granted_ = false;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A load that a cache leaves to its caller's executor.
+// TaskCount: what the end of a cache waits for.
 #ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_TASK_H_
 #define WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_TASK_H_
 
@@ -13,7 +13,8 @@
 
 namespace weakcache::internal {
 
-// Counts the tasks of a cache that have neither run nor been dropped. Thread-safe.
+// Counts tasks, or other work of any thread, that use a cache; the cache's end waits until there
+// are none. Thread-safe.
 class TaskCount {
  public:
   // A task that runs on this thread, as long as this lives. The user code with which it ends may
@@ -81,8 +82,9 @@ class TaskCount {
     return own;
   }
 
-  // A caller adds 1 for its task; the thread that runs or drops the task takes it off. Release
-  // pairs with the acquire at the end: by then the tasks have done all that they do with the cache.
+  // A thread adds 1 for its task or other work, while it uses the cache, which can't end then: so
+  // relaxed. The thread that is through with it takes 1 off. That release pairs with the acquire at
+  // the cache's end: by then the tasks have done all that they do with the cache.
   std::atomic<size_t> count_{0};
 };
 

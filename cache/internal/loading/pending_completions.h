@@ -13,7 +13,8 @@
 
 namespace weakcache::internal {
 
-// The loads of a cache whose loaders have returned before their completions. Any thread.
+// Lists the loads that a cache's end has to end: those whose loaders have returned before their
+// completions or, as BackgroundLoads, those whose tasks an executor has. Thread-safe.
 template <typename Policy>
 class BasicPendingLoads {
  public:

@@ -56,8 +56,8 @@ class StoppableCall {
   Interest* interest() { return interest_.has_value() ? &*interest_ : nullptr; }
   // Lets the caller leave by its stop token from now on.
   void Watch() { cancellation_.Watch(interest(), wait_.stop_token()); }
-  // Takes the caller off those that wait, because there is none: only others wait, which have
-  // joined by now.
+  // Takes the caller off those that wait, because a task has none: only continuations wait, which
+  // have joined by now.
   void RemoveCaller() {
     if (!interest_.has_value() || !interest_->CallerLeaves()) return;
     StopSource source = interest_->source();
@@ -117,7 +117,7 @@ class StoppableLoader {
  private:
   std::remove_reference_t<Loader>& loader_;
   const LoadOptions& options_;
-  // Never asked to stop if the loader is called for no load, but a refresh.
+  // A refresh never asks it to stop.
   StopSource source_{kNoStopState};
 };
 

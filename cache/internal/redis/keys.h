@@ -9,8 +9,7 @@
 //   NS/a        the values' generation
 //   NS/h:N      the generation of the group N
 //   NS/g        the leases' record: a hash of their generation (g), how many erasures of groups
-//   there
-//               were in it (n), and the number of each group's last one
+//               there were in it (n), and the number of each group's last one
 //   NS/c:ID:N   a piece of the envelope that the manifest with the id names
 //   NS/t:ID, NS/u:ID   a value on its way, of the tier with this id
 //

@@ -150,7 +150,8 @@ class BasicByteLimit<Policy>::Waiter {
     if (queued_) return;
     Lock lock(limit_.mutex_);
     if (ticket_ == 0) ticket_ = ++limit_.last_ticket_;
-    // Acquire pairs with the releases in SetLimit and NotifyEntered.
+    // Acquire pairs with the releases in SetLimit and NotifyEntered. Later waiters need none:
+    // whoever finds the bit takes the mutex, which orders them.
     if (limit_.first_ == nullptr) limit_.word_.fetch_add(kHasWaiters, std::memory_order_acquire);
     Waiter** link = &limit_.first_;
     while (*link != nullptr && (*link)->ticket_ < ticket_) link = &(*link)->next_;

@@ -123,9 +123,10 @@ class Ownership {
   // Returns whether the cache retains the object: then it holds a strong reference to the object,
   // and the entry is in the policy.
   bool retained() const { return retained_uncounted() || retained_counted(); }
-  // Return the same, by whether hits on the object count more than themselves: the time that they
-  // save, or who has taken the object (see HolderLog). A hit tells the first state from all others
-  // by one comparison, so counting costs nothing where nobody asks for it.
+  // Return whether the object is retained, and a hit counts only itself; or also records saved time
+  // or a possible holder: the time that they save, or who has taken the object (see HolderLog). A
+  // hit tells the first state from all others by one comparison, so counting costs nothing where
+  // nobody asks for it.
   bool retained_uncounted() const { return state() == State::kRetained; }
   bool retained_counted() const { return state() == State::kRetainedCounted; }
   // Both by a thread that holds the budget's lock.
@@ -210,8 +211,9 @@ class RefreshClaim {
 
   // kAvailable to kClaimed by the thread that refreshes, back by the same thread; to kClosed by the
   // one that removes the entry, once, under the lock of its shard. Relaxed where it decides who
-  // loads, which orders nothing: a read-modify-write sees the last change all the same. A release
-  // shortens the time for which hits need not look at the entry: see Freshness::Arm.
+  // loads, which orders nothing: a read-modify-write sees the last change all the same. Release is
+  // sequentially consistent, because it shortens the time for which hits need not look at the
+  // entry: see Freshness::Arm.
   std::atomic<State> state_{State::kAvailable};
   // Written only by the thread that has the claim. Relaxed: if the last owner's count is not seen,
   // the next refresh comes earlier.
@@ -235,8 +237,8 @@ struct EntryExtras {
   // Returns null if no part is needed, or if there is no memory: then the object is not sampled,
   // and is decoded or loaded again in place of being checked.
   static std::unique_ptr<EntryExtras> TryNew(std::unique_ptr<HolderLog> log,
-                                             bool has_origin) noexcept {
-    if (log == nullptr && !has_origin) [[likely]]
+                                             bool has_fingerprint) noexcept {
+    if (log == nullptr && !has_fingerprint) [[likely]]
       return nullptr;
     return std::unique_ptr<EntryExtras>(new (std::nothrow) EntryExtras{std::move(log)});
   }
@@ -317,11 +319,11 @@ struct PayloadDescription<CacheKey<K, Policy>> {
   }
 };
 
-// The cold part. A thread that holds a reference to the slot may read the key, the load time, and
-// whether the object came from the tier, and use the atomic fields. Everything else belongs to the
-// thread that prepares the slot, until the slot is entered in the table; from then on it is guarded
-// by the mutex of the cache's Retention; in the end it belongs to the thread that drops the last
-// reference.
+// The cold part. A thread that holds a reference to the slot may read what is constant once the
+// slot is entered (the key and its hash, `slot`, `object`, `extras`, the load time,
+// `came_from_tier`), and use the atomic fields. Everything else belongs to the thread that prepares
+// the slot, until the slot is entered in the table; from then on it is guarded by the mutex of the
+// cache's Retention; in the end it belongs to the thread that drops the last reference.
 template <typename K, EvictionPolicy Policy>
 class CacheEntry : public Policy::Node, public ExpiryLinks {
  public:

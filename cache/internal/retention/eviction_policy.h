@@ -39,9 +39,8 @@ inline constexpr uint64_t kUnknownCost = UINT64_MAX;
 //  - Policy(budget), SetBudget(budget): a policy may lower a budget, such as UINT64_MAX; budget()
 //    returns the one that counts. Neither evicts.
 //  - Insert(node, hash, weight, cost, is_use): `weight` is at most budget(), and the node is not in
-//  the
-//    policy. bytes() may exceed budget() until the caller has taken enough victims. `hash` is that
-//    of the object's key, for policies that remember evicted keys. `cost` is what a hit on it
+//    the policy. bytes() may exceed budget() until the caller has taken enough victims. `hash` is
+//    that of the object's key, for policies that remember evicted keys. `cost` is what a hit on it
 //    saves, in microseconds, for policies that ask for it; kUnknownCost; or 0 if costs don't count.
 //    `is_use` says whether somebody has asked for the object.
 //  - NextVictim(looks, spare_used, spare_newest): returns the node that is to be evicted next; the
@@ -58,10 +57,9 @@ inline constexpr uint64_t kUnknownCost = UINT64_MAX;
 //  - WouldSpare(node): returns whether NextVictim would pass the node over if it looked at it now.
 //  - Evict(node): takes out a victim.
 //  - SetAside(node): takes a node out of the order of eviction, or makes it the newest of those
-//  that
-//    are set aside already. IsAside(node): returns whether it is. OldestAside(): returns the one
-//    that was set aside first, or null. Return(node): puts it back, as one that has been used just
-//    now. aside_bytes(): returns what those nodes weigh. bytes(), size() and the ranks include
+//    that are set aside already. IsAside(node): returns whether it is. OldestAside(): returns the
+//    one that was set aside first, or null. Return(node): puts it back, as one that has been used
+//    just now. aside_bytes(): returns what those nodes weigh. bytes(), size() and the ranks include
 //    them.
 //  - Node::frequency(): returns how often its object was used, as far as the policy knows. On any
 //    thread.

@@ -340,8 +340,8 @@ class LazyGreedyDual {
   static constexpr std::array<uint8_t, kMaxFrequency + 1> kFrequencyPart = {
       0, 7, 9, 10, 11, 11, 12, 12, 13, 13, 13, 14, 14, 14, 14, 14};
   static constexpr size_t kMaxWeightPart = 96;
-  // 2 log2 of the cost that an object counts for at most, and if costs don't count. As microseconds
-  // they are four and a half hours, and a second.
+  // 2 log2 of the greatest cost that counts, 2^34 microseconds or almost five hours; and of every
+  // object's cost if costs don't count, 2^20 microseconds or a second.
   static constexpr uint8_t kMaxCost = 68;
   static constexpr uint8_t kUsualCost = 40;
   // Those of values below 2^63. Only objects of a few bytes that cost minutes could be worth more,

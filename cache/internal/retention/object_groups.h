@@ -123,9 +123,10 @@ class ObjectGroups {
 
   // How often a group was invalidated, or all objects were made unverified.
   std::atomic<uint64_t> epoch_{0};
-  // For each group the epoch of its last invalidation; 0 before the first one. Grows only. Relaxed:
-  // who has to see an invalidation knows that it has returned, or holds a lock that it has held.
-  // A block is null until one of its groups is invalidated, and then stays.
+  // Blocks of epochs, one for each group: that of its last invalidation, or 0. They only grow. An
+  // epoch is read relaxed: a thread that has to see an invalidation has begun after its return, or
+  // holds a lock that it has held. A block is null until one of its groups is invalidated, and then
+  // stays: it is set once (release), and read with acquire.
   std::array<std::atomic<Block*>, kGroups / kBlockSize> blocks_{};
   // The epoch at which all objects were made unverified last; 0 before that. Grows only. Relaxed,
   // as for a group.

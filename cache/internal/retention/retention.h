@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The strong tier of a cache: which objects it keeps alive, within a budget of bytes.
+// Decides which objects a cache keeps alive, within a budget of bytes.
 //
 // An object in the cache is retained, if the cache holds a strong reference to it, or pinned, if
 // only its users keep it alive. AdmitNew and AdmitAtHit make an object retained; an eviction makes

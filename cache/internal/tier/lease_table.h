@@ -104,7 +104,7 @@ class LeaseTable {
 
  private:
   static constexpr size_t kStripes = 32;
-  // Groups share a number with few others: a Put for one of these may be refused, too.
+  // Several groups share a number, so the erasure of one may also refuse a Put for another.
   static constexpr size_t kGroupNumbers = 256;
 
   Stripe& StripeOf(std::string_view key) {

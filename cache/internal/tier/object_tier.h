@@ -30,9 +30,9 @@
 //     cancels its flight in the same way. What it reads after the notice is new.
 //   * An evicted object that is written was not changed since it was loaded: the task that writes
 //     it takes a lease, waits until it has been told of all changes before that, and looks whether
-//     the cache still has the object, which the task keeps alive. Later changes revoke the lease. A
-//     change by this process that erases in the tier first has no evicted object written until it
-//     is through.
+//     the cache still has the object, which the task keeps alive. Later changes revoke the lease.
+//     While this process erases in the tier before it changes the cache, no evicted object is
+//     written.
 //   * When the connection is lost, and when it is back, objects are dropped, kept, or made
 //     unverified (AtTierDisconnect). No look-up finds an unverified object. It has a fingerprint: a
 //     hash of the tier's entry that it was read from or written as. If a load that began after the
@@ -142,7 +142,7 @@ class TierNotices {
   // Lets notices cancel the load again. Returns false, and does nothing, if one has come since
   // Hear: then what has been read since may be old.
   virtual bool TryEnd() = 0;
-  // Does it whatever has come.
+  // Ends it even if a notice has come.
   virtual void End() = 0;
 };
 
@@ -209,14 +209,14 @@ class TierTarget {
   virtual void MakeAllUnverified() = 0;
   // Records the fingerprint of the entry that the object was written as, if the cache has that very
   // object. Runs no user code but the key's hash.
-  virtual void SetFingerprint(const K& key, const Ref<V>& object, uint64_t origin) = 0;
+  virtual void SetFingerprint(const K& key, const Ref<V>& object, uint64_t fingerprint) = 0;
   // Makes the recheck of a load. `key` is in the load's prepared slot until its flight has ended.
   // Runs no user code but the key's hash.
   virtual TierRecheckPtr<V> MakeRecheck(const K& key) = 0;
 };
 
-// Thread-safe. Runs no user code but the codec, the key functions, the clock, and the condition of
-// EraseIf.
+// Thread-safe. Runs no user code but the codec, the key functions, the clock, the condition of
+// EraseIf and, in WriteEvicted, the executor.
 template <typename K, typename V>
 class ObjectTier {
  public:
@@ -244,7 +244,7 @@ class ObjectTier {
   // Has to be called after a Put whose change was not begun for want of memory: the tier may have
   // been emptied before the Put, and got an older object from a load since.
   virtual void EndUnmarkedChange() = 0;
-  // Have to be called before the cache is changed, each.
+  // Erase in the tier. Call each before the cache is changed.
   virtual void EraseGroup(uint32_t group) = 0;
   virtual void EraseAll() = 0;
   virtual void EraseIf(absl::FunctionRef<bool(const K&)> condition) = 0;
@@ -257,7 +257,7 @@ class ObjectTier {
   // Has an evicted object written if the tier has none under the key, on another thread unless the
   // executor runs its task at once. Precondition: no lock, load or permit is held.
   virtual void WriteEvicted(const K& key, const Ref<V>& object) = 0;
-  // Until as many calls of ResumeEvictions nothing that was evicted is written.
+  // Stops the writing of evicted objects, until ResumeEvictions has been called as often.
   virtual void PauseEvictions() = 0;
   virtual void ResumeEvictions() = 0;
 

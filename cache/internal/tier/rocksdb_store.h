@@ -126,8 +126,8 @@ class RocksdbStore {
   // read without it to see that there is nothing to do.
   std::atomic<bool> needs_repair_{false};
   mutable Mutex mutex_;
-  // Is used by whoever holds database_ below; opened and closed by one thread at a time, which
-  // holds none. (No other one may be the last to let it go: closing takes long.)
+  // Is used by whoever holds database_ below; opened and closed by one thread at a time, which then
+  // has no copy of it. (No other one may be the last to let it go: closing takes long.)
   std::unique_ptr<OpenRocksdb> owned_;
   std::future<void> unused_;  // becomes ready when nobody holds database_ any more
   // Null while the files can't be opened, and while they are exchanged.

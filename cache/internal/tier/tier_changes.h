@@ -2,8 +2,8 @@
 // The changes of a second tier that are under way, or have failed: what the tier has under their
 // keys may be old. Loads repeat what has failed, so that others are told in the end.
 //
-// All marks of failures have numbers of one sequence, which the beginning of an erasure of many
-// entries has, too: it makes up only for what had failed before it began.
+// Failures and the beginnings of erasures of many entries are numbered in one sequence: an erasure
+// makes up only for failures with lower numbers.
 #ifndef WEAKCACHE_CACHE_INTERNAL_TIER_TIER_CHANGES_H_
 #define WEAKCACHE_CACHE_INTERNAL_TIER_TIER_CHANGES_H_
 
@@ -90,8 +90,9 @@ class TierChanges {
     for (auto& [key, change] : keys_) change.overlapped = change.under_way != 0;
     return ++sequence_;
   }
-  // Returns the keys that are to be erased as their changes end.
-  std::vector<std::string> Overlapped() {
+  // Returns the keys that have yet to be erased: as their changes end, or by a later load because
+  // an Erase has failed.
+  std::vector<std::string> KeysToErase() {
     Lock lock(mutex_);
     std::vector<std::string> keys;
     for (const auto& [key, change] : keys_) {
@@ -198,7 +199,7 @@ class TierChanges {
 
   struct Change {
     size_t under_way = 0;
-    bool overlapped = false;  // two were under way at a time, or a Put has failed
+    bool overlapped = false;  // erased as the last change ends: see Begin, End, BeginMany
     uint64_t failed_at = 0;   // number of the last Erase that has failed, or 0
   };
 

@@ -25,7 +25,8 @@
 
 namespace weakcache::internal {
 
-// "can't WHAT PATH: why", as the status that a full disk or another failure is.
+// Returns ResourceExhausted if the disk is full, else Unavailable, with the text "can't WHAT PATH:
+// why".
 absl::Status FileError(const char* what, const std::filesystem::path& path, int error);
 
 // A file that is closed at the end, and that a process which this one starts does not get.

@@ -109,7 +109,7 @@ class TieredObjects final : public ObjectTier<K, V>,
         !Walk::Runs(*state_), "~LargeObjectCache",
         "a destructor or the listener has ended the cache inside a notice that drops all objects");
     state_->tasks->Close();
-    CatchErrors([&] { EraseOverlapped(); }, [] {});
+    CatchErrors([&] { EraseWhatIsOverdue(); }, [] {});
   }
 
   Owned<V> Ask(const K& key, const TierUse<V>& use, ObjectTerms& terms) override {
@@ -162,7 +162,8 @@ class TieredObjects final : public ObjectTier<K, V>,
     state_->changes.EndAll(number, tier().EraseAll().ok());
   }
   void EraseIf(absl::FunctionRef<bool(const K&)> condition) override {
-    // Others have what is in no tier, and may write it later.
+    // Other processes may have objects that are in no tier yet, and write them when they evict
+    // them.
     if (writes_evicted()) return EraseAll();
     state_->changes.BeginMany();
     std::vector<std::string> keys;
@@ -310,7 +311,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     }
   }
 
-  // A notice that goes from object to object on this thread, as long as this lives.
+  // Marks this thread as being in a notice that goes from object to object: see Detach.
   class Walk {
    public:
     explicit Walk(const State& state) : state_(state), outer_(std::exchange(Innermost(), this)) {}
@@ -551,8 +552,8 @@ class TieredObjects final : public ObjectTier<K, V>,
     if (HasFound(recheck)) return Figures::Count(figures_.rechecks);
     Figures::Count(object != nullptr ? figures_.hits : figures_.misses);
   }
-  // Does Ask for a refresh that is due. The lease comes first: whoever has it after another one
-  // that has refreshed the object reads what that one has put.
+  // Does Ask for a refresh that is due. Takes the lease before it reads: so a process that gets the
+  // lease after another one has refreshed the object reads the new entry.
   Owned<V> AskForRefresh(const std::string& key, const TierUse<V>& use, ObjectTerms& terms) {
     if (!MayAsk(key)) return nullptr;
     std::unique_ptr<Turn> turn;
@@ -832,7 +833,8 @@ class TieredObjects final : public ObjectTier<K, V>,
     return false;
   }
 
-  // An Erase of the tier's, which may fail for want of memory before or after it has told so.
+  // One EraseAsync. It may throw for want of memory after it has called `done`; `has_ended` makes
+  // sure that the change ends once.
   struct Erasure {
     Erasure(std::shared_ptr<State> of, std::string of_key)
         : state(std::move(of)), key(std::move(of_key)) {}
@@ -844,10 +846,10 @@ class TieredObjects final : public ObjectTier<K, V>,
   };
   // Erases what would have been erased as changes end, or by later loads. If the tier says at once
   // that it can't, it is away: then each of the others would only take its time.
-  void EraseOverlapped() {
+  void EraseWhatIsOverdue() {
     // Set by any thread, and never cleared. Relaxed: nothing is read by reason of it.
     const auto has_failed = std::make_shared<std::atomic<bool>>(false);
-    for (std::string& key : state_->changes.Overlapped()) {
+    for (std::string& key : state_->changes.KeysToErase()) {
       settings_.tier->EraseAsync(std::move(key), [has_failed](const absl::Status& status) {
         if (!status.ok()) has_failed->store(true, std::memory_order_relaxed);
       });
@@ -868,6 +870,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     };
     if (CatchErrors(begin, [] { return false; })) return;
     if (erasure != nullptr && !erasure->TryEnd()) return;
+    // No Erase could begin. If the key has to be erased once more, that would fail, too.
     while (state->changes.End(key, Ended::kNotErased)) {
     }
   }
