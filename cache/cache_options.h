@@ -264,9 +264,9 @@ struct LargeObjectCacheOptions {
   // How long after it was entered an object expires: it is not found any more, and is removed when
   // somebody looks for it, when it is evicted, or by Purge. Loaded can set this for one object.
   absl::Duration expire_after_write = absl::InfiniteDuration();
-  // How long after it was last found an object expires. A hit is recorded only if the last recorded
-  // one is at least a sixteenth of that time ago, or a second if that is less: so an object may
-  // expire too early by as much, and never too late.
+  // How long after it was last found an object expires. A hit may go unrecorded while the last
+  // recorded one is less than a sixteenth of that time ago, or less than a second if that is
+  // shorter: so an object may expire too early by as much, and never too late.
   //
   // An object that somebody holds does not expire by this. Whoever finds its time over and the
   // object in use (a look-up of any kind, an eviction that looks for expired objects, Purge) begins

@@ -17,7 +17,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
-#include "weakcache/cache/removal_cause.h"
 
 namespace weakcache {
 namespace {

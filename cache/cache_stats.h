@@ -36,6 +36,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "weakcache/cache/removal_cause.h"
 
 namespace weakcache {
 
@@ -83,7 +84,7 @@ struct CacheStats {
   // With a second tier (second_tier.h), and else 0.
   bool has_tier = false;
   uint64_t tier_hits = 0;             // loads that got their object from the tier
-  uint64_t tier_misses = 0;           // loads for which the tier had no usable entry
+  uint64_t tier_misses = 0;           // loads that got none, also because the tier was away
   uint64_t tier_rechecks = 0;         // loads for which it had the cache's own: kCheckAgain
   uint64_t tier_decode_failures = 0;  // entries that the codec could not decode
   uint64_t tier_encode_failures = 0;  // objects that it could not encode

@@ -21,9 +21,9 @@
 // absl::Status, and has CamelCase methods. Unlike in Caffeine and Guava, an object that was evicted
 // in use is still found: docs/guide.md has the semantics.
 //
-// Complexity: operations on one key are amortised O(1). A hit takes no lock (unless the object is
-// sampled for Holders) and writes to nothing shared but the object's counts and, until it has many
-// hits, a byte.
+// Complexity: operations on one key are amortised O(1). A hit on a retained object takes no lock
+// (if it is not sampled for Holders) and writes to nothing shared but its counts and, until it has
+// many hits, a byte.
 #ifndef WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
 #define WEAKCACHE_CACHE_LARGE_OBJECT_CACHE_H_
 

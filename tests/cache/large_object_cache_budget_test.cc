@@ -293,6 +293,26 @@ TEST(BudgetTest, AnObjectThatOutgrowsTheBudgetEvictsNoOther) {
   }
 }
 
+TEST(BudgetTest, AnObjectThatOutgrowsTheRoomBesideALoadEvictsNoOther) {
+  for (const bool has_listener : {false, true}) {
+    SCOPED_TRACE(has_listener);
+    Cache::Options options = Budget(100);
+    if (has_listener) options.removal_listener = [](auto&&...) {};
+    Cache cache = MakeCache(options);
+    const Ref<Page> used = cache.Put(0, MakeRef<Page>(Page{0, 10}));
+    for (int key = 1; key < 4; ++key) Put(cache, key, 10);
+    const auto load = [&] {
+      const_cast<Page&>(*used).bytes = 70;
+      EXPECT_TRUE(cache.UpdateWeight(0));
+      EXPECT_EQ(cache.Stats().bytes_idle, 30u);
+      Put(cache, 4, 10);
+      EXPECT_EQ(cache.Stats().bytes_idle, 40u);
+      return Page{5, 60};
+    };
+    EXPECT_TRUE(cache.GetOrLoad(5, load, {.weight_estimate = 60}).ok());
+  }
+}
+
 TEST(BudgetTest, AnObjectAboveASmallerBudgetEvictsNoOther) {
   for (const bool has_listener : {false, true}) {
     SCOPED_TRACE(has_listener);

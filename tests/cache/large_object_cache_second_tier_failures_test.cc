@@ -381,6 +381,7 @@ TEST_F(SecondTierFailures, WhatIsMissedWhileAllIsDroppedIsDroppedByTheNextNotice
   process.tier->Deliver();
   EXPECT_EQ(process.cache->Stats().tier_failed_notices, 2u);
   EXPECT_EQ(process.cache->Stats().tier_condition, "a notice could not be applied");
+  process.Load("d", "perhaps old");
   other.cache->Invalidate("c");
   process.tier->Deliver();
   EXPECT_EQ(process.cache->size(), 0u);
@@ -402,6 +403,17 @@ TEST_F(SecondTierFailures, ATierThatThrowsAtAPutIsOneThatFails) {
   process.cache->Trim(0);
   EXPECT_EQ(process.Load("a", "newer"), "newer");
   EXPECT_EQ(server_->BytesOf("a"), "newer");
+}
+
+TEST_F(SecondTierFailures, ATierThatThrowsAtAPutGetsItsLeaseBack) {
+  Process process(server_);
+  process.tier->hook = [](std::string_view point, std::string_view) {
+    if (point == "PutByLease") throw std::runtime_error("no socket");
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(process.Load("a", "a"), "a");
+  EXPECT_EQ(server_->leases(), 0u);
+  EXPECT_EQ(process.cache->Stats().tier_condition, "");
 }
 
 TEST_F(SecondTierFailures, WithoutMemoryForANoticeNothingOldStays) {

@@ -142,12 +142,6 @@ class AsyncLoad : public Loads::Flights::Continuation,
     Departure departure;
     Leave(departure);
   }
-  // Returns whether a deferred task may be posted. If the cache ends, ends the task instead.
-  virtual bool MayPostAgain() {
-    if (!pending_.ends()) return true;
-    EndUnrun();
-    return false;
-  }
   // Ends the ask's task, which has not begun, because the cache ends.
   void EndUnrun() {
     if (!Claim()) return;
@@ -231,7 +225,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
       if (cancelled || late) return Fail(outcome, LeftStatus(cancelled));
       if (!deferred.empty()) continue;
       // Under the lock: then the end of the cache comes later to this key, and finds the ask.
-      if (caller_waits_ && pending_.ends()) return Fail(outcome, EndedBeforeLoad());
+      if (caller_waits_ && shared_->is_ending()) return Fail(outcome, EndedBeforeLoad());
       const auto found = flights.Find(location_.hash(), store_.shards().MatchingKey(lookup));
       if (found.flight != nullptr) {
         if (caller_waits_ && found.flight->IsThisThreads()) {
@@ -413,7 +407,8 @@ class AsyncLoad : public Loads::Flights::Continuation,
   }
   void PostAgain() override {
     const std::shared_ptr<AsyncLoad> self = std::move(keep_deferred_);
-    if (!wanted() || !MayPostAgain()) return;
+    if (!wanted()) return;
+    if (shared_->is_ending()) return EndUnrun();
     CatchErrors([&] { PostTask(std::make_shared<Task>(self)); },
                 [&] { Drop(std::current_exception()); });
   }
@@ -447,7 +442,7 @@ class AsyncLoad : public Loads::Flights::Continuation,
     if (dropped_) return false;
     if (IsLate()) {
       cannot_ask_ = LeftStatus(/*cancelled=*/false);
-    } else if (shared_->ended() || pending_.ends()) {
+    } else if (shared_->is_ending()) {
       cannot_ask_ = CacheHasEnded();
     }
     if (!cannot_ask_.ok()) return false;

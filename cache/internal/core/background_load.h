@@ -110,12 +110,6 @@ class BackgroundLoad final : public AsyncLoad<Loads>, public BackgroundLoads::Lo
                                          LoadRequest{this->options()}, IfOtherFails::kFail,
                                          kNeverProvedAbsent, &run));
   }
-  bool MayPostAgain() override {
-    // The end of the cache does not wait for the thread that calls this, but takes this load off
-    // the list and ends it.
-    const BackgroundTasks::Running running(surroundings_.tasks);
-    return running.may_run() && Base::MayPostAgain();
-  }
   void EndWithCache() override {
     this->EndUnrun();
     // If it has joined another ask's flight instead, leaves that; nobody else may be waiting for

@@ -75,6 +75,7 @@ class CacheAsks {
   // after this.
   void Close() {
     // In this order, because each step may end what a later step waits for.
+    store_.shared()->SetEnding();
     pending_.Close();
     {
       PostLater put_off;  // ends them instead
@@ -142,7 +143,7 @@ class CacheAsks {
   void Prefetch(std::vector<K> keys, Loader&& loader, AnyExecutor&& executor,
                 const PrefetchOptions& options) {
     using Run = PrefetchRun<Loads, std::decay_t<Loader>, StoredExecutor<AnyExecutor>>;
-    const auto run = std::make_shared<Run>(loads_, pending_, refresh_.tasks(), std::move(keys),
+    const auto run = std::make_shared<Run>(loads_, refresh_.tasks(), std::move(keys),
                                            std::forward<Loader>(loader),
                                            std::forward<AnyExecutor>(executor), options);
     run->Post();

@@ -21,8 +21,8 @@ template <typename Entry>
 class LookupOutcome {
  public:
   explicit LookupOutcome(const Freshness& freshness)
-      : freshness_(freshness), may_expire_(freshness.needed()) {
-    if (!may_expire_) return;
+      : freshness_(freshness), times_matter_(freshness.needed()) {
+    if (!times_matter_) return;
     // The user's clock may not be called during the look-up, which may hold a lock.
     if (freshness.has_own_clock()) {
       now_ = freshness.Now();
@@ -81,15 +81,15 @@ class LookupOutcome {
  private:
   bool NeedsNoTime(const Entry& entry) const {
     // Relaxed: see the field.
-    return !may_expire_ || tick_ < entry.hot.fresh_until.load(std::memory_order_relaxed);
+    return !times_matter_ || tick_ < entry.hot.fresh_until.load(std::memory_order_relaxed);
   }
   [[gnu::noinline]] void RecordSlow(Entry& entry) {
     const bool is_sampled = entry.holders() != nullptr;
     if (!weak_ && !is_sampled && entry_ == nullptr && freshness_.IsFreshSlow(entry, tick_)) {
       return;
     }
-    if (may_expire_ && !freshness_.has_own_clock()) now_ = freshness_.Now();
-    times_are_doubtful_ = may_expire_ && freshness_.SeemsToComeFromTheFuture(entry, now_);
+    if (times_matter_ && !freshness_.has_own_clock()) now_ = freshness_.Now();
+    times_are_doubtful_ = times_matter_ && freshness_.SeemsToComeFromTheFuture(entry, now_);
     // The look-up may have begun anew, and hold the entry already.
     const size_t held = entry_ == &entry ? 1 : 0;
     const size_t own = entry.is_embedded() ? 1 + held : 0;
@@ -100,7 +100,7 @@ class LookupOutcome {
     servable_if_load_fails_ = expired_ && !removable_ && !is_unverified;
     refresh_due_ = !expired_ && freshness_.IsRefreshDue(entry, now_);
     if (!expired_) freshness_.RecordAccess(entry, now_);
-    if (may_expire_ && !expired_ && !refresh_due_) freshness_.Arm(entry);
+    if (times_matter_ && !expired_ && !refresh_due_) freshness_.Arm(entry);
     if (weak_ || is_sampled || expired_ || refresh_due_ || times_are_doubtful_ ||
         entry_ != nullptr) {
       AddRef(entry);
@@ -108,7 +108,7 @@ class LookupOutcome {
   }
 
   const Freshness& freshness_;
-  const bool may_expire_;
+  const bool times_matter_;
   int64_t now_ = 0;
   uint32_t tick_ = 0;
   Entry* entry_ = nullptr;  // with a reference to its slot

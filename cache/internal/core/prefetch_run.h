@@ -38,7 +38,6 @@
 #include "weakcache/cache/internal/loading/background_tasks.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
-#include "weakcache/cache/internal/loading/pending_completions.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/cache/prefetch_options.h"
@@ -56,13 +55,11 @@ class PrefetchRun final
   using V = typename Loads::V;
 
   template <typename GivenLoader, typename AnyExecutor>
-  PrefetchRun(Loads& loads, PendingCompletions& pending, std::shared_ptr<BackgroundTasks> tasks,
-              std::vector<K> keys, GivenLoader&& loader, AnyExecutor&& executor,
-              const PrefetchOptions& options)
+  PrefetchRun(Loads& loads, std::shared_ptr<BackgroundTasks> tasks, std::vector<K> keys,
+              GivenLoader&& loader, AnyExecutor&& executor, const PrefetchOptions& options)
       : DeferrableTask(/*comes_last=*/true),
         loads_(loads),
         store_(loads.store()),
-        pending_(pending),
         tasks_(std::move(tasks)),
         shared_(store_.shared()),
         keys_(std::move(keys)),
@@ -147,7 +144,7 @@ class PrefetchRun final
   }
   bool MayLoadMore() {
     return next_ < keys_.size() && !options_.stop_token.stop_requested() &&
-           bytes_ < options_.max_bytes && !is_full_ && !pending_.ends();
+           bytes_ < options_.max_bytes && !is_full_ && !shared_->is_ending();
   }
 
   // The result of a task, or of one attempt to load.
@@ -172,19 +169,12 @@ class PrefetchRun final
   bool wanted() const override { return !options_.stop_token.stop_requested(); }
   void PostAgain() override {
     const auto self = std::move(keep_);
-    if (CacheEnds()) return;
+    if (shared_->is_ending()) return;
     if (wanted()) {
       Post();
     } else {
       PassOn();
     }
-  }
-
-  // Returns whether the cache has ended, or is about to.
-  bool CacheEnds() {
-    // Nothing counts a deferred run, so the cache may end at any time but while this exists.
-    const BackgroundTasks::Running running(tasks_);
-    return !running.may_run() || pending_.ends();
   }
 
   Start LoadOne(K& key) {
@@ -285,7 +275,6 @@ class PrefetchRun final
 
   Loads& loads_;
   Store& store_;
-  PendingCompletions& pending_;
   const std::shared_ptr<BackgroundTasks> tasks_;
   const std::shared_ptr<typename Store::Shared> shared_;
   // Of the task that runs:

@@ -13,8 +13,8 @@
 
 namespace weakcache::internal {
 
-// Counts tasks, or other work of any thread, that use a cache; the cache's end waits until there
-// are none. Thread-safe.
+// Counts tasks, or other work of any thread, that use a cache. The cache's end waits for them: see
+// AwaitReturns and AwaitCertainReturns. Thread-safe.
 class TaskCount {
  public:
   // A task that runs on this thread, as long as this lives. The user code with which it ends may

@@ -14,7 +14,8 @@
 namespace weakcache::internal {
 
 // Lists the loads that a cache's end has to end: those whose loaders have returned before their
-// completions or, as BackgroundLoads, those whose tasks an executor has. Thread-safe.
+// completions or, as BackgroundLoads, those of callers with a soft timeout that have no outcome
+// yet. Thread-safe.
 template <typename Policy>
 class BasicPendingLoads {
  public:
@@ -65,11 +66,6 @@ class BasicPendingLoads {
   void Remove(Load& load) {
     Lock lock(mutex_);
     static_cast<void>(Take(load));
-  }
-  // Returns whether the cache is about to end.
-  bool ends() {
-    Lock lock(mutex_);
-    return ends_;
   }
   // Lets no load become pending from now on.
   void Close() {

@@ -106,6 +106,9 @@ struct CacheShared {
   // have ended the cache on the operation's own thread.
   bool ended() const { return ended_.load(std::memory_order_relaxed); }
   void SetEnded() { ended_.store(true, std::memory_order_relaxed); }
+  // Returns whether the cache's end has begun. For threads that may outlast the cache.
+  bool is_ending() const { return ending_; }
+  void SetEnding() { ending_ = true; }
 
  private:
   // Added to by a thread that holds the lock, before it releases the object; subtracted from by
@@ -115,6 +118,10 @@ struct CacheShared {
   // False to true after the last part of the cache has been destroyed, once. Relaxed: an operation
   // reads it on the thread that has ended the cache, or while the cache can't end.
   std::atomic<bool> ended_{false};
+  // Set once, by the thread that ends the cache, before it takes any shard's lock for that: so who
+  // reads false under a shard's lock has had it before. Any thread reads it. Sequentially
+  // consistent.
+  std::atomic<bool> ending_{false};
 };
 
 // Knows whether a cache owns an object, in a byte beside the policy's counter.
@@ -123,10 +130,9 @@ class Ownership {
   // Returns whether the cache retains the object: then it holds a strong reference to the object,
   // and the entry is in the policy.
   bool retained() const { return retained_uncounted() || retained_counted(); }
-  // Return whether the object is retained, and a hit counts only itself; or also records saved time
-  // or a possible holder: the time that they save, or who has taken the object (see HolderLog). A
-  // hit tells the first state from all others by one comparison, so counting costs nothing where
-  // nobody asks for it.
+  // Return the same, by whether a hit counts only itself, or also the time that it saves or who
+  // takes the object (see HolderLog). A hit tells the first state from all others by one
+  // comparison, so counting costs nothing where nobody asks for it.
   bool retained_uncounted() const { return state() == State::kRetained; }
   bool retained_counted() const { return state() == State::kRetainedCounted; }
   // Both by a thread that holds the budget's lock.
@@ -476,7 +482,8 @@ class CacheEntry : public Policy::Node, public ExpiryLinks {
   // Set before the slot is entered, or by SetExpiry.
   bool has_own_life : 1 = false;
   bool unused_at_eviction : 1 = false;  // nobody used the object when it was evicted last
-  // Whether the object was heavier than the budget when it was evicted or weighed last.
+  // Of an object that is not retained: whether it was heavier than the budget when it was evicted,
+  // or weighed since.
   bool exceeds_budget : 1 = false;
 
  private:

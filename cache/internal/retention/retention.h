@@ -384,8 +384,9 @@ class Retention {
     const bool evicted_in_use = entry->evicted_in_use();
     entry->SetEvictedInUse(false);
     entry->set_object_weight(weight);
-    entry->exceeds_budget = ExceedsBudget(weight);
-    if (evicted_in_use && weight <= unreserved_budget()) entry->SetEvictedInUse(true);
+    // Beside what is reserved, as after the load of an object of that weight.
+    entry->exceeds_budget = has_budget() && weight > unreserved_budget();
+    if (evicted_in_use && !entry->exceeds_budget) entry->SetEvictedInUse(true);
     EvictSurplus(removals);
     return true;
   }
@@ -939,7 +940,7 @@ class Retention {
   void Evict(Entry* entry, PendingRemovals& removals) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     policy_.Evict(entry);
     entry->unused_at_eviction = !IsInUse(*entry);
-    entry->exceeds_budget = ExceedsBudget(entry->object_weight());
+    entry->exceeds_budget = has_budget() && entry->object_weight() > policy_.budget();
     // An expired object that is in use stays in the table, so a look-up will remove it as expired.
     const Expiry expiry =
         entry->unused_at_eviction ? expiry_of_(*entry, removals.now) : Expiry::kNone;
@@ -970,9 +971,6 @@ class Retention {
   // kept, and nothing else is evicted for its sake.
   void CountEvictedInUse(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (!entry->exceeds_budget) entry->SetEvictedInUse(true);
-  }
-  bool ExceedsBudget(uint64_t weight) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return has_budget() && weight > policy_.budget();
   }
   void RequeueByExpiry(Entry* entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (!entry->retained()) return;

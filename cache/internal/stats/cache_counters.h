@@ -16,7 +16,6 @@
 #include "absl/time/time.h"
 #include "weakcache/cache/cache_stats.h"
 #include "weakcache/cache/internal/stats/load_time.h"
-#include "weakcache/cache/removal_cause.h"
 
 namespace weakcache::internal {
 

@@ -260,7 +260,7 @@ class TieredObjects final : public ObjectTier<K, V>,
     // Only grows, and nobody concludes anything from it: relaxed.
     std::atomic<uint64_t> failed_notices{0};
     // How many notices could not be applied, and up to which one of these everything has been
-    // dropped since. Both only grow, by any thread that applies notices. Sequentially consistent:
+    // dropped since. Both only grow, by any thread that uses WithTarget. Sequentially consistent:
     // an eviction that reads equal numbers after the notices that it awaits finds the cache without
     // what they should have removed.
     std::atomic<uint64_t> missed_notices{0};
@@ -283,8 +283,8 @@ class TieredObjects final : public ObjectTier<K, V>,
     std::atomic<uint64_t> encode_failures{0};
   };
 
-  // Calls `function(target)`, unless the cache has ended. If it throws (a function of the user's
-  // for keys, or an allocation), drops all objects instead of those that the notice concerns.
+  // Calls `function(target)`, unless the cache has ended. If it throws (the
+  // user's functions for keys, hash or clock, or an allocation), drops all objects instead.
   template <typename Function>
   static void WithTarget(State& state, const Function& function) {
     {
@@ -765,15 +765,22 @@ class TieredObjects final : public ObjectTier<K, V>,
   // two reasons: user code runs afterwards, which no thread of the tier may run; and a Put without
   // a lease that came later could overwrite a later change by another process.
   void Write(const Job& job, const TierEntry& entry) {
-    const absl::Status status =
-        CatchErrors([&] { return tier().Put(job.key, entry, job.lease); },
-                    [] { return absl::Status(absl::StatusCode::kUnknown, ""); });
+    const absl::Status status = PutOrFail(job, entry);
     if (status.ok() && checks_again()) RecordFingerprint(job, entry);
     if (job.is_change) {
       EndChange(state_, job.key, status.ok() ? Ended::kDone : Ended::kNotPut);
     } else if (absl::IsAborted(status)) {  // another one has changed the key since the load began
       DropIfSame(job);
     }
+  }
+  // Fails if the tier throws, as a change has to end then, and a lease to be given back.
+  absl::Status PutOrFail(const Job& job, const TierEntry& entry) {
+    const auto put = [&] { return tier().Put(job.key, entry, job.lease); };
+    const auto fail = [&] {
+      if (job.lease.held()) tier().EndLead(job.key, job.lease);
+      return absl::Status(absl::StatusCode::kUnknown, "");
+    };
+    return CatchErrors(put, fail);
   }
   // Records which entry the written object is. If that fails, a later load decodes or loads the
   // object again in place of checking it.

@@ -147,7 +147,7 @@ TEST_F(TierChangesTest, TooManyFailuresAreOne) {
   EXPECT_EQ(changes_.Look("other"), State::kNone);
   Fail("one more");
   EXPECT_EQ(changes_.Look("other"), State::kUnderWay);
-  EXPECT_TRUE(changes_.Overlapped().empty());  // nothing is remembered of each
+  EXPECT_TRUE(changes_.KeysToErase().empty());  // nothing is remembered of each
   changes_.EndAll(changes_.BeginMany(), true);
   EXPECT_EQ(changes_.Look("0"), State::kNone);
   EXPECT_FALSE(changes_.HasFailed());
