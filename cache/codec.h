@@ -83,13 +83,13 @@ class TrivialCodec final : public Codec<V> {
     return kSchema * 2 + (std::endian::native == std::endian::big ? 1 : 0);
   }
   absl::Status Encode(const V& object, ByteSink& sink) const override {
-    sink.Append(std::string_view(reinterpret_cast<const char*>(&object), sizeof(V)));
+    sink.Append(std::string_view(reinterpret_cast<const char*>(std::addressof(object)), sizeof(V)));
     return absl::OkStatus();
   }
   absl::StatusOr<V> Decode(std::string_view bytes) const override {
     if (bytes.size() != sizeof(V)) return absl::DataLossError("not the size of the type");
     V object;
-    std::memcpy(&object, bytes.data(), sizeof(V));
+    std::memcpy(std::addressof(object), bytes.data(), sizeof(V));
     return object;
   }
 };

@@ -225,7 +225,9 @@ class WeakKeyMap
   std::optional<std::pair<Strong, V>> pop() {
     std::optional<std::pair<Strong, V>> popped;
     while (Slot* const slot = table_.NextToPop()) {
-      if (Strong key = slot->Lock(); key.get() != nullptr && Entry::IsLive(*slot)) {
+      // Lives until the slot is erased: its destructor may use the map.
+      Strong key = slot->Lock();
+      if (key.get() != nullptr && Entry::IsLive(*slot)) {
         popped.emplace(std::move(key), std::move(internal::ValueIn(slot->payload())));
       }
       table_.Erase(slot);

@@ -3,6 +3,7 @@
 // is.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,6 +21,52 @@ namespace weakcache {
 namespace {
 
 using testing::Tracked;
+
+// A key whose destructor calls `at_end`.
+struct LastKey {
+  std::function<void()> at_end;
+  ~LastKey() {
+    if (at_end) at_end();
+  }
+};
+// A handle for which another thread drops its reference just after the map has taken one.
+struct RacedHandle {
+  LastKey* get() const noexcept { return object.get(); }
+  std::shared_ptr<LastKey> object;
+  static inline std::shared_ptr<LastKey>* dropped = nullptr;
+};
+struct RacedWeak {
+  std::weak_ptr<LastKey> object;
+};
+
+}  // namespace
+
+template <>
+struct HandleTraits<RacedHandle> {
+  using element_type = LastKey;
+  using strong_type = RacedHandle;
+  using weak_type = RacedWeak;
+  static constexpr bool kNotifiesExpiry = false;
+  static weak_type MakeWeak(const strong_type& strong) noexcept { return {strong.object}; }
+  static strong_type Lock(const weak_type& weak) noexcept {
+    strong_type strong{weak.object.lock()};
+    std::shared_ptr<LastKey>* const dropped = RacedHandle::dropped;
+    if (dropped != nullptr && *dropped == strong.object) dropped->reset();
+    return strong;
+  }
+  static bool Expired(const weak_type& weak) noexcept { return weak.object.expired(); }
+  template <typename A, typename B>
+  static bool SameOwner(const A& a, const B& b) noexcept {
+    return !a.object.owner_before(b.object) && !b.object.owner_before(a.object);
+  }
+  static bool Owns(const strong_type& strong) noexcept { return strong.object != nullptr; }
+  template <typename... Args>
+  static strong_type Make(Args&&... args) {
+    return {std::make_shared<LastKey>(std::forward<Args>(args)...)};
+  }
+};
+
+namespace {
 
 template <typename K, typename S, typename P>
 struct Case {
@@ -143,6 +190,64 @@ TYPED_TEST(WeakKeyMapWeakValueTest, MergeUpdateAndCloneSkipDeadValues) {
   EXPECT_EQ(map.get(key)->lock(), living);
   EXPECT_FALSE(map.contains(second));
   EXPECT_EQ(map.size(), 1u);
+}
+
+TYPED_TEST(WeakKeyMapWeakValueTest, AnIteratorKeepsNoKeyThatItHasSkipped) {
+  typename TestFixture::Map map;
+  auto key = this->MakeKey("key");
+  auto value = this->MakeValue(1);
+  map.insert(key, typename TestFixture::Weak(value));
+  value.reset();
+  const auto end = map.begin();
+  EXPECT_TRUE(end == map.end());
+  const typename HandleTraits<typename TestFixture::Key>::weak_type weak(key);
+  key.reset();
+  EXPECT_TRUE(weak.expired());
+}
+
+using RacedMap = WeakKeyMap<RacedHandle, WeakRef<Tracked>>;
+RacedHandle MakeRaced() { return HandleTraits<RacedHandle>::Make(); }
+
+// Without AddressSanitizer an entry that was erased too early may go unnoticed.
+TEST(WeakKeyMapRacedKeyTest, ASkippedKeyMayEraseTheNextEntryOfAnIteration) {
+  RacedMap map;
+  RacedHandle first = MakeRaced();
+  const RacedHandle second = MakeRaced();
+  Ref<Tracked> dead = MakeRef<Tracked>(1);
+  const Ref<Tracked> living = MakeRef<Tracked>(2);
+  map.insert(first, WeakRef<Tracked>(dead));
+  map.insert(second, WeakRef<Tracked>(living));
+  dead.reset();
+  first.object->at_end = [&] { EXPECT_EQ(map.erase(second), 1u); };
+  RacedHandle::dropped = &first.object;
+  for ([[maybe_unused]] const auto& entry : map) ADD_FAILURE();
+  RacedHandle::dropped = nullptr;
+  EXPECT_EQ(first.object, nullptr);
+  map.purge();
+  EXPECT_TRUE(map.empty());
+  map.CheckInvariantsForTesting();
+}
+
+TEST(WeakKeyMapRacedKeyTest, APoppedKeyWithADeadValueMayChangeTheMap) {
+  RacedMap map;
+  RacedHandle key = MakeRaced();
+  const RacedHandle other = MakeRaced();
+  Ref<Tracked> dead = MakeRef<Tracked>(1);
+  const Ref<Tracked> living = MakeRef<Tracked>(2);
+  map.insert(key, WeakRef<Tracked>(dead));
+  dead.reset();
+  key.object->at_end = [&] {
+    map.clear();
+    map.insert(other, WeakRef<Tracked>(living));
+  };
+  RacedHandle::dropped = &key.object;
+  const auto popped = map.pop();
+  RacedHandle::dropped = nullptr;
+  EXPECT_EQ(key.object, nullptr);
+  ASSERT_TRUE(popped.has_value());
+  EXPECT_EQ(popped->first.object, other.object);
+  EXPECT_EQ(map.pop(), std::nullopt);
+  map.CheckInvariantsForTesting();
 }
 
 // Other values are what they were, even if they are handles of another kind.

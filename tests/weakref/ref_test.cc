@@ -319,6 +319,15 @@ TEST(RefArrayTest, HoldsElementsAndEndsThemNewestFirst) {
   EXPECT_EQ(ended, (std::vector<int>{2, 1, 0}));
 }
 
+struct ElementWithAddressOperator {
+  int id;
+  void operator&() const = delete;  // NOLINT: that is what is tested
+};
+TEST(RefArrayTest, CopiesElementsThatOverloadTheAddressOperator) {
+  const auto array = MakeRef<ElementWithAddressOperator[]>(3, ElementWithAddressOperator{7});
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(array[i].id, 7);
+}
+
 TEST(RefArrayTest, ElementsAreZeroUnlessMadeForOverwrite) {
   const Ref<int[]> zeros = MakeRef<int[]>(1000);
   for (int i = 0; i < 1000; ++i) EXPECT_EQ(zeros[i], 0);

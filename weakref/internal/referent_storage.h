@@ -253,7 +253,7 @@ class ArrayBlock final : public AllocatedBlock<ArrayBlock<Element, Allocator>, A
     }
   }
   void ConstructElements(Sequence& sequence, const CopiesOf<Element>& copies) {
-    const Scalar* const values = reinterpret_cast<const Scalar*>(&copies.value);
+    const Scalar* const values = reinterpret_cast<const Scalar*>(std::addressof(copies.value));
     for (size_t i = 0; i < scalars_; ++i) sequence.Append(values[i % kScalarsPerElement]);
   }
 

@@ -433,7 +433,7 @@ class CacheStore {
   void BeginLoad(Flight& flight, PreparedSlot& prepared,
                  const std::optional<uint32_t>& group) const {
     if (group.has_value()) flight.SetGroup(*group);
-    flight.SetKey(&prepared.payload().key);
+    flight.SetKey(std::addressof(prepared.payload().key));
     prepared.cold().set_stamp(freshness_.StampFor(group));
   }
   // Sets up the entry of a made object before it is entered. If the object was loaded, its load

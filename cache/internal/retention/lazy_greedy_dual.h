@@ -204,6 +204,7 @@ class LazyGreedyDual {
   // newest nodes become newcomers again, because they are to stay.
   void Return(Node* node) {
     Dequeue(node);
+    NoteWeight(node->weight);  // as in SetAside
     if (node->newcomer && IsNew(*node)) {
       PushNewest(kNursery, node);
       return;

@@ -68,12 +68,13 @@ class LiveIterator {
   }
 
   void FindLive() {
-    // Drops the reference first: a destructor that runs here may erase the next entry.
-    referent_ = H();
-    while ((slot_ = table_->Next(position_)) != nullptr) {
+    for (;; ++position_) {
+      // Drops the reference first: a destructor that runs here may erase the next entry.
+      referent_ = H();
+      slot_ = table_->Next(position_);
+      if (slot_ == nullptr) return;
       referent_ = slot_->Lock();
       if (referent_.get() != nullptr && IsLive(*slot_)) return;
-      ++position_;
     }
   }
 

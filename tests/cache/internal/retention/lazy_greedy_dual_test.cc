@@ -45,6 +45,21 @@ LazyGreedyDual::Node* PopVictim(LazyGreedyDual& policy) {
   return PopVictim(policy, looks);
 }
 
+TEST(LazyGreedyDualTest, AHeavyNodeThatIsReturnedIsFoundAgain) {
+  LazyGreedyDual policy(1000);
+  Object heavy, light;
+  policy.Insert(&heavy, 1, 60, 0);
+  policy.Insert(&light, 2, 40, 0);
+  policy.SetAside(&heavy);
+  size_t looks = 1000;
+  EXPECT_EQ(policy.NextHeavierThan(50, looks), &heavy);  // still aside
+  EXPECT_EQ(policy.NextHeavierThan(50, looks), nullptr);
+  policy.Return(&heavy);
+  EXPECT_EQ(policy.NextHeavierThan(50, looks), &heavy);
+  policy.Remove(&heavy);
+  policy.Remove(&light);
+}
+
 // A cache without values: what callers of the policy do.
 class KeyCache {
  public:
