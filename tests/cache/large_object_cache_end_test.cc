@@ -9,6 +9,7 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <thread>
@@ -187,6 +188,47 @@ TEST_P(EndInsideTest, OfUpdateWeight) {
 
 // Of objects that were put as references, also of ones that outlive the cache; and of ones that the
 // cache has made.
+// Without AddressSanitizer a use of what has ended may go unnoticed.
+TEST(LargeObjectCacheEndTest, KeysOfKeptFailuresMayUseTheCacheAtItsEnd) {
+  using KeyedCache = LargeObjectCache<LastWords, int>;
+  constexpr int kKeys = 40;
+  KeyedCache::Options options = testing::WithBudget<KeyedCache>(1000);
+  options.shards = 16;
+  options.weigher = [](const int&) { return sizeof(int); };
+  options.failure_ttl = [](const absl::Status&) { return absl::Hours(1); };
+  std::optional<KeyedCache> cache(std::move(KeyedCache::Create(options)).value());
+  KeyedCache* const before = &*cache;
+  int ended = 0;
+  bool ends = false;
+  for (int i = 0; i < kKeys; ++i) {
+    const LastWords key(i, [&] {
+      if (!ends) return;  // a copy that is not the failure's
+      ++ended;
+      for (int other = 0; other < kKeys; ++other) before->Get(LastWords(other)).reset();
+    });
+    EXPECT_FALSE(before->GetOrLoad(key, [] { return absl::NotFoundError(""); }).ok());
+  }
+  ends = true;
+  std::destroy_at(before);
+  EXPECT_EQ(ended, kKeys);
+  new (before) KeyedCache(std::move(KeyedCache::Create(options)).value());
+}
+
+TEST(LargeObjectCacheEndTest, APurgedKeyMayEndTheCacheAfterAFailedLoad) {
+  using KeyedCache = LargeObjectCache<LastWords, int>;
+  KeyedCache::Options options;
+  options.shards = 1;
+  options.holder_sample_bytes = 1;
+  options.weigher = [](const int&) { return sizeof(int); };
+  auto cache = std::make_unique<KeyedCache>(std::move(KeyedCache::CreateWeak(options)).value());
+  Ref<int> object = MakeRef<int>(1);
+  cache->Put(LastWords(1, [&] { cache.reset(); }), object);
+  object.reset();
+  const auto result = cache->GetOrLoad(LastWords(2), [] { return absl::NotFoundError("no"); });
+  EXPECT_EQ(result.status().message(), "no");
+  EXPECT_EQ(cache, nullptr);
+}
+
 TEST(LargeObjectCacheEndTest, KeysMayUseTheCacheAtItsEnd) {
   using KeyedCache = LargeObjectCache<LastWords, int>;
   constexpr int kObjects = 40;

@@ -490,5 +490,25 @@ TEST_F(PrefetchTest, RacesWithTheEndOfTheCache) {
       [&](int) { tasks.RunAll(); });
 }
 
+struct TroubledHash {
+  size_t operator()(int key) const {
+    if (key == 2) throw std::runtime_error("no hash");
+    return std::hash<int>()(key);
+  }
+};
+
+TEST(PrefetchFailureTest, TheExecutorSeesNoException) {
+  using TroubledCache = LargeObjectCache<int, Page, TroubledHash, std::equal_to<>>;
+  TroubledCache::Options options = testing::WithBudget<TroubledCache>(100);
+  options.weigher = [](const Page& page) { return page.weight; };
+  TroubledCache cache = std::move(TroubledCache::Create(options)).value();
+  testing::TaskQueue tasks;
+  cache.Prefetch(
+      {1, 2, 3}, [] { return Page(); }, tasks.executor());
+  EXPECT_NO_THROW(tasks.RunAll());
+  EXPECT_NE(cache.Peek(1), nullptr);
+  EXPECT_EQ(cache.Stats().loads, 1u);  // the run has ended at the second key
+}
+
 }  // namespace
 }  // namespace weakcache

@@ -66,6 +66,45 @@ TEST_F(RefreshTest, AnObjectThatIsPutMeanwhileWins) {
   cache_.CheckInvariantsForTesting();
 }
 
+TEST_F(RefreshTest, ACallerThatMayNotWaitGetsTheStaleObject) {
+  cache_.Put(1, Picture{1});
+  now_ += absl::Seconds(10);
+  const auto not_called = [] {
+    ADD_FAILURE();
+    return Picture{2};
+  };
+  const auto past = std::chrono::steady_clock::now() - std::chrono::seconds(1);
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, not_called, {.deadline = past})), 1);
+  std::stop_source stopped;
+  stopped.request_stop();
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, not_called, {.stop_token = stopped.get_token()})), 1);
+  EXPECT_EQ(VersionOf(cache_.GetOrLoad(1, [] { return Picture{3}; })), 3);
+}
+
+TEST_F(RefreshTest, AnEnteredObjectEndsTheFailureOfALoadBesideIt) {
+  Cache::Options options = Refreshing();
+  options.expire_after_write = absl::Seconds(20);
+  options.stale_if_error = absl::Hours(1);
+  options.failure_ttl = [](const absl::Status&) { return absl::Hours(1); };
+  Cache cache = std::move(Cache::Create(options)).value();
+  cache.Put(1, Picture{1});
+  now_ += absl::Seconds(10);
+  const auto refreshed = cache.GetOrLoad(1, [&] {
+    now_ += absl::Seconds(15);  // the old object has expired
+    EXPECT_EQ(VersionOf(cache.GetOrLoad(1, [] { return absl::NotFoundError(""); })), 1);
+    return Picture{3};
+  });
+  EXPECT_EQ(VersionOf(refreshed), 3);
+  {
+    const Ref<Picture> entered = cache.Get(1);
+    ASSERT_NE(entered, nullptr);
+    EXPECT_EQ(entered->version, 3);
+  }
+  now_ += absl::Seconds(20);  // it has expired, too
+  cache.Purge();
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, [] { return Picture{4}; })), 4);
+}
+
 TEST_F(RefreshTest, AnObjectThatIsLoadedMeanwhileWins) {
   cache_.Put(1, Picture{1});
   now_ += absl::Seconds(10);

@@ -140,7 +140,9 @@ TEST_F(WaitingTest, ADeadlineInThePastGetsWhatIsThereAndLoadsNothing) {
     return Pages();
   };
   cache_.Put(2, Page{2});
+  const uint64_t misses = cache_.Stats().misses;
   const auto all = cache_.GetAll(Keys{1, 2}, bulk, {.deadline = kPast});
+  EXPECT_EQ(cache_.Stats().misses, misses + 1);
   EXPECT_EQ(CodeOf(all[0]), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ((*all[1])->text, 2);
   EXPECT_EQ(CodeOf(cache_.GetAll(Keys{1}, bulk, {.stop_token = stopped.get_token()})[0]),

@@ -440,8 +440,9 @@ class AsyncLoad : public Loads::Flights::Continuation,
   }
   bool TryAskAnew() override {
     if (dropped_) return false;
-    if (IsLate()) {
-      cannot_ask_ = LeftStatus(/*cancelled=*/false);
+    const bool cancelled = options_.stop_token.stop_requested();
+    if (cancelled || IsLate()) {
+      cannot_ask_ = LeftStatus(cancelled);
     } else if (shared_->is_ending()) {
       cannot_ask_ = CacheHasEnded();
     }

@@ -219,7 +219,10 @@ class BulkLoad {
   }
 
   void LeaveMissing() {
-    for (const size_t index : missing_) results_[index] = HasLeft(wait_);
+    for (const size_t index : missing_) {
+      shared_->counters.CountMiss();
+      results_[index] = HasLeft(wait_);
+    }
     missing_.clear();
   }
 

@@ -87,6 +87,7 @@ class CacheAsks {
     pending_.EndAll();
     refresh_.CloseTasks();
     tasks_.AwaitReturns();
+    pending_.EndAll();  // a refresh that was still running may have begun another one
   }
 
   template <typename Key, typename Loader>
@@ -238,7 +239,8 @@ class CacheAsks {
       const auto shared = store_.shared();
       if (outcome.expired()) store_.counters().CountMiss();
       const bool is_hit = store_.RecordHit(outcome);  // user code may run and end the cache
-      if (is_hit && !shared->ended() && store_.freshness().ClaimRefresh(*outcome.entry())) {
+      if (is_hit && !shared->ended() && MayRefresh(loader, request.options) &&
+          store_.freshness().ClaimRefresh(*outcome.entry())) {
         Result fresh = RefreshEntry(location, outcome.entry(), std::forward<Key>(key), loader,
                                     RefreshTerms(request.options, /*is_due=*/true), found);
         if (fresh.ok()) {
@@ -261,8 +263,17 @@ class CacheAsks {
     return LoadUnlessFailed(location, lookup, std::forward<Key>(key), loader, request,
                             absent_as_of);
   }
-  // Refreshes an entry that the caller has claimed, whose object is `found`: in the background, if
-  // there is an executor, and then returns that.
+  // Returns whether a caller that finds a stale object may refresh it: a caller that may not wait
+  // does not do so in its own call.
+  template <typename Made>
+  bool MayRefresh(const AnyLoader<K, Made>& loader, const LoadOptions& options) const {
+    if constexpr (std::is_move_constructible_v<K>) {
+      if (refresh_executor_ != nullptr && loader.can_outlive_call()) return true;
+    }
+    return !BoundedWait(options.deadline, options.stop_token).ended();
+  }
+  // Refreshes an entry that the caller has claimed, whose object is `found`. If there is an
+  // executor, posts that, and returns `found`.
   template <typename Key, typename Made>
   Result RefreshEntry(const KeyLocation& location, Entry* entry, Key&& key,
                       AnyLoader<K, Made>& loader, const RefreshTerms& terms, const Ref<V>& found) {

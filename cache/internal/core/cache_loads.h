@@ -434,7 +434,7 @@ class CacheLoads {
     permit.Release();
     removals.FinishEviction();
     reservation.Release();
-    completion.Complete();
+    EndFlight(completion, removals);
   }
   // Ends a flight, unless it has ended. Leaves user code to `removals`.
   static void EndFlight(FlightCompletion& completion, typename Store::PendingRemovals& removals) {

@@ -244,6 +244,7 @@ class CacheRefresh {
     // Destroyed in reverse order: the permit is returned before user code runs.
     typename Store::PendingRemovals removals;
     typename Store::TableEntry present;
+    typename FailureTable<K>::Failure failure;
     Made made{};
     TierTurnPtr<V> turn;
     PostLater post;
@@ -263,11 +264,12 @@ class CacheRefresh {
     if (!store_.template GrowRoom<kEmbedded>(prepared.cold(), reservation, removals,
                                              Effort::kIdle)) {
       ending = Ending::kFailed;
+      removals.FinishEviction();
       return absl::ResourceExhaustedError("the hard limit leaves no room for the new object");
     }
     bool is_entered = false;
-    Ref<V> fresh = EnterRefreshed(location, prepared, made, present, entry, refresh, reservation,
-                                  removals, is_entered);
+    Ref<V> fresh = EnterRefreshed(location, prepared, made, present, failure, entry, refresh,
+                                  reservation, removals, is_entered);
     permit.Release();
     removals.FinishEviction();
     if (fresh.get() == nullptr) return absl::ResourceExhaustedError("the hard limit");
@@ -277,9 +279,10 @@ class CacheRefresh {
 
   template <typename Made>
   Ref<V> EnterRefreshed(const KeyLocation& location, PreparedSlot& prepared, Made& made,
-                        typename Store::TableEntry& present, Entry* stale, Registration& refresh,
-                        Reservation& reservation, typename Store::PendingRemovals& removals,
-                        bool& is_entered) {
+                        typename Store::TableEntry& present,
+                        typename FailureTable<K>::Failure& failure, Entry* stale,
+                        Registration& refresh, Reservation& reservation,
+                        typename Store::PendingRemovals& removals, bool& is_entered) {
     auto& table = location.shard->table;
     const int64_t now = store_.freshness().NowOrWritten(prepared.cold());
     typename Store::MutexLock lock(table.mutex);
@@ -297,6 +300,9 @@ class CacheRefresh {
       return newer ? std::move(present.object) : AsRef<V>(std::move(made));
     }
     is_entered = true;
+    // A load beside this refresh may have failed since the object expired.
+    failure = location.shard->failures.Take(location.hash(),
+                                            store_.shards().MatchingKey(prepared.payload().key));
     return store_.Enter(table, location.hash(), prepared, made, present, now, reservation,
                         removals);
   }

@@ -34,7 +34,18 @@ class CacheShards {
 
   struct Shard {
     // See ShardArray.
-    bool DropEntries() { return table.DropExternalEntries(); }
+    bool DropEntries() {
+      const bool had_failures = DropFailures();
+      return table.DropExternalEntries() || had_failures;
+    }
+    // Returns whether there were any. Their keys die without the lock, and may use the cache.
+    bool DropFailures() {
+      const auto dropped = [&] {
+        const MutexLock lock(table.mutex);
+        return failures.TakeAll();
+      }();
+      return dropped != nullptr;
+    }
 
     Table table;
     Flights flights;           // guarded by the table's mutex

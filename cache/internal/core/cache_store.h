@@ -618,6 +618,7 @@ class CacheStore {
     constexpr bool kEmbedded = !std::is_same_v<Made, Ref<V>>;
     const GroupStamp stamp = freshness_.StampFor(terms.group);
     const uint64_t weight = WeightOf(*made, terms);
+    PendingRemovals removals;
     Reservation reservation(retention_);
     if (shared_->hard_limit.active()) {
       const auto room =
@@ -627,7 +628,6 @@ class CacheStore {
     const LookupKeyOf<AnyKey> lookup = key;
     const KeyLocation location = shards_.Locate(lookup);
     PreparedSlot prepared;
-    PendingRemovals removals;
     Prepare<kEmbedded>(location, prepared, removals, [] {});
     MakePayload(location, prepared, std::forward<AnyKey>(key));
     prepared.cold().set_stamp(stamp);

@@ -123,7 +123,9 @@ class PrefetchRun final
   void RunStep() {
     const BackgroundTasks::Running running(tasks_);
     if (!running.may_run()) return;
-    switch (LoadNext()) {
+    // The executor is not to see an exception, of an allocation or the key's functions: it ends
+    // this run.
+    switch (CatchErrors([&] { return LoadNext(); }, [] { return Step::kEnd; })) {
       case Step::kLoaded:
         if (MayLoadMore()) Post();
         return;

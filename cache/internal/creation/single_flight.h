@@ -330,6 +330,7 @@ class SingleFlight {
   }
   // Puts the calling thread's flight in place of a queued one, whose continuations it takes over.
   void TakeOver(Flight& flight, Flight& queued) {
+    flight.uncontended_ = false;
     Flight** const link = FindLink(queued);
     std::copy_n(queued.children_, 2, flight.children_);
     std::fill_n(queued.children_, 2, nullptr);

@@ -98,6 +98,12 @@ class FailureTable {
       if (place == failure) static_cast<void>(TakeFrom(place));
     }
   }
+  // Takes all failures out, and returns their owner; null if there are none.
+  auto TakeAll() {
+    if (empty()) return decltype(rows_)();
+    size_.store(0, std::memory_order_relaxed);
+    return std::exchange(rows_, nullptr);
+  }
   // Returns all failures.
   std::vector<Failure> All() const {
     std::vector<Failure> all;

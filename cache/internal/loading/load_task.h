@@ -57,9 +57,12 @@ class TaskCount {
   // Waits for tasks of other threads that have given their results, and are about to return.
   void AwaitReturns() const {
     const size_t own = OnThisThread();
-    const auto latest = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
+    const auto latest = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+    // The whole process may have been stopped meanwhile.
+    constexpr int kLeastAttempts = 1000;
     for (int attempt = 0; count_.load(std::memory_order_acquire) > own; ++attempt) {
-      if (std::chrono::steady_clock::now() > latest) return;  // the destructor says what is wrong
+      const bool is_late = std::chrono::steady_clock::now() > latest;
+      if (is_late && attempt > kLeastAttempts) return;  // the destructor says what is wrong
       StdAtomics::Pause(attempt);
     }
   }
