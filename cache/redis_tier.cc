@@ -153,7 +153,9 @@ absl::Status RedisTier::Impl::Make(Change change) {
   const auto result = std::make_shared<ChangeResult>();
   change.done = [result](absl::Status status) { result->Set(std::move(status)); };
   link_.changes().Push(std::move(change));
-  return result->Await(internal::After(options_.hard_timeout));
+  absl::Status status = result->Await(internal::After(options_.hard_timeout));
+  if (absl::IsDeadlineExceeded(status)) counters_.AddFailure(status);
+  return status;
 }
 
 void RedisTier::Impl::MakeAsync(Change change, std::function<void(absl::Status)> done) {

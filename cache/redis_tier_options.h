@@ -100,7 +100,7 @@ struct RedisTierOptions {
 
   // How many changes may wait to be sent, and how many bytes of objects. If there are more changes,
   // a single erasure of everything takes their place. If there are more bytes, objects are not
-  // written.
+  // written; so an object of more than `max_pending_bytes` never is.
   size_t max_pending_changes = 100000;
   uint64_t max_pending_bytes = uint64_t{64} << 20;
 };

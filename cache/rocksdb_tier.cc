@@ -7,6 +7,7 @@
 #include <chrono>
 #include <utility>
 
+#include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/tier/envelope.h"
 #include "weakcache/cache/internal/tier/lease_table.h"
 #include "weakcache/cache/internal/tier/rocksdb_store.h"
@@ -238,7 +239,11 @@ class RocksdbTier::Impl {
 
  private:
   absl::StatusOr<TierLead> LeadWith(std::string_view key, const TierLease& lease) {
-    absl::StatusOr<TierEntry> entry = Find(key);
+    absl::StatusOr<TierEntry> entry = internal::CatchErrors([&] { return Find(key); },
+                                                            [&]() -> absl::StatusOr<TierEntry> {
+                                                              EndLead(key, lease);
+                                                              internal::Rethrow();
+                                                            });
     // An entry that can't be returned is as good as none: the caller's replaces it.
     if (!entry.ok() && !absl::IsUnavailable(entry.status())) {
       Counters::Add(counters_.leases_won);

@@ -220,13 +220,11 @@ class WeakKeyMap
     return taken;
   }
 
-  // Detaches any value and returns it with its key; nothing if the map is empty. O(1) amortised
-  // over a loop that empties the map.
+  // Detaches any value and returns it with its key, or nothing. O(1) amortised, in a loop.
   std::optional<std::pair<Strong, V>> pop() {
     std::optional<std::pair<Strong, V>> popped;
     while (Slot* const slot = table_.NextToPop()) {
-      // Lives until the slot is erased: its destructor may use the map.
-      Strong key = slot->Lock();
+      Strong key = slot->Lock();  // until the slot is erased: its destructor may use the map
       if (key.get() != nullptr && Entry::IsLive(*slot)) {
         popped.emplace(std::move(key), std::move(internal::ValueIn(slot->payload())));
       }

@@ -154,6 +154,34 @@ TEST(RedisTierFaultsTest, ASilentConnectionForNoticesIsGivenUp) {
   EXPECT_TRUE(Eventually([&] { return (*tier)->Stats().condition.empty(); }));
 }
 
+// Also while there is always something to be sent: here, a lease is prolonged.
+TEST(RedisTierFaultsTest, ASilentConnectionForChangesIsGivenUp) {
+  if (!RedisServer::IsInstalled()) GTEST_SKIP() << "there is no redis-server on this machine";
+  RedisServer server;
+  FaultProxy proxy(server.socket() + "0", server.socket(), 1);
+  RedisTierOptions options;
+  options.key_namespace = "test";
+  options.address.unix_socket = server.socket() + "0";
+  options.connect_timeout = absl::Milliseconds(500);
+  options.hard_timeout = absl::Milliseconds(500);
+  options.lease_duration = absl::Milliseconds(100);
+  options.max_backoff = absl::Milliseconds(100);
+  const absl::StatusOr<std::shared_ptr<RedisTier>> tier = RedisTier::Create(options);
+  ASSERT_TRUE(tier.ok()) << tier.status();
+  const auto counter = std::make_shared<Counter>();
+  (*tier)->Subscribe(counter);
+  ASSERT_TRUE(Eventually([&] { return (*tier)->Erase("key").ok(); }));
+  absl::StatusOr<TierLead> lead = TierLead();
+  ASSERT_TRUE(Eventually([&] {
+    lead = (*tier)->TryLead("key");
+    return lead.ok() && lead->lease.held();
+  }));
+  proxy.SilenceTrackers(true);
+  EXPECT_TRUE(Eventually([&] { return counter->lost > 0; }));
+  proxy.SilenceTrackers(false);
+  EXPECT_TRUE(Eventually([&] { return counter->returned > 0; }));
+}
+
 TEST(RedisTierFaultsTest, WhatALostConnectionHasSentIsNotDoneLater) {
   if (!RedisServer::IsInstalled()) GTEST_SKIP() << "there is no redis-server on this machine";
   RedisServer server;

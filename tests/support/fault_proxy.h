@@ -46,6 +46,8 @@ class FaultProxy {
   int faults() const { return faults_; }
   // From now on, or no longer, clients that have subscribed to a channel hear nothing.
   void SilenceSubscribers(bool silent) { silent_ = silent; }
+  // The same for clients that have asked for tracking.
+  void SilenceTrackers(bool silent) { trackers_silent_ = silent; }
   // Holds back what comes over the connections that there are, also if their clients give them up.
   void Hold() { held_ = connections_.load(); }
   void Release() { held_ = 0; }
@@ -72,10 +74,16 @@ class FaultProxy {
     }
   }
 
+  // What the client of a connection has asked for.
+  struct Asked {
+    bool subscribed = false;
+    bool tracking = false;
+  };
+
   void Relay(int client, int server, int number) {
     std::minstd_rand random(seed_ + static_cast<unsigned>(number));
     bool open = true;
-    bool subscribed = false;
+    Asked asked;
     while (open && !stop_) {
       if (number < held_) {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -83,10 +91,11 @@ class FaultProxy {
       }
       pollfd files[] = {{.fd = client, .events = POLLIN, .revents = 0},
                         {.fd = server, .events = POLLIN, .revents = 0}};
-      if (subscribed && silent_) files[1].fd = -1;  // which poll does not look at
+      const bool silent = (asked.subscribed && silent_) || (asked.tracking && trackers_silent_);
+      if (silent) files[1].fd = -1;  // which poll does not look at
       if (poll(files, 2, 10) <= 0) continue;
       if (number < held_) continue;  // since the look before the wait
-      if (files[0].revents != 0) open = Pass(client, server, nullptr, &subscribed);
+      if (files[0].revents != 0) open = Pass(client, server, nullptr, &asked);
       if (open && files[1].revents != 0) open = Pass(server, client, &random, nullptr);
     }
     close(client);
@@ -94,14 +103,15 @@ class FaultProxy {
   }
 
   // Returns false if that was the connection's end.
-  bool Pass(int from, int to, std::minstd_rand* random, bool* subscribed) {
+  bool Pass(int from, int to, std::minstd_rand* random, Asked* asked) {
     char bytes[4096];
     const ssize_t got = recv(from, bytes, sizeof(bytes), 0);
     if (got <= 0) return false;
     size_t size = static_cast<size_t>(got);
-    if (subscribed != nullptr &&
-        std::string_view(bytes, size).find("SUBSCRIBE") != std::string_view::npos) {
-      *subscribed = true;
+    if (asked != nullptr) {
+      const std::string_view sent(bytes, size);
+      asked->subscribed |= sent.find("SUBSCRIBE") != std::string_view::npos;
+      asked->tracking |= sent.find("TRACKING") != std::string_view::npos;
     }
     const int one_in = one_in_;
     bool last = false;
@@ -137,6 +147,7 @@ class FaultProxy {
   int listener_ = -1;
   std::atomic<bool> stop_{false};
   std::atomic<bool> silent_{false};
+  std::atomic<bool> trackers_silent_{false};
   std::atomic<int> connections_{0};
   std::atomic<int> held_{0};  // the connections with lower numbers
   std::atomic<int> one_in_{0};

@@ -72,9 +72,9 @@ void ChangeQueue::Push(Change change) {
 }
 
 void ChangeQueue::Enqueue(Change change) {
-  Count(change, 1);
-  queued_bytes_ += change.sealed.size();
   queue_.push_back(std::move(change));
+  queued_bytes_ += queue_.back().sealed.size();
+  Count(queue_.back(), 1);
 }
 
 absl::Status ChangeQueue::AwaitChangesOf(std::string_view key, Deadline deadline) {

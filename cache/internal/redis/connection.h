@@ -54,6 +54,10 @@ class Connection {
 
   explicit Connection(redisContext* context);
 
+  // The epoch of the endpoint, for a connection that reads; else 0.
+  uint64_t epoch() const { return epoch_; }
+  void set_epoch(uint64_t epoch) { epoch_ = epoch; }
+
   int fd() const { return context_->fd; }
   bool wants_write() const { return !pieces_.empty() || !unsent_.empty(); }
 
@@ -95,6 +99,7 @@ class Connection {
   absl::Status Greet(const RedisTierOptions& options, Deadline deadline);
 
   const std::unique_ptr<redisContext, FreeContext> context_;
+  uint64_t epoch_ = 0;
   std::deque<TierBytes> pieces_;
   size_t sent_of_first_ = 0;
   std::string unsent_;      // follows the pieces

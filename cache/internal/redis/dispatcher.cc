@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -32,6 +34,20 @@ void TellOne(TierListener& listener, const Notice& notice) {
     case Notice::Kind::kTask:
       return;
   }
+}
+
+template <typename T>
+bool TryReserve(std::vector<T>& vector, size_t size) {
+#ifdef __cpp_exceptions
+  try {
+    vector.reserve(size);
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+#else
+  vector.reserve(size);
+#endif
+  return true;
 }
 
 }  // namespace
@@ -120,9 +136,13 @@ bool Dispatcher::AwaitTold(std::chrono::steady_clock::time_point deadline) {
 
 void Dispatcher::Tell(const Notice& notice) {
   if (notice.task) notice.task();
-  std::vector<std::pair<std::shared_ptr<TierListener>, Notice>> calls;
+  const Notice connected = {.kind = Notice::Kind::kConnected};
+  const Notice disconnected = {.kind = Notice::Kind::kDisconnected};
+  std::vector<std::pair<std::shared_ptr<TierListener>, const Notice*>> calls;
   {
     const MutexLock lock(mutex_);
+    // A notice must not be lost for want of memory.
+    while (!TryReserve(calls, 2 * listeners_.size())) std::this_thread::yield();
     // No listener's last reference is dropped here: user code would run under the lock.
     for (Listener& added : listeners_) {
       if (notice.number < added.first) continue;
@@ -130,14 +150,12 @@ void Dispatcher::Tell(const Notice& notice) {
       std::shared_ptr<TierListener> listener = added.listener.lock();
       if (listener == nullptr) continue;
       if (!std::exchange(added.told, true)) {
-        calls.push_back(
-            {listener,
-             {.kind = added.connected ? Notice::Kind::kConnected : Notice::Kind::kDisconnected}});
+        calls.emplace_back(listener, added.connected ? &connected : &disconnected);
       }
-      if (notice.kind != Notice::Kind::kTask) calls.emplace_back(std::move(listener), notice);
+      if (notice.kind != Notice::Kind::kTask) calls.emplace_back(std::move(listener), &notice);
     }
   }
-  for (const auto& [listener, call] : calls) TellOne(*listener, call);
+  for (const auto& [listener, call] : calls) TellOne(*listener, *call);
 }
 
 }  // namespace weakcache::internal

@@ -5,7 +5,6 @@
 
 #include <chrono>
 #include <cstddef>
-#include <iterator>
 #include <list>
 #include <string>
 #include <unordered_map>
@@ -34,8 +33,11 @@ class HeldLeases {
     const MutexLock lock(mutex_);
     const std::string token = lease.token;
     Erase(token);
-    due_.push_back({std::move(lease), std::chrono::steady_clock::now() + interval_});
-    leases_[token] = std::prev(due_.end());
+    // Into both, or, if there is no memory, into neither.
+    std::list<Held> added;
+    added.push_back({std::move(lease), std::chrono::steady_clock::now() + interval_});
+    leases_[token] = added.begin();
+    due_.splice(due_.end(), added);
   }
   void Remove(const std::string& token) {
     const MutexLock lock(mutex_);

@@ -66,6 +66,9 @@ std::optional<ValueTag> ReadHeader(std::string_view value);
 // Whether a value with a header was put under the key.
 bool IsOfKey(std::string_view value, std::string_view key);
 
+// A value has fewer pieces, whatever the options of the process that has written it.
+inline constexpr uint64_t kMaxManifestChunks = 20000;
+
 // Where the pieces of a large envelope are: id, number as 8 hexadecimal digits, bytes as 16.
 struct Manifest {
   std::string id = {};

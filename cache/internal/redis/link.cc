@@ -145,10 +145,10 @@ void Link::Run() {
 #ifdef __cpp_exceptions
     try {
       RunOnce();
-    } catch (const std::bad_alloc&) {
+    } catch (const std::exception&) {  // no memory, or no source of random numbers
       // What was on its way is not known any more.
       changes_.KeepAll();
-      Lose(absl::ResourceExhaustedError("no memory for what is sent to Redis"));
+      Lose(absl::ResourceExhaustedError("no memory, or files, for what is sent to Redis"));
     }
 #else
     RunOnce();
@@ -246,7 +246,7 @@ absl::Status Link::Connect() {
   if (absl::Status status = StartTracking(deadline); !status.ok()) return status;
   sent_question_ = 0;
   writer_active_ = notices_active_ = steady_clock::now();
-  notices_asked_ = false;
+  writer_full_ = notices_asked_ = false;
   const MutexLock lock(mutex_);
   endpoint_ =
       std::make_shared<const Endpoint>(Endpoint{.address = *std::move(peer), .epoch = ++epoch_});
@@ -348,11 +348,14 @@ absl::Status Link::Serve() {
   if (!playing_) SendQueued();
   SendQuestion();
   SendDue(steady_clock::now());
+  // What the system takes at once says nothing of the server; what it takes after it was full does.
+  const bool was_full = writer_full_;
   if (absl::StatusOr<bool> wrote = writer_->Write(); !wrote.ok()) {
     return wrote.status();
-  } else if (*wrote) {
+  } else if (*wrote && was_full) {
     writer_active_ = steady_clock::now();
   }
+  writer_full_ = writer_->wants_write();
   if (absl::Status status = notices_->Write().status(); !status.ok()) return status;
   if (absl::Status status = AwaitFiles(); !status.ok()) return status;
   if (absl::Status status = ReceiveNotices(); !status.ok()) return status;
@@ -389,7 +392,10 @@ absl::Status Link::AwaitFiles() {
 
 void Link::SendQueued() {
   while (sent_.size() < kMaxSent && sent_bytes_ < kMaxSentBytes) {
+    // Room first: a change that is popped must not be lost for want of it.
+    sent_.emplace_back();
     std::optional<Change> change = changes_.Pop();
+    sent_.pop_back();
     if (!change.has_value()) return;
     Send(*std::move(change));
   }

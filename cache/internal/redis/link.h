@@ -183,9 +183,11 @@ class Link {
   std::deque<Sent> sent_;
   uint64_t sent_bytes_ = 0;
   bool playing_ = false;  // connected, but the kept changes are not made yet
-  // When something last came or went, and when a sign of life was last asked for.
+  // When something last came, or went from a full queue of the system's, and when a sign of life
+  // was last asked for.
   Deadline writer_active_ = {};
   Deadline notices_active_ = {};
+  bool writer_full_ = false;  // whether the system has not taken all that is to be sent
   bool notices_asked_ = false;
   uint64_t sent_question_ = 0;  // the last one that this connection was asked
   std::thread thread_;

@@ -28,6 +28,7 @@ absl::StatusOr<Readers::Reader> Readers::Acquire(const Endpoint& endpoint, Deadl
   absl::StatusOr<std::unique_ptr<Connection>> opened =
       Connection::Open(endpoint.address, options_, deadline);
   if (!opened.ok()) return opened.status();
+  (*opened)->set_epoch(endpoint.epoch);
   reader.SetConnection(*std::move(opened));
   return reader;
 }

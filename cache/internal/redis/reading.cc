@@ -115,7 +115,7 @@ std::vector<absl::StatusOr<TierEntry>> Reading::Get(absl::Span<const std::string
   std::vector<absl::StatusOr<TierEntry>> entries;
   absl::Status status;
   for (const std::string& key : keys) {
-    status = link_.changes().AwaitChangesOf(key, DeadlineOf(wait));
+    status = AwaitChangesOf(key, wait);
     if (!status.ok()) break;
   }
   if (status.ok()) {
@@ -147,6 +147,12 @@ std::vector<absl::StatusOr<TierEntry>> Reading::Get(absl::Span<const std::string
     }
   }
   return entries;
+}
+
+absl::Status Reading::AwaitChangesOf(std::string_view key, const TierWait& wait) {
+  absl::Status status = link_.changes().AwaitChangesOf(key, DeadlineOf(wait));
+  if (absl::IsDeadlineExceeded(status)) counters_.AddFailure(status);
+  return status;
 }
 
 absl::Status Reading::Damaged() {
@@ -191,7 +197,7 @@ absl::StatusOr<TierBytes> Reading::ReadChunks(Connection& connection, const Mani
                                               const TierWait& wait) {
   // A size that makes no sense is not believed.
   if (manifest.bytes > options_.max_value_bytes + kEnvelopeBytes ||
-      manifest.chunks > manifest.bytes) {
+      manifest.chunks > std::min(manifest.bytes, kMaxManifestChunks)) {
     return Damaged();
   }
   for (uint32_t i = 0; i < manifest.chunks; ++i) {
@@ -213,6 +219,10 @@ absl::StatusOr<TierBytes> Reading::ReadChunks(Connection& connection, const Mani
 // Asks for the present generations; NotFound if they are not those of the tag.
 absl::Status Reading::Refresh(Connection& connection, const ValueTag& tag, const TierWait& wait) {
   const uint64_t version = link_.generations().version();
+  // After the version: what was forgotten when the connection was lost must not be learnt again by
+  // one of before, as nothing would tell of its change. A loss after this look changes the version.
+  const std::shared_ptr<const Endpoint> endpoint = link_.endpoint();
+  if (endpoint == nullptr || endpoint->epoch != connection.epoch()) return Away();
   const std::string group = names_.Group(tag.group);
   std::vector<std::string_view> command = {"MGET", names_.generation()};
   if (tag.group.has_value()) command.push_back(group);
@@ -264,7 +274,7 @@ TierLead Reading::Hold(std::string_view key, std::string lease) {
 
 absl::StatusOr<TierLead> Reading::TryLead(std::string_view key) {
   const TierWait wait;
-  absl::Status status = link_.changes().AwaitChangesOf(key, DeadlineOf(wait));
+  absl::Status status = AwaitChangesOf(key, wait);
   if (!status.ok()) return status;
   absl::StatusOr<LeadAnswer> answer = AskForLease(key, /*ignore_value=*/true, wait);
   if (!answer.ok()) return answer.status();
@@ -279,7 +289,7 @@ absl::StatusOr<TierLead> Reading::Lead(std::string_view key, const TierWait& wai
   bool ignore_value = false;
   bool waited = false;
   while (true) {
-    absl::Status status = link_.changes().AwaitChangesOf(key, DeadlineOf(wait));
+    absl::Status status = AwaitChangesOf(key, wait);
     if (!status.ok()) return status;
     if (wait.before_look) wait.before_look();
     absl::StatusOr<LeadAnswer> answer = AskForLease(key, ignore_value, wait);

@@ -60,6 +60,8 @@ class Reading {
   absl::StatusOr<TierBytes> ReadChunks(Connection& connection, const Manifest& manifest,
                                        const TierWait& wait);
   absl::Status Refresh(Connection& connection, const ValueTag& tag, const TierWait& wait);
+  // As ChangeQueue has it; counts a wait that was too long.
+  absl::Status AwaitChangesOf(std::string_view key, const TierWait& wait);
   absl::Status Damaged();
   absl::StatusOr<LeadAnswer> AskForLease(std::string_view key, bool ignore_value,
                                          const TierWait& wait);

@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "weakcache/cache/internal/loading/load_outcome.h"
 #include "weakcache/cache/internal/tier/tier_folder.h"
 
 namespace weakcache::internal {
@@ -510,13 +511,15 @@ absl::Status RocksdbStore::OpenDatabase() {
 }
 
 void RocksdbStore::CloseDatabase(bool discarded) {
+  if (owned_ == nullptr) return;
+  bool was_open = false;
   {
     std::shared_ptr<OpenRocksdb> open;
     const MutexLock lock(mutex_);
     open.swap(database_);
-    if (open == nullptr) return;
+    was_open = open != nullptr;
   }
-  unused_.wait();
+  if (was_open) unused_.wait();
   owned_->discarded = discarded;
   owned_.reset();
 }
@@ -566,7 +569,9 @@ absl::StatusOr<std::shared_ptr<OpenRocksdb>> RocksdbStore::Writable() {
       }
       repairing_ = true;
     }
-    absl::Status status = Repair();
+    absl::Status status = CatchErrors(
+        [&] { return Repair(); },
+        [] { return absl::ResourceExhaustedError("RocksdbTier: can't be repaired at present"); });
     const MutexLock lock(mutex_);
     repairing_ = false;
     failure_ = status;

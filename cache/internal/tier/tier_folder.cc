@@ -161,9 +161,10 @@ void Trash::Add(const fs::path& path) {
 
 absl::Status Trash::MoveIn(const fs::path& path) {
   fs::path to;
+  std::error_code unknown;  // then the renaming fails, too
   do {
     to = folder_ / (std::string(kTrash) + "-" + std::to_string(++moved_));
-  } while (fs::exists(to));
+  } while (fs::exists(to, unknown));
   if (::rename(path.c_str(), to.c_str()) != 0) {
     if (errno == ENOENT) return absl::OkStatus();
     return FileError("rename", path, errno);
@@ -208,7 +209,8 @@ void Trash::Delete(const fs::path& path) {
   std::error_code error;
   for (fs::recursive_directory_iterator file(path, error), end; !error && file != end;
        file.increment(error)) {
-    if (file->is_regular_file()) files.push_back(file->path());
+    std::error_code gone;
+    if (file->is_regular_file(gone)) files.push_back(file->path());
   }
   for (const fs::path& file : files) {
     if (stop_.load()) return;

@@ -877,14 +877,19 @@ class TieredObjects final : public ObjectTier<K, V>,
     };
     if (CatchErrors(begin, [] { return false; })) return;
     if (erasure != nullptr && !erasure->TryEnd()) return;
-    // No Erase could begin. If the key has to be erased once more, that would fail, too.
-    while (state->changes.End(key, Ended::kNotErased)) {
+    EndUnerased(*state, key);
+  }
+  // Ends a change for which no Erase can begin. If the key has to be erased once more, that can't
+  // be done either.
+  static void EndUnerased(State& state, const std::string& key) {
+    while (state.changes.End(key, Ended::kNotErased)) {
     }
   }
   static void EndChange(const std::shared_ptr<State>& state, const std::string& key, Ended how) {
     if (!state->changes.End(key, how)) return;
     const BackgroundTasks::Running running(state->tasks);
-    if (running.may_run()) EraseUnderWay(state, key);
+    if (running.may_run()) return EraseUnderWay(state, key);
+    EndUnerased(*state, key);  // for the end of the cache, which erases what is overdue
   }
 
   const MakeTarget make_target_;
