@@ -195,9 +195,9 @@ class LargeObjectCache {
 
   // Loads the object under the key anew, even if it is fresh: by the options' refresh_executor, or
   // else on this thread. Everybody gets the old object meanwhile, and after a failure. Does nothing
-  // if the object is being refreshed already. If there is no object, loads one as GetOrLoad does,
-  // even if a failure is kept. Returns how the load on this thread has failed; Unavailable if it
-  // would have to wait for a permit. Does not count as a use.
+  // if the object is being refreshed already; no deadline stops it. If there is no object, loads
+  // one as GetOrLoad does, even if a failure is kept. Returns how the load on this thread has
+  // failed; Unavailable if it would have to wait for a permit. Does not count as a use.
   template <typename Key = K, typename Loader>
   absl::Status Refresh(Key&& key, Loader&& loader, const LoadOptions& options = {}) {
     if constexpr (internal::CheckLoader<V, K, Loader>()) {

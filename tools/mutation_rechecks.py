@@ -535,8 +535,9 @@ RECHECKS = [
      "    if (!running.may_run()) return;\n",
      ""),
     ("the cache's end ends the pending loads", "cache/internal/core/cache_asks.h",
-     "    pending_.EndAll();\n",
-     ""),
+     "    pending_.EndAll();\n    refresh_.CloseTasks();\n    tasks_.AwaitReturns();\n"
+     "    pending_.EndAll();",
+     "    refresh_.CloseTasks();\n    tasks_.AwaitReturns();"),
     ("pending loads end before the refreshes that wait for them",
      "cache/internal/core/cache_asks.h",
      "    pending_.EndAll();\n    refresh_.CloseTasks();\n",

@@ -11,6 +11,7 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -186,9 +187,7 @@ TEST_P(EndInsideTest, OfUpdateWeight) {
   EXPECT_TRUE(cache_->UpdateWeight(1));
 }
 
-// Of objects that were put as references, also of ones that outlive the cache; and of ones that the
-// cache has made.
-// Without AddressSanitizer a use of what has ended may go unnoticed.
+// Without AddressSanitizer a use of what has ended may go unnoticed, here and in the next test.
 TEST(LargeObjectCacheEndTest, KeysOfKeptFailuresMayUseTheCacheAtItsEnd) {
   using KeyedCache = LargeObjectCache<LastWords, int>;
   constexpr int kKeys = 40;
@@ -229,6 +228,47 @@ TEST(LargeObjectCacheEndTest, APurgedKeyMayEndTheCacheAfterAFailedLoad) {
   EXPECT_EQ(cache, nullptr);
 }
 
+// The task of key 3 is posted before that.
+TEST(LargeObjectCacheEndTest, APurgedKeyMayWaitForATaskThatALoadHasDelayed) {
+  using KeyedCache = LargeObjectCache<LastWords, int>;
+  KeyedCache::Options options;
+  options.shards = 1;
+  options.max_concurrent_loads = 1;
+  options.weigher = [](const int&) { return sizeof(int); };
+  for (const bool throws : {false, true}) {
+    SCOPED_TRACE(throws);
+    KeyedCache cache = std::move(KeyedCache::CreateWeak(options)).value();
+    std::future<absl::StatusOr<Ref<int>>> delayed;
+    bool has_waited = false;
+    Ref<int> object = MakeRef<int>(1);
+    cache.Put(LastWords(1,
+                        [&] {
+                          has_waited = true;
+                          EXPECT_TRUE(delayed.get().ok());
+                        }),
+              object);
+    object.reset();
+    const auto run_inline = [](const std::function<void()>& task) { task(); };
+    const auto load = [&]() -> absl::StatusOr<int> {
+      // On a thread that acts for no load, so there is no permit for it.
+      std::thread([&] {
+        delayed = cache.GetOrLoadAsync(
+            LastWords(3), [] { return 3; }, run_inline);
+      }).join();
+      if (throws) throw std::runtime_error("no");
+      return absl::NotFoundError("no");
+    };
+    if (throws) {
+      EXPECT_THROW(static_cast<void>(cache.GetOrLoad(LastWords(2), load)), std::runtime_error);
+    } else {
+      EXPECT_FALSE(cache.GetOrLoad(LastWords(2), load).ok());
+    }
+    EXPECT_TRUE(has_waited);
+  }
+}
+
+// Of objects that were put as references, also of ones that outlive the cache; and of ones that the
+// cache has made.
 TEST(LargeObjectCacheEndTest, KeysMayUseTheCacheAtItsEnd) {
   using KeyedCache = LargeObjectCache<LastWords, int>;
   constexpr int kObjects = 40;

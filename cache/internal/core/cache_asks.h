@@ -272,8 +272,8 @@ class CacheAsks {
     }
     return !BoundedWait(options.deadline, options.stop_token).ended();
   }
-  // Refreshes an entry that the caller has claimed, whose object is `found`. If there is an
-  // executor, posts that, and returns `found`.
+  // Refreshes an entry that the caller has claimed, whose object is `found`: in this call, or if
+  // there is an executor and the loader can outlive the call, by a task; then returns `found`.
   template <typename Key, typename Made>
   Result RefreshEntry(const KeyLocation& location, Entry* entry, Key&& key,
                       AnyLoader<K, Made>& loader, const RefreshTerms& terms, const Ref<V>& found) {

@@ -228,6 +228,7 @@ class CacheLoads {
     LoadOutcome<V> outcome;
     FlightCompletion completion{location.shard, nullptr, outcome,
                                 run == nullptr ? &own_ended : &run->ended, absent_as_of};
+    const FlightEnd flight_end{completion, removals};
     Reservation reservation(store_.retention());
     LoadPermit permit(limiter_, &post, run == nullptr ? nullptr : &run->load);
     const StartOutcome start = StartOrJoin<kIsEmbedded<Made>>(
@@ -436,6 +437,12 @@ class CacheLoads {
     reservation.Release();
     EndFlight(completion, removals);
   }
+  // Ends the flight of a load that throws, as EndFlight does.
+  struct FlightEnd {
+    ~FlightEnd() { EndFlight(completion, removals); }
+    FlightCompletion& completion;
+    typename Store::PendingRemovals& removals;
+  };
   // Ends a flight, unless it has ended. Leaves user code to `removals`.
   static void EndFlight(FlightCompletion& completion, typename Store::PendingRemovals& removals) {
     if (completion.flight == nullptr) return;

@@ -618,7 +618,11 @@ class CacheStore {
     constexpr bool kEmbedded = !std::is_same_v<Made, Ref<V>>;
     const GroupStamp stamp = freshness_.StampFor(terms.group);
     const uint64_t weight = WeightOf(*made, terms);
+    // Destroyed in reverse order: the room is given back before user code runs.
     PendingRemovals removals;
+    TableEntry present;
+    Failure failure;
+    PreparedSlot prepared;
     Reservation reservation(retention_);
     if (shared_->hard_limit.active()) {
       const auto room =
@@ -627,7 +631,6 @@ class CacheStore {
     }
     const LookupKeyOf<AnyKey> lookup = key;
     const KeyLocation location = shards_.Locate(lookup);
-    PreparedSlot prepared;
     Prepare<kEmbedded>(location, prepared, removals, [] {});
     MakePayload(location, prepared, std::forward<AnyKey>(key));
     prepared.cold().set_stamp(stamp);
@@ -636,8 +639,6 @@ class CacheStore {
 
     Table& table = location.shard->table;
     Flights& flights = location.shard->flights;
-    TableEntry present;
-    Failure failure;
     MutexLock lock(table.mutex);
     const K& own_key = prepared.payload().key;
     present = table.FindLocked(location.hash(), shards_.Matching(own_key), removals.deferred);

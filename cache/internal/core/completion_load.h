@@ -279,7 +279,7 @@ class CompletionLoad final : public CompletionTarget<typename Loads::V>,
     permit_.Release();
     removals.FinishEviction();
     reservation_.Release();
-    completion.Complete();
+    Loads::EndFlight(completion, removals);
     ended.Prepare();  // the user code that follows may end the cache
     prepared_.reset();
   }

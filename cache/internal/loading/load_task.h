@@ -58,11 +58,12 @@ class TaskCount {
   void AwaitReturns() const {
     const size_t own = OnThisThread();
     const auto latest = std::chrono::steady_clock::now() + std::chrono::seconds(1);
-    // The whole process may have been stopped meanwhile.
-    constexpr int kLeastAttempts = 1000;
+    // The whole process may have been stopped until now: then others need some time, too.
+    int late_attempts = 0;
     for (int attempt = 0; count_.load(std::memory_order_acquire) > own; ++attempt) {
-      const bool is_late = std::chrono::steady_clock::now() > latest;
-      if (is_late && attempt > kLeastAttempts) return;  // the destructor says what is wrong
+      if (std::chrono::steady_clock::now() > latest && ++late_attempts > 1000) {
+        return;  // the destructor says what is wrong
+      }
       StdAtomics::Pause(attempt);
     }
   }

@@ -134,15 +134,22 @@ bool Dispatcher::AwaitTold(std::chrono::steady_clock::time_point deadline) {
   return told_ >= last;
 }
 
+size_t Dispatcher::CountListeners() {
+  const MutexLock lock(mutex_);
+  return listeners_.size();
+}
+
 void Dispatcher::Tell(const Notice& notice) {
   if (notice.task) notice.task();
   const Notice connected = {.kind = Notice::Kind::kConnected};
   const Notice disconnected = {.kind = Notice::Kind::kDisconnected};
   std::vector<std::pair<std::shared_ptr<TierListener>, const Notice*>> calls;
-  {
+  for (bool is_done = false; !is_done;) {
+    // A notice must not be lost for want of memory, nor others wait for that under the lock.
+    while (!TryReserve(calls, 2 * CountListeners())) std::this_thread::yield();
     const MutexLock lock(mutex_);
-    // A notice must not be lost for want of memory.
-    while (!TryReserve(calls, 2 * listeners_.size())) std::this_thread::yield();
+    if (calls.capacity() < 2 * listeners_.size()) continue;
+    is_done = true;
     // No listener's last reference is dropped here: user code would run under the lock.
     for (Listener& added : listeners_) {
       if (notice.number < added.first) continue;

@@ -60,6 +60,7 @@ class Dispatcher : public std::enable_shared_from_this<Dispatcher> {
   static constexpr size_t kMaxNotices = 100000;
 
   void Run();
+  size_t CountListeners();
   void Tell(const Notice& notice);
   void PostLocked(Notice notice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

@@ -392,12 +392,16 @@ absl::Status Link::AwaitFiles() {
 
 void Link::SendQueued() {
   while (sent_.size() < kMaxSent && sent_bytes_ < kMaxSentBytes) {
-    // Room first: a change that is popped must not be lost for want of it.
-    sent_.emplace_back();
+    // Its place first: a change that has been popped must not be lost for want of memory.
+    const bool was_idle = sent_.empty();
+    Sent& sent = sent_.emplace_back();
     std::optional<Change> change = changes_.Pop();
-    sent_.pop_back();
-    if (!change.has_value()) return;
-    Send(*std::move(change));
+    if (!change.has_value()) {
+      sent_.pop_back();
+      return;
+    }
+    if (was_idle) BeginToWait();
+    Fill(sent, *std::move(change));
   }
 }
 
@@ -417,8 +421,16 @@ void Link::SendDue(Deadline now) {
 }
 
 void Link::Send(Change change) {
-  if (sent_.empty()) writer_active_ = steady_clock::now();
-  Sent& sent = sent_.emplace_back();
+  if (sent_.empty()) BeginToWait();
+  Fill(sent_.emplace_back(), std::move(change));
+}
+
+void Link::BeginToWait() {
+  writer_active_ = steady_clock::now();
+  writer_full_ = true;  // whatever the system takes next was not sent before
+}
+
+void Link::Fill(Sent& sent, Change&& change) {
   sent.generations_version = generations_.version();
   sent_bytes_ += change.sealed.size();
   sent.change = std::move(change);

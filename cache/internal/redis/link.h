@@ -113,6 +113,10 @@ class Link {
   void SendQueued();
   void SendDue(Deadline now);
   void Send(Change change);
+  // Notes that from now on an answer is awaited.
+  void BeginToWait();
+  // Appends the commands of a change, which is the last in `sent_`.
+  void Fill(Sent& sent, Change&& change);
   size_t AppendCommands(Change& change, const ValueTag& tag);
   size_t AppendPut(Change& change, const ValueTag& tag);
   size_t AppendChunks(Change& change, std::string_view time);
@@ -183,7 +187,8 @@ class Link {
   std::deque<Sent> sent_;
   uint64_t sent_bytes_ = 0;
   bool playing_ = false;  // connected, but the kept changes are not made yet
-  // When something last came, or went from a full queue of the system's, and when a sign of life
+  // When something last came, or went from a full queue of the system's, or the wait for an answer
+  // began; and when a sign of life
   // was last asked for.
   Deadline writer_active_ = {};
   Deadline notices_active_ = {};

@@ -569,9 +569,11 @@ absl::StatusOr<std::shared_ptr<OpenRocksdb>> RocksdbStore::Writable() {
       }
       repairing_ = true;
     }
-    absl::Status status = CatchErrors(
-        [&] { return Repair(); },
-        [] { return absl::ResourceExhaustedError("RocksdbTier: can't be repaired at present"); });
+    absl::Status status = CatchErrors([&] { return Repair(); },
+                                      [] {
+                                        return NoThrowStatus(absl::StatusCode::kResourceExhausted,
+                                                             "RocksdbTier: not repaired");
+                                      });
     const MutexLock lock(mutex_);
     repairing_ = false;
     failure_ = status;
