@@ -206,8 +206,7 @@ class CacheLoads {
                                 uint64_t absent_as_of = kNeverProvedAbsent,
                                 QueuedRun* run = nullptr) {
     // User code that runs before the load begins may end the cache.
-    const std::shared_ptr<typename Store::Shared> sampled =
-        store_.holder_sampler().active() ? store_.shared() : nullptr;
+    const auto sampled = store_.holder_sampler().active() ? store_.shared() : nullptr;
     // Destroyed in reverse order: what others wait for ends before user code runs.
     BoundedWait asker(request.options.deadline, request.options.stop_token);
     std::optional<BoundedWait> other_wait;
