@@ -31,8 +31,9 @@ struct Page {
 };
 using Cache = LargeObjectCache<int, Page>;
 
-Cache::Options Budget(uint64_t bytes) {
+Cache::Options Budget(uint64_t bytes, bool has_listener = false) {
   Cache::Options options;
+  if (has_listener) options.removal_listener = [](auto&&...) {};
   options.budget_bytes = bytes;
   options.count_entry_memory = false;  // so that the weights are round
   return options;
@@ -276,9 +277,7 @@ TEST(BudgetTest, CountsWhatTheListenerKeeps) {
 TEST(BudgetTest, AnObjectThatOutgrowsTheBudgetEvictsNoOther) {
   for (const bool has_listener : {false, true}) {
     SCOPED_TRACE(has_listener);
-    Cache::Options options = Budget(100);
-    if (has_listener) options.removal_listener = [](auto&&...) {};
-    Cache cache = MakeCache(options);
+    Cache cache = MakeCache(Budget(100, has_listener));
     const Ref<Page> used = cache.Put(0, MakeRef<Page>(Page{0, 10}));
     for (int key = 1; key < 10; ++key) Put(cache, key, 10);
     const_cast<Page&>(*used).bytes = 1000;
@@ -296,9 +295,7 @@ TEST(BudgetTest, AnObjectThatOutgrowsTheBudgetEvictsNoOther) {
 TEST(BudgetTest, AnObjectThatOutgrowsTheRoomBesideALoadEvictsNoOther) {
   for (const bool has_listener : {false, true}) {
     SCOPED_TRACE(has_listener);
-    Cache::Options options = Budget(100);
-    if (has_listener) options.removal_listener = [](auto&&...) {};
-    Cache cache = MakeCache(options);
+    Cache cache = MakeCache(Budget(100, has_listener));
     const Ref<Page> used = cache.Put(0, MakeRef<Page>(Page{0, 10}));
     for (int key = 1; key < 4; ++key) Put(cache, key, 10);
     const auto load = [&] {
@@ -316,9 +313,7 @@ TEST(BudgetTest, AnObjectThatOutgrowsTheRoomBesideALoadEvictsNoOther) {
 TEST(BudgetTest, AnObjectAboveASmallerBudgetEvictsNoOther) {
   for (const bool has_listener : {false, true}) {
     SCOPED_TRACE(has_listener);
-    Cache::Options options = Budget(200);
-    if (has_listener) options.removal_listener = [](auto&&...) {};
-    Cache cache = MakeCache(options);
+    Cache cache = MakeCache(Budget(200, has_listener));
     const Ref<Page> used = Put(cache, 0, 150);
     cache.SetBudget(100);
     EXPECT_EQ(cache.Stats().bytes_pinned, 150u);

@@ -268,51 +268,45 @@ TEST_F(TierEvictionTest, AnErasureThatHasFailedIsRepeatedFirst) {
   EXPECT_EQ(server_->BytesOf("a"), "new");
 }
 
+// A process that could not apply the notice of the other one's change of "a", which it has loaded
+// and evicted.
+struct MissedNotice {
+  explicit MissedNotice(const std::shared_ptr<FakeServer>& server) : other(server) {
+    process.emplace(server, [this](Cache::Options& options) {
+      options.expire_after_write = absl::Hours(1);
+      options.clock = [this] {
+        if (on_clock) on_clock();
+        return kStart;
+      };
+    });
+    process->Load("a", "old");
+    process->EvictAll();
+    EXPECT_TRUE(other.Erase("a").ok());
+    on_clock = [] { throw std::runtime_error("no time"); };
+    process->tier->Deliver();
+    on_clock = nullptr;
+  }
+  FakeTier other;
+  std::function<void()> on_clock;
+  std::optional<Process> process;
+};
+
 TEST_F(TierEvictionTest, AfterANoticeThatCouldNotBeAppliedNothingIsWritten) {
-  absl::Time now = kStart;
-  bool clock_fails = false;
-  Process process(server_, [&](Cache::Options& options) {
-    options.expire_after_write = absl::Hours(1);
-    options.clock = [&] {
-      if (clock_fails) throw std::runtime_error("no time");
-      return now;
-    };
-  });
-  FakeTier other(server_);
-  process.Load("a", "old");
-  process.EvictAll();
-  EXPECT_TRUE(other.Erase("a").ok());
-  clock_fails = true;
-  process.tier->Deliver();
-  clock_fails = false;
+  MissedNotice missed(server_);
+  Process& process = *missed.process;
   EXPECT_EQ(process.cache->Stats().tier_condition, "a notice could not be applied");
   process.tasks.RunAll();
   EXPECT_EQ(server_->size(), 0u);
 }
 
 TEST_F(TierEvictionTest, WhileAMissedNoticeIsMadeUpForNothingIsWritten) {
-  bool clock_fails = false;
-  std::function<void()> on_clock;
-  Process process(server_, [&](Cache::Options& options) {
-    options.expire_after_write = absl::Hours(1);
-    options.clock = [&] {
-      if (on_clock) on_clock();
-      if (clock_fails) throw std::runtime_error("no time");
-      return kStart;
-    };
-  });
-  FakeTier other(server_);
-  process.Load("a", "old");
-  process.EvictAll();
-  EXPECT_TRUE(other.Erase("a").ok());
-  clock_fails = true;
-  process.tier->Deliver();
-  clock_fails = false;
-  EXPECT_TRUE(other.Erase("b").ok());
+  MissedNotice missed(server_);
+  Process& process = *missed.process;
+  EXPECT_TRUE(missed.other.Erase("b").ok());
   // Invalidate asks for the time, and then Clear, before it drops anything. Another thread may
   // write evicted objects meanwhile.
   int asked = 0;
-  on_clock = [&] {
+  missed.on_clock = [&] {
     if (++asked == 2) process.tasks.RunAll();
   };
   process.tier->Deliver();

@@ -130,17 +130,23 @@ class Counter final : public TierListener {
   std::atomic<int> returned{0};
 };
 
+// For a tier that soon gives up a silent connection, on the server's socket.
+RedisTierOptions Impatient(const std::string& socket) {
+  RedisTierOptions options;
+  options.key_namespace = "test";
+  options.address.unix_socket = socket;
+  options.connect_timeout = absl::Milliseconds(500);
+  options.hard_timeout = absl::Milliseconds(500);
+  options.max_backoff = absl::Milliseconds(100);
+  return options;
+}
+
 TEST(RedisTierFaultsTest, ASilentConnectionForNoticesIsGivenUp) {
   if (!RedisServer::IsInstalled()) GTEST_SKIP() << "there is no redis-server on this machine";
   RedisServer server;
   FaultProxy proxy(server.socket() + "0", server.socket(), 1);
-  RedisTierOptions options;
-  options.key_namespace = "test";
-  options.address.unix_socket = server.socket() + "0";
-  options.connect_timeout = absl::Milliseconds(500);
-  options.hard_timeout = absl::Milliseconds(500);
+  RedisTierOptions options = Impatient(server.socket() + "0");
   options.heartbeat_interval = absl::Milliseconds(20);
-  options.max_backoff = absl::Milliseconds(100);
   const absl::StatusOr<std::shared_ptr<RedisTier>> tier = RedisTier::Create(options);
   ASSERT_TRUE(tier.ok()) << tier.status();
   const auto counter = std::make_shared<Counter>();
@@ -159,13 +165,8 @@ TEST(RedisTierFaultsTest, ASilentConnectionForChangesIsGivenUp) {
   if (!RedisServer::IsInstalled()) GTEST_SKIP() << "there is no redis-server on this machine";
   RedisServer server;
   FaultProxy proxy(server.socket() + "0", server.socket(), 1);
-  RedisTierOptions options;
-  options.key_namespace = "test";
-  options.address.unix_socket = server.socket() + "0";
-  options.connect_timeout = absl::Milliseconds(500);
-  options.hard_timeout = absl::Milliseconds(500);
+  RedisTierOptions options = Impatient(server.socket() + "0");
   options.lease_duration = absl::Milliseconds(100);
-  options.max_backoff = absl::Milliseconds(100);
   const absl::StatusOr<std::shared_ptr<RedisTier>> tier = RedisTier::Create(options);
   ASSERT_TRUE(tier.ok()) << tier.status();
   const auto counter = std::make_shared<Counter>();

@@ -25,9 +25,9 @@
 #include "weakcache/cache/internal/loading/background_tasks.h"
 #include "weakcache/cache/internal/loading/load_limiter.h"
 #include "weakcache/cache/internal/loading/load_outcome.h"
-#include "weakcache/cache/internal/loading/load_task.h"
 #include "weakcache/cache/internal/loading/pending_completions.h"
 #include "weakcache/cache/internal/loading/stoppable_loader.h"
+#include "weakcache/cache/internal/loading/task_count.h"
 #include "weakcache/cache/load_options.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "weakcache/cache/internal/loading/load_task.h"
+#include "weakcache/cache/internal/loading/task_count.h"
 #include "weakcache/cache/internal/slot/mutex.h"
 #include "weakcache/weakref/internal/atomics_policy.h"
 

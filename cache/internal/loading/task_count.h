@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // TaskCount: what the end of a cache waits for.
-#ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_TASK_H_
-#define WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_TASK_H_
+#ifndef WEAKCACHE_CACHE_INTERNAL_LOADING_TASK_COUNT_H_
+#define WEAKCACHE_CACHE_INTERNAL_LOADING_TASK_COUNT_H_
 
 #include <atomic>
 #include <chrono>
@@ -94,4 +94,4 @@ class TaskCount {
 
 }  // namespace weakcache::internal
 
-#endif  // WEAKCACHE_CACHE_INTERNAL_LOADING_LOAD_TASK_H_
+#endif  // WEAKCACHE_CACHE_INTERNAL_LOADING_TASK_COUNT_H_
