@@ -133,6 +133,21 @@ TEST_F(KeptFailureTest, EachWayOfAskingKeepsIt) {
   EXPECT_TRUE(IsKept(2));
 }
 
+TEST_F(KeptFailureTest, APrefetchPassesItOverAndKeepsItsOwn) {
+  const auto load = [&](int /*key*/) {
+    ++loads_;
+    return absl::StatusOr<Page>(absl::NotFoundError("gone"));
+  };
+  const auto inline_executor = [](auto task) { task(); };
+  cache_.Prefetch({1, 2}, load, inline_executor);
+  EXPECT_EQ(loads_, 2);
+  cache_.Prefetch({1, 2}, load, inline_executor);
+  EXPECT_EQ(loads_, 2);
+  EXPECT_EQ(cache_.Stats().failures_served, 0u);
+  EXPECT_TRUE(IsKept(1));
+  EXPECT_EQ(cache_.Stats().failures_served, 1u);
+}
+
 TEST_F(KeptFailureTest, ForAsLongAsItsStatusSays) {
   const auto fail = [&](int key, absl::StatusCode code) {
     EXPECT_EQ(cache_.GetOrLoad(key, Failing(code)).status().code(), code);

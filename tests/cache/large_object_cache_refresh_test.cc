@@ -324,6 +324,27 @@ class BackgroundRefreshTest : public RefreshTest {
   Tasks tasks_;
 };
 
+TEST_F(BackgroundRefreshTest, ALoadBesideItThatFailsLaterKeepsNoFailure) {
+  Cache::Options options = InBackground();
+  options.expire_after_write = absl::Seconds(20);
+  options.stale_if_error = absl::Hours(1);
+  options.failure_ttl = [](const absl::Status&) { return absl::Hours(1); };
+  Cache cache = MakeStale(std::move(options));
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, [] { return Picture{2}; })), 1);
+  now_ += absl::Seconds(10);  // the old object has expired
+  EXPECT_TRUE(cache
+                  .GetOrLoad(1,
+                             [this] {
+                               RunTasks();
+                               return absl::NotFoundError("");
+                             })
+                  .ok());
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, [] { return Picture{3}; })), 2);
+  now_ += absl::Seconds(20);  // it has expired, too
+  cache.Purge();
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, [] { return Picture{4}; })), 4);
+}
+
 TEST_F(BackgroundRefreshTest, EverybodyGetsTheOldObjectMeanwhile) {
   Cache cache = MakeStale(InBackground());
   const auto load = [] { return Picture{2}; };

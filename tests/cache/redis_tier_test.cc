@@ -876,6 +876,18 @@ TEST_F(RedisTierTest, APutThatIsSentAgainDoesNotOvertakeAnErase) {
   }
 }
 
+TEST_F(RedisTierTest, APutThatIsNotSentAgainErasesTheValueOfAnotherGroup) {
+  const auto tier = Make();
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(tier->EraseGroup(1).ok());
+    ASSERT_TRUE(tier->Put("key", Entry("old", 2), {}).ok());
+    // The group has no generation, so the Put has to ask for one first.
+    tier->PutAsync("key", Entry("new", 1), {}, [](const absl::Status&) {});
+    ASSERT_TRUE(tier->EraseGroup(1).ok());
+    EXPECT_EQ(Read(*tier, "key"), "none");
+  }
+}
+
 TEST_F(RedisTierTest, ChangesThatWaitAreSentAtTheEnd) {
   const auto other = Make();
   auto tier = Make();

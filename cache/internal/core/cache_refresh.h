@@ -300,9 +300,11 @@ class CacheRefresh {
       return newer ? std::move(present.object) : AsRef<V>(std::move(made));
     }
     is_entered = true;
-    // A load beside this refresh may have failed since the object expired.
-    failure = location.shard->failures.Take(location.hash(),
-                                            store_.shards().MatchingKey(prepared.payload().key));
+    // A load beside this refresh may have failed since the object expired, or may yet fail.
+    const auto match = store_.shards().MatchingKey(prepared.payload().key);
+    auto& flights = location.shard->flights;
+    if (auto* const load = flights.Find(location.hash(), match).flight) flights.Supersede(*load);
+    failure = location.shard->failures.Take(location.hash(), match);
     return store_.Enter(table, location.hash(), prepared, made, present, now, reservation,
                         removals);
   }

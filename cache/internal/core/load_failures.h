@@ -50,9 +50,19 @@ class LoadFailures {
   LoadFailures(const LoadFailures&) = delete;
   LoadFailures& operator=(const LoadFailures&) = delete;
 
-  // Returns the failure that is kept under the key, and counts it; or OK. Calls the clock.
+  // Returns the failure that is kept under the key, and counts it as served; or OK. Calls the
+  // clock.
   template <typename Lookup>
   absl::Status Find(const KeyLocation& location, const Lookup& lookup, Held& held) const {
+    if (location.shard->failures.empty()) [[likely]]
+      return absl::OkStatus();
+    absl::Status failure = FindSlow(location, lookup, held);
+    if (!failure.ok()) store_.counters().CountFailureServed();
+    return failure;
+  }
+  // Does the same for a prefetch, which nobody waits for: counts nothing.
+  template <typename Lookup>
+  absl::Status FindUncounted(const KeyLocation& location, const Lookup& lookup, Held& held) const {
     if (location.shard->failures.empty()) [[likely]]
       return absl::OkStatus();
     return FindSlow(location, lookup, held);
@@ -116,9 +126,7 @@ class LoadFailures {
     lock.unlock();
     if (failure == nullptr) return absl::OkStatus();
     held.push_back(std::move(failure));
-    if (!held.back()->Holds(now)) return absl::OkStatus();
-    store_.counters().CountFailureServed();
-    return held.back()->status;
+    return held.back()->Holds(now) ? held.back()->status : absl::OkStatus();
   }
   // Does Keep, but may throw.
   void KeepOrThrow(const KeyLocation& location, const Flight& flight, const Entry& entry,

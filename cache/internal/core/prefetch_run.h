@@ -208,7 +208,7 @@ class PrefetchRun final
     FlightCompletion completion{location.shard, nullptr, outcome, &ended};
     Reservation reservation(store_.retention());
     LoadPermit permit(loads_.limiter(), &post, this);
-    if (!IsMissing(location, lookup)) return Start::kNotMissing;
+    if (!IsMissing(location, lookup, held_failures)) return Start::kNotMissing;
     if (!reservation.BeginAhead(Estimate(kEmbedded), options_.max_bytes - bytes_)) {
       return Start::kNoRoom;
     }
@@ -221,7 +221,7 @@ class PrefetchRun final
           const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
           store_.MakePayload(location, prepared, std::move(key));
           store_.BeginLoad(flight, prepared, options_.group);
-          outcome.status = loads_.MakeUnlessFailed(
+          outcome.status = loads_.MakeOrKeepFailure(
               location, flight, call, prepared.cold(), loader, made,
               {nobody, request.source, options_.read_tier, options_.write_tier, turn, recheck},
               held_failures);
@@ -236,10 +236,13 @@ class PrefetchRun final
     ended.Prepare();  // the user code that follows may end the cache
     return Start::kStarted;
   }
-  // Looks without a permit, so that many present keys are soon passed over. May run destructors.
-  bool IsMissing(const KeyLocation& location, const Lookup& lookup) {
+  // Returns whether there is neither an object nor a kept failure. Looks without a permit, so that
+  // many such keys are soon passed over. May run destructors.
+  bool IsMissing(const KeyLocation& location, const Lookup& lookup,
+                 typename LoadFailures<Store>::Held& held) {
     const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
-    return location.shard->table.Find(location.hash(), match).get() == nullptr;
+    return location.shard->table.Find(location.hash(), match).get() == nullptr &&
+           loads_.failures().FindUncounted(location, lookup, held).ok();
   }
   template <bool kEmbedded>
   Start StartFlight(const KeyLocation& location, const Lookup& lookup,

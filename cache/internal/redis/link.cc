@@ -652,6 +652,11 @@ void Link::CompletePut(Sent sent, const redisReply& last) {
     if (tag.group.has_value()) tag.group_generation = TextOf(*result.element[1]);
     generations_.Learn(sent.generations_version, tag);
     if (IsSuperseded(change)) return changes_.Finish(std::move(change), absl::OkStatus());
+    if (IsErasedWithGroup(change)) {
+      // The former value may be of another group.
+      return Send(
+          {.kind = Change::Kind::kErase, .key = change.key, .done = std::move(change.done)});
+    }
     if (++change.attempts < kMaxAttempts) return Send(std::move(change));
     return FailPut(std::move(change), absl::UnavailableError("all is erased again and again"));
   }
@@ -672,9 +677,14 @@ bool Link::IsSuperseded(const Change& put) const {
   if (!put.lease.empty()) return false;
   return std::any_of(sent_.begin(), sent_.end(), [&put](const Sent& later) {
     const Change& change = later.change;
-    return change.kind == Change::Kind::kEraseAll ||
-           (change.kind == Change::Kind::kEraseGroup && change.group == put.group) ||
-           (change.is_kept() && change.key == put.key);
+    return change.kind == Change::Kind::kEraseAll || (change.is_kept() && change.key == put.key);
+  });
+}
+
+bool Link::IsErasedWithGroup(const Change& put) const {
+  if (!put.lease.empty()) return false;
+  return std::any_of(sent_.begin(), sent_.end(), [&put](const Sent& later) {
+    return later.change.kind == Change::Kind::kEraseGroup && later.change.group == put.group;
   });
 }
 

@@ -131,8 +131,10 @@ class Link {
   void Complete(Sent sent, const redisReply& last);
   void CompletePut(Sent sent, const redisReply& last);
   void CompleteEndLead(Sent sent, const redisReply& last);
-  // Whether a later change that has been sent already would be overtaken if this were sent again.
+  // Both return whether a later change that has been sent already would be overtaken if this were
+  // sent again: one of the key or of everything, or of the new value's group.
   bool IsSuperseded(const Change& put) const;
+  bool IsErasedWithGroup(const Change& put) const;
   void FailPut(Change change, const absl::Status& status);
   absl::Status ReceiveNotices();
   void TakeNotice(const redisReply& reply);
