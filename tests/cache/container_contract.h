@@ -96,7 +96,7 @@ class ContainerContract : public ::testing::Test {
     int expired_first = 0;
     int operated_first = 0;
     Race(
-        kRaceRounds,
+        {kRaceRounds, {&expired_first, &operated_first}},
         [&](int) {
           if (adapter_ == nullptr) adapter_ = std::make_unique<Adapter>();
           staying = adapter_->AddNew(0);

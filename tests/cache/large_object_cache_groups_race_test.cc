@@ -68,7 +68,7 @@ class GroupRace {
     int overtaken = 0;
     int current = 0;
     Race(
-        RaceRounds(4000),
+        {RaceRounds(4000), {&overtaken, &current}},
         [&](int round) {
           meet_ = Meet::kAnywhere;
           cache_.Clear();
@@ -162,7 +162,7 @@ TEST(LargeObjectCacheGroupsRaceTest, AnObjectThatWasPutBeforeIsGone) {
   bool was_put = false;
   int order = 0;  // 1, 3: one of them waits for the other
   Race(
-      RaceRounds(4000),
+      {RaceRounds(4000), {&gone, &stayed}},
       [&](int round) {
         cache.Clear();
         put = false;

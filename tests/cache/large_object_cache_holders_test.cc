@@ -693,7 +693,7 @@ TEST(HoldersRaceTest, WhoeverHoldsAnObjectIsFound) {
   int only_holder = 0;
   int with_others = 0;
   testing::Race(
-      testing::RaceRounds(20'000),
+      {testing::RaceRounds(20'000), {&only_holder, &with_others}},
       [&](int round) {
         held.reset();
         // An object that is new, or was idle.

@@ -126,7 +126,7 @@ class SecondTierRace : public ::testing::Test {
     second_.tier->defers_async = defers_async;
     int round_now = 0;
     Race(
-        RaceRounds(rounds),
+        {RaceRounds(rounds), {&present_, &absent_, &overtaken_, &current_}},
         [&](int round) {
           round_now = round;
           latest_loaded_ = -1;
@@ -240,7 +240,7 @@ TEST_F(SecondTierRefreshRace, OneProcessRefreshes) {
   std::vector<std::function<void()>> racers;
   for (Process& process : processes_) racers.emplace_back([&] { Ask(process); });
   Race(
-      RaceRounds(20000), [&](int) { Begin(); }, racers, [&](int) { Check(); });
+      {RaceRounds(20000), {&left_, &taken_}}, [&](int) { Begin(); }, racers, [&](int) { Check(); });
   EXPECT_GT(left_, 0);
   EXPECT_GT(taken_, 0);
 }
@@ -251,7 +251,7 @@ TEST_F(SecondTierRefreshRace, WhatIsReadFromTheTierDoesNotOutliveSetExpiry) {
   Process& process = processes_[1];
   int loaded = 0;
   Race(
-      RaceRounds(20000),
+      {RaceRounds(20000), {&taken_, &loaded}},
       [&](int round) {
         yields_ = 0;
         Begin();
@@ -335,7 +335,7 @@ TEST_F(TierRecheckRace, WhatChangesWhileTheConnectionIsLostIsNotCurrentAgain) {
   uint64_t rechecks = 0;
   Ref<Page> held;
   Race(
-      RaceRounds(8000), [&](int) { held = Load(); },
+      {RaceRounds(8000), {&present, &absent, &rechecked, &replaced}}, [&](int) { held = Load(); },
       {[&] { Flap(); }, [&] { Change(); },
        [&] {
          Load();
@@ -367,7 +367,7 @@ TEST_F(TierRecheckRace, NobodyHasAnUnchangedObjectTwice) {
   int found = 0;
   int unverified = 0;
   Race(
-      RaceRounds(8000), [&](int) { EXPECT_EQ(Load(), object); },
+      {RaceRounds(8000), {&found, &unverified}}, [&](int) { EXPECT_EQ(Load(), object); },
       {[&] {
          Flap();
          Flap();
@@ -400,7 +400,7 @@ TEST(SecondTierEndRace, NoticesMayComeWhileTheCacheEnds) {
   int ended = 0;
   bool is_told = false;  // the cache's end waits for the notice that sets it
   Race(
-      RaceRounds(8000),
+      {RaceRounds(8000), {&told, &ended}},
       [&](int) {
         is_told = false;
         Cache::Options options = testing::WithBudget<Cache>(1 << 20);

@@ -547,7 +547,7 @@ TEST(RocksdbTierTest, APutWithALeaseRacesWithChanges) {
   int put_first = 0;
   int change_first = 0;
   testing::Race(
-      testing::RaceRounds(20'000),
+      {testing::RaceRounds(20'000), {&put_first, &change_first}},
       [&](int round) {
         change = round % 4;
         ASSERT_EQ(tier->Erase("a"), absl::OkStatus());

@@ -482,7 +482,7 @@ void RaceReleaseAgainstIntern(int rounds) {
   const Word* before = nullptr;
   int revived = 0, fresh = 0;
   testing::Race(
-      rounds,
+      {rounds, {&revived}},
       [&](int) {
         for (Strong& word : held) word = words.intern("one");
         before = held[0].get();
@@ -506,7 +506,7 @@ void RaceReleaseAgainstIntern(int rounds) {
         ASSERT_FALSE(words.contains("one"));
         if (round % 64 == 0) words.CheckInvariantsForTesting();
       });
-  EXPECT_EQ(revived + fresh, rounds);
+  EXPECT_GE(revived + fresh, rounds);
   EXPECT_GT(revived, 0);
   words.purge();
   EXPECT_TRUE(words.empty());

@@ -374,7 +374,7 @@ TEST(WeakSetRaceTest, LookUpAgainstLastRelease) {
     (void)set.is_disjoint_from(set);
   };
   testing::Race(
-      testing::RaceRounds(10'000),
+      {testing::RaceRounds(10'000), {&met, &missed}},
       [&](int round) {
         member = MakeRef<Tracked>(round + 1);
         set.insert(member);

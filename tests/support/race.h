@@ -6,8 +6,10 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
+#include <initializer_list>
 #include <thread>
 #include <vector>
 
@@ -107,21 +109,43 @@ inline void SpreadOverCores(size_t racer) {
 // ThreadSanitizer, which is what finds races, and a twentieth elsewhere.
 inline int RaceRounds(int all) { return Rounds(all, kThreadSanitizer ? all / 16 : all / 20); }
 
-// `rounds` times: initialise(round) on one thread, then all racers at once, then check(round).
+// How many rounds a race has: `rounds`, and on a busy machine, whose scheduler lets the same racer
+// begin for long, up to twenty times as many, until each of the outcomes that are counted has come.
+class RaceLength {
+ public:
+  RaceLength(
+      int rounds,
+      std::initializer_list<const int*> outcomes = {})  // NOLINT(google-explicit-constructor)
+      : rounds_(rounds), outcomes_(outcomes) {}
+
+  bool HasRound(int round) const {
+    if (round < rounds_) return true;
+    return round < 20 * rounds_ && std::any_of(outcomes_.begin(), outcomes_.end(),
+                                               [](const int* count) { return *count == 0; });
+  }
+
+ private:
+  int rounds_;
+  std::vector<const int*> outcomes_;
+};
+
+// In each round: initialise(round) on one thread, then all racers at once, then check(round).
 // Returns in how many rounds at least two racers ran at the same time.
-inline int Race(int rounds, const std::function<void(int)>& initialise,
+inline int Race(const RaceLength& length, const std::function<void(int)>& initialise,
                 const std::vector<std::function<void()>>& racers,
                 const std::function<void(int)>& check) {
   SpinBarrier barrier(static_cast<int>(racers.size()) + 1);
   StartInPairs start;
   Overlap overlap;
+  bool over = false;  // the barrier orders it
   std::vector<std::thread> threads;
   for (size_t i = 0; i < racers.size(); ++i) {
     threads.emplace_back([&, i] {
       SpreadOverCores(i);
       Jitter jitter(static_cast<unsigned>(i));
-      for (int round = 0; round < rounds; ++round) {
+      for (;;) {
         barrier.Wait();
+        if (over) return;
         start.Wait();
         overlap.Enter();
         jitter();
@@ -132,7 +156,7 @@ inline int Race(int rounds, const std::function<void(int)>& initialise,
     });
   }
   int overlapped = 0;
-  for (int round = 0; round < rounds; ++round) {
+  for (int round = 0; length.HasRound(round); ++round) {
     initialise(round);
     start.Reset();
     overlap.Reset();
@@ -141,6 +165,8 @@ inline int Race(int rounds, const std::function<void(int)>& initialise,
     overlapped += overlap.seen() ? 1 : 0;
     check(round);
   }
+  over = true;
+  barrier.Wait();
   for (std::thread& thread : threads) thread.join();
   return overlapped;
 }

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <thread>
 
 namespace weakcache::testing {
@@ -29,6 +31,21 @@ TEST(RaceTest, RacersMeet) {
   }
   RecordProperty("overlapped", overlapped);
   RecordProperty("rounds", rounds);
+}
+
+TEST(RaceTest, GoesOnUntilEachOutcomeHasCome) {
+  for (const int last : {0, 1, 7, 100}) {
+    int begun = 0;
+    std::atomic<int> ran{0};
+    int first = 0;
+    int second = 0;
+    const auto check = [&](int round) { ++(round == last ? second : first); };
+    Race(
+        {2, {&first, &second}}, [&](int) { ++begun; }, {[&] { ++ran; }, [&] { ++ran; }}, check);
+    const int rounds = std::clamp(last + 1, 2, 40);
+    EXPECT_EQ(begun, rounds);
+    EXPECT_EQ(ran, 2 * rounds);
+  }
 }
 
 }  // namespace

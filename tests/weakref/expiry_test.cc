@@ -317,7 +317,7 @@ TEST(ExpiryRaceTest, RegisterAgainstLastRelease) {
       };
     };
     testing::Race(
-        testing::RaceRounds(100'000),
+        {testing::RaceRounds(100'000), {&told, &refused}},
         [&](int round) {
           ran = 0;
           ref = MakeRef<Tracked>(round);
