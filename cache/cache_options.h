@@ -300,7 +300,8 @@ struct LargeObjectCacheOptions {
   absl::Duration stale_if_error = absl::ZeroDuration();
   // Returns for how long the failure of a load is kept, given its status: requests for the key get
   // the failure at once meanwhile, and no loader is called. Zero or less: not at all. Exceptions
-  // are never kept. Put, Invalidate, InvalidateIf, InvalidateGroup and Clear drop a kept failure.
+  // are never kept. Put, Invalidate, InvalidateIf, InvalidateGroup and Clear drop a kept failure,
+  // and so does an object that PutIfAbsent or a refresh enters.
   // Failures weigh nothing, but each shard keeps at most 512, and at most eight of keys with the
   // same six bits of hash: a further one replaces that of the eight which ends first. Called at the
   // end of a load that has failed; it must not use the cache, and if it throws, the failure is not

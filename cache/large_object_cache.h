@@ -182,8 +182,8 @@ class LargeObjectCache {
   // Loads missing objects for later use, one after the other, in tasks for the executor. They count
   // as not used, and nothing is evicted for them: ends when the budget, less the live objects, or
   // `options.max_bytes` has no room for the next one, or a stop is requested. Waits for no permit,
-  // and takes none that others wait for. Passes over failed loads. Returns at once. If the cache
-  // ends before the tasks have run, they do nothing.
+  // and takes none that others wait for. Passes over failed loads, and kept failures. Returns at
+  // once. If the cache ends before the tasks have run, they do nothing.
   template <typename Loader, typename Executor>
   void Prefetch(std::vector<K> keys, Loader&& loader, Executor&& executor,
                 const PrefetchOptions& options = {}) {

@@ -148,6 +148,37 @@ TEST_F(KeptFailureTest, APrefetchPassesItOverAndKeepsItsOwn) {
   EXPECT_EQ(cache_.Stats().failures_served, 1u);
 }
 
+// Whenever another load fails meanwhile: each clock may be read by a slow thread.
+TEST_F(KeptFailureTest, APrefetchCallsNoLoaderAfterIt) {
+  const auto inline_executor = [](auto task) { task(); };
+  int meet_at = 0;
+  int reads = 0;
+  for (; meet_at <= reads; ++meet_at) {
+    reads = 0;
+    bool inside = true;
+    std::optional<Cache> cache;
+    Cache::Options options = Keeping();
+    options.expire_after_write = absl::Hours(1);  // so that look-ups read the clock
+    options.clock = [&] {
+      if (!std::exchange(inside, true)) {
+        if (reads++ == meet_at) {
+          cache->GetOrLoadAsync(1, Failing(), inline_executor, [](const Result& /*result*/) {});
+        }
+        inside = false;
+      }
+      return now_;
+    };
+    cache.emplace(Make(std::move(options)));
+    inside = false;
+    loads_ = 0;
+    cache->Prefetch(
+        {1}, [load = Failing()](int /*key*/) { return load(); }, inline_executor);
+    EXPECT_EQ(loads_, 1) << meet_at;
+    inside = true;
+  }
+  EXPECT_GT(meet_at, 2);
+}
+
 TEST_F(KeptFailureTest, ForAsLongAsItsStatusSays) {
   const auto fail = [&](int key, absl::StatusCode code) {
     EXPECT_EQ(cache_.GetOrLoad(key, Failing(code)).status().code(), code);

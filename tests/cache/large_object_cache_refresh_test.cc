@@ -345,6 +345,24 @@ TEST_F(BackgroundRefreshTest, ALoadBesideItThatFailsLaterKeepsNoFailure) {
   EXPECT_EQ(VersionOf(cache.GetOrLoad(1, [] { return Picture{4}; })), 4);
 }
 
+TEST_F(BackgroundRefreshTest, ALoadBesideItEntersItsObjectIfTheOtherHasGone) {
+  Cache::Options options = InBackground();
+  options.expire_after_write = absl::Seconds(20);
+  options.stale_if_error = absl::Hours(1);
+  Cache cache = std::move(Cache::Create(std::move(options))).value();
+  cache.SetBudget(0);
+  const Ref<Picture> held = cache.Put(1, Picture{1});
+  now_ += absl::Seconds(10);
+  EXPECT_EQ(VersionOf(cache.GetOrLoad(1, [] { return Picture{2}; })), 1);
+  now_ += absl::Seconds(10);  // the old object has expired
+  const auto loaded = cache.GetOrLoad(1, [this] {
+    RunTasks();
+    return Picture{3};
+  });
+  EXPECT_EQ(VersionOf(loaded), 3);
+  EXPECT_EQ(cache.Get(1), loaded.value());
+}
+
 TEST_F(BackgroundRefreshTest, EverybodyGetsTheOldObjectMeanwhile) {
   Cache cache = MakeStale(InBackground());
   const auto load = [] { return Picture{2}; };

@@ -303,7 +303,7 @@ class CacheRefresh {
     // A load beside this refresh may have failed since the object expired, or may yet fail.
     const auto match = store_.shards().MatchingKey(prepared.payload().key);
     auto& flights = location.shard->flights;
-    if (auto* const load = flights.Find(location.hash(), match).flight) flights.Supersede(*load);
+    if (auto* const load = flights.Find(location.hash(), match).flight) flights.DropFailure(*load);
     failure = location.shard->failures.Take(location.hash(), match);
     return store_.Enter(table, location.hash(), prepared, made, present, now, reservation,
                         removals);

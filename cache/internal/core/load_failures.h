@@ -8,7 +8,7 @@
 //
 // Entering an object under the key, and invalidating the key or the group of the load, take the
 // failure out, under the shard's lock. They also cancel the flight of a load under way, which then
-// keeps no failure.
+// keeps no failure; a refresh that enters its object only has it keep none.
 //
 // Keys and statuses of failures have destructors of the user's. So an operation that takes failures
 // out, or looks at one, passes them to its Held, which outlives its flight and its permit.
@@ -60,7 +60,7 @@ class LoadFailures {
     if (!failure.ok()) store_.counters().CountFailureServed();
     return failure;
   }
-  // Does the same for a prefetch, which nobody waits for: counts nothing.
+  // Does the same for a prefetch, which is no request: counts nothing.
   template <typename Lookup>
   absl::Status FindUncounted(const KeyLocation& location, const Lookup& lookup, Held& held) const {
     if (location.shard->failures.empty()) [[likely]]
@@ -142,7 +142,7 @@ class LoadFailures {
                                                             until, GroupOf(entry.stamp())));
       Failure& failure = held.back();
       typename Store::MutexLock lock(location.shard->table.mutex);
-      if (flight.cancelled()) return;
+      if (!flight.keeps_failure()) return;
       location.shard->failures.Insert(failure, store_.shards().MatchingKey(key), now, held);
     }
   }

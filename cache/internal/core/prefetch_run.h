@@ -221,6 +221,9 @@ class PrefetchRun final
           const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
           store_.MakePayload(location, prepared, std::move(key));
           store_.BeginLoad(flight, prepared, options_.group);
+          outcome.status =
+              loads_.failures().FindUncounted(location, prepared.cold().key(), held_failures);
+          if (!outcome.status.ok()) return;
           outcome.status = loads_.MakeOrKeepFailure(
               location, flight, call, prepared.cold(), loader, made,
               {nobody, request.source, options_.read_tier, options_.write_tier, turn, recheck},

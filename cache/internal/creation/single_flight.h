@@ -187,6 +187,8 @@ class SingleFlight {
     // The next three: for a thread that holds the shard's lock.
     bool cancelled() const { return cancelled_; }
     bool superseded() const { return superseded_; }
+    // Returns whether its failure is worth keeping.
+    bool keeps_failure() const { return !cancelled_ && keeps_failure_; }
     // Returns whether a notice has come since HearNotices.
     bool noticed() const { return noticed_; }
     // Returns whether this thread may use the spare slots of the shard.
@@ -208,6 +210,7 @@ class SingleFlight {
     bool uncontended_ = false;  // started by StartUncontended
     bool cancelled_ = false;
     bool superseded_ = false;
+    bool keeps_failure_ = true;
     bool hears_notices_ = false;
     bool noticed_ = false;
     // Both set before the key, and then constant.
@@ -309,6 +312,9 @@ class SingleFlight {
     Cancel(flight);
     flight.superseded_ = true;
   }
+  // Has the flight keep no failure: an object has been entered, but it may be older than what the
+  // flight creates.
+  void DropFailure(Flight& flight) { flight.keeps_failure_ = false; }
 
   // Lets a continuation wait for a flight that has not ended.
   void Join(Flight& flight, Continuation& continuation) {
