@@ -42,13 +42,19 @@ class RedisTierOfCacheTest : public ::testing::Test {
     if (!RedisServer::IsInstalled()) GTEST_SKIP() << "redis-server is not installed";
     server_.emplace();
     for (std::optional<Cache>& cache : caches_) {
-      auto tier = RedisTier::Create(testing::TierOptions(*server_));
-      ASSERT_TRUE(tier.ok()) << tier.status();
-      Cache::Options options = testing::WithBudget<Cache>(1 << 20);
-      options.second_tier = *std::move(tier);
-      options.codec = std::make_shared<const ContiguousCodec<std::string>>();
-      cache.emplace(std::move(Cache::Create(std::move(options))).value());
+      cache.emplace(MakeCache(testing::WithBudget<Cache>(1 << 20)));
     }
+  }
+  // Returns a cache with a tier of its own. It has been told that the tier is connected, which
+  // drops what was loaded before.
+  Cache MakeCache(Cache::Options options) {
+    const std::shared_ptr<RedisTier> tier =
+        RedisTier::Create(testing::TierOptions(*server_)).value();
+    options.second_tier = tier;
+    options.codec = std::make_shared<const ContiguousCodec<std::string>>();
+    Cache cache = std::move(Cache::Create(std::move(options))).value();
+    EXPECT_TRUE(tier->AwaitNotices({}).ok());
+    return cache;
   }
   std::string Load(int cache, int key, const std::string& object) {
     return *caches_[cache]->GetOrLoad(key, [&] { return ++loads_, object; }).value();
@@ -111,14 +117,10 @@ TEST_F(RedisTierOfCacheTest, OneOfManyRefreshes) {
   std::atomic<int> minutes = 0;  // which threads of the tiers read, too
   std::vector<Cache> caches;
   for (int i = 0; i < kCaches; ++i) {
-    auto tier = RedisTier::Create(testing::TierOptions(*server_));
-    ASSERT_TRUE(tier.ok()) << tier.status();
     Cache::Options options = testing::WithBudget<Cache>(1 << 20);
-    options.second_tier = *std::move(tier);
-    options.codec = std::make_shared<const ContiguousCodec<std::string>>();
     options.clock = [&] { return start + absl::Minutes(minutes.load()); };
     options.refresh_after_write = absl::Minutes(1);
-    caches.push_back(std::move(Cache::Create(std::move(options))).value());
+    caches.push_back(MakeCache(std::move(options)));
   }
   const auto load = [&](Cache& cache, const std::string& object) {
     return *cache.GetOrLoad(1, [&] { return ++loads_, object; }).value();
