@@ -69,12 +69,12 @@ class Demonstration {
     Say("a change:              seen by all others within ", report_.change_seen);
 
     server_.Kill();
+    TellAll(workers, "lose");
     report_.decodes_without_server = ShowImages(workers);
     Say("server killed:         ", report_.decodes_without_server, " decodes, ", report_.failures,
         " failures");
     if (!server_.Start()) return absl::UnavailableError("redis-server does not come back");
-    for (Worker& worker : workers) worker.lines().Send("reconnect");
-    for (Worker& worker : workers) Answer(worker);
+    TellAll(workers, "reconnect");
     report_.change_seen_after = ChangeImage(workers, 3);
     Say("server back, a change: seen by all others within ", report_.change_seen_after);
     if (failed_) return absl::InternalError("a process has ended, or has not seen a change");
@@ -110,6 +110,11 @@ class Demonstration {
     }
     for (Worker& worker : workers) Answer(worker);
     return workers;
+  }
+
+  void TellAll(std::vector<Worker>& workers, const char* command) {
+    for (Worker& worker : workers) worker.lines().Send(command);
+    for (Worker& worker : workers) Answer(worker);
   }
 
   // Returns the first number of a worker's answer.

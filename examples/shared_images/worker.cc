@@ -47,6 +47,7 @@ absl::StatusOr<std::shared_ptr<weakcache::RedisTier>> MakeTier(const std::string
   options.key_namespace = "shared_images";
   options.address.unix_socket = socket;
   // A machine that is busy with all the decoding answers late.
+  options.connect_timeout = absl::Seconds(10);
   options.soft_timeout = absl::Seconds(10);
   options.hard_timeout = absl::Seconds(20);
   options.max_backoff = absl::Milliseconds(500);
@@ -82,6 +83,7 @@ class ImageProcess {
     if (command == "show") return Show(static_cast<uint32_t>(first), static_cast<int>(second));
     if (command == "change") return Change(static_cast<int>(first));
     if (command == "await") return Await(static_cast<int>(first), static_cast<uint32_t>(second));
+    if (command == "lose") return LoseConnection();
     if (command == "reconnect") return Reconnect();
     return "no such command";
   }
@@ -111,9 +113,10 @@ class ImageProcess {
   }
 
   std::string Change(int number) {
+    const int64_t before = Nanoseconds();
     source_.Change(number);
     images_.Invalidate(number);
-    return std::to_string(Nanoseconds());
+    return std::to_string(before);
   }
 
   std::string Await(int number, uint32_t version) {
@@ -122,6 +125,19 @@ class ImageProcess {
       return image.ok() && (*image)->version >= version;
     });
     return seen ? std::to_string(Nanoseconds()) : "0";
+  }
+
+  // Waits until the cache has dropped what might be old from now on.
+  std::string LoseConnection() {
+    return WaitUntil(std::chrono::seconds(20),
+                     [&] {
+                       for (int number = 0; number < options_.images; ++number) {
+                         if (images_.Peek(number) != nullptr) return false;
+                       }
+                       return true;
+                     })
+               ? "1"
+               : "0";
   }
 
   std::string Reconnect() {

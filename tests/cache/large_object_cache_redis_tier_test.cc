@@ -198,7 +198,8 @@ TEST_F(RedisTierOfCacheTest, WhatIsUnchangedAfterALostConnectionIsCurrentAgain) 
   };
   const auto codec = std::make_shared<const CountingCodec>();
   Cache::Options options = testing::WithBudget<Cache>(1 << 20);
-  options.second_tier = RedisTier::Create(to_server).value();
+  const std::shared_ptr<RedisTier> tier = RedisTier::Create(to_server).value();
+  options.second_tier = tier;
   options.codec = codec;
   options.at_tier_disconnect = AtTierDisconnect::kCheckAgain;
   Cache cache = std::move(Cache::Create(std::move(options))).value();
@@ -231,6 +232,7 @@ TEST_F(RedisTierOfCacheTest, WhatIsUnchangedAfterALostConnectionIsCurrentAgain) 
   caches_[0]->Put(2, std::string("three"));
   is_away = false;
   ASSERT_TRUE(is_in_order(cache));
+  EXPECT_TRUE(Eventually([&] { return tier->AwaitNotices({}).ok(); }));  // has been told of that
   EXPECT_EQ(cache.size(), 3u);
 
   // Perhaps once more after it has been told that it is connected.

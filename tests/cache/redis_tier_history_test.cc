@@ -450,7 +450,7 @@ TEST(RedisTierHistoryTest, AKilledProcessDelaysOthersByItsLeaseAtMost) {
   std::mt19937_64 random(Seed());
   int64_t longest = 0;
   int delayed = 0;
-  for (int round = 0; round < rounds; ++round) {
+  for (int round = 0; round < rounds || (delayed == 0 && round < 20 * rounds); ++round) {
     RedisServer server({"--user", UserOf(0), "on", "nopass", "~*", "&*", "+@all",  //
                         "--user", UserOf(1), "on", "nopass", "~*", "&*", "+@all"});
     const SharedTierHistory history;

@@ -50,12 +50,16 @@ class SpinBarrier {
 class Jitter {
  public:
   explicit Jitter(unsigned seed) : state_(seed * 2654435761u + 1) {}
-  void operator()() {
-    state_ = state_ * 1664525u + 1013904223u;
-    for (unsigned spins = state_ >> 26; spins > 0; --spins) asm volatile("");
-  }
+  void operator()() { Spin(26); }
+  // Up to some hundred microseconds: longer than the scheduler takes.
+  void HoldBack() { Spin(14); }
 
  private:
+  void Spin(int shift) {
+    state_ = state_ * 1664525u + 1013904223u;
+    for (unsigned spins = state_ >> shift; spins > 0; --spins) asm volatile("");
+  }
+
   unsigned state_;
 };
 
@@ -111,6 +115,7 @@ inline int RaceRounds(int all) { return Rounds(all, kThreadSanitizer ? all / 16 
 
 // How many rounds a race has: `rounds`, and on a busy machine, whose scheduler lets the same racer
 // begin for long, up to twenty times as many, until each of the outcomes that are counted has come.
+// In each of those further rounds another racer is held back.
 class RaceLength {
  public:
   RaceLength(
@@ -118,8 +123,9 @@ class RaceLength {
       std::initializer_list<const int*> outcomes = {})  // NOLINT(google-explicit-constructor)
       : rounds_(rounds), outcomes_(outcomes) {}
 
+  bool IsFurther(int round) const { return round >= rounds_; }
   bool HasRound(int round) const {
-    if (round < rounds_) return true;
+    if (!IsFurther(round)) return true;
     return round < 20 * rounds_ && std::any_of(outcomes_.begin(), outcomes_.end(),
                                                [](const int* count) { return *count == 0; });
   }
@@ -143,12 +149,15 @@ inline int Race(const RaceLength& length, const std::function<void(int)>& initia
     threads.emplace_back([&, i] {
       SpreadOverCores(i);
       Jitter jitter(static_cast<unsigned>(i));
-      for (;;) {
+      for (size_t round = 0;; ++round) {
         barrier.Wait();
         if (over) return;
         start.Wait();
         overlap.Enter();
         jitter();
+        if (length.IsFurther(static_cast<int>(round)) && round % racers.size() == i) {
+          jitter.HoldBack();
+        }
         racers[i]();
         overlap.Exit();
         barrier.Wait();
