@@ -87,6 +87,7 @@ class ConcurrentWeakValueMapRaceTest : public ::testing::Test {
   const int rounds_ = testing::RaceRounds(100'000);
   std::array<Handle, kRacers> found_;
   std::atomic<int> hits_{0}, misses_{0};
+  const testing::RaceLength length_{rounds_, [this] { return hits_ > 0 && misses_ > 0; }};
 };
 using Kinds = ::testing::Types<OwnHandles, SharedPointers>;
 TYPED_TEST_SUITE(ConcurrentWeakValueMapRaceTest, Kinds);
@@ -97,7 +98,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, LookUpAgainstLastRelease) {
   typename TestFixture::Handle object;
   const auto look_up = [&] { this->Count(this->Get(map, 1)); };
   Race(
-      this->rounds_, [&](int) { object = this->GetOrCreate(map, 1); },
+      this->length_, [&](int) { object = this->GetOrCreate(map, 1); },
       {[&] { object.reset(); }, look_up, look_up, look_up},
       [&](int) {
         ASSERT_EQ(Value::live, 0);
@@ -118,7 +119,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, LookUpAgainstErase) {
     EXPECT_TRUE(first != nullptr || map.get(1) == nullptr);  // it does not come back
   };
   Race(
-      this->rounds_,
+      this->length_,
       [&](int) {
         map.insert(1, object);
         erased = 0;
@@ -162,7 +163,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, LookUpAgainstReplace) {
     ++(first == old_object ? this->hits_ : this->misses_);
   };
   Race(
-      this->rounds_,
+      this->length_,
       [&](int) {
         old_object = this->Make(1);
         new_object = this->Make(1);
@@ -189,7 +190,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, LookUpAgainstReplacementByANewObject)
     ++(first == old_object ? this->hits_ : this->misses_);
   };
   Race(
-      this->rounds_,
+      this->length_,
       [&](int) {
         new_object.reset();
         old_object = map.emplace_or_assign(1, 1);
@@ -211,7 +212,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, LookUpAgainstPurgeAndReuse) {
     for (const int key : {1, 2, 1}) this->Count(this->Get(map, key));
   };
   Race(
-      this->rounds_,
+      this->length_,
       [&](int) {
         this->ForgetAll();
         map.purge();
@@ -244,7 +245,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, LookUpAgainstGrowth) {
     this->Count(this->Get(*map, static_cast<int>(objects.size())));
   };
   Race(
-      this->rounds_,
+      this->length_,
       [&](int round) {
         if (round % kRoundsOfATable != 0) return;
         objects.clear();
@@ -313,7 +314,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, InsertAgainstInsertOrAssign) {
     }
   };
   Race(
-      this->rounds_,
+      this->length_,
       [&](int) {
         this->ForgetAll();
         inserted = 0;
@@ -375,7 +376,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, GetOrCreateAgainstFailingFactory) {
     this->Count(this->found_[racer]);
   };
   Race(
-      this->rounds_,
+      this->length_,
       [&](int) {
         this->ForgetAll();
         failed_calls = 0;
@@ -405,7 +406,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, GetOrCreateAgainstLastRelease) {
     });
   };
   Race(
-      this->rounds_,
+      this->length_,
       [&](int) {
         this->ForgetAll();
         object = this->GetOrCreate(map, 1);
@@ -430,7 +431,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, GuardedEraseAgainstRecreation) {
   std::atomic<int> calls{0};
   const auto erase = [&] { map.erase(1, weak); };
   Race(
-      this->rounds_,
+      this->length_,
       [&](int) {
         this->ForgetAll();
         object = this->GetOrCreate(map, 1);
@@ -485,7 +486,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, ClearAgainstGetOrCreate) {
   typename TestFixture::Map map;
   const auto create = [&](int racer) { this->found_[racer] = this->GetOrCreate(map, 1); };
   Race(
-      this->rounds_,
+      this->length_,
       [&](int) {
         this->ForgetAll();
         map.clear();
@@ -510,7 +511,7 @@ TYPED_TEST(ConcurrentWeakValueMapRaceTest, ForEachAgainstEverything) {
   const Handle stays = this->GetOrCreate(map, 0);
   Handle leaves;
   Race(
-      this->rounds_,
+      this->length_,
       [&](int round) {
         this->ForgetAll();
         if (round % 64 == 0) map.clear();

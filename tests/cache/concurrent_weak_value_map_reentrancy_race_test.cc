@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -264,7 +265,8 @@ TEST(ConcurrentWeakValueMapStallTest, StalledWriterStopsNoHit) {
   StallingEqual::AwaitStall();
   std::atomic<bool> found{false};
   std::thread reader([&] { found = map.get(1) == object; });
-  for (int i = 0; i < 1'000'000 && !found; ++i) std::this_thread::yield();
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (!found && std::chrono::steady_clock::now() < give_up) std::this_thread::yield();
   EXPECT_TRUE(found);
   StallingEqual::may_go_on = true;
   writer.join();

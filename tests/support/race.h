@@ -11,6 +11,7 @@
 #include <functional>
 #include <initializer_list>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/support/rounds.h"
@@ -118,21 +119,25 @@ inline int RaceRounds(int all) { return Rounds(all, kThreadSanitizer ? all / 16 
 // In each of those further rounds another racer is held back.
 class RaceLength {
  public:
-  RaceLength(
-      int rounds,
-      std::initializer_list<const int*> outcomes = {})  // NOLINT(google-explicit-constructor)
-      : rounds_(rounds), outcomes_(outcomes) {}
+  // Implicit, so that a race may have plain rounds.
+  RaceLength(int rounds, std::initializer_list<const int*> outcomes = {})  // NOLINT
+      : RaceLength(rounds, [counts = std::vector<const int*>(outcomes)] {
+          return std::all_of(counts.begin(), counts.end(),
+                             [](const int* count) { return *count != 0; });
+        }) {}
+  // For outcomes that are counted otherwise.
+  RaceLength(int rounds, std::function<bool()> all_have_come)
+      : rounds_(rounds), all_have_come_(std::move(all_have_come)) {}
 
   bool IsFurther(int round) const { return round >= rounds_; }
   bool HasRound(int round) const {
     if (!IsFurther(round)) return true;
-    return round < 20 * rounds_ && std::any_of(outcomes_.begin(), outcomes_.end(),
-                                               [](const int* count) { return *count == 0; });
+    return round < 20 * rounds_ && !all_have_come_();
   }
 
  private:
   int rounds_;
-  std::vector<const int*> outcomes_;
+  std::function<bool()> all_have_come_;
 };
 
 // In each round: initialise(round) on one thread, then all racers at once, then check(round).

@@ -276,23 +276,16 @@ class CacheLoads {
     permit.AwaitChange(wait);
   }
 
-  // Does the same as MakeOrKeepFailure, unless a failure is kept under the key.
+  // Does the same as Make, unless a failure is kept under the key. Keeps its own failure.
   template <typename Made>
-  absl::Status MakeUnlessFailed(const KeyLocation& location, typename Flights::Flight& flight,
-                                const StoppableCall& call, Entry& entry, AnyLoader<K, Made>& loader,
-                                Made& made, const TierUse<V>& use,
-                                typename LoadFailures<Store>::Held& held) {
-    absl::Status status = failures_.Find(location, entry.key(), held);
+  absl::Status MakeUnlessFailed(
+      const KeyLocation& location, typename Flights::Flight& flight, const StoppableCall& call,
+      Entry& entry, AnyLoader<K, Made>& loader, Made& made, const TierUse<V>& use,
+      typename LoadFailures<Store>::Held& held,
+      typename LoadFailures<Store>::Asker asker = LoadFailures<Store>::Asker::kRequest) {
+    absl::Status status = failures_.Find(location, entry.key(), held, asker);
     if (!status.ok()) return status;
-    return MakeOrKeepFailure(location, flight, call, entry, loader, made, use, held);
-  }
-  // Does the same as Make. Keeps its failure.
-  template <typename Made>
-  absl::Status MakeOrKeepFailure(const KeyLocation& location, typename Flights::Flight& flight,
-                                 const StoppableCall& call, Entry& entry,
-                                 AnyLoader<K, Made>& loader, Made& made, const TierUse<V>& use,
-                                 typename LoadFailures<Store>::Held& held) {
-    absl::Status status = Make(entry, loader, made, use, &flight);
+    status = Make(entry, loader, made, use, &flight);
     if (status.ok() || call.abandoned()) return status;
     failures_.Keep(location, flight, entry, status, held);
     return status;

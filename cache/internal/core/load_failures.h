@@ -46,26 +46,22 @@ class LoadFailures {
   // before flights and permits.
   using Held = std::vector<typename FailureTable<K>::Failure>;
 
+  enum class Asker { kRequest, kPrefetch };
+
   LoadFailures(Store& store, Ttl ttl) : store_(store), ttl_(std::move(ttl)) {}
   LoadFailures(const LoadFailures&) = delete;
   LoadFailures& operator=(const LoadFailures&) = delete;
 
-  // Returns the failure that is kept under the key, and counts it as served; or OK. Calls the
-  // clock.
+  // Returns the failure that is kept under the key; or OK. Counts it as served, unless to a
+  // prefetch. Calls the clock.
   template <typename Lookup>
-  absl::Status Find(const KeyLocation& location, const Lookup& lookup, Held& held) const {
+  absl::Status Find(const KeyLocation& location, const Lookup& lookup, Held& held,
+                    Asker asker = Asker::kRequest) const {
     if (location.shard->failures.empty()) [[likely]]
       return absl::OkStatus();
     absl::Status failure = FindSlow(location, lookup, held);
-    if (!failure.ok()) store_.counters().CountFailureServed();
+    if (!failure.ok() && asker == Asker::kRequest) store_.counters().CountFailureServed();
     return failure;
-  }
-  // Does the same for a prefetch, which is no request: counts nothing.
-  template <typename Lookup>
-  absl::Status FindUncounted(const KeyLocation& location, const Lookup& lookup, Held& held) const {
-    if (location.shard->failures.empty()) [[likely]]
-      return absl::OkStatus();
-    return FindSlow(location, lookup, held);
   }
 
   // Keeps the failure of a load, if the option says so and the load has not been cancelled. Called

@@ -89,6 +89,7 @@ class PrefetchRun final
   using FlightCompletion = typename Loads::FlightCompletion;
   using Reservation = typename Loads::Reservation;
   using PreparedSlot = typename Loads::PreparedSlot;
+  using Asker = typename LoadFailures<Store>::Asker;
 
   // The function that the executor gets.
   class Task {
@@ -221,13 +222,10 @@ class PrefetchRun final
           const StoppableCall::MarkIfAbandoned<LoadOutcome<V>> mark{call, outcome};
           store_.MakePayload(location, prepared, std::move(key));
           store_.BeginLoad(flight, prepared, options_.group);
-          outcome.status =
-              loads_.failures().FindUncounted(location, prepared.cold().key(), held_failures);
-          if (!outcome.status.ok()) return;
-          outcome.status = loads_.MakeOrKeepFailure(
+          outcome.status = loads_.MakeUnlessFailed(
               location, flight, call, prepared.cold(), loader, made,
               {nobody, request.source, options_.read_tier, options_.write_tier, turn, recheck},
-              held_failures);
+              held_failures, Asker::kPrefetch);
           if (!outcome.status.ok()) return;
           if (!HasFound(recheck)) Count(prepared.cold().object_weight(), kEmbedded);
           loads_.EnterLoaded(location, prepared, made, present, completion, reservation, removals,
@@ -245,7 +243,7 @@ class PrefetchRun final
                  typename LoadFailures<Store>::Held& held) {
     const auto match = store_.MatchingUnexpired(lookup, store_.freshness().NowIfNeeded());
     return location.shard->table.Find(location.hash(), match).get() == nullptr &&
-           loads_.failures().FindUncounted(location, lookup, held).ok();
+           loads_.failures().Find(location, lookup, held, Asker::kPrefetch).ok();
   }
   template <bool kEmbedded>
   Start StartFlight(const KeyLocation& location, const Lookup& lookup,
