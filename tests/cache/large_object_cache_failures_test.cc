@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <stop_token>
 #include <string>
@@ -148,7 +149,7 @@ TEST_F(KeptFailureTest, APrefetchPassesItOverAndKeepsItsOwn) {
   EXPECT_EQ(cache_.Stats().failures_served, 1u);
 }
 
-// Whenever another load fails meanwhile: each clock may be read by a slow thread.
+// Another load fails at each point where the prefetch reads the clock, as if it were slow there.
 TEST_F(KeptFailureTest, APrefetchCallsNoLoaderAfterIt) {
   const auto inline_executor = [](auto task) { task(); };
   int meet_at = 0;

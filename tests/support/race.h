@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <initializer_list>
 #include <thread>
@@ -51,14 +52,16 @@ class SpinBarrier {
 class Jitter {
  public:
   explicit Jitter(unsigned seed) : state_(seed * 2654435761u + 1) {}
-  void operator()() { Spin(26); }
-  // Up to some hundred microseconds: longer than the scheduler takes.
-  void HoldBack() { Spin(14); }
+  void operator()() {
+    for (unsigned spins = Next() >> 26; spins > 0; --spins) asm volatile("");
+  }
+  // Up to a millisecond, and lets others have the core.
+  void HoldBack() { std::this_thread::sleep_for(std::chrono::microseconds(Next() >> 22)); }
 
  private:
-  void Spin(int shift) {
+  unsigned Next() {
     state_ = state_ * 1664525u + 1013904223u;
-    for (unsigned spins = state_ >> shift; spins > 0; --spins) asm volatile("");
+    return state_;
   }
 
   unsigned state_;
@@ -116,7 +119,7 @@ inline int RaceRounds(int all) { return Rounds(all, kThreadSanitizer ? all / 16 
 
 // How many rounds a race has: `rounds`, and on a busy machine, whose scheduler lets the same racer
 // begin for long, up to twenty times as many, until each of the outcomes that are counted has come.
-// In each of those further rounds another racer is held back.
+// In those further rounds the racers are held back by turns.
 class RaceLength {
  public:
   // Implicit, so that a race may have plain rounds.

@@ -184,7 +184,7 @@ class SingleFlight {
     bool IsThisThreads() const { return thread_ == &WaitGraph::ThisThread(); }
     bool queued() const { return owner_ != nullptr; }
     QueuedOwner* owner() const { return owner_; }
-    // The next three: for a thread that holds the shard's lock.
+    // The next four: for a thread that holds the shard's lock.
     bool cancelled() const { return cancelled_; }
     bool superseded() const { return superseded_; }
     // Returns whether its failure is worth keeping.
