@@ -149,7 +149,7 @@ TEST_F(KeptFailureTest, APrefetchPassesItOverAndKeepsItsOwn) {
   EXPECT_EQ(cache_.Stats().failures_served, 1u);
 }
 
-// Another load fails at each point where the prefetch reads the clock, as if it were slow there.
+// In each run, another load fails while the prefetch reads the clock for the n-th time.
 TEST_F(KeptFailureTest, APrefetchCallsNoLoaderAfterIt) {
   const auto inline_executor = [](auto task) { task(); };
   int meet_at = 0;

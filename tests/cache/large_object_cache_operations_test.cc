@@ -502,7 +502,7 @@ TEST_F(InspectTest, ALoadIsExactWithoutAges) {
     loaded = std::chrono::steady_clock::now();
     return Weighed{100};
   });
-  // Of what was put the time is coarse.
+  // A Put reads the coarse clock, which is some milliseconds behind.
   timespec before_put = {};
   ASSERT_EQ(clock_gettime(CLOCK_MONOTONIC_COARSE, &before_put), 0);
   cache.Put(2, Weighed{100});

@@ -232,7 +232,8 @@ TEST_F(RedisTierOfCacheTest, WhatIsUnchangedAfterALostConnectionIsCurrentAgain) 
   caches_[0]->Put(2, std::string("three"));
   is_away = false;
   ASSERT_TRUE(is_in_order(cache));
-  EXPECT_TRUE(Eventually([&] { return tier->AwaitNotices({}).ok(); }));  // has been told of that
+  // The cache knows that, too.
+  EXPECT_TRUE(Eventually([&] { return tier->AwaitNotices({}).ok(); }));
   EXPECT_EQ(cache.size(), 3u);
 
   EXPECT_EQ(load(1), read);

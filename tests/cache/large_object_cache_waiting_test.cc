@@ -289,7 +289,7 @@ TEST_F(WaitingTest, ALoaderIsStoppedWhenTheLastCallerHasLeft) {
 }
 
 TEST_F(WaitingTest, ACallerWhoseDeadlineIsOverCountsAsGone) {
-  // So late that the load has begun before.
+  // Late enough for the load to begin.
   const auto own = std::chrono::steady_clock::now() + std::chrono::milliseconds(300);
   const Result led =
       cache_.GetOrLoad(1,

@@ -520,7 +520,7 @@ TEST_F(RedisTierTest, ALeaseIsProlongedWhileItsProcessLives) {
   options.heartbeat_interval = absl::Minutes(1);  // nothing but the lease wakes the tier's thread
   const auto one = Make(options);
   const auto time = [&] { return std::stoll(server_->Command({"TIME"})); };
-  // One is enough: on a busy machine any but a prolonged one ends, and some of these do, too.
+  // One that lasts is enough: only a prolonged one does, though on a busy machine it may end, too.
   bool has_lasted = false;
   for (int attempt = 0; attempt < 10 && !has_lasted; ++attempt) {
     const std::string key = "key" + std::to_string(attempt);

@@ -386,8 +386,7 @@ TEST(RocksdbTierTest, TheOldestEntriesGoFirst) {
   for (int i = 0; i < kEntries; ++i) {
     ASSERT_EQ(PutWhenThereIsRoom(*tier, std::to_string(i), EntryOf(value)), absl::OkStatus());
   }
-  // From the newest on, as files may be dropped meanwhile: an entry that is missing is the last
-  // one.
+  // Read from the newest on: files may be dropped meanwhile, the oldest first.
   int first = kEntries;
   while (first > 0 && Read(*tier, std::to_string(first - 1)) == value) --first;
   EXPECT_GT(first, kEntries / 2);

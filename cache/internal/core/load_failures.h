@@ -64,7 +64,7 @@ class LoadFailures {
     return failure;
   }
 
-  // Keeps the failure of a load, if the option says so and its flight still has it kept. Called
+  // Keeps the failure of a load, if the option says so and no change has made it void. Called
   // before its flight ends. Calls the option and the clock, and copies the key; if one of these
   // throws, or there is no memory, the failure is not kept.
   void Keep(const KeyLocation& location, const Flight& flight, const Entry& entry,
